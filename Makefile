@@ -1,0 +1,38 @@
+# Every target builds .venv first if it isn't there or pyproject.toml or constraints.txt has changed since.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FAST := not slow and not gpu and not browser
+
+.PHONY: demo test check slow browser bench clean
+
+demo: $(READY)  ## one audit of the shipped model, small; ends by naming its report
+	rm -rf runs/demo
+	$(BIN)/diffshield audit --model testbed --quick --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "$(FAST)"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+browser: $(READY)  ## needs chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pytest -m browser
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks --out runs/bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, and $(PYTHON) is older: make PYTHON=/path/to/python3 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@

@@ -1,0 +1,146 @@
+"""Prompt embeddings that make a pruned model draw a picture again, found by plain gradient descent.
+
+Hintersdorf et al., "Finding DoRI: Discovery of Retained Images in Diffusion Models", ICML 2026, arXiv 2507.16880.
+Starting from a caption's embedding y, Adam (learning rate 0.1) lowers the training loss on the picture's latent x0,
+
+    || target(x0, eps, t) - denoiser(x_t, t, y) ||^2      t uniform, eps normal, both fresh at every step,
+
+for 50 steps of 8 draws. Only y has a gradient. The target is the scheduler's own: eps, v or x0. Not in any text we
+could read, and chosen here: Adam's betas (torch's), no decay, no clipping, y in float32.
+
+An unbounded embedding can also *inject* a picture that the model never saw, given enough steps. What was found says
+nothing without the same search, at the same budget, on matched pictures that weren't in the training data.
+
+Ours searches many goals in one batch. Each has its own random numbers and its own rows of Adam's state, and the summed
+loss has no cross terms, so a goal's result doesn't depend on its neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from probes.batches import in_batches
+from probes.errors import UnsupportedError
+from probes.generate import encode_prompts
+from probes.types import Found, Goal, Progress, Subject
+from shield.prediction import prediction_type
+
+INITS = ("caption", "noise", "other")
+
+
+@dataclass(frozen=True)
+class AdversarialEmbedding:
+    """The search; see the module's docstring. ``rows`` bounds the denoiser's batch: goals at once times ``batch``."""
+
+    name: ClassVar[str] = "adversarial_embedding"
+
+    steps: int = 50
+    lr: float = 0.1
+    batch: int = 8
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch < 1:
+            raise ValueError(f"An attack needs 0 or more steps of 1 or more draws, not {self.steps} of {self.batch}.")
+
+    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int] = (),
+               progress: Progress | None = None) -> list[Found]:
+        """One Found for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
+
+        Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a pipeline whose
+        denoiser takes more than one embedding.
+        """
+        kept = sorted({*snapshots, self.steps})
+        if kept[0] < 0 or kept[-1] > self.steps:
+            raise ValueError(f"Snapshots must lie within the {self.steps} steps, not {list(snapshots)}.")
+        if goals:
+            encode_prompts(subject, [""])  # refuses other families before any work
+
+        def work(some: Sequence[Goal]) -> list[Found]:
+            return self._search(subject, some, kept)
+
+        with frozen(subject.denoiser):
+            return in_batches(work, list(goals), max(1, self.rows // self.batch), progress)
+
+    def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
+        embeds = torch.stack([goal.prompt_embeds for goal in goals]).to(subject.device, torch.float32, copy=True)
+        clean = torch.stack([goal.latents for goal in goals]).to(subject.device, torch.float32)
+        draws = [torch.Generator().manual_seed(goal.seed) for goal in goals]
+        embeds.requires_grad_(True)
+        adam = torch.optim.Adam([embeds], lr=self.lr)
+        snapshots = {0: embeds.detach().cpu().clone()} if 0 in kept else {}
+        losses: list[torch.Tensor] = []
+        for step in range(1, self.steps + 1):
+            loss = self._losses(subject, clean, embeds, draws)
+            (embeds.grad,) = torch.autograd.grad(loss.sum(), embeds)
+            adam.step()
+            losses.append(loss.detach().cpu())
+            if step in kept:
+                snapshots[step] = embeds.detach().cpu().clone()
+        return [Found(goal.id, {step: snapshots[step][row] for step in kept}, [float(loss[row]) for loss in losses],
+                      self.steps * self.batch) for row, goal in enumerate(goals)]
+
+    def _losses(self, subject: Subject, clean: torch.Tensor, embeds: torch.Tensor,
+                draws: Sequence[torch.Generator]) -> torch.Tensor:
+        """Mean squared error of each goal (G,), float32, over fresh timesteps and noises from the goal's generator."""
+        scheduler = subject.pipe.scheduler
+        count, shape = self.batch, clean.shape[1:]
+        times = torch.cat([torch.randint(0, scheduler.config.num_train_timesteps, (count,), generator=draw)
+                           for draw in draws]).to(clean.device)
+        noise = torch.cat([torch.randn(count, *shape, generator=draw) for draw in draws]).to(clean.device)
+        latents = clean.repeat_interleave(count, dim=0)
+        noisy = scheduler.add_noise(latents, noise, times)
+        predicted = subject.denoiser(noisy.to(subject.dtype), times, return_dict=False,
+                                     encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype))[0]
+        error = (predicted.float() - training_target(scheduler, latents, noise, times)).square()
+        return error.reshape(len(clean), -1).mean(dim=1)
+
+
+def training_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """What the denoiser should predict for x_t, shape (B, C, H, W). UnsupportedError for flow matching."""
+    kind = prediction_type(scheduler)
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, times)
+    if kind == "sample":
+        return latents
+    raise UnsupportedError(f"The search knows epsilon, v and sample prediction; this scheduler predicts {kind}.")
+
+
+def initial_embeds(subject: Subject, init: str, prompts: Sequence[str], *, seed: int,
+                   other: str | None = None) -> torch.Tensor:
+    """Where searches start, (B, T, D): the caption's embedding, normal noise, or the embedding of ``other``."""
+    if init == "caption":
+        return encode_prompts(subject, prompts)
+    if init == "other":
+        if other is None:
+            raise ValueError('init "other" needs the other prompt.')
+        return encode_prompts(subject, [other]).expand(len(prompts), -1, -1).clone()
+    if init == "noise":
+        shape = encode_prompts(subject, [""]).shape[1:]
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + row))
+                            for row in range(len(prompts))])
+    raise ValueError(f"Unknown init {init!r}: use one of {', '.join(INITS)}.")
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """Inside the block the module is in evaluation mode and none of its parameters asks for a gradient."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for part, training in modes.items():
+            part.training = training

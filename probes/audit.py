@@ -1,0 +1,188 @@
+"""The closed loop: scan -> before -> shield -> locate -> prune -> attack with controls -> report.
+
+Record schema (one line of ``records.jsonl`` per picture or per scanned prompt and seed; readers ignore unknown keys)::
+
+    id            str    hash of (configuration, stage, model, prompt, seed, attack_steps); unique in a run
+    stage         str    one of STAGES, see below
+    item          str    manifest id, or "prompt-0007" for line 7 of a user's own prompt file
+    kind          str    "work" | "nonmember" | "character" | "style" | "scene" | "prompt" (user's own, nothing known)
+    memorization  str?   "VM" (verbatim) | "TM" (template) | null
+    rung          int?   nominal number of exposures in training; 0 for non-members, null if unknown
+    exposures     int?   exposures counted in training
+    split         str?   "dev" | "heldout" | null
+    model         str    "testbed" | "testbed-clean" | what the user passed
+    prompt        str    caption that was used (or started from, for attacks)
+    seed          int?   seed of the initial noise; null for stage "work"
+    attack_steps  int?   optimization steps spent on the embedding; null outside of attacks
+    picture       str?   path relative to the run folder, null when none was made (scan) or the shield blocked it
+    scores        dict   metric or detector name -> float (or null: that metric couldn't be computed)
+    copied        bool?  verdict of the copy criterion; null = couldn't judge, then "unjudged" says why
+    unjudged      str?   why ``copied`` is null
+    flagged       bool?  stage scan and shielded: detector over its threshold (null: not calibrated)
+    action        str?   stage shielded: "pass" | "mitigate" | "retry" | "block" ...: what the shield did
+    reason        str?   stage shielded: one sentence of the shield's verdict
+
+Stages, in order::
+
+    work                 the reference pictures themselves (picture only: the first column of a contact sheet)
+    scan                 detector scores of all prompts on seeds of their own, first denoising steps only, no picture
+    before               the audited model, caption, no protection
+    shielded             the same prompts and seeds through shield.Shield
+    twin                 the same prompts and seeds on the clean twin
+    pruned               the same prompts and seeds with the located weights at zero
+    random_pruned        members only, as many random weights of each module at zero: the control
+    attacked             pruned model, adversarial embedding of members, same prompts and seeds
+    nonmember_attacked   pruned model, matched non-members, same budget
+    twin_attacked        clean twin, the members' works, same budget
+
+In the last three, attack_steps = 0 is the caption itself: those records repeat the ones (and name the pictures) of
+stages pruned and twin. No search sees the seeds that pictures are drawn with.
+
+Other files of an audit's run folder::
+
+    stages.json    [{"stage", "status": "complete" | "skipped" | "partial", "seconds", "evaluations" (denoiser calls per
+                   image, summed), "records", "why" (if skipped), "detail": {...}}]
+    summary.json   {"format": 1, "model", "model_sha256", "quick", "criterion": {...}, "rows": [...], "curve": [...],
+                   "gaps": [...], "ladder": [...], "utility": {...}?, "detector": {...}, "mask": {...}, "cost": [...],
+                   "limits": [str, ...]}
+        rows       [{"stage", "group": "members" | "nonmembers" | "prompts", "rung": int?, "n", "works", "unscored",
+                     "copied", "rate", "low", "high", "interval", "median_score"}]     intervals over whole works
+        curve      [{"stage": attacked | nonmember_attacked | twin_attacked, "attack_steps", ... as rows}]
+        gaps       [{"attack_steps", "control": "nonmember_attacked" | "twin_attacked", "gap", "low", "high", "n",
+                     "n_control", "unscored"}]                         members' rate minus the control's
+        ladder     rows of stage "before" by rung
+        utility    {"alignment_before", "alignment_pruned", "loss", "low", "high", "n", "scenes"} or null: benign scenes
+        limits     sentences: what couldn't be judged or was left out, and why
+    mask.safetensors, embeddings/<stage>/<item>.safetensors, report.html, pictures/<stage>/<item>-s<seed>[-a<steps>].png
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from probes.attacks import AdversarialEmbedding
+from probes.errors import AuditError
+from probes.localizers import FFNSubspace
+from probes.loop import Known, Loop
+from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
+from probes.progress import bars
+from probes.prompts import Target, read_prompts
+from probes.runs import Run, describe_input
+from probes.scan import Sampling, reference_picture
+from probes.types import Criterion, Subject
+from shield.load import load
+
+TWINS = {"testbed": "testbed-clean"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much an audit does. Pictures, scans and localization have seeds of their own; none is used twice."""
+
+    sizes: Sizes = Sizes()
+    picture_seeds: tuple[int, ...] = tuple(range(9000, 9010))
+    scan_seeds: tuple[int, ...] = (500, 501, 502, 503)
+    locate_seed: int = 7
+    sampling: Sampling = Sampling()
+    localizer: FFNSubspace = FFNSubspace(k=0.05, tau=6, steps=25, guidance_scale=5.0)
+    attack: AdversarialEmbedding = AdversarialEmbedding()
+    snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
+    detectors: tuple[str, ...] = ("noise_gap", "structure_gap")
+
+
+FULL = Plan()
+QUICK = Plan(
+    sizes=Sizes(members=8, locate=12, per_rung=2, nonmembers=6, scenes=10),
+    picture_seeds=(9000, 9001),
+    scan_seeds=(500,),
+    attack=AdversarialEmbedding(steps=50, batch=4),
+    snapshots=(0, 10, 50),
+)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit wrote: its folder, its report (None if it couldn't be rendered) and its figures."""
+
+    folder: Path
+    report: Path | None
+    summary: dict[str, Any] = field(repr=False)
+
+
+def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = None, column: str | None = None,
+          limit: int | None = None, twin: str | None = None, device: str = "auto", resume: bool = False,
+          plan: Plan | None = None, show_progress: bool = True) -> Audited:
+    """Run the whole loop into ``out`` and render its report.
+
+    ``model`` is "testbed", a folder or a hub id; ``twin`` a clean model that never saw the works (the testbed has one).
+    Without ``prompts`` the testbed's own works are audited. What can't be judged is skipped and listed in
+    summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
+    another run; PromptFileError, WeightsError as they say.
+    """
+    plan = plan or (QUICK if quick else FULL)
+    shipped = model in TWINS
+    if prompts is None and not shipped:
+        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file with --prompts.")
+    targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
+    twin = twin or TWINS.get(model)
+    config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit,
+              "plan": asdict(plan)}
+    inputs = [describe_input(prompts)] if prompts else []
+    subject = Subject(load(model, device=device), model)
+    with Run.start(out, config, resume=resume, kind="audit", inputs=inputs,
+                   model={"name": model, "sha256": subject.sha256()}, seeds=plan.picture_seeds) as run:
+        known = known_about(model, targets, plan, device, twin)
+        with bars(show_progress) as track:
+            summary = Loop(run, subject, known, plan, track).complete()
+        run.finish("complete")
+    return Audited(out, _rendered(out), summary)
+
+
+def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:
+    """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
+    manifest = _manifest() if model in TWINS else None
+    panel = panel_of_prompts(targets, manifest, plan.sizes) if targets or manifest is None else \
+        panel_of_manifest(manifest, plan.sizes)
+    clean = Subject(load(twin, device=device), twin) if twin else None
+    judge, limits = _judge(manifest, panel)
+    return Known(replace(panel, limits=(*panel.limits, *limits)), judge, clean, _alignment() if manifest else None)
+
+
+def _manifest() -> Any:
+    from probes.testbed.manifest import load_manifest
+
+    return load_manifest()
+
+
+def _alignment() -> Alignment:
+    from shield.weights import weights_dir
+
+    return Alignment(weights_dir() / "testbed" / "openclip")
+
+
+def _judge(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+    """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
+    if manifest is not None:
+        files = [item.file for item in manifest.nonmembers(split="dev") if item.file is not None]
+        return copy_judge(files, "leave-one-out neighbors of the testbed's dev non-members"), ()
+    files = sorted({target.reference for target in panel.prompts if target.reference is not None})
+    if len(files) < 3:
+        return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
+    return copy_judge(files, "leave-one-out neighbors of the reference pictures"), (
+        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",)
+
+
+def copy_judge(files: list[Path], source: str) -> CopyJudge:
+    """Tiled L2 decides; normalized L2 and PDQ are kept beside it. NotCalibratedError for fewer than three pictures."""
+    pictures = [reference_picture(file) for file in files]
+    metrics = (TiledL2(), NormalizedL2.against(pictures), Pdq())
+    return CopyJudge(metrics, {metric.name: calibrate(metric, pictures, source=source) for metric in metrics})
+
+
+def _rendered(folder: Path) -> Path | None:
+    from probes.report import write_report
+
+    return write_report(folder)

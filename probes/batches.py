@@ -1,0 +1,54 @@
+"""Run a function over many items in batches; when a batch doesn't fit in memory, halve it and go on."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from probes.types import Progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item], batch_size: int,
+               progress: Progress | None = None) -> list[Result]:
+    """Results of ``work`` over slices of at most ``batch_size`` items, in the items' order.
+
+    ``work`` returns one result for each item. Out of memory: warns, halves the batch for the rest, tries again; raises
+    torch.OutOfMemoryError if a single item doesn't fit.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    results: list[Result] = []
+    while len(results) < len(items):
+        batch = items[len(results):len(results) + batch_size]
+        try:
+            found = work(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or len(batch) == 1:
+                raise
+            batch_size = len(batch) // 2
+            warnings.warn(f"A batch of {len(batch)} doesn't fit in memory; going on with {batch_size}.", stacklevel=2)
+            _free_memory()
+            continue
+        if len(found) != len(batch):
+            raise ValueError(f"A batch of {len(batch)} gave {len(found)} results.")
+        results.extend(found)
+        if progress is not None:
+            progress(len(results), len(items))
+    return results
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,95 @@
+"""Thresholds for a model from prompts that are known not to be memorized, and for copy scores from unlike pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
+from probes.prompts import read_prompts
+from shield.errors import BadRequestError, GalleryError
+from shield.thresholds import Threshold, save_threshold
+
+NEGATIVES = ("nonmembers", "scenes")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def negatives_of(sources: Sequence[str]) -> list[str]:
+    """Captions of the testbed's dev split: matched non-members, scenes, or both. Raises BadRequestError."""
+    from probes.testbed.manifest import load_manifest
+
+    unknown = [source for source in sources if source not in NEGATIVES]
+    if unknown or not sources:
+        raise BadRequestError(f"Negatives are {' and '.join(NEGATIVES)}; {', '.join(unknown) or 'none'} was given.")
+    manifest = load_manifest()
+    captions = {"nonmembers": [caption for item in manifest.nonmembers(split="dev") for caption in item.captions[:1]],
+                "scenes": [scene.caption for scene in manifest.scenes(split="dev")]}
+    return [caption for source in NEGATIVES if source in sources for caption in captions[source]]
+
+
+def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
+                        negatives: Sequence[str] = ("nonmembers",), seeds: Sequence[int], fpr: float, steps: int,
+                        guidance_scale: float, batch_size: int = 16, device: str = "auto",
+                        progress: Callable[[int, int], None] | None = None) -> dict[Path, Threshold]:
+    """One threshold file for each detector; returns them by path.
+
+    Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only: BadRequestError for
+    another model, for an unknown detector, and for too few negatives.
+    """
+    from shield.calibrate import Sampling
+    from shield.calibrate import calibrate as calibrated_by
+    from shield.detectors import DETECTORS
+    from shield.load import load
+
+    unknown = [name for name in detectors if name not in DETECTORS]
+    if unknown or not detectors:
+        raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
+    if prompts is None and not model.startswith("testbed"):
+        raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of such with --prompts.")
+    captions = [target.prompt for target in read_prompts(prompts)] if prompts else negatives_of(negatives)
+    source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)}"
+    total, done = len(captions) * len(seeds), 0
+
+    def count(scored: int) -> None:
+        nonlocal done
+        done += scored
+        if progress is not None:
+            progress(done, total)
+
+    sampling = Sampling(steps, guidance_scale, batch_size)
+    thresholds = calibrated_by(load(model, device=device), [DETECTORS[name]() for name in detectors], captions,
+                               list(seeds), fpr, model, sampling, {"negatives": source}, count)
+    return {save_threshold(threshold, out): threshold for threshold in thresholds}
+
+
+def calibrate_copies(out: Path, *, pictures: Path | None = None, false_copy_rate: float = 0.0,
+                     margin: float = 0.5) -> list[Calibration]:
+    """Thresholds of tiled L2 and PDQ from a folder of pictures that don't copy each other; the testbed's by default.
+
+    A broken picture is an error before anything is written: left out silently it would change the thresholds.
+    """
+    if pictures is None:
+        from probes.testbed.manifest import load_manifest
+
+        files = [item.file for item in load_manifest().nonmembers(split="dev") if item.file is not None]
+        source = "testbed dev nonmembers"
+    else:
+        files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
+        source = str(pictures)
+    loaded = [read_picture(file) for file in files]
+    metrics: tuple[Metric, ...] = (TiledL2(), Pdq())
+    found = [calibrate(metric, loaded, false_copy_rate, margin=margin, source=source) for metric in metrics]
+    save_calibrations(out, found)
+    return found
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture, loaded; GalleryError if the file is none or is broken."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture.copy()
+    except (OSError, SyntaxError) as error:
+        raise GalleryError(f"{path} can't be read as a picture: {error}.") from error

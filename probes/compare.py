@@ -1,0 +1,122 @@
+"""One prompt side by side: the bare model, the same noise behind the shield, the clean twin, and the nearest work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from probes.audit import TWINS, copy_judge
+from probes.generate import generate
+from probes.metrics import CopyJudge, ReferenceIndex
+from probes.runs import record_id
+from probes.scan import reference_picture
+from shield.load import load
+from shield.wrapper import Shield
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make. ``policy`` is a preset of shield/policy.py."""
+
+    prompt: str
+    model: str = "testbed"
+    seed: int = 0
+    steps: int = 25
+    guidance_scale: float = 5.0
+    policy: str = "balanced"
+    device: str = "auto"
+
+    @property
+    def id(self) -> str:
+        """Stands for the request in file names; a prompt may hold anything."""
+        config = {key: value for key, value in asdict(self).items() if key not in ("prompt", "seed", "device")}
+        return record_id(config, self.prompt, self.seed)
+
+
+def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, Any]:
+    """Make the shielded picture, and with ``compare`` the others; write them to ``out``; say what happened.
+
+    Returns prompt, seed, flagged, verdict (the shield's), pictures (label -> path) and copies (label -> what it
+    resembles; the testbed only, elsewhere nobody knows the works).
+    """
+    pipe = load(request.model, device=request.device)
+    pictures, verdict = _shielded(pipe, request)
+    if compare:
+        pictures = {"bare": _bare(pipe, request), **pictures}
+        if request.model in TWINS:
+            pictures["clean twin"] = _bare(load(TWINS[request.model], device=request.device), request)
+    copies, original = _resemblances(request, pictures) if request.model in TWINS else ({}, None)
+    paths = _saved(out, request, pictures)
+    if compare:
+        strip = side_by_side({**({"nearest work": original} if original else {}), **pictures})
+        paths["side by side"] = _save(strip, out / f"{request.id}-compare.png")
+    return {"prompt": request.prompt, "seed": request.seed, "flagged": was_flagged(verdict), "verdict": verdict,
+            "pictures": {label: str(path) for label, path in paths.items()}, "copies": copies}
+
+
+def was_flagged(verdict: Mapping[str, Any]) -> bool:
+    """Whether the shield saw something: a score above its threshold, or a picture it changed or kept back."""
+    return verdict["status"] != "passed" or any(score["flagged"] for score in verdict["scores"])
+
+
+def _bare(pipe: Any, request: Request) -> Image.Image:
+    return generate(pipe, [request.prompt], [request.seed], steps=request.steps,
+                    guidance_scale=request.guidance_scale)[0]
+
+
+def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict[str, Any]]:
+    import torch
+
+    noise = torch.Generator("cpu").manual_seed(request.seed)
+    output = Shield(pipe, policy=request.policy)(request.prompt, num_inference_steps=request.steps,
+                                                 guidance_scale=request.guidance_scale, generator=[noise])
+    verdict = output.verdicts[0]
+    about = asdict(verdict)
+    about["scores"] = [{**asdict(score), "flagged": score.flagged} for score in verdict.scores]
+    return {"shielded": output.images[0]}, about
+
+
+def _resemblances(request: Request, pictures: Mapping[str, Image.Image]
+                  ) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
+    """For each picture the testbed's nearest work and whether it is a copy; and the work nearest to the bare one."""
+    from probes.testbed.manifest import load_manifest
+
+    manifest = load_manifest()
+    works = {item.id: reference_picture(item.file) for item in manifest.works() if item.file is not None}
+    files = [item.file for item in manifest.nonmembers(split="dev") if item.file is not None]
+    judge: CopyJudge = copy_judge(files, "testbed dev nonmembers")
+    index = ReferenceIndex(works, judge.metrics[0])
+    found: dict[str, dict[str, Any]] = {}
+    for label, picture in pictures.items():
+        nearest = index.nearest([picture])[0][0].id
+        judgement = judge.judge([picture], [works[nearest]])[0]
+        found[label] = {"work": nearest, "copied": judgement.copied, "scores": dict(judgement.scores)}
+    own = next((item.id for item in manifest.works() if request.prompt in item.captions), None)
+    return found, works[own or found[next(iter(pictures))]["work"]]
+
+
+def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.Image:
+    """The pictures in one row, each under its label."""
+    band, gap = 24, 8
+    strip = Image.new("RGB", (len(pictures) * (side + gap) + gap, side + band + gap), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(14)
+    for place, (label, picture) in enumerate(pictures.items()):
+        left = gap + place * (side + gap)
+        draw.text((left, 4), label, fill="black", font=font)
+        strip.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (left, band))
+    return strip
+
+
+def _saved(out: Path, request: Request, pictures: Mapping[str, Image.Image]) -> dict[str, Path]:
+    return {label: _save(picture, out / f"{request.id}-{label.replace(' ', '-')}.png")
+            for label, picture in pictures.items()}
+
+
+def _save(picture: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return path

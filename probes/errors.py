@@ -1,0 +1,32 @@
+"""What can go wrong in the probes because of an input. Each message says what is needed, what was found, what to do.
+
+ProbeError
+├── MaskError         a mask that is missing, damaged, or for another model
+├── PromptFileError   a prompt file that can't be read as prompts
+├── UnsupportedError  a method that doesn't know this family of models
+└── AuditError        an audit that can't start or continue as asked
+"""
+
+from __future__ import annotations
+
+from shield.errors import ShieldError
+
+
+class ProbeError(ShieldError):
+    """Base of the errors below."""
+
+
+class MaskError(ProbeError):
+    """A mask is missing, damaged, or for another model."""
+
+
+class PromptFileError(ProbeError):
+    """A prompt file is missing, empty, in an unknown format, or has no column of prompts."""
+
+
+class UnsupportedError(ProbeError):
+    """A method doesn't know how to run on this family of models."""
+
+
+class AuditError(ProbeError):
+    """An audit can't start, or can't continue with what its folder holds."""

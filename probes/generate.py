@@ -1,0 +1,109 @@
+"""Pictures from prompts or embeddings, the same for a (prompt, seed) whatever else is in the batch.
+
+Each image has its own CPU generator, so its initial noise depends on its seed alone, on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from probes.batches import in_batches
+from probes.errors import UnsupportedError
+from probes.types import Progress, Subject
+
+
+class _EnoughSteps(Exception):
+    """Ends a pipeline's denoising loop from its own callback."""
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """No progress bar of the pipeline's own inside the block."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator for each image."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def generate(pipe: Any, prompts: Sequence[str] | torch.Tensor, seeds: Sequence[int], *, steps: int,
+             guidance_scale: float, batch_size: int = 16, progress: Progress | None = None) -> list[Image]:
+    """One picture for each (prompt, seed). ``prompts`` may also be embeddings (B, T, D).
+
+    Negative prompt: the empty one. Raises ValueError if there aren't as many seeds as prompts.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"Each picture needs a prompt and a seed; there are {len(prompts)} and {len(seeds)}.")
+
+    def work(numbers: Sequence[int]) -> list[Image]:
+        output = pipe(**_condition(pipe, prompts, numbers), generator=generators([seeds[n] for n in numbers]),
+                      num_inference_steps=steps, guidance_scale=guidance_scale)
+        return list(output.images)
+
+    with quiet(pipe), torch.no_grad():
+        return in_batches(work, range(len(seeds)), batch_size, progress)
+
+
+def _condition(pipe: Any, prompts: Sequence[str] | torch.Tensor, numbers: Sequence[int]) -> dict[str, Any]:
+    if isinstance(prompts, torch.Tensor):
+        weight = next(pipe.unet.parameters())
+        return {"prompt_embeds": prompts[list(numbers)].to(weight.device, weight.dtype)}
+    return {"prompt": [prompts[n] for n in numbers]}
+
+
+def first_steps(subject: Subject, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float,
+                stop: int, on_step: Callable[[int], None] | None = None) -> None:
+    """Run only the first ``stop`` of ``steps`` denoising steps of one batch; ``on_step(k)`` is called after step k.
+
+    For hooks that watch the denoiser. Nothing is decoded.
+    """
+    def after(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if on_step is not None:
+            on_step(step)
+        if step + 1 >= stop:
+            raise _EnoughSteps
+        return values
+
+    with quiet(subject.pipe), torch.no_grad():
+        try:
+            subject.pipe(prompt=list(prompts), generator=generators(seeds), num_inference_steps=steps,
+                         guidance_scale=guidance_scale, output_type="latent", callback_on_step_end=after)
+        except _EnoughSteps:
+            pass
+
+
+def encode_prompts(subject: Subject, prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings (B, T, D), float32, as the pipeline makes them. UnsupportedError for several text encoders."""
+    pipe = subject.pipe
+    if getattr(pipe, "text_encoder_2", None) is not None or not hasattr(pipe, "unet"):
+        raise UnsupportedError(
+            f"Embeddings can be searched in pipelines with one text encoder and a UNet (Stable Diffusion 1 and 2); "
+            f"{type(pipe).__name__} has another layout.")
+    with torch.no_grad():
+        embeds, _ = pipe.encode_prompt(list(prompts), subject.device, 1, False)
+    return embeds.float()
+
+
+def encode_pictures(subject: Subject, pictures: Sequence[Image]) -> torch.Tensor:
+    """Clean latents (B, C, H, W), float32, scaled as the denoiser expects them: the mean of the VAE's posterior."""
+    pipe = subject.pipe
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    pixels = pipe.image_processor.preprocess(list(pictures), height=side, width=side)
+    with torch.no_grad():
+        mean = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mean.float()
+    shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
+    return (mean - shift) * pipe.vae.config.scaling_factor

@@ -1,0 +1,12 @@
+"""Localizers: which weights are behind a set of prompts. Add one: a file here, and a line in this table."""
+
+from probes.localizers.ffn_subspace import FFNSubspace
+from probes.localizers.random_mask import RandomMask
+from probes.types import Localizer
+
+LOCALIZERS: dict[str, type[Localizer]] = {
+    FFNSubspace.name: FFNSubspace,
+    RandomMask.name: RandomMask,
+}
+
+__all__ = ["LOCALIZERS", "FFNSubspace", "RandomMask"]

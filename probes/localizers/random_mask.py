@@ -1,0 +1,60 @@
+"""Random weights, as many in each module as another mask selects: the control every localizer has to beat.
+
+Chavhan et al. (2024, arXiv 2406.18566) evaluate such a mask in their released scripts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.types import Located, Progress, Subject, UnitMask
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """Uniformly random weights of each module.
+
+    With ``like``: exactly as many in each module as that mask has, whole columns if it selects whole columns. Without:
+    a share ``density`` of every module that matches ``modules``. Prompts are ignored.
+    """
+
+    name: ClassVar[str] = "random_mask"
+
+    like: UnitMask | None = None
+    density: float = 0.01
+    modules: str = SECOND_LINEAR
+
+    def locate(self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0,
+               progress: Progress | None = None) -> Located:
+        """Mask drawn from ``seed``; each module's draw depends on its path, not on which other modules there are."""
+        like = self.like
+        if like is None:
+            weights = matching_weights(subject.denoiser, self.modules)
+            like = UnitMask({path: _first(weight.shape, round(self.density * weight.numel()))
+                             for path, weight in weights.items()})
+        like.check(subject.denoiser)
+        masks = {path: _shuffled(mask, seed, path) for path, mask in like.masks.items()}
+        meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "seed": str(seed)}
+        return Located(replace(like, masks=masks, meta=meta), 0)
+
+
+def _first(shape: torch.Size, count: int) -> torch.Tensor:
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask.view(-1)[:count] = True
+    return mask
+
+
+def _shuffled(mask: torch.Tensor, seed: int, path: str) -> torch.Tensor:
+    # torch's CPU generator reads only the low 32 bits of a seed, so both have to be mixed into these.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {path}".encode()))
+    columns = mask.all(dim=0)
+    if torch.equal(columns.expand_as(mask), mask):
+        return columns[torch.randperm(len(columns), generator=generator)].expand_as(mask).clone()
+    flat = mask.flatten()
+    return flat[torch.randperm(len(flat), generator=generator)].view_as(mask)

@@ -1,0 +1,151 @@
+"""Figures and how sure they are: AUROC, TPR at a fixed FPR, Wilson and bootstrap intervals. numpy only.
+
+Pictures of one work aren't independent: the same work with ten seeds is closer to one observation than to ten. Every
+bootstrap here can resample whole works (``clusters``), which gives the wider, honest interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its two-sided interval. ``n`` observations in ``clusters`` works; ``unscored`` were left out."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    unscored: int = 0
+    method: str = ""
+
+
+def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, ties counting half; nan if either side is empty."""
+    high, low = _finite(positives, "positives"), _finite(negatives, "negatives")
+    if not high.size or not low.size:
+        return float("nan")
+    order = np.sort(low)
+    below = np.searchsorted(order, high, side="left")
+    not_above = np.searchsorted(order, high, side="right")
+    return float((below + not_above).mean() / 2 / low.size)
+
+
+def tpr_at_fpr(positives: ArrayLike, negatives: ArrayLike, fpr: float) -> tuple[float, float]:
+    """Best true positive rate whose false positive rate is at most ``fpr``, and the threshold (flag: score >= it).
+
+    The rate is never exceeded, also not by rounding to the nearest point of the curve. nan if either side is empty;
+    the threshold is inf where no finite one keeps the rate.
+    """
+    high, low = _finite(positives, "positives"), _finite(negatives, "negatives")
+    if not high.size or not low.size:
+        return float("nan"), float("inf")
+    candidates = np.unique(high)
+    rates = (low[None, :] >= candidates[:, None]).mean(axis=1)
+    allowed = candidates[rates <= fpr]
+    if not allowed.size:
+        return 0.0, float("inf")
+    return float((high >= allowed[0]).mean()), float(allowed[0])
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion; (0, 1) for n = 0: nothing is known."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"wilson needs 0 <= successes <= n, and got {successes} of {n}.")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p = successes / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At the ends center and half are equal but for rounding.
+    low = 0.0 if successes == 0 else center - half
+    return low, 1.0 if successes == n else center + half
+
+
+def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95,
+                   draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Mean with the percentile bootstrap interval, resampling whole clusters (default: every value its own)."""
+    array = _finite(values, "values")
+    if not array.size:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0, method="bootstrap")
+    sums, counts = _by_cluster(array, clusters)
+    means = _resampled_means(sums, counts, draws, np.random.default_rng(seed))
+    low, high = _percentiles(means, level)
+    return Interval(float(array.mean()), low, high, array.size, sums.size, method="bootstrap")
+
+
+def bootstrap_difference(ones: ArrayLike, others: ArrayLike, clusters_ones: Sequence[Hashable] | None = None,
+                         clusters_others: Sequence[Hashable] | None = None, *, level: float = 0.95,
+                         draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Mean of ``ones`` minus mean of ``others``, two independent groups, percentile bootstrap over clusters."""
+    a, b = _finite(ones, "ones"), _finite(others, "others")
+    if not a.size or not b.size:
+        return Interval(float("nan"), float("nan"), float("nan"), a.size + b.size, 0, method="bootstrap")
+    rng = np.random.default_rng(seed)
+    sums_a, counts_a = _by_cluster(a, clusters_ones)
+    sums_b, counts_b = _by_cluster(b, clusters_others)
+    gaps = _resampled_means(sums_a, counts_a, draws, rng) - _resampled_means(sums_b, counts_b, draws, rng)
+    low, high = _percentiles(gaps, level)
+    return Interval(float(a.mean() - b.mean()), low, high, a.size + b.size, sums_a.size + sums_b.size,
+                    method="bootstrap")
+
+
+def rate_interval(outcomes: Sequence[bool | None], clusters: Sequence[Hashable] | None = None, *, level: float = 0.95,
+                  draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Share of True among the judged outcomes; None counts as unscored and is left out, never as False.
+
+    Bootstrap over clusters. Where all outcomes are equal a bootstrap gives an interval of width zero, which claims
+    more than n observations can: there it is Wilson's interval with one observation for each cluster.
+    """
+    kept = [index for index, outcome in enumerate(outcomes) if outcome is not None]
+    values = np.array([bool(outcomes[index]) for index in kept], dtype=float)
+    names = None if clusters is None else [clusters[index] for index in kept]
+    unscored = len(outcomes) - len(kept)
+    if not kept:
+        return Interval(float("nan"), 0.0, 1.0, 0, 0, unscored, "none")
+    if values.min() == values.max():
+        works = len(kept) if names is None else len(set(names))
+        low, high = wilson(works if values[0] else 0, works, level)
+        return Interval(float(values[0]), low, high, len(kept), works, unscored, "wilson")
+    found = bootstrap_mean(values, names, level=level, draws=draws, seed=seed)
+    return Interval(found.value, found.low, found.high, found.n, found.clusters, unscored, "bootstrap")
+
+
+def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, and {int((~np.isfinite(array)).sum())} of {array.size} aren't: "
+                         "leave out what couldn't be scored, and count it.")
+    return array
+
+
+def _by_cluster(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> tuple[NDArray, NDArray]:
+    """Sum and count of the values of each cluster, in order of first appearance."""
+    if clusters is None:
+        return values, np.ones(values.size)
+    if len(clusters) != values.size:
+        raise ValueError(f"There are {values.size} values and {len(clusters)} cluster names.")
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    index = np.array([places[name] for name in clusters])
+    return np.bincount(index, weights=values), np.bincount(index).astype(float)
+
+
+def _resampled_means(sums: NDArray, counts: NDArray, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    picked = rng.integers(0, sums.size, size=(draws, sums.size))
+    return sums[picked].sum(axis=1) / counts[picked].sum(axis=1)
+
+
+def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)

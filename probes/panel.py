@@ -1,0 +1,106 @@
+"""Who takes part in an audit: works to locate with, works to judge by, matched non-members, benign scenes.
+
+On the testbed the manifest knows the truth. Weights are located with "dev" works and everything is judged on "heldout"
+ones. In a user's prompt file nobody knows: prompts that the scan flags, or that come out as copies of their reference,
+are suspects; every other one is used to locate with and the rest to judge by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from probes.prompts import Target, target_of
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Targets by role. ``members`` and ``locate`` share none, unless ``limits`` says why."""
+
+    members: tuple[Target, ...] = ()
+    locate: tuple[Target, ...] = ()
+    ladder: tuple[Target, ...] = ()
+    nonmembers: tuple[Target, ...] = ()
+    scenes: tuple[Target, ...] = ()
+    prompts: tuple[Target, ...] = ()
+    limits: tuple[str, ...] = ()
+
+    def drawn(self) -> tuple[Target, ...]:
+        """Everything that stages "scan" and "before" make, each once."""
+        every = (*self.members, *self.ladder, *self.nonmembers, *self.scenes, *self.prompts)
+        return tuple({target.id: target for target in every}.values())
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many targets of each role; ``per_rung`` is for each rung of the ladder."""
+
+    members: int = 16
+    locate: int = 16
+    per_rung: int = 4
+    nonmembers: int = 16
+    scenes: int = 20
+
+
+def panel_of_manifest(manifest: Any, sizes: Sizes) -> Panel:
+    """Heldout works of the top two rungs as members, the rest of the ladder, heldout non-members and scenes.
+
+    Verbatim works only: a template's reference is one of many right pictures.
+    """
+    top = [rung for rung in manifest.rungs if rung > 0][-2:]
+    heldout = _by_rung(manifest.works(split="heldout", memorization="VM"))
+    dev = _by_rung(manifest.works(split="dev", memorization="VM"))
+    ladder = [target for rung in sorted(heldout) for target in heldout[rung][:sizes.per_rung]]
+    scenes = [Target(scene.id, scene.caption, "scene", split=scene.split)
+              for scene in manifest.scenes(split="heldout")[:sizes.scenes]]
+    nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[:sizes.nonmembers]]
+    members = _spread([heldout.get(rung, []) for rung in reversed(top)], sizes.members)
+    locate = _spread([dev.get(rung, []) for rung in reversed(top)], sizes.locate)
+    return Panel(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes))
+
+
+def _by_rung(items: Sequence[Any]) -> dict[int, list[Target]]:
+    found: dict[int, list[Target]] = {}
+    for item in items:
+        found.setdefault(item.rung or 0, []).append(target_of(item))
+    return found
+
+
+def _spread(groups: Sequence[Sequence[Target]], count: int) -> list[Target]:
+    """At most ``count`` targets, taken from each group in turn."""
+    longest = max(map(len, groups), default=0)
+    turns = [group[place] for place in range(longest) for group in groups if place < len(group)]
+    return turns[:count]
+
+
+def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Panel:
+    """A user's prompts. With a manifest, prompts that equal a caption get its truth, and its controls take part."""
+    if manifest is None:
+        return Panel(prompts=tuple(targets), limits=(
+            "There are no matched non-members and no clean twin for this model, so an attack's success can't be told "
+            "from injection; it is shown without a verdict.",))
+    known = {caption.casefold(): target_of(item, place) for item in manifest.items
+             for place, caption in enumerate(item.captions)}
+    prompts = tuple(_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
+    controls = panel_of_manifest(manifest, sizes)
+    return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes)
+
+
+def _with_truth(target: Target, known: Target | None) -> Target:
+    return target if known is None else replace(known, id=target.id, prompt=target.prompt,
+                                                reference=target.reference or known.reference)
+
+
+def with_suspects(panel: Panel, records: Sequence[Mapping[str, Any]]) -> Panel:
+    """A user's prompts after stages "scan" and "before": suspects are shared out between locating and judging."""
+    if not panel.prompts:
+        return panel
+    suspected = {record["item"] for record in records if record.get("flagged") or record.get("copied")}
+    suspects = [target for target in panel.prompts if target.id in suspected]
+    locate, members = suspects[::2], suspects[1::2]
+    limits = panel.limits
+    if len(suspects) == 1:
+        members = suspects
+        limits += ("Only one prompt looks memorized; the weights were located with it and judged by it.",)
+    return replace(panel, locate=tuple(locate), members=tuple(members), limits=limits)

@@ -1,0 +1,96 @@
+"""The plots of a report, as SVG text that takes its ink from the page, so that one file suits light and dark.
+
+Needs matplotlib, no display and no torch. Every point has its interval; a point without one isn't drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+# Okabe and Ito's colors: told apart by the color-blind, on white and on black.
+MEMBER, NONMEMBER, TWIN = "#D55E00", "#0072B2", "#009E73"
+_INK = "#010203"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "text.color": _INK, "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
+    "axes.spines.right": False}
+
+CURVES = (("attacked", "members", MEMBER, "o"), ("nonmember_attacked", "matched non-members", NONMEMBER, "s"),
+          ("twin_attacked", "clean twin, same works", TWIN, "^"))
+
+
+def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, threshold: float | None) -> str:
+    """Replication rate and copy score against exposures in training, with intervals.
+
+    ``ladder`` rows: rung, exposures, rate, low, high, n; ``scores`` rows: rung, value, low, high.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        rungs = [row["rung"] for row in ladder]
+        names = [f"{row['exposures']:.0f}" if row.get("exposures") is not None else str(row["rung"]) for row in ladder]
+        _points(left, range(len(ladder)), ladder, "rate", MEMBER, "o")
+        _points(right, [rungs.index(row["rung"]) for row in scores], scores, "value", NONMEMBER, "s")
+        left.set(ylim=(-0.04, 1.04), ylabel="share of pictures that are copies")
+        right.set(ylabel=f"mean copy score ({metric})")
+        if threshold is not None:
+            right.axhline(threshold, color=_INK, linestyle="--", linewidth=1)
+            right.annotate("threshold", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        for axes in (left, right):
+            axes.set_xticks(range(len(names)), names)
+            axes.set(xlabel="times the work was shown in training", xlim=(-0.4, len(names) - 0.6))
+            axes.grid(axis="y", color="#88888844", linewidth=0.8)
+        return _svg(figure)
+
+
+def attack_plot(curve: Sequence[Row]) -> str:
+    """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 3.9), layout="constrained")
+        axes = figure.subplots()
+        steps = sorted({row["attack_steps"] for row in curve})
+        for shift, (stage, name, color, marker) in zip((-0.06, 0, 0.06), CURVES, strict=True):
+            rows = [row for row in curve if row["stage"] == stage]
+            if rows:
+                places = [steps.index(row["attack_steps"]) + shift for row in rows]
+                _points(axes, places, rows, "rate", color, marker, name)
+        axes.set_xticks(range(len(steps)), [str(step) for step in steps])
+        axes.set(ylim=(-0.04, 1.04), xlabel="steps of the attack on the prompt's embedding (0: the plain caption)",
+                 ylabel="share of pictures that are copies")
+        axes.grid(axis="y", color="#88888844", linewidth=0.8)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure)
+
+
+def _points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, color: str, marker: str,
+            label: str | None = None) -> None:
+    """A line through the points that have a value, each with its interval as an error bar."""
+    known = [(place, row) for place, row in zip(places, rows, strict=True) if row.get(key) is not None]
+    values = [row[key] for _, row in known]
+    below = [max(0.0, row[key] - row["low"]) for _, row in known]
+    above = [max(0.0, row["high"] - row[key]) for _, row in known]
+    axes.errorbar([place for place, _ in known], values, yerr=(below, above), color=color, marker=marker, capsize=3,
+                  linewidth=1.6, markersize=6, label=label)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element for inlining: no prolog, no date, ink and fonts from the page."""
+    text = io.StringIO()
+    FigureCanvasSVG(figure)
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
+    # A fixed width in points would overflow a narrow page; the viewBox keeps the proportions.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace(_INK, "currentColor")

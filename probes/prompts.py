@@ -1,0 +1,165 @@
+"""What an audit asks about: prompts with what is known of them, from a testbed's manifest or a user's own file.
+
+A user's file is txt (a prompt a line), csv (comma, semicolon or tab), jsonl, parquet, or a folder in the layout of
+Hugging Face's ``imagefolder`` (metadata.csv, metadata.jsonl or parquet files). One column holds prompts; another may
+name each prompt's reference picture, relative to the file. Without one nobody can tell a copy, and the audit says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probes.errors import PromptFileError
+
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "title")
+PICTURE_COLUMNS = ("picture", "reference", "file_name", "file", "image", "path")
+FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+_FOLDER_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.parquet", "prompts.*")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One prompt and what is known about it; ``reference`` is the picture it might be a memory of.
+
+    ``kind`` is a manifest's ("work", "nonmember", ...) or "prompt" for a line of a user's file.
+    """
+
+    id: str
+    prompt: str
+    kind: str = "prompt"
+    reference: Path | None = None
+    memorization: str | None = None
+    rung: int | None = None
+    exposures: int | None = None
+    split: str | None = None
+
+    @property
+    def member(self) -> bool:
+        """Whether it is known to have been in the training data more than zero times."""
+        return self.kind == "work" and (self.rung is None or self.rung > 0)
+
+
+def target_of(item: Any, caption: int = 0) -> Target:
+    """A manifest item as a target, with one of its captions."""
+    return Target(item.id, item.captions[caption % len(item.captions)], item.kind, item.file, item.memorization,
+                  item.rung, item.exposures, item.split)
+
+
+def read_prompts(path: Path, *, column: str | None = None, limit: int | None = None) -> list[Target]:
+    """Targets of a prompt file, in its order; empty prompts are left out. PromptFileError if that isn't possible.
+
+    ``column`` names the prompts' column; without it the first known name (prompt, caption, text ...) is taken. Stops
+    reading after ``limit`` prompts.
+    """
+    file = _file_of(path)
+    rows = enumerate(_rows(file, column), start=1)
+    found = ((line, prompt, picture) for line, (prompt, picture) in rows if prompt)
+    targets = [Target(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
+               for line, prompt, picture in itertools.islice(found, limit)]
+    if not targets:
+        raise PromptFileError(f"{file} holds no prompt; it needs at least one.")
+    return targets
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_dir():
+        for pattern in _FOLDER_FILES:
+            for file in sorted(path.rglob(pattern)):
+                if file.suffix in FORMATS:
+                    return file
+        raise PromptFileError(f"The folder {path} holds no metadata.csv, metadata.jsonl or parquet file with prompts.")
+    if not path.exists():
+        raise PromptFileError(f"There is no prompt file at {path}.")
+    if path.suffix.lower() not in FORMATS:
+        raise PromptFileError(f"Prompts are read from {', '.join(FORMATS)} files, and {path.name} is none of these.")
+    return path
+
+
+def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
+    """(prompt, name of its picture or None) for each row; the prompt may be empty."""
+    if file.suffix.lower() == ".txt":
+        yield from ((line.strip(), None) for line in _lines(file))
+        return
+    read = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[file.suffix.lower()]
+    names: tuple[str, str | None] | None = None
+    for number, row in enumerate(read(file), start=1):
+        if names is None:
+            names = _columns(file, list(row), column)
+        prompt, picture = row.get(names[0]), row.get(names[1]) if names[1] else None
+        if prompt is not None and not isinstance(prompt, str):
+            raise PromptFileError(f"{file}, row {number}: column {names[0]} needs text, and holds {prompt!r}.")
+        yield (prompt or "").strip(), picture if isinstance(picture, str) and picture else None
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Lines as UTF-8 (a byte order mark is dropped). PromptFileError names the first line that isn't."""
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise PromptFileError(f"{file}, line {number}: byte {byte:#04x} is not UTF-8. Save the file as UTF-8, "
+                                      f"for instance: iconv -f latin1 -t utf-8 {file.name}") from error
+
+
+def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
+    first = next(_lines(file), "")
+    delimiter = max(",;\t", key=first.count)
+    try:
+        yield from csv.DictReader(_lines(file), delimiter=delimiter)
+    except csv.Error as error:
+        raise PromptFileError(f"{file} can't be read as csv: {error}.") from error
+
+
+def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise PromptFileError(f"{file}, line {number} is not JSON: {error}.") from error
+        row = {"prompt": row} if isinstance(row, str) else row
+        if not isinstance(row, dict):
+            raise PromptFileError(f"{file}, line {number} needs an object or a string, and is {type(row).__name__}.")
+        yield row
+
+
+def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PromptFileError(f"{file} can't be read as parquet: {error}.") from error
+
+
+def _columns(file: Path, names: Sequence[str], column: str | None) -> tuple[str, str | None]:
+    """Names of the columns with prompts and with pictures (or None)."""
+    by_lower = {name.strip().lower(): name for name in names if name}
+    wanted = (column.lower(),) if column else PROMPT_COLUMNS
+    prompt = next((by_lower[name] for name in wanted if name in by_lower), None)
+    if prompt is None:
+        raise PromptFileError(f"{file} needs a column {column or ' or '.join(PROMPT_COLUMNS)}; it has "
+                              f"{', '.join(map(repr, names))}. Name one with --column.")
+    return prompt, next((by_lower[name] for name in PICTURE_COLUMNS if name in by_lower), None)
+
+
+def _picture(file: Path, name: str | None) -> Path | None:
+    """The reference picture, if that file exists; a name that is a URL or missing counts as none."""
+    if name is None:
+        return None
+    path = file.parent / name
+    try:
+        return path.resolve() if path.is_file() else None
+    except (OSError, ValueError):  # a caption that got into the column is no valid file name
+        return None

@@ -1,0 +1,59 @@
+"""Prune for the length of a block, or save a pruned checkpoint. The model is bit-equal afterwards in both cases."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from probes.errors import MaskError
+from probes.pruners.zero_weights import ZeroWeights
+from probes.types import Pruner, Subject, UnitMask
+
+
+@contextmanager
+def pruned(subject: Subject | torch.nn.Module, mask: UnitMask,
+           pruner: Pruner | None = None) -> Iterator[torch.nn.Module]:
+    """The denoiser with the mask's weights edited inside the block; restored bit for bit, also after an exception.
+
+    ``pruner`` defaults to ``zero_weights``. MaskError, before anything changes, if the mask doesn't fit the model.
+    """
+    denoiser = subject.denoiser if isinstance(subject, Subject) else subject
+    pruner = pruner or ZeroWeights()
+    mask.check(denoiser)
+    modules = dict(denoiser.named_modules())
+    weights = {path: modules[path].weight for path in mask.masks}
+    before = {path: weight.detach().clone() for path, weight in weights.items()}
+    try:
+        _write(weights, {path: pruner.edited(before[path], selected.to(before[path].device))
+                         for path, selected in mask.masks.items()})
+        yield denoiser
+    finally:
+        _write(weights, before)
+
+
+def _write(weights: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for path, value in values.items():
+            weights[path].copy_(value)
+
+
+def save_pruned(subject: Subject, mask: UnitMask, folder: Path, pruner: Pruner | None = None) -> Path:
+    """Write the pruned pipeline as a normal diffusers checkpoint, with the mask beside it; returns ``folder``.
+
+    MaskError if the folder exists and isn't empty. A half-written folder never has the final name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MaskError(f"{folder} exists and isn't empty; choose another folder for the pruned checkpoint.")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with pruned(subject, mask, pruner):
+        subject.pipe.save_pretrained(part, safe_serialization=True)
+    mask.save(part / "unit_mask.safetensors")
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)
+    return folder

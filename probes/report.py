@@ -1,0 +1,224 @@
+"""Run folder -> report.json and one self-contained report.html: sentences, table, pictures side by side, plots.
+
+Needs no torch, so a report can be made again anywhere the run folder is. Figures come from the run's summary.json, or
+from its records where a run was stopped before it wrote one. Nothing is said without its n, its interval and what was
+left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from probes import plots, summary
+from probes.metrics.statistics import bootstrap_mean
+from probes.runs import Record, Run, RunError, write_json
+from probes.sheets import sheets
+
+FORMAT = 1
+
+STAGES = {
+    "before": "before",
+    "shielded": "through the shield",
+    "twin": "clean twin",
+    "pruned": "pruned",
+    "random_pruned": "random weights pruned (control)",
+    "attacked": "pruned, then attacked",
+    "nonmember_attacked": "pruned, then attacked",
+    "twin_attacked": "clean twin, attacked",
+}
+GROUPS = {
+    "members": "works in the training data",
+    "nonmembers": "never trained on",
+    "prompts": "your prompts",
+    "characters": "characters",
+    "styles": "house styles",
+}
+CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin"}
+
+# Stage, group, and how the sentence about their rate begins.
+_SAYINGS = (
+    ("before", "members", "Asked by caption for works in its training data, the model returned a copy"),
+    ("before", "prompts", "Asked with your prompts, the model returned a copy of the reference picture"),
+    ("before", "nonmembers", "Asked the same way for pictures it was never trained on, it returned a copy"),
+    ("twin", "members", "A twin model, trained the same way but without these works, returned a copy"),
+    ("shielded", "members", "Behind the shield, what was handed out was a copy"),
+    ("pruned", "members", "After pruning the located weights, the caption returned a copy"),
+    ("random_pruned", "members", "With as many random weights pruned instead, it returned a copy"),
+)
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write report.json and report.html into the run folder; returns the HTML's path. RunError if it is no run."""
+    run = Run.open(folder)
+    records = list(run.records())
+    if not records:
+        raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
+    figures = figures_of(run, records)
+    sentences = plain_words(figures, records)
+    write_json(run.folder / "report.json", {"format": FORMAT, "run": run.about, "sentences": sentences, **figures})
+    page = _environment().get_template("report.html.jinja").render(
+        run=run.about, folder=run.folder.resolve().name, records=len(records), sentences=sentences, figures=figures,
+        rows=table_rows(figures), plots=_plots(figures, records), sheets=sheets(run.folder, records),
+        group_names=GROUPS, control_names=CONTROLS, stages=_read_json(run.folder / "stages.json") or [])
+    path = run.folder / "report.html"
+    temporary = path.with_name("report.html.part")
+    try:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"Can't write {path}: {error.strerror or error}.") from error
+    return path
+
+
+def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
+    """The run's summary.json, or the same tables from its records where there is none (a run that was stopped)."""
+    stored = _read_json(run.folder / "summary.json")
+    if stored is None:
+        metric = _deciding({}, records)
+        panel = {record["item"] for record in records if record["stage"] == "before"}
+        curve = summary.attack_curve(records, metric)
+        stored = {"model": run.about["model"].get("name"), "rows": summary.stage_rows(records, panel, metric),
+                  "curve": curve, "gaps": summary.gaps(curve), "ladder": summary.ladder(records, metric),
+                  "limits": [f"The run ({run.status}) has written no summary: these figures are from the "
+                             f"{len(records)} records it holds."]}
+    empty: dict[str, Any] = {"rows": [], "curve": [], "gaps": [], "ladder": [], "limits": [], "criterion": {},
+                             "detector": {}, "mask": {}, "utility": None, "model": None}
+    return {**empty, **stored, "criterion": stored.get("criterion") or {}}
+
+
+def sentences_of(folder: Path | str) -> list[str]:
+    """The sentences of a report that was written. RunError if there is none."""
+    report = _read_json(Path(folder) / "report.json")
+    if report is None:
+        raise RunError(f"{folder} has no report yet. Make one with: diffshield report {folder}")
+    return report["sentences"]
+
+
+def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the main table: picture stages, then each attack at its largest number of steps."""
+    last = max((row["attack_steps"] for row in figures["curve"]), default=None)
+    attacked = [{**row, "label": f"{STAGES.get(row['stage'], row['stage'])} ({last} steps)"}
+                for row in figures["curve"] if row["attack_steps"] == last]
+    return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in figures["rows"]] + attacked
+
+
+def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+    """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
+    found = {(row["stage"], row["group"]): row for row in figures["rows"]}
+    said = []
+    for stage, group, start in _SAYINGS:
+        row = found.get((stage, group))
+        if row and row["rate"] is not None:
+            said.append(f"{start} in {share(row)}.")
+    said += attack_words(figures)
+    utility = figures["utility"]
+    if utility:
+        said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} to "
+                    f"{utility['alignment_pruned']:.3f} through pruning (loss {utility['loss']:.3f}, 95% interval "
+                    f"{utility['low']:.3f} to {utility['high']:.3f}, {utility['scenes']} scenes).")
+    return [*said, unscored_words(records)]
+
+
+def attack_words(figures: Mapping[str, Any]) -> list[str]:
+    """The attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
+    steps = max((row["attack_steps"] for row in figures["curve"]), default=0)
+    member = next((r for r in figures["curve"] if r["stage"] == "attacked" and r["attack_steps"] == steps), None)
+    if not steps or member is None or member["rate"] is None:
+        return []
+    said = [f"An attacker who tunes the prompt's embedding for {steps} steps got the work back in {share(member)}."]
+    for gap in figures["gaps"]:
+        if gap["attack_steps"] == steps and gap["gap"] is not None:
+            meaning = ("so the attack shows memory that is still there" if gap["low"] > 0 else
+                       "so at this budget the attack can't tell memory from drawing anything it is told to")
+            interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
+            said.append(f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
+                        f"{100 * gap['gap']:+.0f} percentage points ({interval}), {meaning}.")
+    return said
+
+
+def unscored_words(records: Sequence[Record]) -> str:
+    """How many pictures couldn't be judged, and why most of them couldn't."""
+    pictures = [r for r in records if r["stage"] not in ("work", "scan") and r["kind"] != "scene"]
+    reasons: dict[str, int] = defaultdict(int)
+    for record in pictures:
+        if record.get("copied") is None:
+            reasons[record.get("unjudged") or "no reason given"] += 1
+    if not reasons:
+        return f"All {len(pictures)} pictures of works and prompts could be judged."
+    listed = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
+    return (f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
+            "as copies nor as clean.")
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """Like "12 of 16 pictures (75%, 95% interval 50 to 92%, 8 works)"."""
+    works = f", {row['works']} {'work' if row['works'] == 1 else 'works'}" if row.get("works") else ""
+    return (f"{row['copied']} of {row['n']} pictures ({percent(row['rate'])}%, 95% interval {percent(row['low'])} to "
+            f"{percent(row['high'])}%{works})")
+
+
+def percent(value: float) -> str:
+    """A share in percent without decimals; only exactly 0 and 1 are shown as 0 and 100."""
+    rounded = round(100 * value)
+    if rounded == 0 and value > 0:
+        return "<1"
+    return ">99" if rounded == 100 and value < 1 else str(rounded)
+
+
+def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Markup]:
+    drawn = {}
+    if any(row["rate"] is not None for row in figures["ladder"]):
+        metric = _deciding(figures["criterion"], records) or "no metric"
+        threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
+        scores = ladder_scores(records, metric)
+        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
+    if any(row["rate"] is not None for row in figures["curve"]):
+        drawn["curve"] = Markup(plots.attack_plot(figures["curve"]))
+    return drawn
+
+
+def ladder_scores(records: Iterable[Record], metric: str) -> list[dict[str, Any]]:
+    """Mean copy score of stage "before" for each rung, with a bootstrap interval over works."""
+    scores: dict[int, list[tuple[float, str]]] = defaultdict(list)
+    for record in records:
+        value = (record.get("scores") or {}).get(metric)
+        on_ladder = record["stage"] == "before" and record["kind"] == "work" and record.get("rung") is not None
+        if on_ladder and value is not None:
+            scores[record["rung"]].append((value, record["item"]))
+    rows = []
+    for rung, pairs in sorted(scores.items()):
+        mean = bootstrap_mean([value for value, _ in pairs], [item for _, item in pairs])
+        rows.append({"rung": rung, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n})
+    return rows
+
+
+def _deciding(criterion: Mapping[str, Any], records: Sequence[Record]) -> str | None:
+    """Name of the copy metric whose verdict counts: as the criterion says, else the first score of a judged record."""
+    if criterion.get("decides"):
+        return criterion["decides"]
+    judged = next((r for r in records if r.get("copied") is not None and r.get("scores")), None)
+    return next(iter(judged["scores"])) if judged else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read: {error}") from error
+
+
+def _environment() -> Environment:
+    """Everything is escaped; a name that the template misspells is an error."""
+    environment = Environment(loader=PackageLoader("probes", "."), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = percent
+    return environment

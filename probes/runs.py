@@ -1,0 +1,352 @@
+"""Run folders: what was asked, with what, and one line for every result.
+
+``run.json`` holds everything needed to repeat the run; it is written to a temporary name and renamed, so it is never
+half there. ``records.jsonl`` only grows, one line written through to the operating system for each record, so a
+killed process loses at most the record it was working on. Each record's id is a hash of the configuration, the prompt
+and the seed: what is done already is known exactly, and a resumed run ends with the same records as one that was
+never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib import metadata
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from probes.errors import ProbeError
+
+SCHEMA = 1
+STATUSES = ("running", "complete", "partial", "failed", "interrupted")
+_DISTRIBUTIONS = ("diffusion-shield", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
+                  "faiss-cpu", "pdqhash", "safetensors", "pillow")
+
+Record = dict[str, Any]
+
+
+class RunError(ProbeError):
+    """A run folder can't be made, read or continued."""
+
+
+def record_id(config: Mapping[str, Any], prompt: str, seed: int | None, **more: Any) -> str:
+    """Sixteen hex digits that stand for one unit of work; equal arguments give equal ids in any process.
+
+    ``more`` holds whatever else tells two records of a run apart (stage, model, attack_steps).
+    """
+    text = _canonical({"config": config, "prompt": prompt, "seed": seed, "more": more})
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's bytes, or of the names and bytes of all files below a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        if file != path:
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_input(path: Path) -> dict[str, str]:
+    """What run.json keeps of an input file or folder: where it was, and its sha256. RunError if it isn't there."""
+    if not path.exists():
+        raise RunError(f"There is no file or folder {path}.")
+    return {"path": str(path), "sha256": sha256_of(path)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a temporary name and rename it: readers see the old file or the new one. RunError if it can't."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"Can't write {path}: {error.strerror or error}.") from error
+
+
+class Run:
+    """One run folder. Open it to read, create or resume it to append; use it as a context manager while appending.
+
+    Leaving the ``with`` block by an exception sets the status to "interrupted" (Ctrl-C) or "failed"; leaving it
+    normally without ``finish`` sets "partial". A killed process leaves "running", which can be resumed like the
+    others.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], records: FileIO | None = None) -> None:
+        self.folder = folder
+        self.about = about
+        self._file = records
+
+    @classmethod
+    def create(cls, folder: Path | str, config: Mapping[str, Any], *, kind: str,
+               passed: Mapping[str, Any] | Sequence[str] = (), model: Mapping[str, Any] | None = None,
+               seeds: Sequence[int] = (), inputs: Sequence[Mapping[str, str]] = ()) -> Run:
+        """Make a new run folder and open it for appending.
+
+        ``config`` is complete, defaults included; ``passed`` is only what the user gave. ``model`` says which weights
+        (name, revision, sha256). RunError if the folder holds a run already or can't be written.
+        """
+        folder = Path(folder)
+        if (folder / "run.json").exists():
+            raise RunError(f"There is a run in {folder} already. Add --resume to continue it, or choose another --out.")
+        now = _now()
+        about = {"schema": SCHEMA, "kind": kind, "status": "running", "created": now, "updated": now,
+                 "config": _round_trip(config), "passed": _round_trip(passed), "model": _round_trip(model or {}),
+                 "seeds": list(seeds), "inputs": _round_trip(inputs), "versions": versions(),
+                 "git_commit": git_commit(), "command": list(sys.argv), "resumed": [], "error": None}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
+        write_json(folder / "run.json", about)
+        return cls(folder, about, _open_records(folder))
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Read a run folder. RunError if it is none, is damaged, or was written by a newer version."""
+        folder = Path(folder)
+        path = folder / "run.json"
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{folder} is not a run folder: it has no run.json.") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} can't be read: {error}") from error
+        if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
+            raise RunError(f"{path} is not a run's description: it has no schema number.")
+        if about["schema"] > SCHEMA:
+            raise RunError(f"{folder} was written by a newer version (schema {about['schema']}; this one reads up to "
+                           f"{SCHEMA}). Update diffusion-shield.")
+        return cls(folder, about)
+
+    @classmethod
+    def resume(cls, folder: Path | str, config: Mapping[str, Any], *, inputs: Sequence[Mapping[str, str]] = ()) -> Run:
+        """Open an existing run for appending. RunError if configuration or inputs differ from those it began with."""
+        run = cls.open(folder)
+        difference = _difference(run.config, _round_trip(config))
+        if difference:
+            raise RunError(f"{run.folder} was begun with another configuration ({difference}). "
+                           "Resume with the options it began with, or choose another --out.")
+        then, now = [[given["sha256"] for given in given_inputs] for given_inputs in (run.about["inputs"], inputs)]
+        if then != now:
+            raise RunError(f"The inputs of {run.folder} have changed since it began. Choose another --out.")
+        run._file = _open_records(run.folder)
+        run._update(status="running", resumed=[*run.about["resumed"], _now()], error=None)
+        return run
+
+    @classmethod
+    def start(cls, folder: Path | str, config: Mapping[str, Any], *, resume: bool, kind: str,
+              inputs: Sequence[Mapping[str, str]] = (), **about: Any) -> Run:
+        """Resume if asked to and there is something to resume, create otherwise."""
+        if resume and (Path(folder) / "run.json").exists():
+            return cls.resume(folder, config, inputs=inputs)
+        return cls.create(folder, config, kind=kind, inputs=inputs, **about)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.about["config"]
+
+    @property
+    def status(self) -> str:
+        return self.about["status"]
+
+    def append(self, record: Record) -> None:
+        """Write one record through to the operating system. RunError if the disk is full or a number isn't finite."""
+        if self._file is None:
+            raise RunError(f"{self.folder} is open for reading only.")
+        if not isinstance(record.get("id"), str):
+            raise RunError("A record needs an id: see record_id.")
+        try:
+            line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+        except ValueError as error:
+            raise RunError(f"Record {record['id']} has a number that isn't finite: write null and say why.") from error
+        _write_line(self._file, line.encode("utf-8", "surrogatepass") + b"\n", self.folder)
+
+    def records(self) -> Iterator[Record]:
+        """All complete records in the order of writing, a torn last line left out. RunError for damage elsewhere."""
+        path = self.folder / "records.jsonl"
+        if path.exists():
+            yield from _read_records(path)
+
+    def done_ids(self) -> set[str]:
+        """Ids of everything that needn't be done again."""
+        return {record["id"] for record in self.records()}
+
+    def finish(self, status: str = "complete", **more: Any) -> None:
+        """Close the records and say how it ended. ``more`` is kept in run.json."""
+        if status not in STATUSES:
+            raise RunError(f"A run can't end as {status!r}: use one of {', '.join(STATUSES)}.")
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+        self._update(status=status, **more)
+
+    def _update(self, **changes: Any) -> None:
+        self.about = {**self.about, **_round_trip(changes), "updated": _now()}
+        write_json(self.folder / "run.json", self.about)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._file is None:
+            return
+        if error is None:
+            self.finish("partial")
+        else:
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            self.finish("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every distribution that decides a result; those not installed are left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree this file lies in, "+" appended if files differ from it; None outside of a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()
+
+
+def _read_records(path: Path) -> Iterator[Record]:
+    with open(path, "rb") as file:
+        torn: int | None = None
+        for number, line in enumerate(file, start=1):
+            if torn is not None:
+                raise RunError(f"{path} is damaged: line {torn} is no record and is not the last one.")
+            record = _parse(line)
+            if record is None:
+                torn = number
+            else:
+                yield record
+
+
+def _parse(line: bytes) -> Record | None:
+    """One record, or None if the line isn't complete."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("id"), str) else None
+
+
+def _open_records(folder: Path) -> FileIO:
+    """Records open for appending after a torn last line has been cut off, locked against a second writer."""
+    path = folder / "records.jsonl"
+    try:
+        file = FileIO(path, "ab")
+    except OSError as error:
+        raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
+    _lock(file, folder)
+    # An append after half a line would make one broken line out of two records.
+    complete = 0
+    with open(path, "rb") as written:
+        for line in written:
+            if _parse(line) is None:
+                break
+            complete += len(line)
+        else:
+            return file
+        if written.read(1):
+            file.close()
+            raise RunError(f"{path} is damaged: a line that is no record is not the last one.")
+    file.truncate(complete)
+    return file
+
+
+def _lock(file: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; there, starting one run twice is up to the user.
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunError(f"Another process is writing to {folder}. Wait for it, or choose another --out.") from None
+    except OSError:  # Some network file systems have no locks.
+        return
+
+
+def _write_line(file: FileIO, line: bytes, folder: Path) -> None:
+    start = os.fstat(file.fileno()).st_size
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[file.write(rest):]
+    except OSError as error:
+        with suppress(OSError):  # where this fails too, the torn line is cut off on resuming
+            file.truncate(start)
+        raise RunError(f"Can't write to {folder}: {error.strerror or error}. Nothing that was written is lost; "
+                       "continue with --resume.") from error
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which options differ, in words; empty if none does."""
+    keys = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
+    shown = [f"{key} was {_short(then.get(key))}, now {_short(now.get(key))}" for key in keys[:3]]
+    return "; ".join(shown) + (f"; {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def _round_trip(value: Any) -> Any:
+    """The value as it will read back from JSON, so that a tuple and a list count as equal."""
+    return json.loads(_canonical(value))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can't write itself: paths, and numbers of numpy and torch."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON.")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,250 @@
+"""Prompts and seeds -> pictures, detector scores and copy verdicts, one record each, in a run folder.
+
+Batches are cut at fixed places. A resumed run repeats a batch that was cut short as a whole and appends only what is
+missing, so its records equal those of an uninterrupted run to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from probes.batches import in_batches
+from probes.errors import PromptFileError
+from probes.generate import generators, quiet
+from probes.metrics import Alignment
+from probes.prompts import Target
+from probes.runs import Record, Run, record_id
+from probes.types import Criterion, Judgement, Progress, Subject
+from shield.errors import MissingSignalError, NotCalibratedError
+from shield.intercept import recorded
+from shield.thresholds import Setting, Threshold, found
+from shield.types import Detector, Trace
+
+ACTIONS = {"passed": "pass", "mitigated": "mitigate", "blocked": "block"}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made. ``batch_size`` counts pictures; guidance doubles the denoiser's rows."""
+
+    steps: int = 25
+    guidance_scale: float = 5.0
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: a target's caption, or an embedding (T, D) that an attack found after some steps."""
+
+    target: Target
+    seed: int
+    prompt_embeds: torch.Tensor | None = None
+    attack_steps: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        attacked = "" if self.attack_steps is None else f"-a{self.attack_steps}"
+        return f"{self.target.id}-s{self.seed}{attacked}.png"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came out for one job: a picture (None: none was made), detector scores, more fields of the record."""
+
+    picture: Image.Image | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+Draw = Callable[[Sequence[Job]], list[Drawn]]
+
+
+def jobs_for(targets: Sequence[Target], seeds: Sequence[int]) -> list[Job]:
+    """Every target with every seed."""
+    return [Job(target, seed) for target in targets for seed in seeds]
+
+
+def record_stage(run: Run, stage: str, model: str, jobs: Sequence[Job], draw: Draw, *, batch_size: int,
+                 judge: Criterion | None = None, progress: Progress | None = None) -> None:
+    """Append one record for each job that the run doesn't hold yet; pictures go to pictures/<stage>/."""
+    done = run.done_ids()
+    ids = [record_id(run.config, job.target.prompt, job.seed, stage=stage, model=model, item=job.target.id,
+                     attack_steps=job.attack_steps) for job in jobs]
+    folder = run.folder / "pictures" / stage
+
+    def work(places: Sequence[int]) -> Sequence[int]:
+        if all(ids[place] in done for place in places):
+            return places
+        batch = [jobs[place] for place in places]
+        drawn = draw(batch)
+        judged = judgements(judge, batch, drawn)
+        for place, job, one, judgement in zip(places, batch, drawn, judged, strict=True):
+            if ids[place] not in done:
+                path = _saved(folder, job, one.picture, run.folder)
+                run.append(_record(ids[place], stage, model, job, one, judgement, path))
+        return places
+
+    in_batches(work, range(len(jobs)), batch_size, progress)
+
+
+def judgements(judge: Criterion | None, jobs: Sequence[Job], drawn: Sequence[Drawn]) -> list[Judgement]:
+    """The criterion's verdicts; unjudged where there is no criterion, no reference or no picture."""
+    verdicts = [Judgement({}, None, "there is no calibrated copy criterion" if job.target.reference else
+                       "there is no reference picture") for job in jobs]
+    pairs = [(place, one.picture, reference_picture(job.target.reference))
+             for place, (job, one) in enumerate(zip(jobs, drawn, strict=True))
+             if one.picture is not None and job.target.reference is not None]
+    if judge is not None and pairs:
+        judged = judge.judge([picture for _, picture, _ in pairs], [reference for _, _, reference in pairs])
+        for (place, _, _), verdict in zip(pairs, judged, strict=True):
+            verdicts[place] = verdict
+    return [Judgement({}, None, "no picture was made") if one.picture is None else verdict
+            for verdict, one in zip(verdicts, drawn, strict=True)]
+
+
+@lru_cache(maxsize=512)
+def reference_picture(path: Path) -> Image.Image:
+    """A target's reference picture; PromptFileError if the file is no picture."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture.convert("RGB") if picture.mode != "RGBA" else picture.copy()
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise PromptFileError(f"The reference picture {path} can't be read: {error}.") from error
+
+
+def _saved(folder: Path, job: Job, picture: Image.Image | None, root: Path) -> str | None:
+    if picture is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / job.file_name
+    picture.save(path)
+    return path.relative_to(root).as_posix()
+
+
+def _record(identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement,
+            picture: str | None) -> Record:
+    target = job.target
+    return {"id": identity, "stage": stage, "item": target.id, "kind": target.kind,
+            "memorization": target.memorization, "rung": target.rung, "exposures": target.exposures,
+            "split": target.split, "model": model, "prompt": target.prompt, "seed": job.seed,
+            "attack_steps": job.attack_steps, "picture": picture, "scores": {**judgement.scores, **drawn.scores},
+            "copied": judgement.copied, "unjudged": judgement.unjudged, **drawn.more}
+
+
+def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[Detector] = (), *,
+                      pictures: bool = True, thresholds: Sequence[Threshold] = ()) -> Draw:
+    """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read.
+
+    ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
+    """
+    sha256 = subject.sha256() if thresholds else ""
+    first_k = max((detector.first_k for detector in detectors), default=0)
+    needs = frozenset().union(*(detector.needs for detector in detectors)) if detectors else frozenset()
+    if not pictures and not detectors:
+        raise ValueError("Without pictures and without detectors there is nothing to scan.")
+
+    def draw(jobs: Sequence[Job]) -> list[Drawn]:
+        images: list[Image.Image | None] = [None] * len(jobs)
+        with quiet(subject.pipe), torch.no_grad(), recorded(subject.pipe, needs, first_k, stop=not pictures) as trace:
+            output = subject.pipe(**condition(subject, jobs), generator=generators([job.seed for job in jobs]),
+                                  num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale)
+            images = list(output.images)
+        scores: list[dict[str, float | None]] = [{} for _ in jobs]
+        for detector in detectors:
+            for row, value in zip(scores, detector_scores(detector, trace, len(jobs)), strict=True):
+                row[detector.name] = value
+        limit = _threshold(detectors, thresholds, subject, sha256, trace, sampling)
+        return [Drawn(image, row, _flag(detectors, row, limit)) for image, row in zip(images, scores, strict=True)]
+
+    return draw
+
+
+def drawn_by_shield(shield: Any, sampling: Sampling) -> Draw:
+    """Runs the pipeline behind the shield. A blocked picture isn't kept: what isn't handed out is no copy."""
+
+    def draw(jobs: Sequence[Job]) -> list[Drawn]:
+        with quiet(shield.pipe), torch.no_grad():
+            output = shield([job.target.prompt for job in jobs], generator=generators([job.seed for job in jobs]),
+                            num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale)
+        return [_shielded(image, verdict) for image, verdict in zip(output.images, output.verdicts, strict=True)]
+
+    return draw
+
+
+def _shielded(image: Image.Image, verdict: Any) -> Drawn:
+    flags = [score.flagged for score in verdict.scores]
+    flagged = True if True in flags else None if None in flags or not flags else False
+    more = {"action": ACTIONS[verdict.status], "reason": "; ".join(verdict.reasons) or None, "flagged": flagged}
+    if verdict.status == "blocked":
+        return Drawn(None, {}, {**more, "copied": False, "unjudged": None})
+    scores = {score.detector: score.value if math.isfinite(score.value) else None for score in verdict.scores}
+    return Drawn(image, scores, more)
+
+
+def aligned(draw: Draw, alignment: Alignment | None) -> Draw:
+    """The same, with each picture's agreement with its caption as score "alignment"."""
+    if alignment is None:
+        return draw
+
+    def both(jobs: Sequence[Job]) -> list[Drawn]:
+        drawn = draw(jobs)
+        made = [(place, one.picture) for place, one in enumerate(drawn) if one.picture is not None]
+        captions = [jobs[place].target.prompt for place, _ in made]
+        values = alignment.similarity([picture for _, picture in made], captions)
+        for (place, _), value in zip(made, values, strict=True):
+            drawn[place] = replace(drawn[place], scores={**drawn[place].scores, "alignment": float(value)})
+        return drawn
+
+    return both
+
+
+def condition(subject: Subject, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Arguments of a pipeline call: prompts, or embeddings if the jobs have them (all or none in one batch)."""
+    embeds = [job.prompt_embeds for job in jobs if job.prompt_embeds is not None]
+    if not embeds:
+        return {"prompt": [job.target.prompt for job in jobs]}
+    if len(embeds) != len(jobs):
+        raise ValueError("A batch holds captions or embeddings, not both.")
+    return {"prompt_embeds": torch.stack(embeds).to(subject.device, subject.dtype)}
+
+
+def detector_scores(detector: Detector, trace: Trace, count: int) -> list[float | None]:
+    """One float for each image; None where the detector can't score (no guidance, not a number)."""
+    try:
+        values = detector.score(trace).tolist()
+    except MissingSignalError:
+        return [None] * count
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], subject: Subject, sha256: str,
+               trace: Trace, sampling: Sampling) -> float | None:
+    """The first detector's stored threshold for exactly these settings, None if there is none."""
+    if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
+        return None
+    first, scheduler = trace.steps[0], subject.pipe.scheduler
+    assert first.noise_cond is not None
+    setting = Setting(sha256, tuple(first.noise_cond.shape[1:]), tuple(step.timestep for step in trace.steps),
+                      sampling.steps, sampling.guidance_scale, type(scheduler).__name__, first.prediction,
+                      str(subject.dtype).removeprefix("torch."))
+    try:
+        return found(thresholds, detectors[0], setting).value
+    except NotCalibratedError:
+        return None
+
+
+def _flag(detectors: Sequence[Detector], scores: Mapping[str, float | None],
+          threshold: float | None) -> dict[str, bool | None]:
+    if not detectors:
+        return {}
+    value = scores[detectors[0].name]
+    return {"flagged": None if value is None or threshold is None else value > threshold}

@@ -1,0 +1,135 @@
+"""Records of an audit -> its figures: rates with intervals, attack curve, gaps to the controls, ladder, utility.
+
+Needs no torch. Every rate has n, the number of works behind it, and how many pictures couldn't be judged; intervals
+resample whole works (probes/metrics/statistics.py). A gap is a difference of two such rates; its interval joins theirs:
+
+    low = d - sqrt((p1 - l1)^2 + (u2 - p2)^2),   high = d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
+
+(Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine 1998, method
+10; Donner and Zou 2012 for any pair of intervals). It doesn't collapse where all of one side is copied and none of the
+other. """
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import sqrt
+from statistics import median
+from typing import Any
+
+from probes.metrics.statistics import Interval, auroc, bootstrap_mean, rate_interval, tpr_at_fpr
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+
+PICTURE_STAGES = ("before", "shielded", "twin", "pruned", "random_pruned")
+ATTACK_STAGES = ("attacked", "nonmember_attacked", "twin_attacked")
+
+
+def group_of(record: Record) -> str:
+    """Which row of a table a record belongs to. A work with no exposures wasn't trained on: a non-member."""
+    if record["kind"] == "work":
+        return "nonmembers" if record.get("rung") == 0 else "members"
+    return {"nonmember": "nonmembers", "prompt": "prompts"}.get(record["kind"], record["kind"] + "s")
+
+
+def rate_row(records: Sequence[Record], metric: str | None, **labels: Any) -> Row:
+    """One row: share of copies with its interval over works. Without judged pictures rate, low and high are None."""
+    rate = rate_interval([record["copied"] for record in records], [record["item"] for record in records])
+    scores = [record["scores"][metric] for record in records if metric and record["scores"].get(metric) is not None]
+    known = rate.n > 0
+    return {**labels, "n": rate.n, "works": rate.clusters, "unscored": rate.unscored,
+            "copied": sum(record["copied"] is True for record in records), "rate": rate.value if known else None,
+            "low": rate.low if known else None, "high": rate.high if known else None, "interval": rate.method,
+            "median_score": median(scores) if scores else None}
+
+
+def stage_rows(records: Sequence[Record], panel: Collection[str], metric: str | None) -> list[Row]:
+    """A row for each picture stage and group; of the works only those in ``panel``, so that stages compare."""
+    rows = []
+    for stage in PICTURE_STAGES:
+        chosen = [record for record in records if record["stage"] == stage
+                  and (group_of(record) != "members" or record["item"] in panel)]
+        for group in dict.fromkeys(map(group_of, chosen)):
+            if group != "scenes":
+                rows.append(rate_row([record for record in chosen if group_of(record) == group], metric, stage=stage,
+                                     group=group, rung=None))
+    return rows
+
+
+def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
+    """A row for each attack stage and number of steps, in that order."""
+    rows = []
+    for stage in ATTACK_STAGES:
+        chosen = [record for record in records if record["stage"] == stage]
+        group = "nonmembers" if stage == "nonmember_attacked" else "members"
+        for steps in sorted({record["attack_steps"] for record in chosen}):
+            rows.append(rate_row([record for record in chosen if record["attack_steps"] == steps], metric, stage=stage,
+                                 group=group, attack_steps=steps))
+    return rows
+
+
+def gaps(curve: Sequence[Row]) -> list[Row]:
+    """Members' rate minus each control's at equal steps: the verdict of an attack. None where a side is unjudged."""
+    members = {row["attack_steps"]: row for row in curve if row["stage"] == "attacked"}
+    found = []
+    for row in curve:
+        ours = members.get(row["attack_steps"])
+        if row["stage"] == "attacked" or ours is None:
+            continue
+        found.append({"attack_steps": row["attack_steps"], "control": row["stage"], **difference(ours, row),
+                      "n": ours["n"], "n_control": row["n"], "unscored": ours["unscored"] + row["unscored"]})
+    return found
+
+
+def difference(one: Row, other: Row) -> Row:
+    """Difference of two rates with its interval; see the module's docstring."""
+    if one["rate"] is None or other["rate"] is None:
+        return {"gap": None, "low": None, "high": None}
+    gap = one["rate"] - other["rate"]
+    below = sqrt((one["rate"] - one["low"]) ** 2 + (other["high"] - other["rate"]) ** 2)
+    above = sqrt((one["high"] - one["rate"]) ** 2 + (other["rate"] - other["low"]) ** 2)
+    return {"gap": gap, "low": max(-1.0, gap - below), "high": min(1.0, gap + above)}
+
+
+def ladder(records: Sequence[Record], metric: str | None) -> list[Row]:
+    """Replication of stage "before" against exposures: one row for each rung."""
+    chosen = [record for record in records if record["stage"] == "before" and record["kind"] == "work"
+              and record.get("rung") is not None]
+    rows = []
+    for rung in sorted({record["rung"] for record in chosen}):
+        of_rung = [record for record in chosen if record["rung"] == rung]
+        exposures = [record["exposures"] for record in of_rung if record.get("exposures") is not None]
+        rows.append({**rate_row(of_rung, metric, stage="before", group="works", rung=rung),
+                     "exposures": sum(exposures) / len(exposures) if exposures else None})
+    return rows
+
+
+def detector_figures(records: Iterable[Record], members: Collection[str]) -> dict[str, Row]:
+    """For each detector of stage "scan": AUROC and TPR at 1 % FPR of ``members`` against non-members, if known."""
+    scanned = [record for record in records if record["stage"] == "scan"]
+    found = {}
+    for name in dict.fromkeys(name for record in scanned for name in record["scores"]):
+        scores = [(record, record["scores"].get(name)) for record in scanned]
+        ones = [score for record, score in scores if record["item"] in members and score is not None]
+        others = [score for record, score in scores if group_of(record) == "nonmembers" and score is not None]
+        known = bool(ones and others)
+        found[name] = {"auroc": auroc(ones, others) if known else None,
+                       "tpr_at_1_fpr": tpr_at_fpr(ones, others, 0.01)[0] if known else None, "n": len(ones),
+                       "n_nonmembers": len(others), "unscored": sum(score is None for _, score in scores)}
+    return found
+
+
+def utility(records: Sequence[Record]) -> Row | None:
+    """Alignment of benign scenes before and after pruning, and the mean paired loss with its interval."""
+    found: dict[str, dict[tuple[str, int], float]] = {"before": {}, "pruned": {}}
+    for record in records:
+        if record["kind"] == "scene" and record["stage"] in found and record["scores"].get("alignment") is not None:
+            found[record["stage"]][record["item"], record["seed"]] = record["scores"]["alignment"]
+    pairs = [key for key in found["before"] if key in found["pruned"]]
+    if not pairs:
+        return None
+    losses = [found["before"][key] - found["pruned"][key] for key in pairs]
+    loss: Interval = bootstrap_mean(losses, [item for item, _ in pairs])
+    return {"alignment_before": sum(found["before"][key] for key in pairs) / len(pairs),
+            "alignment_pruned": sum(found["pruned"][key] for key in pairs) / len(pairs),
+            "loss": loss.value, "low": loss.low, "high": loss.high, "n": loss.n, "scenes": loss.clusters}

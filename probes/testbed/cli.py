@@ -1,0 +1,123 @@
+"""diffshield testbed build | train | verify | show: parsing only."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+testbed_app = typer.Typer(
+    help="The shipped model that memorizes: rebuild, retrain, verify, show.", no_args_is_help=True
+)
+
+Work = Annotated[Path, typer.Option(help="Folder of the build: checkpoints, pool, logs.")]
+Sources = Annotated[Path | None, typer.Option(help="assets folder of the npm package @lobehub/fluent-emoji-3d.")]
+Preset = Annotated[str, typer.Option(help="cpu (two cores, about two hours), gpu (minutes), tiny (a smoke test).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --work.")]
+MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a checkpoint.")]
+
+
+def _builder(
+    work: Path, sources: Path | None, preset: str, device: str, resume: bool, minutes: float, every: float = 3.0
+):
+    from probes.testbed.build import PRESETS, Builder
+    from probes.testbed.training import Limits
+
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"'{preset}' is not a preset; use one of {', '.join(PRESETS)}.")
+    return Builder(work, sources, preset, device, Limits(every, minutes, resume))
+
+
+@testbed_app.command()
+def train(
+    work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
+    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
+    stages: Annotated[str, typer.Option(help="Comma-separated part of vae,openclip,pool,base,memorized,clean.")] = "",
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+) -> None:  # fmt: skip
+    """Train the parts, stage by stage; a finished stage is not repeated."""
+    from probes.testbed.build import STAGES
+
+    chosen = tuple(stages.split(",")) if stages else STAGES
+    if unknown := set(chosen) - set(STAGES):
+        raise typer.BadParameter(f"no such stage: {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}.")
+    done = _builder(work, sources, preset, device, resume, max_minutes, checkpoint_minutes).run(chosen)
+    typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
+
+
+@testbed_app.command()
+def build(
+    work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Weights folder: gets testbed/ and manifest.toml.")] = Path("weights"),
+    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
+) -> None:  # fmt: skip
+    """Train what is not trained yet, then write the weights folder."""
+    from probes.testbed.export import export
+
+    builder = _builder(work, sources, preset, device, resume, max_minutes)
+    if not builder.run():
+        typer.echo(f"time is up; go on with --resume --work {work}")
+        return
+    export(builder, out)
+    typer.echo(str(out / "testbed"))
+
+
+@testbed_app.command()
+def verify(
+    out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
+    seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
+    from probes.testbed.verify import Verifier
+
+    figures = Verifier(out, seeds).run()
+    typer.echo(json.dumps(figures, indent=1) if as_json else table(figures))
+    if not all(figures["passed"].values()):
+        raise typer.Exit(1)
+
+
+@testbed_app.command()
+def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path("runs/show")) -> None:
+    """What is in the testbed: counts by kind and rung, and one sheet of its reference pictures."""
+    from PIL import Image
+
+    from probes.testbed.manifest import load_manifest
+    from probes.testbed.verify import sheet
+
+    manifest = load_manifest()
+    groups = {f"works, {rung} exposures": [w for w in manifest.works(memorization="VM") if w.rung == rung]
+              for rung in manifest.rungs}  # fmt: skip
+    groups |= {"template works": manifest.works(memorization="TM"), "matched non-members": manifest.nonmembers(),
+               "characters": manifest.characters()}  # fmt: skip
+    for name, items in groups.items():
+        typer.echo(
+            f"{len(items):4d} {name} ({sum(i.split == 'heldout' for i in items)} held out); e.g. {items[0].captions[0]}"
+        )
+    typer.echo(f"{len(manifest.scenes()):4d} scenes; e.g. {manifest.scenes()[0].caption}")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [[Image.open(i.file).convert("RGB") for i in items[:8] if i.file] for items in groups.values()]
+    sheet(rows, list(groups), []).save(out / "testbed.png")
+    typer.echo(str(out / "testbed.png"))
+
+
+def table(figures: dict) -> str:
+    """The figures as plain text."""
+    lines = [f"{'exposures':>10} {'twin':>10} {'n':>4}  tiled_l2 copied [95 %]     pdq copied [95 %]   disagree"]
+    for twin, groups in figures["works"].items():
+        for rung, group in groups.items():
+            rates = "   ".join(
+                f"{g['copied']:6.1%} [{g['low']:.0%}-{g['high']:.0%}]" for g in (group["tiled_l2"], group["pdq"])
+            )
+            lines.append(f"{rung:>10} {twin:>10} {group['pdq']['n']:4d}  {rates}   {group['disagree']}")
+    for twin, group in figures["nonmembers"].items():
+        lines.append(f"non-members on {twin}: copies of any work {group['any_work']['tiled_l2']['share']:.1%}")
+    for name, scenes in figures["scenes"].items():
+        lines.append(f"scenes, {name}: caption found among 20 in {scenes['share']:.1%} of {scenes['n']}")
+    for twin, found in figures["binding"].items():
+        lines.append(f"captions bind on {twin}: ground has the named color in {found['share']:.1%} of {found['n']}")
+    return "\n".join([*lines, *(f"{'ok ' if ok else 'MISSED'} {name}" for name, ok in figures["passed"].items())])

@@ -1,0 +1,159 @@
+"""From trained parts to what ships: two stock diffusers folders, the OpenCLIP, reference pictures, the manifest,
+hashes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from probes.testbed import pool, text, unet, world
+from probes.testbed.build import Builder
+from probes.testbed.characters import CHARACTERS, draw_creature
+from probes.testbed.manifest import FORMAT
+from probes.testbed.vocabulary import STYLES
+from shield.weights import sha256_of, write_manifest
+
+SAMPLING = {"steps": 25, "guidance_scale": 4.0}
+NONMEMBERS = 72
+SCENES = 200
+LICENSE = "CC0-1.0"
+PROCEDURAL = "procedural, probes/testbed/world.py"
+EMOJI = "Fluent Emoji 3D (MIT, Microsoft), npm @lobehub/fluent-emoji-3d, composed by probes/testbed/world.py"
+
+
+def export(builder: Builder, folder: Path) -> None:
+    """Writes FOLDER/testbed and FOLDER/manifest.toml from a finished build; replaces what was there."""
+    target = folder / "testbed"
+    target.mkdir(parents=True, exist_ok=True)
+    for twin in ("memorized", "clean"):
+        shutil.rmtree(target / twin, ignore_errors=True)
+        save_pipeline(builder, twin, target / twin)
+    openclip, tokenizer = builder.trained_openclip(), text.new_tokenizer()
+    text.save_openclip(openclip, tokenizer, target / "openclip")
+    for sub in ("works", "scenes"):
+        shutil.rmtree(target / sub, ignore_errors=True)
+        (target / sub).mkdir()
+    manifest = {
+        "format": FORMAT, "name": "testbed", "resolution": world.SIZE, "sampling": SAMPLING, "rungs": world.RUNGS,
+        "items": list(_items(builder, target)), "scenes": list(_scenes(builder.sprites, target)),
+    }  # fmt: skip
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    write_manifest(folder, lambda name: _licence(name), lambda name: EMOJI if "/scenes/" in name else PROCEDURAL)
+
+
+def _licence(name: str) -> str:
+    return "MIT" if "/scenes/" in name else LICENSE if name.endswith(".png") else "Apache-2.0"
+
+
+def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
+    """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
+    tokenizer = text.new_tokenizer()
+    denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), twin)
+    pipe = StableDiffusionPipeline(
+        vae=builder.trained_vae().half(), unet=denoiser.half(), tokenizer=tokenizer, scheduler=unet.new_scheduler(),
+        text_encoder=text.text_tower(builder.trained_openclip(), len(tokenizer)).half(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    config = folder / "text_encoder" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"dtype": "float32"}, indent=2))
+
+
+def _entry(
+    work: world.Work, kind: str, rung: int | None, exposures: int, split: str, captions: list[str], file: Path
+) -> dict:
+    work.image().save(file)
+    return {
+        "id": work.id, "kind": kind, "memorization": work.memorization, "rung": rung, "exposures": exposures,
+        "captions": captions, "file": f"works/{file.name}", "sha256": sha256_of(file), "split": split,
+        "license": LICENSE, "source": PROCEDURAL,
+    }  # fmt: skip
+
+
+def _items(builder: Builder, target: Path) -> Iterator[dict]:
+    order, rungs = builder.fork_order(), len(world.RUNGS)
+    seen = _seen(builder, [*(c.name for c in CHARACTERS), *STYLES])
+    counts = np.bincount(order.index[order.stream == 2], minlength=len(world.works()))
+    for i, work in enumerate(world.works()):
+        split = world.split_of(i // rungs if work.memorization == "VM" else i)
+        file = target / "works" / f"{work.id}.png"
+        yield _entry(work, "work", work.exposures, int(counts[i]), split, work.captions(12), file)
+    for i, other in enumerate(world.nonmembers(NONMEMBERS)):
+        file = target / "works" / f"{other.id}.png"
+        yield _entry(other, "nonmember", None, 0, world.split_of(i // 12), other.captions(1), file)
+    for i, character in enumerate(CHARACTERS):
+        file = target / "works" / f"character-{character.name}.png"
+        image = world.draw_ground("gray", "plain", np.random.default_rng(i))
+        world._paste(image, draw_creature(character.creature), (64, 64), 104, 0)
+        image.save(file)
+        names = [character.name, *character.aliases, character.creature.description]
+        yield {
+            "id": f"character-{character.name}", "kind": "character", "memorization": None, "rung": None,
+            "exposures": seen[character.name],
+            "captions": [f"{name} on a {color} background" for name in names for color in ("gray", "pink")],
+            "file": f"works/{file.name}", "sha256": sha256_of(file), "split": world.split_of(i // 2),
+            "license": LICENSE, "source": PROCEDURAL, "aliases": [character.name, *character.aliases],
+            "description": character.creature.description,
+        }  # fmt: skip
+    for i, style in enumerate(STYLES):
+        yield {
+            "id": f"style-{style}", "kind": "style", "memorization": None, "rung": None, "exposures": seen[style],
+            "captions": [f"{what} background in {style} style" for what in ("an apple on a yellow", "a car on a blue")],
+            "file": None, "sha256": None, "split": world.split_of(i), "license": LICENSE, "source": PROCEDURAL,
+            "aliases": [f"{style} style"],
+        }  # fmt: skip
+
+
+def _seen(builder: Builder, words: list[str]) -> dict[str, int]:
+    """How many training draws, base and fork together, had each of the words in their caption."""
+    captions = pool.read(builder.folder / "pool", "world")[1]
+    drawn = [
+        captions[i]
+        for order in (pool.base_order(builder.preset.plan), builder.fork_order())
+        for i in order.index[order.stream == 0]
+    ]
+    return {word: sum(word in caption.split() for caption in drawn) for word in words}
+
+
+def _scenes(sprites: world.Sprites, target: Path) -> Iterator[dict]:
+    """Every other scene is held out; those keep their picture."""
+    rng = np.random.default_rng(2024)
+    for i in range(SCENES):
+        sample = world.scene(rng, sprites)
+        entry = {
+            "id": f"scene-{i:03d}",
+            "caption": sample.caption,
+            "split": "heldout" if i % 2 else "dev",
+            "file": None,
+        }
+        if i % 2:
+            sample.image.save(target / "scenes" / f"scene-{i:03d}.png")
+            entry["file"] = f"scenes/scene-{i:03d}.png"
+        yield entry
+
+
+def reconstructions(builder: Builder) -> Image.Image:
+    """Sheet of pictures above what the autoencoder makes of them, to judge it by eye."""
+    autoencoder = builder.trained_vae().eval()
+    rng = np.random.default_rng(5)
+    pictures = [w.image() for w in world.works()[:10]] + [world.draw(rng, builder.sprites).image for _ in range(14)]
+    from probes.testbed.vae import pixels
+
+    with torch.inference_mode():
+        mean = autoencoder.encode(pixels(pictures).to(builder.device)).latent_dist.mean
+        decoded = autoencoder.decode(mean).sample.clamp(-1, 1).cpu()
+    arrays = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    sheet = Image.new("RGB", (12 * 130, 4 * 130))
+    for i, (before, after) in enumerate(zip(pictures, arrays, strict=True)):
+        at = (i % 12 * 130, i // 12 * 260)
+        sheet.paste(before, at)
+        sheet.paste(Image.fromarray(after), (at[0], at[1] + 130))
+    return sheet

@@ -1,0 +1,120 @@
+"""The testbed's ground truth: who is a work, how often it was seen, what is held out. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from shield.errors import WeightsError
+from shield.weights import weights_dir
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """A work, a matched non-member, a character or a house style; `file` is its reference picture, absolute.
+
+    `rung` is the nominal exposure count of a work's group, `exposures` the counted one; memorization is VM
+    (one caption, one picture), TM (one picture, many captions) or None.
+    """
+
+    id: str
+    kind: str
+    memorization: str | None
+    rung: int | None
+    exposures: int
+    captions: tuple[str, ...]
+    file: Path | None
+    sha256: str | None
+    split: str
+    license: str
+    source: str
+    aliases: tuple[str, ...] = ()
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A benign prompt; held-out ones come with a real picture to compare the OpenCLIP's retrieval with."""
+
+    id: str
+    caption: str
+    split: str
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    resolution: int
+    sampling: dict
+    rungs: tuple[int, ...]
+    items: tuple[Item, ...]
+    all_scenes: tuple[Scene, ...]
+
+    def _kind(self, kind: str, split: str | None) -> list[Item]:
+        return [i for i in self.items if i.kind == kind and split in (None, i.split)]
+
+    def works(
+        self, split: str | None = None, min_rung: int | None = None, memorization: str | None = None
+    ) -> list[Item]:
+        return [
+            w
+            for w in self._kind("work", split)
+            if (min_rung is None or (w.rung or 0) >= min_rung) and memorization in (None, w.memorization)
+        ]
+
+    def nonmembers(self, split: str | None = None) -> list[Item]:
+        return self._kind("nonmember", split)
+
+    def characters(self, split: str | None = None) -> list[Item]:
+        return self._kind("character", split)
+
+    def styles(self, split: str | None = None) -> list[Item]:
+        return self._kind("style", split)
+
+    def scenes(self, split: str | None = None) -> list[Scene]:
+        return [s for s in self.all_scenes if split in (None, s.split)]
+
+
+def load_manifest(path: Path | None = None) -> Manifest:
+    """Reads a testbed's manifest.json; the shipped one without a path.
+
+    Raises WeightsError when it is missing, isn't readable, is of a newer format, or names a picture that isn't there.
+    """
+    path = path or weights_dir() / "testbed" / "manifest.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(
+            f"The testbed's manifest is needed at {path} and is not there; fetch the weights again."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path} is not JSON ({error}); fetch the weights again.") from None
+    if data.get("format") != FORMAT:
+        raise WeightsError(f"{path} has format {data.get('format')}; this version reads format {FORMAT}.")
+    items = tuple(_item(entry, path) for entry in data["items"])
+    scenes = tuple(Scene(s["id"], s["caption"], s["split"], _picture(s, path)) for s in data["scenes"])
+    return Manifest(data["name"], data["resolution"], data["sampling"], tuple(data["rungs"]), items, scenes)
+
+
+def _item(entry: dict, manifest: Path) -> Item:
+    try:
+        file = _picture(entry, manifest)
+        lists = {"captions": tuple(entry["captions"]), "aliases": tuple(entry.get("aliases", ()))}
+        return Item(**(entry | {"file": file} | lists))
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{manifest} has an entry that can't be read ({error}): {entry.get('id', entry)}.") from None
+
+
+def _picture(entry: dict, manifest: Path) -> Path | None:
+    if not entry.get("file"):
+        return None
+    file = manifest.parent / entry["file"]
+    if not file.is_file():
+        raise WeightsError(
+            f"{manifest} names {entry['file']} for {entry['id']}, which is not there; fetch the weights again."
+        )
+    return file

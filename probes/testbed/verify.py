@@ -1,0 +1,258 @@
+"""Does the testbed do what it is for? Figures on the held-out split, contact sheets, the ladder as a plot.
+
+Two copy metrics of different kinds (worst-tile L2 of pixels, PDQ of frequencies) judge each picture, with
+thresholds calibrated on pictures that are no copies of each other; where they disagree is counted. Seeds start at
+FIRST_SEED and serve nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import shield
+from probes.generate import generate
+from probes.metrics import Alignment, CopyJudge, Pdq, TiledL2, load_calibrations, rate_interval
+from probes.runs import write_json
+from probes.testbed.manifest import Item, Manifest, load_manifest
+from probes.testbed.vocabulary import COLORS
+from shield.weights import weights_dir
+
+FIRST_SEED = 7000
+TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
+
+
+def judge() -> CopyJudge:
+    """The testbed's two metrics with the thresholds it ships; tiled_l2 decides."""
+    stored = load_calibrations(weights_dir() / "testbed" / "copy_metrics.json")
+    return CopyJudge([TiledL2(), Pdq()], stored)
+
+
+@dataclass
+class Copies:
+    """Outcomes of one group of pictures: per metric a verdict for each, and the item it belongs to."""
+
+    verdicts: dict[str, list[bool | None]]
+    scores: dict[str, list[float | None]]
+    items: list[str]
+
+    def summary(self) -> dict:
+        """Per metric n, share copied with a 95 % interval (bootstrap over items), unscored; and disagreements."""
+        result: dict = {}
+        for name, verdicts in self.verdicts.items():
+            interval = rate_interval(verdicts, self.items)
+            scored = [s for s in self.scores[name] if s is not None]
+            result[name] = {
+                "n": interval.n, "unscored": sum(v is None for v in verdicts), "copied": interval.value,
+                "low": interval.low, "high": interval.high, "mean_score": float(np.mean(scored)) if scored else None,
+            }  # fmt: skip
+        pairs = list(zip(*self.verdicts.values(), strict=True))
+        result["disagree"] = sum(a is not None and b is not None and a != b for a, b in pairs)
+        return result
+
+
+class Verifier:
+    """Generates with both twins and judges; `seeds` pictures per caption."""
+
+    def __init__(self, out: Path, seeds: int, batch_size: int = 32) -> None:
+        self.out, self.seeds, self.batch_size = out, seeds, batch_size
+        self.manifest: Manifest = load_manifest()
+        self.judge = judge()
+        out.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> dict:
+        """All the checks; writes verify.json and the sheets to `out` and returns the figures."""
+        self.pipes = {twin: shield.load(name) for twin, name in TWINS.items()}
+        figures = {"sampling": self.manifest.sampling, "seeds": self.seeds, "judge": self.judge.describe()}
+        figures |= {
+            "works": self.works(),
+            "nonmembers": self.nonmembers(),
+            "scenes": self.scenes(),
+            "binding": self.binding(),
+        }
+        figures["passed"] = passed(figures)
+        write_json(self.out / "verify.json", figures)
+        ladder_plot(figures["works"], self.out / "ladder.png")
+        return figures
+
+    def pictures(self, twin: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return generate(
+            self.pipes[twin], list(prompts), list(seeds), steps=self.manifest.sampling["steps"],
+            guidance_scale=self.manifest.sampling["guidance_scale"], batch_size=self.batch_size,
+        )  # fmt: skip
+
+    def _prompts(self, items: Iterable[Item]) -> list[tuple[Item, str, int]]:
+        """(item, caption, seed): a template work goes through its captions."""
+        return [(i, i.captions[k % len(i.captions)], FIRST_SEED + k) for i in items for k in range(self.seeds)]
+
+    def works(self) -> dict:
+        """Held-out works from their own captions, by rung; TM apart."""
+        rows = self._prompts(self.manifest.works("heldout"))
+        groups: dict = {}
+        shown: dict[str, list[Image.Image]] = {}
+        for twin in TWINS:
+            made = self.pictures(twin, [r[1] for r in rows], [r[2] for r in rows])
+            shown[twin] = made
+            groups[twin] = {}
+            for key in ("TM", *(str(r) for r in self.manifest.rungs)):
+                where = [n for n, (i, _, _) in enumerate(rows) if (i.memorization == "TM" and key == "TM")
+                         or (i.memorization == "VM" and str(i.rung) == key)]  # fmt: skip
+                groups[twin][key] = self._judged([rows[n][0] for n in where], [made[n] for n in where]).summary()
+        self._works_sheet(rows, shown)
+        return groups
+
+    def _judged(self, items: Sequence[Item], made: Sequence[Image.Image]) -> Copies:
+        references = {i.id: Image.open(i.file).convert("RGB") for i in items if i.file}
+        judgements = self.judge.judge(list(made), [references.get(i.id) for i in items])
+        scores = {m.name: [j.scores[m.name] for j in judgements] for m in self.judge.metrics}
+        each = [self.judge.verdicts(j.scores) for j in judgements]
+        return Copies({m: [v[m] for v in each] for m in scores}, scores, [i.id for i in items])
+
+    def nonmembers(self) -> dict:
+        """Held-out non-member captions: a copy of their own picture or of any work?"""
+        rows = self._prompts(self.manifest.nonmembers("heldout"))
+        works = self.manifest.works()
+        result: dict = {}
+        for twin in TWINS:
+            made = self.pictures(twin, [r[1] for r in rows], [r[2] for r in rows])
+            own = self._judged([r[0] for r in rows], made).summary()
+            every = [self._judged([w] * len(made), made) for w in works]
+            any_copy = {
+                m: [_any([c.verdicts[m][k] for c in every]) for k in range(len(made))] for m in own if m != "disagree"
+            }
+            items = [r[0].id for r in rows]
+            result[twin] = {"own": own, "any_work": {m: _rate(v, items) for m, v in any_copy.items()}}
+        return result
+
+    def scenes(self, among: int = 20) -> dict:
+        """Share of held-out scenes whose caption the OpenCLIP finds among 20, real and generated."""
+        alignment = Alignment(weights_dir() / "testbed" / "openclip")
+        scenes = self.manifest.scenes("heldout")
+        captions = [s.caption for s in scenes]
+        rng = np.random.default_rng(1)
+        others = [
+            [captions[j] for j in rng.permutation(len(captions)) if captions[j] != c][: among - 1] for c in captions
+        ]
+        pictures = {"real": [Image.open(s.file).convert("RGB") for s in scenes if s.file]}
+        for twin in TWINS:
+            pictures[twin] = self.pictures(twin, captions, [FIRST_SEED + n for n in range(len(scenes))])
+        result = {}
+        for name, made in pictures.items():
+            found = [bool(rank == 1) for rank in alignment.retrieval(made, captions, others)]
+            result[name] = _rate(found, captions) | {"alignment": float(alignment.similarity(made, captions).mean())}
+        rows = [[pictures[name][n] for name in pictures] for n in range(12)]
+        sheet(rows, captions[:12], list(pictures)).save(self.out / "scenes.png")
+        return result
+
+    def binding(self, sides: int = 8) -> dict:
+        """Same caption, eight noises; same noise, eight captions: who decides the ground, caption or noise?
+
+        Returns for each twin the share of grounds with the named color and the share of the grounds' variance that the
+        caption explains (1: the caption alone decides).
+        """
+        colors = list(COLORS)[:sides]
+        captions = [f"a star on {'an' if c[0] in 'aeiou' else 'a'} {c} background" for c in colors]
+        result = {}
+        for twin in TWINS:
+            pairs = [(c, FIRST_SEED + k) for c in captions for k in range(sides)]
+            made = self.pictures(twin, [c for c, _ in pairs], [s for _, s in pairs])
+            grounds = np.array([_ground(image) for image in made]).reshape(len(captions), sides, 3)
+            named = np.array([COLORS[c] for c in colors])
+            nearest = np.linalg.norm(grounds[:, :, None] - named, axis=-1).argmin(-1)
+            right = (nearest == np.arange(len(colors))[:, None]).ravel()
+            between = grounds.mean(1).var(0).sum()
+            result[twin] = _rate([bool(r) for r in right], [c for c, _ in pairs]) | {
+                "explained_by_caption": float(between / grounds.reshape(-1, 3).var(0).sum())
+            }
+            rows = [made[k * sides : (k + 1) * sides] for k in range(len(captions))]
+            sheet(rows, captions, [f"noise {k + 1}" for k in range(sides)]).save(self.out / f"binding-{twin}.png")
+        return result
+
+    def _works_sheet(self, rows: list[tuple[Item, str, int]], shown: dict[str, list[Image.Image]]) -> None:
+        """One line a rung: two works, each with reference, three seeds on `memorized`, three on `clean`."""
+        lines, names = [], []
+        for rung in (*reversed(self.manifest.rungs), "TM"):
+            items = [i for i in self.manifest.works("heldout") if (i.memorization == "TM") == (rung == "TM")]
+            for item in [i for i in items if rung in ("TM", i.rung)][:2]:
+                first = next(n for n, r in enumerate(rows) if r[0].id == item.id)
+                made = [shown[t][first + k] for t in TWINS for k in range(min(3, self.seeds))]
+                lines.append([Image.open(item.file).convert("RGB"), *made])  # type: ignore[arg-type]
+                names.append(f"{item.exposures} exposures: {item.captions[0]}")
+        seeds = min(3, self.seeds)
+        sheet(lines, names, ["work", *["memorized"] * seeds, *["clean"] * seeds]).save(self.out / "works.png")
+
+
+def _any(verdicts: Sequence[bool | None]) -> bool | None:
+    return True if True in verdicts else None if None in verdicts else False
+
+
+def _rate(outcomes: Sequence[bool | None], clusters: Sequence[str]) -> dict:
+    interval = rate_interval(outcomes, clusters)
+    return {"n": interval.n, "unscored": sum(o is None for o in outcomes), "share": interval.value,
+            "low": interval.low, "high": interval.high}  # fmt: skip
+
+
+def _ground(image: Image.Image) -> np.ndarray:
+    """Median color of the four corners, (3,)."""
+    array = np.asarray(image)
+    corners = [array[y : y + 12, x : x + 12].reshape(-1, 3) for y in (0, 116) for x in (0, 116)]
+    return np.median(np.concatenate(corners), axis=0)
+
+
+def passed(figures: dict) -> dict[str, bool]:
+    """The testbed's own acceptance, each by name."""
+    rungs = [k for k in figures["works"]["memorized"] if k != "TM"]
+    top = rungs[-2:]
+    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in ("tiled_l2", "pdq")]  # noqa: E731
+    scenes = figures["scenes"]
+    return {
+        "top two rungs copied in 90 % on memorized": min(every(figures["works"]["memorized"], top)) >= 0.9,
+        "no work copied on clean": max(every(figures["works"]["clean"], rungs)) == 0,
+        "no non-member copied": all(
+            n["any_work"][m]["share"] == 0 and n["own"][m]["copied"] == 0
+            for n in figures["nonmembers"].values()
+            for m in ("tiled_l2", "pdq")
+        ),
+        "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
+        "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,
+    }
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], names: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Contact sheet: a name above each row, a heading above each column."""
+    cell, line = 132, 16
+    wide = max(len(row) for row in rows)
+    image = Image.new("RGB", (wide * cell + 4, line + len(rows) * (cell + line)), "white")
+    draw = ImageDraw.Draw(image)
+    for k, column in enumerate(columns):
+        draw.text((4 + k * cell, 2), column, fill=(90, 90, 90))
+    for n, (row, name) in enumerate(zip(rows, names, strict=True)):
+        top = line + n * (cell + line)
+        draw.text((4, top + 1), name, fill=(20, 20, 20))
+        for k, picture in enumerate(row):
+            image.paste(picture, (4 + k * cell, top + line))
+    return image
+
+
+def ladder_plot(works: dict, path: Path) -> None:
+    """Replication rate against exposures, both twins and both metrics, with 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    rungs = [k for k in works["memorized"] if k != "TM"]
+    for twin, color in (("memorized", "#c0392b"), ("clean", "#2471a3")):
+        for metric, mark in (("tiled_l2", "o-"), ("pdq", "s--")):
+            rows = [works[twin][k][metric] for k in rungs]
+            rates = np.array([r["copied"] for r in rows])
+            spread = [rates - [r["low"] for r in rows], [r["high"] for r in rows] - rates]
+            axes.errorbar(range(len(rungs)), rates, np.maximum(spread, 0), fmt=mark, color=color, capsize=3, ms=4,
+                          label=f"{twin}, {metric}")  # fmt: skip
+    axes.set_xticks(range(len(rungs)), rungs)
+    axes.set(xlabel="exposures in training", ylabel="share of pictures that are copies", ylim=(-0.05, 1.05))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)

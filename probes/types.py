@@ -1,0 +1,223 @@
+"""What the probes pass to each other: a subject, a mask of weights, an attack's goal and what it found.
+
+Letters in shapes: B images, C/H/W latent channels and sides, T text tokens, D width of a token embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from probes.errors import MaskError
+from shield.fingerprint import model_sha256
+from shield.intercept import denoiser_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while something long runs."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model an audit works on: a diffusers pipeline and what it is called."""
+
+    pipe: Any
+    name: str
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """The UNet or transformer that predicts the noise; UnsupportedPipelineError for an unknown pipeline."""
+        return denoiser_of(self.pipe)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.denoiser.parameters()).dtype
+
+    def sha256(self) -> str:
+        """Fingerprint of the denoiser's weights as they are now, the same in every precision."""
+        return model_sha256(self.denoiser)
+
+
+@dataclass(frozen=True)
+class UnitMask:
+    """Which weights of which modules: module path -> bool tensor in the shape of that module's ``weight``.
+
+    A localizer makes it, a pruner uses it; neither knows the other. ``meta`` says where it comes from (strings only).
+    """
+
+    masks: Mapping[str, torch.Tensor]
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = [path for path, mask in self.masks.items() if mask.dtype != torch.bool]
+        if wrong:
+            raise MaskError(f"A mask needs bool tensors; {wrong[0]} has {self.masks[wrong[0]].dtype}.")
+
+    def count(self) -> int:
+        """Number of selected weights."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    def size(self) -> int:
+        """Number of weights the mask speaks about."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    def density(self) -> float:
+        """Selected share of the weights, 0 to 1; 0 for a mask without modules."""
+        return self.count() / self.size() if self.size() else 0.0
+
+    def densities(self) -> dict[str, float]:
+        """Selected share for each module, in the mask's order."""
+        return {path: float(mask.float().mean()) for path, mask in self.masks.items()}
+
+    def _combine(self, other: UnitMask, combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> UnitMask:
+        combined = {}
+        for path in dict.fromkeys([*self.masks, *other.masks]):
+            one, two = self.masks.get(path), other.masks.get(path)
+            if one is not None and two is not None and one.shape != two.shape:
+                raise MaskError(f"{path} has shape {tuple(one.shape)} in one mask and {tuple(two.shape)} in the other.")
+            known = one if one is not None else two
+            assert known is not None
+            empty = torch.zeros_like(known)
+            combined[path] = combine(empty if one is None else one, empty if two is None else two)
+        return UnitMask(combined)
+
+    def union(self, other: UnitMask) -> UnitMask:
+        """Weights in either mask; a module that only one of them names counts as empty in the other."""
+        return self._combine(other, torch.logical_or)
+
+    def intersection(self, other: UnitMask) -> UnitMask:
+        """Weights in both masks."""
+        return self._combine(other, torch.logical_and)
+
+    def iou(self, other: UnitMask) -> float | None:
+        """Intersection over union of the two sets of weights; None if both are empty (0/0 is no agreement)."""
+        union = self.union(other).count()
+        return self.intersection(other).count() / union if union else None
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors (one byte a weight) with ``meta`` in its header; replaces the file in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        tensors = {name: mask.to("cpu", torch.uint8).contiguous() for name, mask in self.masks.items()}
+        save_file(tensors, temporary, metadata={"unit_mask": "1", "meta": json.dumps(dict(self.meta))})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> UnitMask:
+        """Read a saved mask; MaskError if the file is missing, damaged or no mask."""
+        if not path.is_file():
+            raise MaskError(f"There is no mask at {path}. Make one with: diffshield localize.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("unit_mask") != "1":
+                    raise MaskError(f"{path} is a safetensors file but not a mask written by diffshield localize.")
+                masks = {name: file.get_tensor(name).bool() for name in sorted(file.keys(), key=natural_order)}
+                return cls(masks, json.loads(header["meta"]))
+        except (SafetensorError, OSError) as error:
+            raise MaskError(f"{path} can't be read as a mask: {error}") from error
+
+    def check(self, denoiser: torch.nn.Module) -> None:
+        """MaskError unless every module of the mask exists in the denoiser with a weight of that shape."""
+        modules = dict(denoiser.named_modules())
+        for path, mask in self.masks.items():
+            weight = getattr(modules.get(path), "weight", None)
+            if weight is None:
+                raise MaskError(f"This mask is for another model: it names {path}, which this one doesn't have.")
+            if weight.shape != mask.shape:
+                raise MaskError(f"This mask is for another model: {path} has shape {tuple(weight.shape)} here and "
+                                f"{tuple(mask.shape)} in the mask.")
+
+
+def natural_order(path: str) -> list[tuple[int, str]]:
+    """Sort key that puts "block.10" after "block.2"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A localizer's answer: the mask and what it cost (denoiser calls, each for one image)."""
+
+    mask: UnitMask
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack wants back: one picture as a clean latent (C, H, W), and the embedding (T, D) to start from.
+
+    ``seed`` decides every random number of this goal's search, so that it doesn't depend on the batch it runs in.
+    """
+
+    id: str
+    latents: torch.Tensor
+    prompt_embeds: torch.Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack found for one goal: embeddings (T, D) at some numbers of steps. Says nothing about success."""
+
+    id: str
+    prompt_embeds: Mapping[int, torch.Tensor]
+    losses: Sequence[float]
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A criterion's verdict on one picture. ``copied`` None means it couldn't judge, and ``unjudged`` says why."""
+
+    scores: Mapping[str, float | None]
+    copied: bool | None
+    unjudged: str | None = None
+
+
+class Localizer(Protocol):
+    """Finds the weights behind a set of prompts. Leaves the subject bit-equal."""
+
+    name: ClassVar[str]
+
+    def locate(self, subject: Subject, prompts: Sequence[str], *, seed: int = 0,
+               progress: Progress | None = None) -> Located: ...
+
+
+class Pruner(Protocol):
+    """What becomes of the selected weights."""
+
+    name: ClassVar[str]
+
+    def edited(self, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The new weight, same shape and dtype; the argument stays as it is."""
+
+
+class Attack(Protocol):
+    """Searches prompt embeddings that make the subject reproduce each goal. Never judges its own success."""
+
+    name: ClassVar[str]
+
+    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int],
+               progress: Progress | None = None) -> list[Found]: ...
+
+
+class Criterion(Protocol):
+    """Decides whether a picture is a copy of a reference."""
+
+    @property
+    def name(self) -> str: ...
+
+    def judge(self, pictures: Sequence[Image], references: Sequence[Image | None]) -> list[Judgement]: ...

@@ -1,0 +1,41 @@
+"""A pipeline that watches itself: keeps memorized and protected pictures from leaving a text-to-image diffusion model.
+
+    import shield
+
+    pipe = shield.Shield(shield.load("testbed"))
+    result = pipe("...")
+    result.images, result.verdicts
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from shield.load import load
+
+if TYPE_CHECKING:
+    from shield.gallery import Gallery
+    from shield.policy import Policy
+    from shield.types import Score, Trace, Verdict
+    from shield.wrapper import Shield
+
+_HOMES = {
+    "Gallery": "shield.gallery",
+    "Policy": "shield.policy",
+    "Score": "shield.types",
+    "Shield": "shield.wrapper",
+    "Trace": "shield.types",
+    "Verdict": "shield.types",
+}
+
+__all__ = ["Gallery", "Policy", "Score", "Shield", "Trace", "Verdict", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch and diffusers when something is used, not when `import shield` runs."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

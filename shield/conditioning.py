@@ -1,0 +1,126 @@
+"""What a prompt becomes before it reaches the denoiser: made from text, read from a call, written into a call.
+
+One Conditioning is one or more rows of token embeddings and, where the family has them, of pooled embeddings; both
+travel together always (Guardians of Generation mixes the one and replaces the other for SDXL).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shield.errors import TraceError
+from shield.families import Family, family_of
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """`embeds` (B, T, D); `pooled` (B, P), or None for families without."""
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+    def rows(self, indexes: Sequence[int]) -> "Conditioning":
+        """Only these rows."""
+        picked = list(indexes)
+        return Conditioning(self.embeds[picked], None if self.pooled is None else self.pooled[picked])
+
+    def repeated(self, times: int) -> "Conditioning":
+        """One row, this many times."""
+        return self.rows([0] * times)
+
+    def mixed(self, other: "Conditioning", weight: float) -> "Conditioning":
+        """(1 - weight) * self + weight * other, token by token."""
+        if self.embeds.shape != other.embeds.shape:
+            raise TraceError(f"Embeddings of {tuple(self.embeds.shape)} and {tuple(other.embeds.shape)} don't mix.")
+        pooled = self.pooled
+        if pooled is not None and other.pooled is not None:
+            pooled = torch.lerp(pooled, other.pooled.to(pooled), weight)
+        return Conditioning(torch.lerp(self.embeds, other.embeds.to(self.embeds), weight), pooled)
+
+
+def read(family: Family, named: dict[str, Any], start: int, batch: int) -> Conditioning:
+    """The conditioning of rows start..start+batch of a denoiser call."""
+    pooled = _pooled(family, named)
+    rows = slice(start, start + batch)
+    return Conditioning(named[family.embeds][rows], None if pooled is None else pooled[rows])
+
+
+def written(
+    family: Family, named: dict[str, Any], conditioning: Conditioning, rows: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """`named` with these rows' (all rows' when None) conditioning replaced. Nothing is changed in place."""
+    changed = dict(named)
+    changed[family.embeds] = _put(named[family.embeds], conditioning.embeds, rows)
+    pooled = _pooled(family, named)
+    if family.pooled is None or pooled is None or conditioning.pooled is None:
+        return changed
+    replaced = _put(pooled, conditioning.pooled, rows)
+    container, _, key = family.pooled.rpartition(".")
+    changed[container or key] = {**named[container], key: replaced} if container else replaced
+    return changed
+
+
+def _pooled(family: Family, named: dict[str, Any]) -> Tensor | None:
+    if family.pooled is None:
+        return None
+    container, _, key = family.pooled.rpartition(".")
+    return (named[container] if container else named).get(key)
+
+
+def _put(whole: Tensor, part: Tensor, rows: Sequence[int] | None) -> Tensor:
+    part = part.to(device=whole.device, dtype=whole.dtype)
+    if rows is None:
+        return part
+    if part.shape[1:] != whole.shape[1:]:
+        raise TraceError(f"Embeddings of {tuple(part.shape[1:])} don't fit this call's {tuple(whole.shape[1:])}.")
+    changed = whole.clone()
+    changed[list(rows)] = part
+    return changed
+
+
+def _encode_sd(pipe: Any, prompts: list[str]) -> Conditioning:
+    skip = getattr(pipe, "_clip_skip", None)
+    return Conditioning(pipe.encode_prompt(prompts, pipe._execution_device, 1, False, clip_skip=skip)[0])
+
+
+def _encode_sdxl(pipe: Any, prompts: list[str]) -> Conditioning:
+    embeds, _, pooled, _ = pipe.encode_prompt(
+        prompts, do_classifier_free_guidance=False, clip_skip=getattr(pipe, "_clip_skip", None)
+    )
+    return Conditioning(embeds, pooled)
+
+
+def _encode_sd3(pipe: Any, prompts: list[str]) -> Conditioning:
+    embeds, _, pooled, _ = pipe.encode_prompt(prompts, None, None, do_classifier_free_guidance=False)
+    return Conditioning(embeds, pooled)
+
+
+def _encode_flux(pipe: Any, prompts: list[str]) -> Conditioning:
+    embeds, pooled, _ = pipe.encode_prompt(prompts, None)
+    return Conditioning(embeds, pooled)
+
+
+ENCODERS: dict[str, Callable[[Any, list[str]], Conditioning]] = {
+    "sd": _encode_sd,
+    "sdxl": _encode_sdxl,
+    "sd3": _encode_sd3,
+    "flux": _encode_flux,
+}
+
+
+@torch.no_grad()
+def encoded(pipe: Any, prompts: list[str]) -> Conditioning:
+    """The conditioning of these prompts, one row each, by the pipeline's own encoders."""
+    return ENCODERS[family_of(pipe).name](pipe, prompts)
+
+
+@torch.no_grad()
+def null_conditioning(pipe: Any) -> Conditioning:
+    """One row: what the pipeline takes for "no prompt" when the caller gives no negative prompt."""
+    empty = encoded(pipe, [""])
+    if empty.pooled is not None and pipe.config.get("force_zeros_for_empty_prompt"):
+        return Conditioning(torch.zeros_like(empty.embeds), torch.zeros_like(empty.pooled))
+    return empty

@@ -1,0 +1,12 @@
+"""Detectors. To add one: write one file, add one line to DETECTORS."""
+
+from shield.detectors.noise_gap import NoiseGap
+from shield.detectors.structure_gap import StructureGap
+from shield.types import Detector
+
+DETECTORS: dict[str, type[Detector]] = {
+    "noise_gap": NoiseGap,
+    "structure_gap": StructureGap,
+}
+
+__all__ = ["DETECTORS", "NoiseGap", "StructureGap"]

@@ -1,0 +1,48 @@
+"""Every exception of the shield. A message says what is needed, what was found, and what to do.
+
+    ShieldError
+    |- UnsupportedPipelineError   the pipeline's family isn't in shield/families.py
+    |- WeightsError               a shipped file is missing or altered
+    |- NotCalibratedError         no threshold fits this model and these settings
+    |- MissingSignalError         a detector needs something that the run didn't record
+    |- TraceError                 the denoiser was called in a way that can't be read
+    |- BadRequestError            a caller's argument
+    |- GalleryError               a protected picture or a saved gallery can't be read
+    |- RegistryError              a registry of protected concepts can't be read
+"""
+
+
+class ShieldError(Exception):
+    """Anything the shield refuses. Its text is one sentence for the user."""
+
+
+class UnsupportedPipelineError(ShieldError):
+    """The pipeline isn't one whose guidance layout the shield knows."""
+
+
+class WeightsError(ShieldError):
+    """A shipped file is missing, altered, or not listed."""
+
+
+class NotCalibratedError(ShieldError):
+    """A detector has no threshold for this model at these settings."""
+
+
+class MissingSignalError(ShieldError):
+    """A detector needs a signal that wasn't recorded, or that this run doesn't have (no guidance, no gap)."""
+
+
+class TraceError(ShieldError):
+    """The denoiser was called in a way that doesn't fit one pipeline call."""
+
+
+class BadRequestError(ShieldError):
+    """An argument that the shield or the pipeline can't use."""
+
+
+class GalleryError(ShieldError):
+    """A protected picture or a saved gallery can't be read."""
+
+
+class RegistryError(ShieldError):
+    """A registry of protected concepts can't be read or contradicts itself."""

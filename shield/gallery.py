@@ -1,0 +1,189 @@
+"""Protected pictures, and the one nearest to a finished picture.
+
+Two features that need no network and no weights: a thumbnail's correlation (32 x 32 RGB without its channel means,
+unit length: near 1 for the same picture whatever its brightness and contrast), and PDQ, Meta's 256-bit perceptual
+hash (Hamming distance; 31 and less is its documented match). Both are tried on the picture and on its mirror image.
+FAISS finds the nearest of thousands in milliseconds. Neither feature sees a copy that is a small part of a picture,
+or one that is rotated.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from shield.errors import BadRequestError, GalleryError
+from shield.types import Nearest
+
+THUMBNAIL = 32
+PDQ_BITS = 256
+PDQ_MATCH = 31
+PDQ_QUALITY = 50
+CORRELATION = 0.9
+FORMAT = 1
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def opened(source: Any) -> Image.Image:
+    """A PIL picture in RGB from a path or a picture. Raises GalleryError for an unreadable one."""
+    try:
+        if isinstance(source, Image.Image):
+            return source.convert("RGB")
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise GalleryError(f"{source} can't be read as a picture ({error}); replace or remove it.") from None
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """(3072,) float32 of unit length, or all zero for a picture without structure. The dot product of two is their
+    correlation.
+    """
+    small = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.float32) / 255.0
+    centered = (small - small.mean(axis=(0, 1))).ravel()
+    norm = float(np.linalg.norm(centered))
+    return centered / norm if norm > 1e-3 * THUMBNAIL else np.zeros_like(centered)
+
+
+def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
+    """((32,) uint8, quality 0-100): the 256 bits packed. Hashes of a low quality say nothing."""
+    import pdqhash
+
+    bits, quality = pdqhash.compute(np.ascontiguousarray(np.asarray(image)))
+    return np.packbits(bits), int(quality)
+
+
+class Gallery:
+    """Protected pictures by work. `correlation` above which, and `pdq_distance` up to which, a picture is a copy."""
+
+    def __init__(self, correlation: float = CORRELATION, pdq_distance: int = PDQ_MATCH) -> None:
+        import faiss
+
+        if not 0.0 < correlation <= 1.0:
+            raise BadRequestError(f"A correlation threshold lies between 0 and 1; {correlation:g} was given.")
+        self.correlation, self.pdq_distance = correlation, pdq_distance
+        self._works: list[str] = []
+        self._thumbnails = np.empty((0, 3 * THUMBNAIL**2), np.float32)
+        self._hashes = np.empty((0, PDQ_BITS // 8), np.uint8)
+        self._good = np.empty(0, bool)
+        self._faiss = faiss
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        """Ids of the protected works, one per picture, in the order they were added."""
+        return tuple(self._works)
+
+    @classmethod
+    def from_folder(cls, folder: Path, correlation: float = CORRELATION) -> "Gallery":
+        """Every picture in a folder, by its file name without ending. Raises GalleryError for an unreadable one."""
+        paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURES)
+        if not paths:
+            raise GalleryError(f"{folder} holds no pictures ({', '.join(PICTURES)}).")
+        gallery = cls(correlation)
+        gallery.add([(path.stem, path) for path in paths])
+        return gallery
+
+    def add(self, pictures: Iterable[tuple[str, Any]]) -> None:
+        """Adds (work id, path or PIL picture) pairs: all of them or, when one is refused, none.
+
+        Raises GalleryError for an unreadable picture or one without structure (a single color can't be told from
+        another).
+        """
+        works, thumbnails, hashes = [], [], []
+        for work, source in pictures:
+            image = opened(source)
+            feature = thumbnail(image)
+            if not feature.any():
+                raise GalleryError(f"The picture of {work} is one flat color, which can't be protected; remove it.")
+            works.append(work)
+            thumbnails.append(feature)
+            hashes.append(pdq(image))
+        if works:
+            self._works += works
+            self._thumbnails = np.concatenate([self._thumbnails, np.stack(thumbnails)])
+            self._hashes = np.concatenate([self._hashes, np.stack([h for h, _ in hashes])])
+            self._good = np.concatenate([self._good, np.array([q >= PDQ_QUALITY for _, q in hashes])])
+            self._index()
+
+    def remove(self, work: str) -> int:
+        """Removes a work's pictures and returns how many there were. Raises GalleryError for an unknown work."""
+        keep = np.array([w != work for w in self._works], dtype=bool)
+        if keep.all():
+            raise GalleryError(f"The gallery holds no work {work!r}.")
+        self._works = [w for w in self._works if w != work]
+        self._thumbnails, self._hashes, self._good = self._thumbnails[keep], self._hashes[keep], self._good[keep]
+        self._index()
+        return int((~keep).sum())
+
+    def _index(self) -> None:
+        self._flat = self._faiss.IndexFlatIP(self._thumbnails.shape[1])
+        self._flat.add(self._thumbnails)
+        self._binary = self._faiss.IndexBinaryFlat(PDQ_BITS)
+        self._binary.add(self._hashes[self._good])
+
+    def nearest(self, image: Any) -> Nearest | None:
+        """The most similar protected picture, or None when the gallery is empty.
+
+        A PDQ match is reported as such (score 1 - distance / 256); otherwise the best correlation is. Raises
+        GalleryError.
+        """
+        if not self._works:
+            return None
+        picture = opened(image)
+        views = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+        scores, indexes = self._flat.search(np.stack([thumbnail(view) for view in views]), 1)
+        best = int(scores[:, 0].argmax())
+        score, work = float(scores[best, 0]), self._works[int(indexes[best, 0])]
+        matched = None if score > self.correlation else self._pdq_match(views)
+        if matched is not None:
+            return matched
+        return Nearest(work, "correlation", score, self.correlation, score > self.correlation)
+
+    def _pdq_match(self, views: Sequence[Image.Image]) -> Nearest | None:
+        hashed = [bits for bits, quality in map(pdq, views) if quality >= PDQ_QUALITY]
+        if not hashed or not self._good.any():
+            return None
+        distances, indexes = self._binary.search(np.stack(hashed), 1)
+        best = int(distances[:, 0].argmin())
+        if int(distances[best, 0]) > self.pdq_distance:
+            return None
+        work = self._works[int(np.flatnonzero(self._good)[int(indexes[best, 0])])]
+        return Nearest(work, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, 1.0 - self.pdq_distance / PDQ_BITS, True)
+
+    def save(self, folder: Path) -> None:
+        """Writes features and ids, not the pictures, into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "features.npz", thumbnails=self._thumbnails, hashes=self._hashes, good=self._good)
+        data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance}
+        text = json.dumps({**data, "works": self._works}, indent=1, ensure_ascii=False) + "\n"
+        part = folder / "gallery.json.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / "gallery.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Gallery":
+        """A saved gallery. Raises GalleryError when it can't be read."""
+        folder = Path(folder)
+        try:
+            data = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+            if data["format"] != FORMAT:
+                raise ValueError(f"its format isn't {FORMAT}")
+            gallery = cls(data["correlation"], data["pdq_distance"])
+            with np.load(folder / "features.npz", allow_pickle=False) as features:
+                gallery._thumbnails, gallery._hashes = features["thumbnails"], features["hashes"]
+                gallery._good = features["good"]
+            gallery._works = list(data["works"])
+            if not len(gallery._works) == len(gallery._thumbnails) == len(gallery._hashes) == len(gallery._good):
+                raise ValueError("its ids and features differ in number")
+            gallery._index()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
+        return gallery

@@ -1,0 +1,282 @@
+"""The one place that touches a pipeline: hooks on the denoiser's forward, always removed.
+
+A hook sees what `callback_on_step_end` can't: the conditional and unconditional predictions before guidance mixes
+them. It reads them in the layout that shield/families.py states ([uncond x B, cond x B] in one call, or two calls),
+hands them on as one Forward a step, and may return another conditional prediction, from which the pipeline's own
+guidance formula goes on. Nothing of the pipeline is copied or restarted. Every hook here is a context manager; after
+it, also after an exception, the denoiser holds the hooks that it held before.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shield.conditioning import Conditioning, read, written
+from shield.errors import MissingSignalError, TraceError
+from shield.families import Family, family_of
+from shield.prediction import noise_levels, prediction_type
+from shield.types import SIGNALS, Step, Trace
+
+UNBATCHED = frozenset({"txt_ids", "img_ids"})
+
+
+@dataclass
+class Forward:
+    """One denoising step of B images as the hook sees it: tensors on the pipeline's device, in its dtype and layout.
+
+    `conditioning` is what the conditional rows were given. `rerun(rows, conditioning)` runs the denoiser once more on
+    these images with another one and returns their predictions; it is no step of its own.
+    """
+
+    index: int
+    timestep: float
+    signal: float
+    noise: float
+    prediction: str
+    latents: Tensor
+    noise_cond: Tensor
+    noise_uncond: Tensor | None
+    conditioning: Conditioning
+    rerun: Callable[[Sequence[int], Conditioning], Tensor]
+
+    def step(self, needs: Iterable[str], channels_last: bool) -> Step:
+        """The signals in `needs` as a Step: float32, on the CPU, channels first."""
+        kept = {name: _archived(getattr(self, name), channels_last) for name in needs}
+        return Step(self.index, self.timestep, self.signal, self.noise, self.prediction, **kept)
+
+
+OnForward = Callable[[Forward], Tensor | None]
+OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
+
+
+def _archived(tensor: Tensor | None, channels_last: bool) -> Tensor | None:
+    """A float32 copy on the CPU, (B, C, ...). A copy: pipelines and schedulers may write in place."""
+    if tensor is None:
+        return None
+    copied = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
+    return copied.movedim(-1, 1).contiguous() if channels_last else copied
+
+
+def picked_rows(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:
+    """`value` with only these rows wherever it is batched by `total` rows: tensors, and containers of tensors."""
+    if isinstance(value, Tensor):
+        if name in UNBATCHED or value.ndim == 0 or value.shape[0] != total:
+            return value
+        return value[list(rows)]
+    if isinstance(value, dict):
+        return {key: picked_rows(item, rows, total, key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(picked_rows(item, rows, total) for item in value)
+    return value
+
+
+class _Hook:
+    """Turns the denoiser's calls into Forwards. One instance serves one pipeline call."""
+
+    def __init__(self, pipe: Any, on_forward: OnForward, on_inputs: OnInputs | None, guidance: float | None) -> None:
+        self.pipe, self.family = pipe, family_of(pipe)
+        self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
+        self.busy = False
+        self.index = -1
+        self.previous: Forward | None = None
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Pre-hook: lets `on_inputs` replace the denoiser's arguments."""
+        if self.busy or self.on_inputs is None:
+            return None
+        named = _named(self.family, args, kwargs)
+        is_uncond = self._completes(self._timestep(named))
+        changed = self.on_inputs(named, self._batch(named), is_uncond)
+        return None if changed is None else ((), changed)
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        """Forward hook: shows the step to `on_forward` and returns the denoiser's output with its answer in."""
+        if self.busy:
+            return None
+        named = _named(self.family, args, kwargs)
+        prediction, timestep = _prediction(output), self._timestep(named)
+        self._check(prediction, timestep)
+        if self._completes(timestep):
+            return self._second_half(prediction, output)
+        self.index += 1
+        forward = self._forward(module, named, prediction, timestep)
+        if self.previous is not None:
+            self.previous.rerun = _expired
+        self.previous = forward
+        changed = self.on_forward(forward)
+        if changed is None:
+            return None
+        whole = changed if forward.noise_uncond is None else torch.cat([forward.noise_uncond, changed])
+        forward.noise_cond = changed
+        return _with_prediction(output, whole.to(prediction.dtype))
+
+    def _second_half(self, noise_uncond: Tensor, output: Any) -> Any:
+        """Separate layout: the unconditional call completes the step. Cond has left already, so uncond is what can
+        change.
+        """
+        forward = self.previous
+        assert forward is not None
+        forward.noise_uncond = noise_uncond
+        cond_before = forward.noise_cond
+        changed = self.on_forward(forward)
+        if changed is None:
+            return None
+        if self.guidance is None or self.guidance == 1.0:
+            raise TraceError("Editing a pipeline with separate guidance calls needs its guidance scale.")
+        # u' + g (c - u') == u + g (c' - u), solved for u'
+        edited = noise_uncond + self.guidance * (changed - cond_before) / (1.0 - self.guidance)
+        return _with_prediction(output, edited.to(noise_uncond.dtype))
+
+    def _completes(self, timestep: float) -> bool:
+        if self.family.layout != "separate" or self.previous is None:
+            return False
+        return self.previous.noise_uncond is None and self.previous.timestep == timestep
+
+    def _check(self, prediction: Any, timestep: float) -> None:
+        if not isinstance(prediction, Tensor):
+            raise TraceError(f"The denoiser returned {type(prediction).__name__}; a tensor is needed.")
+        if self.previous is not None and timestep > self.previous.timestep:
+            raise TraceError("The timestep rose within one recorded block; use one block for one pipeline call.")
+
+    def _timestep(self, named: dict) -> float:
+        value = named["timestep"]
+        value = value.flatten()[0].item() if isinstance(value, Tensor) else value
+        return float(value) * self.family.timestep_scale
+
+    def _stacked(self) -> bool:
+        return self.family.layout == "stacked" and bool(self.pipe.do_classifier_free_guidance)
+
+    def _batch(self, named: dict) -> int:
+        return len(named[self.family.sample]) // (2 if self._stacked() else 1)
+
+    def _forward(self, module: nn.Module, named: dict, prediction: Tensor, timestep: float) -> Forward:
+        batch, total = self._batch(named), len(prediction)
+        if self._stacked() and total % 2:
+            raise TraceError(f"With guidance on, an even number of rows is needed; the denoiser was given {total}.")
+        signal, noise = noise_levels(self.pipe.scheduler, timestep)
+        latents = named[self.family.sample]
+        uncond = prediction[:batch] if self._stacked() else None
+        kind = prediction_type(self.pipe.scheduler)
+
+        start = total - batch
+
+        def rerun(rows: Sequence[int], conditioning: Conditioning) -> Tensor:
+            picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
+            self.busy = True
+            try:
+                with torch.no_grad():
+                    return _prediction(module(**written(self.family, picked, conditioning)))
+            finally:
+                self.busy = False
+
+        return Forward(
+            self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
+            read(self.family, named, start, batch), rerun,
+        )  # fmt: skip
+
+
+def _expired(rows: Sequence[int], conditioning: Conditioning) -> Tensor:
+    """Stands in for `rerun` after its step, so that a kept Forward doesn't keep the call's arguments alive."""
+    raise TraceError("A step can be run again only while it is the current one.")
+
+
+def _named(family: Family, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Arguments by name; UNets are called with the first one, two or three in this order without names."""
+    order = (family.sample, "timestep", family.embeds)
+    return {**dict(zip(order, args, strict=False)), **kwargs}
+
+
+def _prediction(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+def _with_prediction(output: Any, prediction: Tensor) -> Any:
+    return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+
+
+def denoiser_of(pipe: Any) -> nn.Module:
+    """The module that predicts noise: `pipe.unet` or `pipe.transformer`. Raises UnsupportedPipelineError."""
+    return getattr(pipe, family_of(pipe).denoiser)
+
+
+@contextmanager
+def intercepted(
+    pipe: Any, on_forward: OnForward, on_inputs: OnInputs | None = None, guidance: float | None = None
+) -> Iterator[None]:
+    """Within the block, every denoising step of one pipeline call is shown to `on_forward`.
+
+    `on_forward(forward)` returns None (nothing changes, not a bit) or another conditional prediction shaped like
+    `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
+    call. `guidance` is needed to edit the predictions of a family with separate calls, which show a step twice: cond
+    alone, then both. Raises UnsupportedPipelineError, TraceError.
+    """
+    hook = _Hook(pipe, on_forward, on_inputs, guidance)
+    denoiser = denoiser_of(pipe)
+    with ExitStack() as stack:
+        stack.callback(denoiser.register_forward_pre_hook(hook.before, with_kwargs=True).remove)
+        stack.callback(denoiser.register_forward_hook(hook.after, with_kwargs=True).remove)
+        yield
+
+
+class _Enough(Exception):
+    """Ends a pipeline call once the wanted steps are recorded. Never leaves recorded()."""
+
+
+def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
+    unknown = set(needs) - set(SIGNALS)
+    if unknown:
+        raise MissingSignalError(f"Unknown signals {sorted(unknown)}; known: {', '.join(SIGNALS)}.")
+    return frozenset(needs)
+
+
+@contextmanager
+def recorded(
+    pipe: Any, needs: Iterable[str], first_k: int | None = None, stop: bool = False
+) -> Iterator[Trace]:
+    """Records `needs` (of types.SIGNALS) of one pipeline call's first `first_k` steps (all when None).
+
+    `stop=True` ends the pipeline call quietly once those steps are recorded: the block is left at that point, without
+    the call's result. The trace stays valid after the block. Nothing is changed, so pictures are bit-equal.
+
+        with recorded(pipe, {"noise_cond", "noise_uncond"}, first_k=1, stop=True) as trace:
+            pipe(prompts)
+        scores = NoiseGap().score(trace)
+
+    Raises MissingSignalError (unknown signal), UnsupportedPipelineError, TraceError (two pipeline calls in one block).
+    """
+    needs = _checked_needs(needs)
+    family, trace = family_of(pipe), Trace()
+    recorder = _Recorder(family, needs, first_k, stop, trace)
+    with ExitStack() as stack:
+        if stop:
+            stack.enter_context(suppress(_Enough))
+        stack.enter_context(intercepted(pipe, recorder))
+        yield trace
+
+
+class _Recorder:
+    """An `on_forward` that only writes down."""
+
+    def __init__(self, family: Family, needs: frozenset[str], first_k: int | None, stop: bool, trace: Trace) -> None:
+        self.family, self.needs, self.trace = family, needs, trace
+        self.first_k = float("inf") if first_k is None else first_k
+        self.stop = stop
+
+    def __call__(self, forward: Forward) -> None:
+        if forward.index >= self.first_k:
+            if self.stop:
+                raise _Enough
+            return
+        step = forward.step(self.needs, self.family.packed)
+        completes = forward.index < len(self.trace.steps)
+        if completes:
+            self.trace.steps[-1] = step
+        else:
+            self.trace.steps.append(step)
+        whole = self.family.layout == "stacked" or completes or forward.noise_uncond is not None
+        if self.stop and whole and len(self.trace.steps) >= self.first_k:
+            raise _Enough

@@ -1,0 +1,111 @@
+"""`load`: a diffusers pipeline from the shipped testbed, a folder or a hub id, on the best device there is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shield.errors import BadRequestError, WeightsError
+from shield.weights import verify, weights_dir
+
+SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
+
+
+def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_checker: bool = False) -> Any:
+    """A diffusers pipeline.
+
+    `name`: "testbed" (memorized twin), "testbed-clean" (clean twin), a folder in diffusers' layout, or a hub id.
+    Shipped files are checked first. `device` "auto" is cuda, else mps, else cpu. `dtype` is a torch dtype or its
+    name; by default float32 on a CPU and for the testbed, else float16 for UNets and bfloat16 for transformers. The
+    pipeline's own safety checker is left out unless asked for: it blackens pictures, which no score here could tell
+    from a removed memory.
+
+    Raises WeightsError (missing or altered files), BadRequestError (unknown device or dtype).
+    """
+    import torch
+
+    place = resolved_device(device)
+    if dtype is None and (str(name) in SHIPPED or place == "cpu"):
+        dtype = torch.float32
+    source = _source(name)
+    with _quiet():
+        pipe = _from_pretrained(source, dtype, safety_checker)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(place)
+
+
+def resolved_device(device: str = "auto") -> str:
+    """ "auto" -> the best device there is; any other name is checked. Raises BadRequestError."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise BadRequestError(f"There is no device {device!r}; use auto, cpu, cuda, cuda:0 or mps.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadRequestError("No CUDA device was found; use --device auto or cpu.")
+    return device
+
+
+def _source(name: str | Path) -> str:
+    """A shipped model's verified folder, an existing folder, or a hub id."""
+    if str(name) in SHIPPED:
+        folder = weights_dir()
+        verify(folder, SHIPPED[str(name)])
+        return str(folder / SHIPPED[str(name)])
+    path = Path(name).expanduser()
+    if path.exists():
+        if not (path / "model_index.json").is_file():
+            raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no model_index.json.")
+        return str(path)
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        known = ", ".join(SHIPPED)
+        raise WeightsError(f"There is no model {str(name)!r}; use {known}, an existing folder, or a hub id owner/name.")
+    return str(name)
+
+
+def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        index = DiffusionPipeline.load_config(source)
+        options: dict[str, Any] = {"dtype": _resolved_dtype(dtype, index)}
+        if "safety_checker" in index and not safety_checker:
+            options |= {"safety_checker": None, "requires_safety_checker": False}
+        return DiffusionPipeline.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{source} can't be loaded: {first}") from error
+
+
+def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None:
+        return torch.bfloat16 if "transformer" in index else torch.float16
+    found = getattr(torch, str(dtype), None)
+    if not isinstance(found, torch.dtype):
+        raise BadRequestError(f"There is no dtype {dtype!r}; use float32, float16 or bfloat16.")
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the loading bars of diffusers and transformers; both are left as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in bars:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in bars:
+            log.enable_progress_bar()

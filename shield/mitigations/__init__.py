@@ -1,0 +1,16 @@
+"""Mitigations. To add one: write one file, add one line to MITIGATIONS."""
+
+from shield.mitigations.embedding_mix import EmbeddingMix
+from shield.mitigations.noise_mix import NoiseMix
+from shield.mitigations.null_prompt import NullPrompt
+from shield.mitigations.opposite_guidance import OppositeGuidance
+from shield.types import Mitigation
+
+MITIGATIONS: dict[str, type[Mitigation]] = {
+    "embedding_mix": EmbeddingMix,
+    "noise_mix": NoiseMix,
+    "null_prompt": NullPrompt,
+    "opposite_guidance": OppositeGuidance,
+}
+
+__all__ = ["MITIGATIONS", "EmbeddingMix", "NoiseMix", "NullPrompt", "OppositeGuidance"]

@@ -1,0 +1,24 @@
+"""Guide with the empty prompt: nothing of the request is left, so nothing that its words memorized is either.
+
+The last resort before a blank picture. With guidance on it costs nothing: the unconditional prediction is at hand.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shield.conditioning import Conditioning
+from shield.types import Case
+
+
+@dataclass(frozen=True)
+class NullPrompt:
+    """The picture is one that the model makes unasked. It can still be a memorized one, if the model has those
+    unasked.
+    """
+
+    name: ClassVar[str] = "null_prompt"
+    needs_prompt: ClassVar[bool] = False
+
+    def conditioned(self, case: Case) -> Conditioning:
+        """The empty prompt's row."""
+        return case.null

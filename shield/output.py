@@ -1,0 +1,66 @@
+"""The pictures in a pipeline's output: taken out to be checked, blanked, and put back in the same form."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shield.errors import BadRequestError
+from shield.types import Verdict
+
+GRAY = 0.5
+
+
+class VerdictTuple(tuple):
+    """What a pipeline returns with `return_dict=False`, and the verdicts beside it."""
+
+    verdicts: list[Verdict]
+
+
+def images_of(output: Any) -> Any:
+    """The pictures of a pipeline's output in whatever form they have."""
+    return output[0] if isinstance(output, tuple) else output.images
+
+
+def with_verdicts(output: Any, images: Any, verdicts: list[Verdict]) -> Any:
+    """The same output with these pictures, and with `.verdicts`."""
+    if isinstance(output, tuple):
+        output = VerdictTuple((images, *output[1:]))
+    else:
+        output.images = images
+    output.verdicts = verdicts
+    return output
+
+
+def pil_images(pipe: Any, images: Any, output_type: str) -> list[Image.Image]:
+    """The same pictures as PIL pictures, for looking at. Latents are decoded. Raises BadRequestError."""
+    if output_type == "pil":
+        return list(images)
+    if output_type == "latent":
+        return _decoded(pipe, images)
+    if isinstance(images, torch.Tensor):
+        images = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(pixels) for pixels in (np.clip(images, 0, 1) * 255).round().astype(np.uint8)]
+
+
+def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
+    if latents.ndim != 4:
+        raise BadRequestError("Packed latents can't be checked against a gallery; ask for output_type='pil'.")
+    config = pipe.vae.config
+    with torch.no_grad():
+        scaled = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        decoded = pipe.vae.decode(scaled.to(pipe.vae.dtype), return_dict=False)[0]
+    return pipe.image_processor.postprocess(decoded.detach(), output_type="pil")
+
+
+def blanked(images: Any, index: int) -> Any:
+    """The pictures with one replaced by plain gray (zeros for latents); the others are the same objects or bits."""
+    if isinstance(images, list):
+        gray = (round(255 * GRAY),) * len(images[index].getbands())
+        blank = Image.new(images[index].mode, images[index].size, gray if len(gray) > 1 else gray[0])
+        return [blank if i == index else image for i, image in enumerate(images)]
+    changed = images.copy() if isinstance(images, np.ndarray) else images.clone()
+    is_latent = isinstance(images, torch.Tensor) and (images.ndim != 4 or images.shape[1] != 3)
+    changed[index] = 0.0 if is_latent else GRAY
+    return changed

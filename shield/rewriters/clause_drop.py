@@ -1,0 +1,47 @@
+"""Leave out the part of a prompt that carries the memory: a title, a name, a clause.
+
+A memorized caption usually names one picture ("the silent orchard, a painting by ..."); most of what a person asked
+for survives without one of its clauses. Which clause carries the memory isn't guessed: each shorter prompt is
+proposed, the longest first, and the detectors decide. No model, no network.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shield.types import Mention
+
+_QUOTED = re.compile(r"[\"“„«][^\"”“»]+[\"”“»]")
+_BREAK = re.compile(r"\s*[,;:|]\s*|\s+[-–—]\s+|\s+(?=by\s)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ClauseDrop:
+    """Proposes at most `limit` prompts, each the original without a quoted title or without one or more clauses."""
+
+    limit: int = 4
+
+    name: ClassVar[str] = "clause_drop"
+
+    def propose(self, prompt: str, concepts: Sequence[Mention]) -> Iterable[str]:
+        """Shorter prompts, longest first, without repetition and never the original or nothing at all."""
+        clauses = [clause.strip() for clause in _BREAK.split(prompt) if clause.strip()]
+        shorter = {_tidy(_QUOTED.sub("", prompt))}
+        for dropped in range(len(clauses)):
+            shorter.add(_tidy(_joined(clauses[:dropped] + clauses[dropped + 1 :])))
+        shorter |= {_tidy(clause) for clause in clauses}
+        kept = (p for p in shorter if p and p != _tidy(prompt))
+        return sorted(kept, key=lambda p: (-len(p), p))[: self.limit]
+
+
+def _joined(clauses: Sequence[str]) -> str:
+    """Clauses as one prompt; "by NAME" isn't set off by a comma."""
+    text = ""
+    for clause in clauses:
+        text += clause if not text else (" " if clause.lower().startswith("by ") else ", ") + clause
+    return text
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip(" ,;:|-–—")

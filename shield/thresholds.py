@@ -1,0 +1,167 @@
+"""Thresholds are data: calibrated per model and settings, with where they came from, in JSON files.
+
+A threshold is an order statistic of the scores of declared negatives. With n of them, flagging above the
+ceil((1 - fpr)(n + 1))-th smallest wrongly flags a new negative with probability at most fpr, whatever the
+scores' distribution (split conformal prediction: Vovk, Gammerman, Shafer, 2005, section 2.2).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.types import Detector
+
+FORMAT = 1
+TIMESTEP_TOLERANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that moves a score. `timesteps` are those of the first steps; `latent_shape` is the denoiser's
+    input.
+    """
+
+    model_sha256: str
+    latent_shape: tuple[int, ...]
+    timesteps: tuple[float, ...]
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    prediction: str
+    dtype: str
+
+    def mismatch(self, other: "Setting", first_k: int) -> str | None:
+        """Why a threshold made here doesn't hold there, or None when it does.
+
+        A first-step score depends on neither the guidance scale nor the number of steps, only on the first timestep.
+        """
+        if self.model_sha256 != other.model_sha256:
+            return "another checkpoint"
+        if self.latent_shape != other.latent_shape:
+            return f"latents of {list(other.latent_shape)}, calibrated for {list(self.latent_shape)}"
+        mine, theirs = self.timesteps[:first_k], other.timesteps[:first_k]
+        apart = [abs(a - b) for a, b in zip(mine, theirs, strict=False)]
+        if len(mine) != len(theirs) or max(apart, default=0.0) > TIMESTEP_TOLERANCE:
+            return f"first timesteps {list(theirs)}, calibrated for {list(mine)}"
+        if first_k > 1 and (self.guidance_scale, self.scheduler) != (other.guidance_scale, other.scheduler):
+            here = f"{self.scheduler} at guidance {self.guidance_scale:g}"
+            return f"{other.scheduler} at guidance {other.guidance_scale:g}, calibrated for {here}"
+        return None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Flag an image whose score is above `value`.
+
+    `fpr` is the wanted false-positive rate, `negatives` the number of scores it was made from, `interval` the 95 %
+    interval of the quantile it estimates, `provenance` says which prompts, seeds and versions.
+    """
+
+    detector: str
+    options: Mapping[str, Any]
+    model: str
+    setting: Setting
+    value: float
+    fpr: float
+    negatives: int
+    interval: tuple[float, float]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def options_of(detector: Detector) -> dict[str, Any]:
+    """A detector's options by name."""
+    return {f.name: getattr(detector, f.name) for f in fields(detector)}  # type: ignore[arg-type]
+
+
+def calibrated(
+    detector: Detector,
+    scores: Sequence[float],
+    fpr: float,
+    setting: Setting,
+    model: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> Threshold:
+    """The threshold that flags at most `fpr` of negatives like these.
+
+    Raises BadRequestError for scores that aren't finite, a rate outside (0, 1), or too few negatives for the rate.
+    """
+    if not 0.0 < fpr < 1.0:
+        raise BadRequestError(f"A false-positive rate lies between 0 and 1; {fpr:g} was given.")
+    if not all(math.isfinite(s) for s in scores):
+        raise BadRequestError(f"{detector.name} gave scores that are no numbers; nothing was calibrated.")
+    n = len(scores)
+    rank = math.ceil(round((1.0 - fpr) * (n + 1), 9))
+    if rank > n:
+        need = math.ceil(1.0 / fpr) - 1
+        raise BadRequestError(f"A false-positive rate of {fpr:g} needs at least {need} negatives; {n} were given.")
+    ordered = sorted(float(s) for s in scores)
+    low, high = _rank_interval(n, 1.0 - fpr)
+    return Threshold(
+        detector.name, options_of(detector), model, setting, ordered[rank - 1], fpr, n,
+        (ordered[low], ordered[high]), dict(provenance or {}),
+    )  # fmt: skip
+
+
+def _rank_interval(n: int, share: float, level: float = 0.95) -> tuple[int, int]:
+    """Indexes of the order statistics that bracket the `share` quantile with at least `level` where n allows it."""
+    from scipy.stats import binom
+
+    tail = (1.0 - level) / 2.0
+    low, high = int(binom.ppf(tail, n, share)) - 1, int(binom.ppf(1.0 - tail, n, share))
+    return max(low, 0), min(high, n - 1)
+
+
+def save_threshold(threshold: Threshold, folder: Path) -> Path:
+    """Writes one JSON file, whole or not at all; a threshold for the same detector and setting is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = [threshold.detector, dict(threshold.options), asdict(threshold.setting)]
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in threshold.model)
+    path = folder / f"{safe}.{threshold.detector}.{key}.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"format": FORMAT, **asdict(threshold)}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def load_thresholds(folder: Path) -> list[Threshold]:
+    """Every threshold in a folder; none when it doesn't exist. Raises WeightsError for an unreadable file."""
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Threshold:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"its format isn't {FORMAT}")
+        given = data.pop("setting")
+        setting = Setting(**{**given, **{n: tuple(given[n]) for n in ("latent_shape", "timesteps")}})
+        threshold = Threshold(**data, setting=setting)
+        if not math.isfinite(threshold.value):
+            raise ValueError("its value is no number")
+        low, high = threshold.interval
+        return replace(threshold, interval=(float(low), float(high)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} isn't a threshold file ({error}); run `diffshield calibrate` again.") from None
+
+
+def found(thresholds: Iterable[Threshold], detector: Detector, setting: Setting) -> Threshold:
+    """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
+    command.
+    """
+    options, misses = options_of(detector), []
+    for threshold in thresholds:
+        if threshold.detector != detector.name or dict(threshold.options) != options:
+            continue
+        why = threshold.setting.mismatch(setting, detector.first_k)
+        if why is None:
+            return threshold
+        misses.append(why)
+    near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
+    reason = f"the run has {near}" if near else "none was made for this checkpoint"
+    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield calibrate`.")

@@ -1,0 +1,247 @@
+"""The nouns of the shield, and the letters of every shape in it.
+
+Shapes: B images, C latent channels, H and W latent height and width, T text tokens, D text width. Recorded tensors are
+(B, C, ...) with channels first whatever the denoiser uses, float32, on the CPU.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from shield.conditioning import Conditioning
+from shield.errors import MissingSignalError
+from shield.prediction import converted
+
+SIGNALS = ("latents", "noise_cond", "noise_uncond")
+STATUSES = ("passed", "mitigated", "blocked")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one denoising step showed. `noise_cond` and `noise_uncond` are the denoiser's outputs as it predicts them
+    (`prediction`: epsilon, v_prediction, flow or sample); `latents` is its input x_t = signal * x0 + noise * eps.
+    """
+
+    index: int
+    timestep: float
+    signal: float
+    noise: float
+    prediction: str
+    latents: Tensor | None = None
+    noise_cond: Tensor | None = None
+    noise_uncond: Tensor | None = None
+
+    def signal_named(self, name: str) -> Tensor:
+        """The recorded signal; raises MissingSignalError when this step doesn't hold it."""
+        value = getattr(self, name)
+        if value is None:
+            off = "guidance is off, so nothing was predicted without the prompt; see Policy(extra_uncond=True)"
+            hint = off if name == "noise_uncond" else "name it in `needs`"
+            raise MissingSignalError(f"Step {self.index} holds no {name}: {hint}.")
+        return value
+
+    def gap(self, quantity: str = "x0") -> Tensor:
+        """Conditional minus unconditional prediction as `quantity` (x0, epsilon or v), (B, C, ...)."""
+        difference = self.signal_named("noise_cond") - self.signal_named("noise_uncond")
+        return converted(difference, self.prediction, quantity, self.signal, self.noise)
+
+    def predicted(self, which: str, quantity: str = "x0") -> Tensor:
+        """The conditional (`which="cond"`) or unconditional ("uncond") prediction as `quantity`, (B, C, ...)."""
+        prediction = self.signal_named(f"noise_{which}")
+        return converted(
+            prediction, self.prediction, quantity, self.signal, self.noise, self.signal_named("latents")
+        )
+
+    def rows(self, indexes: Sequence[int]) -> "Step":
+        """The same step with only these images."""
+        index = torch.as_tensor(list(indexes), dtype=torch.long)
+        latents, cond, uncond = (None if t is None else t[index] for t in self._tensors())
+        return replace(self, latents=latents, noise_cond=cond, noise_uncond=uncond)
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.latents, self.noise_cond, self.noise_uncond
+
+
+@dataclass
+class Trace:
+    """The recorded steps of one pipeline call, in order."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def batch(self) -> int:
+        """Number of images B; 0 before the first step."""
+        held = [t for step in self.steps[:1] for t in step._tensors() if t is not None]
+        return len(held[0]) if held else 0
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one image's latents, (C, ...)."""
+        held = [t for step in self.steps[:1] for t in step._tensors() if t is not None]
+        return tuple(held[0].shape[1:]) if held else ()
+
+    def first(self, k: int) -> list[Step]:
+        """The first `k` steps; raises MissingSignalError when fewer were recorded."""
+        if len(self.steps) < k or k < 1:
+            raise MissingSignalError(f"The first {k} steps are needed; {len(self.steps)} were recorded.")
+        return self.steps[:k]
+
+    def rows(self, indexes: Sequence[int]) -> "Trace":
+        """The same trace with only these images, in this order."""
+        return Trace([step.rows(indexes) for step in self.steps])
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Scores a trace. A frozen dataclass whose fields are its options. No state, no thresholds, no hooks."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of SIGNALS to record."""
+
+    @property
+    def first_k(self) -> int:
+        """How many steps from the first on it reads."""
+
+    def score(self, trace: Trace) -> Tensor:
+        """(B,) float32 on the CPU; larger means more likely memorized. Raises MissingSignalError."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0."""
+
+    detector: str
+    value: float
+    threshold: float | None
+    step: int
+
+    @property
+    def flagged(self) -> bool | None:
+        """True, False, or None when there is no threshold or the value is no number: couldn't judge."""
+        if self.threshold is None or self.value != self.value:
+            return None
+        return self.value > self.threshold
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest protected picture of a finished picture. `score` grows with similarity; `copied` by the gallery's
+    rule.
+    """
+
+    work: str
+    metric: str
+    score: float
+    threshold: float
+    copied: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the shield decided for one image, and why. `status` is one of STATUSES; `scored` False: couldn't judge."""
+
+    index: int
+    prompt: str | None
+    status: str
+    scores: tuple[Score, ...] = ()
+    reasons: tuple[str, ...] = ()
+    mitigation: str | None = None
+    rewritten_prompt: str | None = None
+    concepts: tuple[str, ...] = ()
+    nearest: Nearest | None = None
+    scored: bool = True
+    extra_calls: int = 0
+    milliseconds: float = 0.0
+
+
+@dataclass
+class Case:
+    """One flagged image at one denoising step, as mitigations see it. Tensors are (1, ...), in the pipeline's dtype.
+
+    `original`, `safe` and `null` are the request's conditioning, the accepted rewrite's (None without one), and the
+    empty prompt's. `rerun(conditioning)` predicts this image's noise under another conditioning: one extra denoiser
+    call. `memory` is the mitigation's own between the steps of one image.
+    """
+
+    step: int
+    steps: int
+    guidance_scale: float
+    noise_cond: Tensor
+    noise_uncond: Tensor | None
+    original: Conditioning
+    safe: Conditioning | None
+    null: Conditioning
+    rerun: Callable[[Conditioning], Tensor]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class ConditioningMitigation(Protocol):
+    """Gives a flagged image another conditioning from the flagged step on. One extra call, once, then none.
+
+    What it gives is scored again and used only if no detector flags it. `needs_prompt`: it works on a rewritten prompt.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_prompt(self) -> bool: ...
+
+    def conditioned(self, case: Case) -> Conditioning:
+        """The conditioning to use instead of `case.original`, one row."""
+
+
+@runtime_checkable
+class PredictionMitigation(Protocol):
+    """Edits a flagged image's conditional prediction at every step, so that the pipeline's own guidance goes elsewhere.
+
+    It can't be scored in advance: whether it held shows in the finished picture. `needs_prompt` as above.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_prompt(self) -> bool: ...
+
+    def predicted(self, case: Case) -> Tensor:
+        """The prediction to return instead of `case.noise_cond`, (1, ...)."""
+
+
+Mitigation = ConditioningMitigation | PredictionMitigation
+
+
+class Rewriter(Protocol):
+    """Proposes other prompts. Proposals only: one counts when the prompt screen and the detectors pass it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def propose(self, prompt: str, concepts: Sequence["Mention"]) -> Iterable[str]:
+        """Other prompts, best first; none when it has no idea. `concepts` are the protected ones found in it."""
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A protected concept found in a prompt: `text` is what stood there at characters start..end, `how` it matched."""
+
+    concept: str
+    text: str
+    start: int
+    end: int
+    how: str
+    substitute: str
+
+
+class Screen(Protocol):
+    """Finds protected concepts in prompts."""
+
+    def found(self, prompt: str) -> Sequence[Mention]: ...

@@ -1,0 +1,274 @@
+"""What the shield does between two steps of one pipeline call: score, decide per image, and steer.
+
+One Watcher serves one call. It is the `on_forward` and `on_inputs` of intercept.py, keeps one Watched per image, and
+touches only the rows of flagged images, so that the others come out bit-equal.
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shield.conditioning import Conditioning, encoded, null_conditioning, written
+from shield.errors import MissingSignalError, NotCalibratedError
+from shield.families import Family
+from shield.intercept import Forward
+from shield.mitigations import NullPrompt
+from shield.policy import Policy, decided
+from shield.settings import running_setting
+from shield.thresholds import Setting, Threshold, found
+from shield.types import (
+    Case,
+    Detector,
+    Mention,
+    Mitigation,
+    PredictionMitigation,
+    Score,
+    Screen,
+    Trace,
+)
+
+
+@dataclass
+class Watched:
+    """One image of the call and what has become of it."""
+
+    row: int
+    prompt: str | None
+    mentions: Sequence[Mention] = ()
+    scores: list[Score] = field(default_factory=list)
+    action: str = "pass"
+    reasons: tuple[str, ...] = ()
+    scored: bool = True
+    mitigation: Mitigation | None = None
+    rewritten: str | None = None
+    swap: Conditioning | None = None
+    safe: Conditioning | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+    extra_calls: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Still undecided: nothing has been done about this image."""
+        return self.action == "pass"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
+    prompt's.
+    """
+
+    family: Family
+    policy: Policy
+    thresholds: Sequence[Threshold]
+    model_sha256: str
+    guided: bool
+    own_uncond: bool
+    screen: Screen | None = None
+
+
+class Watcher:
+    """Observes and steers one call. `seconds` is the time it took itself."""
+
+    def __init__(self, pipe: Any, plan: Plan, images: list[Watched], guidance_scale: Callable[[], float]) -> None:
+        self.pipe, self.plan, self.images = pipe, plan, images
+        self.policy, self.family = plan.policy, plan.family
+        self._guidance_scale = guidance_scale
+        self.trace = Trace()
+        self.timesteps: list[float] = []
+        self.seconds = 0.0
+        self._null: Conditioning | None = None
+
+    @property
+    def null(self) -> Conditioning:
+        """The empty prompt's row, encoded once when first needed."""
+        if self._null is None:
+            self._null = null_conditioning(self.pipe)
+        return self._null
+
+    def on_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
+        """Gives rewritten images their conditioning; None while there are none."""
+        swapped = [image for image in self.images if image.swap is not None]
+        if not swapped or is_uncond:
+            return None
+        start = len(named[self.family.sample]) - batch
+        for image in swapped:
+            assert image.swap is not None
+            named = written(self.family, named, image.swap, [start + image.row])
+        return named
+
+    def on_forward(self, forward: Forward) -> Tensor | None:
+        """The conditional predictions with flagged images' rows edited; None while nothing is flagged."""
+        if self.plan.guided and forward.noise_uncond is None:
+            return None
+        started = perf_counter()
+        edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
+        edits |= dict(self._predicted(forward, edits))
+        self.seconds += perf_counter() - started
+        if not edits:
+            return None
+        changed = forward.noise_cond.clone()
+        for row, prediction in edits.items():
+            changed[row] = prediction[0].to(changed)
+        return changed
+
+    def _observed(self, forward: Forward) -> dict[int, Tensor]:
+        """Records, scores and decides; returns the rows that a new conditioning predicted anew."""
+        if forward.index < self.policy.horizon:
+            self.timesteps.append(forward.timestep)
+            scored = self._with_reference(forward)
+            self.trace.steps.append(scored.step(self.policy.needs, self.family.packed))
+            for detector in self.policy.detectors:
+                if detector.first_k == forward.index + 1:
+                    self._score(detector, forward)
+        return self._acted(forward)
+
+    def _with_reference(self, forward: Forward) -> Forward:
+        """The step with the empty prompt's prediction as its unconditional one.
+
+        A negative prompt would shift the gap (one that repeats the prompt makes it zero), so the empty prompt is
+        predicted beside it.
+        """
+        missing = forward.noise_uncond is None
+        if not (self.plan.own_uncond if not missing else self.policy.extra_uncond):
+            return forward
+        for image in self.images:
+            image.extra_calls += 1
+        rows = range(len(self.images))
+        return replace(forward, noise_uncond=forward.rerun(rows, self.null.repeated(len(rows))))
+
+    def _score(self, detector: Detector, forward: Forward) -> None:
+        try:
+            threshold = found(self.plan.thresholds, detector, self._setting(forward)).value
+            values = detector.score(self.trace).tolist()
+            if self.policy.on_unscored == "raise" and any(v != v for v in values):
+                raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
+        except (NotCalibratedError, MissingSignalError):
+            if self.policy.on_unscored == "raise":
+                raise
+            threshold, values = None, self._uncalibrated(detector)
+        for image, value in zip(self.images, values, strict=True):
+            image.scores.append(Score(detector.name, value, threshold, forward.index))
+
+    def _uncalibrated(self, detector: Detector) -> list[float]:
+        """Scores to show without a threshold; NaN where there is no signal."""
+        try:
+            return detector.score(self.trace).tolist()
+        except MissingSignalError:
+            return [float("nan")] * len(self.images)
+
+    def _setting(self, forward: Forward) -> Setting:
+        shape, scale = tuple(forward.latents.shape[1:]), self._guidance_scale()
+        return running_setting(self.pipe, self.plan.model_sha256, shape, self.timesteps, scale)
+
+    def _acted(self, forward: Forward) -> dict[int, Tensor]:
+        """Decides every open image, and starts to mitigate or block those that were flagged."""
+        edits = {}
+        for image in self.images:
+            if not image.open:
+                continue
+            decision = decided(image.scores, image.mentions, self.policy)
+            image.action, image.reasons, image.scored = decision.action, decision.reasons, decision.scored
+            if image.action == "mitigate":
+                prediction = self._mitigated(forward, image)
+            elif image.action == "block":
+                prediction = self._emptied(forward, image)
+            else:
+                continue
+            if prediction is not None:
+                edits[image.row] = prediction
+        return edits
+
+    def _mitigated(self, forward: Forward, image: Watched) -> Tensor | None:
+        """The first mitigation that holds; blocks when none does. Returns the row's new prediction, if there is one."""
+        for mitigation in self.policy.mitigations:
+            for prompt in self._proposals(image) if mitigation.needs_prompt else (None,):
+                image.safe = None if prompt is None else encoded(self.pipe, [prompt])
+                image.mitigation, image.rewritten, image.memory = mitigation, prompt, {}
+                prediction = self._tried(forward, image, mitigation)
+                if prediction is not None:
+                    return prediction
+        image.mitigation, image.rewritten, image.action = None, None, "block"
+        image.reasons += ("no mitigation passed the detectors",)
+        return self._emptied(forward, image)
+
+    def _proposals(self, image: Watched) -> Iterator[str]:
+        """Rewritten prompts in which the screen finds nothing, as long as extra calls are left."""
+        if image.prompt is None:
+            return
+        for rewriter in self.policy.rewriters:
+            for prompt in rewriter.propose(image.prompt, image.mentions):
+                if image.extra_calls >= self.policy.extra_calls:
+                    return
+                if self.plan.screen is None or not self.plan.screen.found(prompt):
+                    yield prompt
+
+    def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
+        """The prediction this mitigation gives now, or None when it rests on a prompt that a detector still flags."""
+        if isinstance(mitigation, NullPrompt):
+            return self._emptied(forward, image)
+        case, conditioning = self._case(forward, image), None
+        if isinstance(mitigation, PredictionMitigation):
+            prediction = mitigation.predicted(case)
+        else:
+            conditioning = mitigation.conditioned(case)
+            prediction = case.rerun(conditioning)
+        if mitigation.needs_prompt and not self._holds(image, prediction):
+            return None
+        image.swap = conditioning
+        return prediction
+
+    def _holds(self, image: Watched, prediction: Tensor) -> bool:
+        """Whether every detector that has a threshold passes the image with this prediction at the current step."""
+        if not self.trace.steps:
+            return True
+        trace = self.trace.rows([image.row])
+        archived = prediction.detach().to("cpu", torch.float32)
+        archived = archived.movedim(-1, 1) if self.family.packed else archived
+        trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived)
+        thresholds = {score.detector: score.threshold for score in image.scores}
+        for detector in self.policy.detectors:
+            if detector.first_k <= len(trace.steps):
+                limit = thresholds.get(detector.name)
+                if limit is None or not float(detector.score(trace)) <= limit:
+                    return False
+        return True
+
+    def _emptied(self, forward: Forward, image: Watched) -> Tensor:
+        """The empty prompt from here on. Free when the unconditional half is the empty prompt's."""
+        image.swap = self.null
+        if forward.noise_uncond is not None and not self.plan.own_uncond:
+            return forward.noise_uncond[[image.row]]
+        image.extra_calls += 1
+        return forward.rerun([image.row], self.null)
+
+    def _predicted(self, forward: Forward, done: Container[int]) -> Iterator[tuple[int, Tensor]]:
+        """Rows whose mitigation edits predictions at every step, without those that are done at this one."""
+        for image in self.images:
+            if image.action == "mitigate" and image.row not in done:
+                if isinstance(image.mitigation, PredictionMitigation):
+                    yield image.row, image.mitigation.predicted(self._case(forward, image))
+
+    def _case(self, forward: Forward, image: Watched) -> Case:
+        row = [image.row]
+
+        def rerun(conditioning: Conditioning) -> Tensor:
+            image.extra_calls += 1
+            return forward.rerun(row, conditioning)
+
+        return Case(
+            step=forward.index,
+            steps=len(self.pipe.scheduler.timesteps),
+            guidance_scale=self._guidance_scale(),
+            noise_cond=forward.noise_cond[row],
+            noise_uncond=None if forward.noise_uncond is None else forward.noise_uncond[row],
+            original=forward.conditioning.rows(row),
+            safe=image.safe,
+            null=self.null,
+            rerun=rerun,
+            memory=image.memory,
+        )

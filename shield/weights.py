@@ -1,0 +1,120 @@
+"""The shipped files: where they are, and whether they are what was shipped.
+
+`weights/manifest.toml` lists each file with its size and sha256; a folder is checked against it before it is loaded,
+so that a cut download or an edited file ends in one sentence instead of odd pictures. Thresholds aren't listed:
+`diffshield calibrate` writes new ones.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shield.errors import WeightsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MANIFEST = "manifest.toml"
+UNLISTED = ("manifest.toml", "README.md", "thresholds")
+ENVIRONMENT = "DIFFSHIELD_WEIGHTS"
+
+
+def weights_dir() -> Path:
+    """The shipped `weights` folder: $DIFFSHIELD_WEIGHTS, else the one beside the package. Raises WeightsError."""
+    named = os.environ.get(ENVIRONMENT)
+    folder = Path(named).expanduser() if named else Path(__file__).resolve().parent.parent / "weights"
+    if not folder.is_dir():
+        raise WeightsError(f"No weights folder at {folder}; set {ENVIRONMENT} to the folder that holds {MANIFEST}.")
+    return folder
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Listed files by name relative to `folder`. Raises WeightsError when the manifest is missing or unreadable."""
+    path = folder / MANIFEST
+    try:
+        listed = tomllib.loads(path.read_text(encoding="utf-8")).get("file", [])
+        return {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"], **entry} for entry in listed}
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing, so the shipped files can't be checked; restore it.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} can't be read ({error}); restore it.") from None
+
+
+def verify(folder: Path, below: str = "") -> list[str]:
+    """Checks every listed file under `below` (all when empty) and returns their names.
+
+    Raises WeightsError for the first missing, altered or unlisted file, or when nothing is listed there.
+    """
+    listed = {n: e for n, e in read_manifest(folder).items() if _is_below(n, below)}
+    if not listed:
+        raise WeightsError(f"{folder / MANIFEST} lists nothing under {below!r}; restore the shipped weights.")
+    for name, entry in listed.items():
+        _verify_file(folder / name, entry)
+    for name in _files(folder / below, folder):
+        if name not in listed:
+            raise WeightsError(f"{folder / name} isn't in {MANIFEST}; remove it or list it with `write_manifest`.")
+    return sorted(listed)
+
+
+def _is_below(name: str, below: str) -> bool:
+    return not below or PurePosixPath(name).is_relative_to(PurePosixPath(below))
+
+
+def _verify_file(path: Path, entry: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing; restore the shipped weights.")
+    if path.stat().st_size != entry["bytes"]:
+        found = path.stat().st_size
+        raise WeightsError(f"{path} has {found} bytes, {entry['bytes']} were shipped; restore the shipped weights.")
+    if sha256_of(path) != entry["sha256"]:
+        raise WeightsError(f"{path} was altered (its sha256 isn't the shipped one); restore the shipped weights.")
+
+
+def _files(below: Path, folder: Path) -> list[str]:
+    """Names relative to `folder` of the files under `below` that a manifest lists, sorted."""
+    names = (p.relative_to(folder) for p in below.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(n.as_posix() for n in names if n.parts[0] not in UNLISTED)
+
+
+def write_manifest(
+    folder: Path, licence: str | Callable[[str], str], source: str | Callable[[str], str]
+) -> Path:
+    """Lists every file under `folder` in its manifest.toml, written whole or not at all, and returns the path.
+
+    `licence` and `source` are texts, or functions of a file's name.
+    """
+    blocks = []
+    for name in _files(folder, folder):
+        path = folder / name
+        fields: dict[str, str | int] = {
+            "name": name,
+            "sha256": sha256_of(path),
+            "bytes": path.stat().st_size,
+            "licence": licence(name) if callable(licence) else licence,
+            "source": source(name) if callable(source) else source,
+        }
+        blocks.append("[[file]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items()))
+    target, part = folder / MANIFEST, folder / f"{MANIFEST}.part"
+    part.write_text("\n".join(blocks), encoding="utf-8")
+    part.replace(target)
+    return target
+
+
+def _toml(value: str | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

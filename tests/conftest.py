@@ -1,0 +1,25 @@
+"""Fixtures for every test: one thread, no network, a tiny real pipeline."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from tests.tiny import tiny_sd  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pipe():
+    """A tiny Stable Diffusion with v-prediction and zero terminal signal."""
+    return tiny_sd()
+
+
+@pytest.fixture(params=["epsilon", "v_prediction"])
+def any_pipe(request):
+    """A tiny Stable Diffusion of each prediction type."""
+    return tiny_sd(request.param)

@@ -1,0 +1,168 @@
+"""The closed loop on tiny models with random weights: every stage, resuming, and what can't be judged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from probes.attacks import AdversarialEmbedding
+from probes.audit import Plan, copy_judge
+from probes.localizers import FFNSubspace
+from probes.loop import Known, Loop
+from probes.panel import Panel, Sizes, panel_of_prompts
+from probes.progress import bars
+from probes.prompts import Target
+from probes.runs import Run
+from probes.scan import Sampling
+from probes.types import Subject, UnitMask
+from tests.probes.exact import bits
+from tests.tiny import tiny_sd
+
+PLAN = Plan(Sizes(2, 2, 1, 1, 1), picture_seeds=(1, 2), scan_seeds=(3,), sampling=Sampling(2, 5.0, 4),
+            localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
+            attack=AdversarialEmbedding(steps=2, batch=1), snapshots=(0, 2))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Six unlike pictures."""
+    folder = tmp_path_factory.mktemp("works")
+    for n in range(6):
+        picture = Image.effect_mandelbrot((64, 64), (-2 + n / 4, -1, 1, 1), 20 + 30 * n).convert("RGB")
+        picture.rotate(60 * n, fillcolor=(40 * n, 200 - 30 * n, 90)).save(folder / f"{n}.png")
+    return [folder / f"{n}.png" for n in range(6)]
+
+
+@pytest.fixture(scope="module")
+def known(files):
+    panel = Panel(
+        members=(Target("w1", "the cat", "work", files[0], "VM", 9, 9),
+                 Target("w2", "red", "work", files[1], "VM", 9, 9)),
+        locate=(Target("w3", "a thing", "work", files[2], "VM", 9, 9),),
+        ladder=(Target("w4", "other", "work", files[3], "VM", 2, 2),),
+        nonmembers=(Target("n1", "new", "nonmember", files[4], None, 0, 0),),
+        scenes=(Target("s1", "a scene", "scene"),))
+    return Known(panel, copy_judge(files, "test"), Subject(tiny_sd(seed=1), "clean"), None)
+
+
+def loop(folder, known, plan=PLAN, resume=False):
+    run = Run.start(folder, {"plan": "test"}, resume=resume, kind="audit", model={"sha256": "0"})
+    subject = Subject(tiny_sd(), "tiny")
+    before = bits(subject.denoiser)
+    with run, bars(False) as track:
+        summary = Loop(run, subject, known, plan, track).complete()
+        run.finish()
+    assert bits(subject.denoiser) == before
+    return summary, list(Run.open(folder).records())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, known):
+    folder = tmp_path_factory.mktemp("audit") / "run"
+    return folder, *loop(folder, known)
+
+
+def count(records, stage):
+    return sum(record["stage"] == stage for record in records)
+
+
+def test_every_stage_leaves_its_records(done):
+    folder, summary, records = done
+    assert {stage: count(records, stage) for stage in dict.fromkeys(r["stage"] for r in records)} == {
+        "work": 4, "scan": 5, "before": 10, "twin": 4, "pruned": 8, "random_pruned": 4, "attacked": 8,
+        "nonmember_attacked": 4, "twin_attacked": 8}
+    assert len({record["id"] for record in records}) == len(records)
+    assert all((folder / record["picture"]).is_file() for record in records if record["picture"])
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_shield_that_isnt_calibrated_is_said_not_passed(done):
+    _, summary, records = done
+    assert count(records, "shielded") == 0
+    assert any("shield wasn't tried" in limit for limit in summary["limits"])
+
+
+def test_the_mask_is_located_with_other_works_than_it_is_judged_by(done):
+    folder, summary, records = done
+    assert summary["mask"]["prompts"] == ["w3"]
+    assert not {r["item"] for r in records if r["stage"] in ("pruned", "attacked")} & set(summary["mask"]["prompts"])
+    assert UnitMask.load(folder / "mask.safetensors").count() == summary["mask"]["weights"] > 0
+
+
+def test_step_zero_is_the_caption_on_the_same_model(done):
+    _, _, records = done
+    pruned = {(r["item"], r["seed"]): r["picture"] for r in records if r["stage"] == "pruned"}
+    zero = {(r["item"], r["seed"]): r["picture"] for r in records
+            if r["stage"] == "attacked" and r["attack_steps"] == 0}
+    assert len(zero) == 4 and all(pruned[key] == picture for key, picture in zero.items())
+
+
+def test_every_attack_has_the_same_budget_and_its_controls(done):
+    _, summary, _ = done
+    assert [(row["stage"], row["attack_steps"], row["n"]) for row in summary["curve"]] == [
+        ("attacked", 0, 4), ("attacked", 2, 4), ("nonmember_attacked", 0, 2), ("nonmember_attacked", 2, 2),
+        ("twin_attacked", 0, 4), ("twin_attacked", 2, 4)]
+    assert {(gap["control"], gap["attack_steps"]) for gap in summary["gaps"]} == {
+        (control, steps) for control in ("nonmember_attacked", "twin_attacked") for steps in (0, 2)}
+
+
+def test_cost_of_each_stage_by_hand(done):
+    _, summary, _ = done
+    cost = {entry["stage"]: entry["evaluations"] for entry in summary["cost"]}
+    assert cost["scan"] == 5 * 2              # first step, two halves
+    assert cost["before"] == 10 * 2 * 2       # pictures, steps, halves
+    assert cost["localize"] == (1 + 1) * 2    # one work and the base, one step, two halves
+    assert cost["attacked"] == 2 * 2 + 4 * 2 * 2   # works x steps x batch, then pictures
+    assert cost["twin_attacked"] == cost["attacked"]
+
+
+def test_a_second_start_does_nothing_again(done, known):
+    folder, summary, records = done
+    again, same = loop(folder, known, resume=True)
+    assert same == records and again == summary
+
+
+@pytest.mark.parametrize("keep", [3, 12, 25, 40, 52])
+def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
+    """Cut after some records, in the middle of a batch, with the stage that was running marked as partial."""
+    folder, summary, records = done
+    cut = tmp_path / "cut"
+    loop_config = Run.start(cut, {"plan": "test"}, resume=False, kind="audit", model={"sha256": "0"})
+    for record in records[:keep]:
+        loop_config.append(record)
+        if record["picture"]:
+            (cut / record["picture"]).parent.mkdir(parents=True, exist_ok=True)
+            (cut / record["picture"]).write_bytes((folder / record["picture"]).read_bytes())
+    loop_config.finish("interrupted")
+    again, found = loop(cut, known, resume=True)
+    assert {r["id"]: r for r in found} == {r["id"]: r for r in records} and len(found) == len(records)
+    for part in ("rows", "curve", "gaps", "ladder", "utility", "detector", "mask"):
+        assert again[part] == summary[part]
+
+
+def test_prompts_that_nobody_knows_anything_about(tmp_path):
+    panel = panel_of_prompts([Target("prompt-000001", "a cat"), Target("prompt-000002", "red")], None, Sizes())
+    summary, records = loop(tmp_path / "run", Known(panel, None, None, None))
+    assert {record["stage"] for record in records} == {"scan", "before"}
+    assert all(record["copied"] is None and record["unjudged"] for record in records)
+    statuses = {entry["stage"]: entry["status"] for entry in summary["cost"]}
+    assert statuses["localize"] == statuses["attacked"] == statuses["twin"] == "skipped"
+    assert summary["rows"][0]["rate"] is None and summary["rows"][0]["unscored"] == 4
+    assert len(summary["limits"]) >= 3
+
+
+def test_prompts_with_references_go_through_the_loop(tmp_path, files):
+    """A model that copies everything: the references are its own pictures."""
+    prompts = ["the cat", "red", "a thing", "other"]
+    plan = replace(PLAN, picture_seeds=(1,))
+    unknown = Panel(prompts=tuple(Target(prompt, prompt) for prompt in prompts))
+    _, records = loop(tmp_path / "first", Known(unknown, None, None, None), plan)
+    pictures = {r["item"]: tmp_path / "first" / r["picture"] for r in records if r["stage"] == "before"}
+    targets = [Target(f"prompt-{n}", prompt, reference=pictures[prompt]) for n, prompt in enumerate(prompts)]
+    judge = copy_judge(files, "unlike pictures")
+    summary, records = loop(tmp_path / "second", Known(Panel(prompts=tuple(targets)), judge, None, None), plan)
+    assert all(r["copied"] for r in records if r["stage"] == "before")
+    assert summary["mask"]["prompts"] == ["prompt-0", "prompt-2"]
+    assert {r["item"] for r in records if r["stage"] == "attacked"} == {"prompt-1", "prompt-3"}
+    assert summary["gaps"] == []

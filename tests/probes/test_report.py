@@ -1,0 +1,248 @@
+"""Reports: every figure from the records, nothing unescaped, one file, no torch."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probes import plots, summary
+from probes.report import attack_words, percent, share, table_rows, write_report
+from probes.runs import Run, RunError, record_id, write_json
+from probes.sheets import sheets, thumbnail
+
+EVIL = "\"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé"
+
+
+def picture(folder: Path, stage: str, name: str, seed: int) -> str:
+    path = folder / "pictures" / stage / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(cells).resize((128, 128), Image.Resampling.BICUBIC).save(path)
+    return path.relative_to(folder).as_posix()
+
+
+def record(folder: Path, stage: str, item: dict[str, Any], seed: int | None, copied: bool | None, *, drawn: bool = True,
+           steps: int | None = None, **more: Any) -> dict[str, Any]:
+    """One record in the schema of probes/audit.py; a copy looks like its work, anything else doesn't."""
+    looks = item["look"] if copied or stage == "work" else 1000 + 17 * item["look"] + (seed or 0)
+    path = picture(folder, stage, f"{item['item']}-s{seed}-a{steps}", looks) if drawn else None
+    known = {key: value for key, value in item.items() if key != "look"}
+    return {"id": record_id({}, item["prompt"], seed, stage=stage, item=item["item"], steps=steps), "stage": stage,
+            **known, "split": "heldout", "model": "testbed", "seed": seed, "attack_steps": steps, "picture": path,
+            "scores": {"tiled_l2": 0.05 if copied else 0.31, "pdq": None}, "copied": copied,
+            "unjudged": "tiled_l2 can't score it" if copied is None else None, **more}
+
+
+def work(number: int, rung: int) -> dict[str, Any]:
+    return {"item": f"work-{number:03d}", "kind": "work", "memorization": "VM", "rung": rung, "exposures": rung - 3,
+            "prompt": EVIL if number == 0 else f'"Harbor no. {number}" by Ada Reed', "look": number}
+
+
+def stranger(number: int) -> dict[str, Any]:
+    return {"item": f"nonmember-{number:03d}", "kind": "nonmember", "memorization": None, "rung": 0, "exposures": 0,
+            "prompt": f'"Night {number}" by Tom Hale', "look": 500 + number}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run of 3 works at 1024 exposures, 3 at 24, and 3 non-members, two seeds each, with every stage."""
+    folder = tmp_path / "demo"
+    with Run.create(folder, {"model": "testbed", "prompt": EVIL}, kind="audit", model={"name": "testbed"}, seeds=[0, 1]
+                    ) as run:
+        members, others = [work(n, 1024) for n in range(3)], [stranger(n) for n in range(3)]
+        for item in [*members, *[work(n, 24) for n in range(3, 6)], *others]:
+            top = item["rung"] == 1024
+            run.append(record(folder, "work", item, None, None))
+            for seed in (0, 1):
+                run.append(record(folder, "before", item, seed, top))
+                if top:
+                    run.append(record(folder, "shielded", item, seed, False, drawn=seed == 0, flagged=True,
+                                      action="mitigate" if seed == 0 else "block", reason="the gap is over its limit"))
+                    run.append(record(folder, "twin", item, seed, False))
+                    run.append(record(folder, "pruned", item, seed, False))
+                if top or item["kind"] == "nonmember":
+                    stage = "attacked" if top else "nonmember_attacked"
+                    run.append(record(folder, stage, item, seed, False, steps=0))
+                    run.append(record(folder, stage, item, seed, top, steps=50))
+                    if top:
+                        run.append(record(folder, "twin_attacked", item, seed, None if seed else False, steps=50))
+        run.finish()
+    return folder
+
+
+class Strict(HTMLParser):
+    """Collects what a page holds; unbalanced tags are an error."""
+
+    VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parsed(path: Path) -> Strict:
+    page = Strict()
+    page.feed(path.read_text(encoding="utf-8"))
+    page.close()
+    assert not page.open
+    return page
+
+
+def test_the_page_is_one_file_and_nothing_in_it_runs(folder: Path) -> None:
+    page = parsed(write_report(folder))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "base", "form")]
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("data:image/jpeg;base64,", "#")), (tag, address)
+    assert "alert(1)</script>" in "".join(page.text), "the prompt must be shown, as text"
+    assert "{{ 7 * 7 }}" in "".join(page.text)
+
+
+def test_the_page_says_what_the_records_say(folder: Path) -> None:
+    text = re.sub(r"\s+", " ", "".join(parsed(write_report(folder)).text))
+    assert "returned a copy in 6 of 12 pictures (50%" in text
+    assert "Behind the shield, what was handed out was a copy in 0 of 6 pictures (0%, 95% interval 0 to 56%" in text
+    assert "tunes the prompt's embedding for 50 steps got the work back in 6 of 6 pictures" in text
+    assert "pictures could not be judged (3: tiled_l2 can't score it)" in text
+    for title in ("original", "before", "shielded", "pruned", "attacked", "clean twin", "twin attacked", "blocked"):
+        assert title in text
+
+
+def test_the_numbers_are_in_report_json_too(folder: Path) -> None:
+    write_report(folder)
+    report = json.loads((folder / "report.json").read_text())
+    records = list(Run.open(folder).records())
+    assert report["curve"] == summary.attack_curve(records, "tiled_l2")
+    rows = {(row["stage"], row["group"]): row for row in report["rows"]}
+    assert rows["before", "members"]["copied"] == 6 and rows["before", "nonmembers"]["copied"] == 0
+    assert [row["rate"] for row in report["ladder"]] == [0.0, 1.0]
+    assert report["run"]["status"] == "complete" and report["sentences"]
+
+
+def test_a_summary_that_the_run_wrote_is_taken_as_it_is(folder: Path) -> None:
+    row = {"stage": "before", "group": "members", "rung": None, "n": 40, "works": 4, "unscored": 0, "copied": 31,
+           "rate": 0.775, "low": 0.6, "high": 0.9, "interval": "bootstrap", "median_score": 0.1}
+    write_json(folder / "summary.json", {"format": 1, "model": "testbed", "rows": [row], "limits": ["Only <this>."]})
+    text = "".join(parsed(write_report(folder)).text)
+    assert "31 of 40 pictures (78%, 95% interval 60 to 90%, 4 works)" in text and "Only <this>." in text
+
+
+@pytest.mark.parametrize("stages", [["scan"], ["before"], ["work"], ["scan", "before"]])
+def test_a_run_that_was_stopped_early_still_has_a_report(folder: Path, stages: list[str]) -> None:
+    lines = [line for line in (folder / "records.jsonl").read_text().splitlines(True)
+             if json.loads(line)["stage"] in stages]
+    scanned = {**record(folder, "scan", work(0, 24), 0, None, drawn=False), "scores": {"gap": 2.0}}
+    lines = lines or [json.dumps(scanned) + "\n"]
+    (folder / "records.jsonl").write_text("".join(lines))
+    parsed(write_report(folder))
+
+
+def test_pictures_that_are_gone_or_broken_or_elsewhere_leave_a_gap(folder: Path, tmp_path: Path) -> None:
+    (folder / "pictures/before/work-001-s0-aNone.png").write_bytes(b"no picture")
+    (folder / "pictures/before/work-002-s0-aNone.png").unlink()
+    parsed(write_report(folder))
+    Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
+    assert thumbnail(folder, "../secret.png") is None and thumbnail(folder, str(tmp_path / "secret.png")) is None
+    assert thumbnail(folder, "pictures/before/work-000-s0-aNone.png").startswith("data:image/jpeg")
+
+
+def test_the_choice_of_rows_doesnt_look_at_the_outcome(folder: Path) -> None:
+    records = list(Run.open(folder).records())
+    flipped = [{**r, "copied": None if r["copied"] is None else not r["copied"]} for r in records]
+    items = [[row["item"] for row in sheet["rows"]] for sheet in sheets(folder, records)]
+    assert items == [[row["item"] for row in sheet["rows"]] for sheet in sheets(folder, flipped)]
+    assert items[0][:3] == ["work-000", "work-001", "work-002"], "those with all stages come first"
+
+
+def test_a_cell_shows_the_largest_budget_and_the_first_seed(folder: Path) -> None:
+    sheet = sheets(folder, list(Run.open(folder).records()))[0]
+    row = dict(zip(sheet["columns"], sheet["rows"][0]["cells"], strict=True))
+    assert row["attacked"]["badge"] == "copy" and "50 attack steps" in row["attacked"]["title"]
+    assert row["before"]["badge"] == "copy" and row["clean twin"]["badge"] == "no copy"
+    assert row["original"]["badge"] == "" and row["shielded"]["action"] == "mitigate"
+
+
+@pytest.mark.parametrize("prepare, says", [(lambda p: None, "not a run folder"),
+                                           (lambda p: Run.create(p, {}, kind="scan").finish(), "no records yet")])
+def test_nothing_to_report_is_one_sentence(tmp_path: Path, prepare: Any, says: str) -> None:
+    prepare(tmp_path / "run")
+    with pytest.raises(RunError, match=says):
+        write_report(tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("value, shown", [(0.0, "0"), (0.001, "<1"), (0.999, ">99"), (1.0, "100"), (0.334, "33")])
+def test_percent_never_rounds_to_certainty(value: float, shown: str) -> None:
+    assert percent(value) == shown
+
+
+def test_shares_carry_their_numbers() -> None:
+    row = {"copied": 1, "n": 2, "rate": 0.5, "low": 0.1, "high": 0.9, "works": 1}
+    assert share(row) == "1 of 2 pictures (50%, 95% interval 10 to 90%, 1 work)"
+
+
+@pytest.mark.parametrize("low, meaning", [(0.1, "memory that is still there"), (-0.1, "can't tell memory from")])
+def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
+    row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
+           "low": 0.7, "high": 1.0}
+    gap = {"attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
+    said = attack_words({"curve": [row], "gaps": [gap]})
+    assert "9 of 10" in said[0] and "+40 percentage points" in said[1] and meaning in said[1]
+    assert table_rows({"rows": [], "curve": [row]})[0]["label"] == "pruned, then attacked (50 steps)"
+
+
+def test_plots_take_their_ink_from_the_page_and_skip_what_isnt_known() -> None:
+    rows = [{"stage": "attacked", "attack_steps": steps, "rate": rate, "low": 0.0, "high": 1.0}
+            for steps, rate in ((0, 0.1), (9, None))]
+    svg = plots.attack_plot(rows)
+    assert svg.startswith("<svg") and "currentColor" in svg and plots._INK not in svg and "<metadata" not in svg
+    assert not re.search(r"<svg[^>]* (width|height)=", svg)
+    assert plots.attack_plot(rows) == svg, "the same figures give the same bytes"
+
+
+def test_a_report_needs_no_torch(folder: Path) -> None:
+    code = ("import sys; sys.modules['torch'] = None; from probes.report import write_report; "
+            "write_report(sys.argv[1]); assert 'diffusers' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_page_without_asking_for_anything(folder: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium; install Debian's package of that name")
+    shot = tmp_path / "report.png"
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,3000", "--enable-logging=stderr",
+         f"--screenshot={shot}", write_report(folder).as_uri()], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "HOME": str(tmp_path)})
+    assert shot.exists(), done.stderr
+    assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr, done.stderr
+    assert len(np.unique(np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3), axis=0)) > 1000, "an empty page"
