@@ -47,7 +47,7 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
     if unknown or not detectors:
         raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
     if prompts is None and not model.startswith("testbed"):
-        raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of such with --prompts.")
+        raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
     captions = [target.prompt for target in read_prompts(prompts)] if prompts else negatives_of(negatives)
     source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)}"
     total, done = len(captions) * len(seeds), 0

@@ -55,9 +55,9 @@ FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if
 @app.callback(invoke_without_command=True)
 def version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        from importlib.metadata import version as version_of
+        from probes.runs import versions
 
-        typer.echo(version_of("diffusion-shield"))
+        typer.echo(versions().get("diffusion-shield", "not installed: running from a source folder"))
         raise typer.Exit()
 
 
@@ -137,16 +137,20 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Make a model's thresholds from prompts that it is known not to have memorized."""
+    from contextlib import ExitStack
     from dataclasses import asdict
+    from functools import cache
 
     from probes.calibrate import calibrate_detectors
     from probes.progress import bars
     from shield.weights import weights_dir
 
-    with bars() as track:
+    with ExitStack() as stack:
+        bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
         made = calibrate_detectors(model, _listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
                                    negatives=_listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
-                                   guidance_scale=guidance, device=device, progress=track("calibrate"))
+                                   guidance_scale=guidance, device=device,
+                                   progress=lambda done, total: bar()(done, total))
     lines = [f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
              for path, t in made.items()]
     _print({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))

@@ -49,10 +49,10 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
         pictures = {"bare": _bare(pipe, request), **pictures}
         if request.model in TWINS:
             pictures["clean twin"] = _bare(load(TWINS[request.model], device=request.device), request)
-    copies, original = _resemblances(request, pictures) if request.model in TWINS else ({}, None)
+    copies, work = _resemblances(request, pictures) if request.model in TWINS else ({}, {})
     paths = _saved(out, request, pictures)
     if compare:
-        strip = side_by_side({**({"nearest work": original} if original else {}), **pictures})
+        strip = side_by_side({**work, **pictures})
         paths["side by side"] = _save(strip, out / f"{request.id}-compare.png")
     return {"prompt": request.prompt, "seed": request.seed, "flagged": was_flagged(verdict), "verdict": verdict,
             "pictures": {label: str(path) for label, path in paths.items()}, "copies": copies}
@@ -81,8 +81,11 @@ def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict
 
 
 def _resemblances(request: Request, pictures: Mapping[str, Image.Image]
-                  ) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
-    """For each picture the testbed's nearest work and whether it is a copy; and the work nearest to the bare one."""
+                  ) -> tuple[dict[str, dict[str, Any]], dict[str, Image.Image]]:
+    """For each picture the testbed's nearest work and whether it is a copy; and the work that belongs beside them.
+
+    That is the one whose caption was asked for, else the one nearest to the first picture; its label says which.
+    """
     from probes.testbed.manifest import load_manifest
 
     manifest = load_manifest()
@@ -96,7 +99,9 @@ def _resemblances(request: Request, pictures: Mapping[str, Image.Image]
         judgement = judge.judge([picture], [works[nearest]])[0]
         found[label] = {"work": nearest, "copied": judgement.copied, "scores": dict(judgement.scores)}
     own = next((item.id for item in manifest.works() if request.prompt in item.captions), None)
-    return found, works[own or found[next(iter(pictures))]["work"]]
+    if own is not None:
+        return found, {"work asked for": works[own]}
+    return found, {"nearest work": works[found[next(iter(pictures))]["work"]]}
 
 
 def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.Image:

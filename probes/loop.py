@@ -168,7 +168,7 @@ class Loop:
     def twin_attacked(self) -> dict[str, Any]:
         if self.known.twin is None:
             raise Skip(NO_TWIN)
-        return self._attack("twin_attacked", "twin", self.known.twin, self.panel.members)
+        return self._attack("twin_attacked", "twin", self.subject, self.panel.members)
 
     def _draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         draw = draw or drawn_by_pipeline(subject, self.plan.sampling)
@@ -240,7 +240,8 @@ class Loop:
                 "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
                 "rows": stage_rows(records, members, metric), "curve": curve, "gaps": gaps(curve),
                 "ladder": ladder(records, metric), "utility": utility(records),
-                "detector": detector_figures(records, members), "mask": mask,
+                # Suspects were chosen by the detector itself; a figure against them would be circular.
+                "detector": {} if self.panel.prompts else detector_figures(records, members), "mask": mask,
                 "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
                          for entry in self.stages.entries],
                 "limits": [*self.panel.limits, *self.stages.limits()]}

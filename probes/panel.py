@@ -88,7 +88,8 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
 
 
 def _with_truth(target: Target, known: Target | None) -> Target:
-    return target if known is None else replace(known, id=target.id, prompt=target.prompt,
+    """The user's prompt with a manifest's truth; it stays a prompt: the panel's works are others."""
+    return target if known is None else replace(known, id=target.id, prompt=target.prompt, kind="prompt",
                                                 reference=target.reference or known.reference)
 
 

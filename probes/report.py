@@ -39,6 +39,7 @@ GROUPS = {
     "prompts": "your prompts",
     "characters": "characters",
     "styles": "house styles",
+    "scenes": "ordinary scenes",
 }
 CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin"}
 
@@ -106,7 +107,10 @@ def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
     attacked = [{**row, "label": f"{STAGES.get(row['stage'], row['stage'])} ({last} steps)"}
                 for row in figures["curve"] if row["attack_steps"] == last]
-    return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in figures["rows"]] + attacked
+    groups = [*GROUPS, *(row["group"] for row in figures["rows"])]
+    stages = [*STAGES, *(row["stage"] for row in figures["rows"])]
+    ordered = sorted(figures["rows"], key=lambda row: (stages.index(row["stage"]), groups.index(row["group"])))
+    return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in ordered] + attacked
 
 
 def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
@@ -136,7 +140,7 @@ def attack_words(figures: Mapping[str, Any]) -> list[str]:
     for gap in figures["gaps"]:
         if gap["attack_steps"] == steps and gap["gap"] is not None:
             meaning = ("so the attack shows memory that is still there" if gap["low"] > 0 else
-                       "so at this budget the attack can't tell memory from drawing anything it is told to")
+                       "so at this budget the attack shows no memory beyond what the control gives as well")
             interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
             said.append(f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
                         f"{100 * gap['gap']:+.0f} percentage points ({interval}), {meaning}.")

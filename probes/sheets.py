@@ -19,7 +19,7 @@ from probes.runs import Record
 from probes.summary import group_of
 
 # How many items of each group a report shows.
-ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "characters": 6, "styles": 4}
+ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "scenes": 6, "characters": 6, "styles": 4}
 THUMBNAIL = 160
 
 # Title of a column and the stages that may fill it.
@@ -71,8 +71,8 @@ def _row(folder: Path, records: Sequence[Record], columns: Sequence[tuple[str, .
     first = records[0]
     seed = min((r["seed"] for r in records if r["seed"] is not None), default=None)
     exposures = first.get("exposures")
-    detail = [first.get("memorization"), None if exposures is None else f"shown {exposures} times" if exposures else "never shown",
-              None if seed is None else f"seed {seed}"]
+    often = f"shown {exposures} times" if exposures else "never shown"
+    detail = [first.get("memorization"), None if exposures is None else often, None if seed is None else f"seed {seed}"]
     cells = []
     for stages in columns:
         # The first seed, and of an attack its largest budget. An original has no seed.
@@ -85,8 +85,8 @@ def _row(folder: Path, records: Sequence[Record], columns: Sequence[tuple[str, .
 def _cell(folder: Path, record: Record) -> dict[str, Any]:
     """One picture with its verdict in words; a verdict never depends on color alone."""
     badge, kind = _BADGES[record["copied"]]
-    if record["stage"] == "work":
-        badge, kind = "", "original"
+    if record["stage"] == "work" or (record["kind"] == "scene" and record["picture"]):
+        badge, kind = "", "original"  # nothing that could be copied
     elif not record["picture"]:
         badge, kind = ("blocked", "blocked") if record.get("action") == "block" else ("no picture", "unjudged")
     known = {name: value for name, value in (record.get("scores") or {}).items() if value is not None}

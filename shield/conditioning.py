@@ -31,8 +31,17 @@ class Conditioning:
         """One row, this many times."""
         return self.rows([0] * times)
 
+    def fitted(self, tokens: int) -> "Conditioning":
+        """The same with this many tokens. Attention over a sequence repeated whole is attention over the sequence."""
+        have = self.embeds.shape[1]
+        if have == tokens:
+            return self
+        times = -(-tokens // have)
+        return Conditioning(self.embeds.repeat(1, times, 1)[:, :tokens], self.pooled)
+
     def mixed(self, other: "Conditioning", weight: float) -> "Conditioning":
         """(1 - weight) * self + weight * other, token by token."""
+        other = other.fitted(self.embeds.shape[1])
         if self.embeds.shape != other.embeds.shape:
             raise TraceError(f"Embeddings of {tuple(self.embeds.shape)} and {tuple(other.embeds.shape)} don't mix.")
         pooled = self.pooled
@@ -53,6 +62,8 @@ def written(
 ) -> dict[str, Any]:
     """`named` with these rows' (all rows' when None) conditioning replaced. Nothing is changed in place."""
     changed = dict(named)
+    if rows is not None:
+        conditioning = conditioning.fitted(named[family.embeds].shape[1])
     changed[family.embeds] = _put(named[family.embeds], conditioning.embeds, rows)
     pooled = _pooled(family, named)
     if family.pooled is None or pooled is None or conditioning.pooled is None:
@@ -94,7 +105,9 @@ def _encode_sdxl(pipe: Any, prompts: list[str]) -> Conditioning:
 
 
 def _encode_sd3(pipe: Any, prompts: list[str]) -> Conditioning:
-    embeds, _, pooled, _ = pipe.encode_prompt(prompts, None, None, do_classifier_free_guidance=False)
+    embeds, _, pooled, _ = pipe.encode_prompt(
+        prompts, None, None, do_classifier_free_guidance=False, clip_skip=getattr(pipe, "_clip_skip", None)
+    )
     return Conditioning(embeds, pooled)
 
 

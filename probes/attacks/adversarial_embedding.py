@@ -76,7 +76,7 @@ class AdversarialEmbedding:
         snapshots = {0: embeds.detach().cpu().clone()} if 0 in kept else {}
         losses: list[torch.Tensor] = []
         for step in range(1, self.steps + 1):
-            loss = self._losses(subject, clean, embeds, draws)
+            loss = training_loss(subject, clean, embeds, draws, self.batch)
             (embeds.grad,) = torch.autograd.grad(loss.sum(), embeds)
             adam.step()
             losses.append(loss.detach().cpu())
@@ -85,20 +85,25 @@ class AdversarialEmbedding:
         return [Found(goal.id, {step: snapshots[step][row] for step in kept}, [float(loss[row]) for loss in losses],
                       self.steps * self.batch) for row, goal in enumerate(goals)]
 
-    def _losses(self, subject: Subject, clean: torch.Tensor, embeds: torch.Tensor,
-                draws: Sequence[torch.Generator]) -> torch.Tensor:
-        """Mean squared error of each goal (G,), float32, over fresh timesteps and noises from the goal's generator."""
-        scheduler = subject.pipe.scheduler
-        count, shape = self.batch, clean.shape[1:]
-        times = torch.cat([torch.randint(0, scheduler.config.num_train_timesteps, (count,), generator=draw)
-                           for draw in draws]).to(clean.device)
-        noise = torch.cat([torch.randn(count, *shape, generator=draw) for draw in draws]).to(clean.device)
-        latents = clean.repeat_interleave(count, dim=0)
-        noisy = scheduler.add_noise(latents, noise, times)
-        predicted = subject.denoiser(noisy.to(subject.dtype), times, return_dict=False,
-                                     encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype))[0]
-        error = (predicted.float() - training_target(scheduler, latents, noise, times)).square()
-        return error.reshape(len(clean), -1).mean(dim=1)
+
+def training_loss(subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator],
+                  count: int) -> torch.Tensor:
+    """Mean squared error (G,), float32, of latents (G, C, H, W) under embeddings (G, T, D).
+
+    Each of the G has ``count`` fresh timesteps (uniform) and noises (normal) from its own generator.
+    """
+    scheduler, shape = subject.pipe.scheduler, clean.shape[1:]
+    times, noises = [], []
+    for draw in draws:
+        times.append(torch.randint(0, scheduler.config.num_train_timesteps, (count,), generator=draw))
+        noises.append(torch.randn(count, *shape, generator=draw))
+    time, noise = torch.cat(times).to(clean.device), torch.cat(noises).to(clean.device)
+    latents = clean.repeat_interleave(count, dim=0)
+    noisy = scheduler.add_noise(latents, noise, time).to(subject.dtype)
+    predicted = subject.denoiser(noisy, time, return_dict=False,
+                                 encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype))[0]
+    error = (predicted.float() - training_target(scheduler, latents, noise, time)).square()
+    return error.reshape(len(clean), -1).mean(dim=1)
 
 
 def training_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ def draw_world(rng: np.random.Generator, sprites: world.Sprites) -> world.Sample
     return sample
 
 
-def draw_fresh(rng: np.random.Generator, sprites: world.Sprites) -> world.Sample:
+def draw_fresh(rng: np.random.Generator, sprites: world.Sprites | None = None) -> world.Sample:
     share = PRODUCTS / (PAINTINGS + PRODUCTS)
     return world.fresh_product(rng) if rng.uniform() < share else world.fresh_painting(rng)
 

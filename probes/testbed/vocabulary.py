@@ -25,8 +25,8 @@ GROUNDS = ("plain", "striped", "dotted", "checkered")
 
 ADJECTIVES = (
     "silent crimson broken golden hidden winter burning hollow distant gentle wandering frozen scarlet forgotten "
-    "velvet shining restless ancient floating bitter copper emerald silver sleeping stormy tender marble violet northern "
-    "hungry crooked luminous empty restful savage pale dreaming rusty secret endless"
+    "velvet shining restless ancient floating bitter copper emerald silver sleeping stormy tender marble violet "
+    "northern hungry crooked luminous empty restful savage pale dreaming rusty secret endless"
 ).split()
 NOUNS = (
     "orchard harbor meadow cathedral river lantern garden mirror tower canyon market valley bridge forest window "

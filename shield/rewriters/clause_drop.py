@@ -15,6 +15,8 @@ from shield.types import Mention
 _QUOTED = re.compile(r"[\"“„«][^\"”“»]+[\"”“»]")
 _BREAK = re.compile(r"\s*[,;:|]\s*|\s+[-–—]\s+|\s+(?=by\s)", re.IGNORECASE)
 
+_DANGLING = re.compile(r"\s*\b(?:of|by|from|called|titled|named|entitled)\s*(?=[,;:]|$)", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class ClauseDrop:
@@ -31,7 +33,7 @@ class ClauseDrop:
         for dropped in range(len(clauses)):
             shorter.add(_tidy(_joined(clauses[:dropped] + clauses[dropped + 1 :])))
         shorter |= {_tidy(clause) for clause in clauses}
-        kept = (p for p in shorter if p and p != _tidy(prompt))
+        kept = (p for p in shorter if p and p != _tidy(prompt) and not p.lower().startswith("by "))
         return sorted(kept, key=lambda p: (-len(p), p))[: self.limit]
 
 
@@ -44,4 +46,5 @@ def _joined(clauses: Sequence[str]) -> str:
 
 
 def _tidy(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip(" ,;:|-–—")
+    spaced = re.sub(r"\s+(?=[,;:])", "", _DANGLING.sub("", re.sub(r"\s+", " ", text)))
+    return spaced.strip(" ,;:|-–—")

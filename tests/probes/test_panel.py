@@ -37,7 +37,7 @@ def test_located_with_dev_judged_on_heldout():
 def test_a_prompt_that_is_a_caption_gets_its_truth():
     targets = [Target("prompt-1", "A MUG"), Target("prompt-2", "W96-0 Caption"), Target("prompt-3", "else")]
     mug, work, other = panel_of_prompts(targets, manifest(), Sizes()).prompts
-    assert (work.id, work.prompt, work.rung, work.reference) == ("prompt-2", "W96-0 Caption", 96, Path("/w96-0.png"))
+    assert (work.id, work.kind, work.rung, work.reference) == ("prompt-2", "prompt", 96, Path("/w96-0.png"))
     assert mug.memorization == "TM" and other == targets[2]
 
 

@@ -208,7 +208,7 @@ def test_shares_carry_their_numbers() -> None:
     assert share(row) == "1 of 2 pictures (50%, 95% interval 10 to 90%, 1 work)"
 
 
-@pytest.mark.parametrize("low, meaning", [(0.1, "memory that is still there"), (-0.1, "can't tell memory from")])
+@pytest.mark.parametrize("low, meaning", [(0.1, "memory that is still there"), (-0.1, "no memory beyond")])
 def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
     row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
            "low": 0.7, "high": 1.0}

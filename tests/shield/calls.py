@@ -6,6 +6,9 @@ import torch
 
 from shield.calibrate import Sampling, calibrate
 from shield.detectors import NoiseGap
+from shield.fingerprint import model_sha256
+from shield.intercept import denoiser_of
+from shield.prediction import prediction_type
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "ab"]
 NEGATIVES = [f"{i} cat {i * i}" for i in range(25)]
@@ -22,9 +25,16 @@ def options(n=None, **more):
     return call if n is None else {**call, "generator": noises(n)}
 
 
-def thresholds(pipe, value=None, detectors=(NoiseGap(),)):
-    """Calibrated on 25 prompts and 4 seeds; `value` replaces every threshold's."""
-    made = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", Sampling(STEPS, 5.0, 25))
+DETECTORS = (NoiseGap(),)
+_calibrated = {}
+
+
+def thresholds(pipe, value=None, detectors=DETECTORS):
+    """Calibrated on 100 scores, once per checkpoint and detectors; `value` replaces every threshold's."""
+    key = (model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
+    if key not in _calibrated:
+        _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", Sampling(STEPS, 5.0, 50))
+    made = _calibrated[key]
     return made if value is None else [replace(t, value=value) for t in made]
 
 
@@ -35,7 +45,7 @@ def state(pipe):
         "hooks": [list(h) for m in unet.modules() for h in (m._forward_hooks, m._forward_pre_hooks)],
         "processors": {n: id(p) for n, p in unet.attn_processors.items()},
         "scheduler": {k: str(v) for k, v in vars(pipe.scheduler).items()},
-        "weights": [float(p.double().sum()) for p in unet.parameters()],
+        "weights": [float(p.detach().double().sum()) for p in unet.parameters()],
         "rng": torch.get_rng_state().tolist(),
         "training": unet.training,
     }

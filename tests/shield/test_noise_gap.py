@@ -35,5 +35,6 @@ def test_the_epsilon_gap_is_zero_at_zero_signal():
 
 def test_size_of_the_latent_does_not_matter():
     small, large = torch.full((1, 4, 8, 8), 2.0), torch.full((1, 4, 16, 16), 2.0)
-    scores = [NoiseGap().score(Trace([Step(0, 999.0, 0.0, 1.0, "v_prediction", None, t, 0 * t)])) for t in (small, large)]
+    steps = [Step(0, 999.0, 0.0, 1.0, "v_prediction", None, t, 0 * t) for t in (small, large)]
+    scores = [NoiseGap().score(Trace([one])) for one in steps]
     assert scores[0] == scores[1] == 2.0

@@ -1,0 +1,1 @@
+"""What things cost: ``make bench``, or ``python -m benchmarks copy_scores``. Figures hold for the machine they name."""

@@ -1,0 +1,55 @@
+"""python -m benchmarks [NAMES] [--out DIR]: measure, print a table, write benchmarks.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probes.runs import versions, write_json
+from shield.errors import ShieldError
+
+BENCHMARKS = ("copy_scores", "shield_overhead")
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for benchmarks.json.")] = Path("runs/bench"),
+) -> None:
+    """Measure what things cost on this machine."""
+    unknown = set(names or ()) - set(BENCHMARKS)
+    if unknown:
+        raise typer.BadParameter(f"There is no benchmark {', '.join(sorted(unknown))}; use {', '.join(BENCHMARKS)}.")
+    found = {}
+    for name in names or BENCHMARKS:
+        try:
+            found[name] = [asdict(figure) for figure in import_module(f"benchmarks.{name}").measure()]
+        except ShieldError as error:
+            typer.echo(f"{name}: {error}", err=True)
+            raise typer.Exit(1) from error
+        typer.echo("\n".join([name, *map(line, found[name])]))
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "benchmarks.json", {"machine": machine(), "versions": versions(), "figures": found})
+    typer.echo(str(out / "benchmarks.json"))
+
+
+def line(figure: dict[str, Any]) -> str:
+    return (f"  {figure['name']:<58}{figure['value']:>10.3g} {figure['unit']:<6} "
+            f"({figure['low']:.3g} to {figure['high']:.3g}, {figure['repeats']} repeats)")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures hold for."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu,
+            "threads": torch.get_num_threads()}
+
+
+typer.run(main)

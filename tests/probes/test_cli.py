@@ -1,0 +1,234 @@
+"""The verbs: what goes to stdout and stderr, exit status, and one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from probes.calibrate import negatives_of
+from probes.cli import app
+from probes.compare import Request, side_by_side, was_flagged
+from probes.runs import Run
+from tests.probes.tiny_testbed import tiny_testbed
+from tests.tiny import tiny_sd
+
+VERBS = ("generate", "audit", "report", "calibrate", "calibrate-copies", "testbed")
+
+
+def call(*arguments: str | Path | int, **env: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={k: str(v) for k, v in env.items()})
+
+
+def one_sentence(result: Result, status: int = 1) -> str:
+    """What a user's mistake prints; fails on tracebacks, on several lines, and on anything on stdout."""
+    assert result.exit_code == status, (result.output, result.exception)
+    assert result.stdout == "" and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder whose thresholds `diffshield calibrate` made for the tiny model."""
+    folder = tmp_path_factory.mktemp("weights")
+    negatives = folder / "negatives.txt"
+    negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
+    done = call("calibrate", "--model", model, "--detectors", "noise_gap", "--prompts", negatives, "--seeds", 3,
+                "--fpr", 0.05, "--steps", 2, "--device", "cpu", "--json", DIFFSHIELD_WEIGHTS=folder)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (path, threshold), = json.loads(done.stdout).items()
+    assert Path(path).is_file() and Path(path).parent == folder / "thresholds"
+    assert threshold["negatives"] == 21 and threshold["fpr"] == 0.05
+    assert threshold["provenance"]["seeds"] == [100, 101, 102]
+    return folder
+
+
+def test_every_verb_explains_itself_without_loading_torch() -> None:
+    code = ("import sys; from typer.testing import CliRunner; from probes.cli import app\n"
+            f"for verb in {VERBS!r}:\n"
+            "    done = CliRunner().invoke(app, [verb, '--help'])\n"
+            "    assert done.exit_code == 0 and 'Usage' in done.stdout, done.output\n"
+            "assert 'torch' not in sys.modules, 'help must be quick'")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    listed = call("--help").stdout
+    assert all(verb in listed for verb in VERBS)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert call("--version").stdout.strip() == version("diffusion-shield")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["generate"], ["audit"], ["generate", "a", "--steps", "0"],
+                                       ["generate", "a", "--nonsense"]])
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert done.exit_code == 2 and done.stdout == "" and "Usage" in done.stderr
+
+
+def test_generate_draws_behind_the_shield(model: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu")
+    done = call(*arguments, "--json", DIFFSHIELD_WEIGHTS=weights)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    assert found["prompt"] == "the cat" and found["verdict"]["scores"][0]["detector"] == "noise_gap"
+    assert list(found["pictures"]) == ["shielded"] and Image.open(found["pictures"]["shielded"]).size
+    text = call(*arguments, DIFFSHIELD_WEIGHTS=weights)
+    assert text.stdout.startswith("shield: ") and text.stdout.strip().endswith(found["pictures"]["shielded"])
+
+
+def test_generate_compares_with_the_bare_model_on_the_same_noise(model: Path, weights: Path, tmp_path: Path) -> None:
+    done = call("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu",
+                "--compare", "--policy", "monitor", "--json", DIFFSHIELD_WEIGHTS=weights)
+    assert done.exit_code == 0, (done.output, done.exception)
+    pictures = json.loads(done.stdout)["pictures"]
+    assert list(pictures) == ["bare", "shielded", "side by side"]
+    bare, shielded = (np.asarray(Image.open(pictures[name])) for name in ("bare", "shielded"))
+    assert (bare == shielded).all(), "a policy that changes nothing must give the bare model's picture"
+
+
+def test_a_flag_is_status_3_only_when_asked_for(model: Path, weights: Path, tmp_path: Path) -> None:
+    """A threshold of zero flags everything."""
+    strict = tmp_path / "weights"
+    for path in (weights / "thresholds").glob("*.json"):
+        (strict / "thresholds").mkdir(parents=True)
+        stored = json.loads(path.read_text())
+        (strict / "thresholds" / path.name).write_text(json.dumps({**stored, "value": 0.0, "interval": [0.0, 0.0]}))
+    arguments = ("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu",
+                 "--policy", "monitor")
+    assert call(*arguments, DIFFSHIELD_WEIGHTS=strict).exit_code == 0
+    assert call(*arguments, "--fail-on-flag", DIFFSHIELD_WEIGHTS=strict).exit_code == 3
+    assert call(*arguments, "--fail-on-flag", DIFFSHIELD_WEIGHTS=weights).exit_code == 0
+
+
+def test_an_uncalibrated_model_is_refused_with_the_command_to_run(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    done = call("generate", "the cat", "--model", model, "--out", tmp_path / "out", "--device", "cpu",
+                DIFFSHIELD_WEIGHTS=tmp_path / "weights")
+    assert "diffshield calibrate" in one_sentence(done) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["generate", "a", "--model", "/nowhere"], "There is no model"),
+    (["generate", "a", "--policy", "lenient"], "There is no policy"),
+    (["audit", "--out", "OUT", "--model", "/nowhere"], "--prompts"),
+    (["audit", "--out", "OUT", "--prompts", "/nowhere.csv"], "no prompt file"),
+    (["report", "/nowhere"], "not a run folder"),
+    (["calibrate", "--detectors", "psychic"], "There is no detector"),
+    (["calibrate", "--model", "owner/name"], "--prompts"),
+    (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
+    (["calibrate-copies", "--out", "OUT/x.json", "--pictures", "/nowhere"], "at least 3"),
+])
+def test_mistakes_are_one_sentence(arguments: list[str], says: str, tmp_path: Path, model: Path) -> None:
+    arguments = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
+    if "--policy" in arguments:
+        arguments += ["--model", str(model), "--device", "cpu"]
+    assert says in one_sentence(call(*arguments))
+    assert not (tmp_path / "out").exists(), "a mistake must leave nothing behind"
+
+
+def test_report_prints_its_path(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", {}, kind="audit") as run:
+        run.append({"id": "a", "stage": "before", "item": "prompt-1", "kind": "prompt", "prompt": "a cat", "seed": 0,
+                    "picture": None, "scores": {}, "copied": None, "unjudged": "there is no reference picture"})
+        run.finish()
+    assert call("report", tmp_path / "run").stdout == f"{tmp_path / 'run' / 'report.html'}\n"
+    assert json.loads(call("report", tmp_path / "run", "--json").stdout)["report"].endswith("report.html")
+
+
+def test_copy_thresholds_from_a_folder_of_pictures(tmp_path: Path) -> None:
+    for seed in range(5):
+        cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((96, 96), Image.Resampling.BICUBIC).save(tmp_path / f"{seed}.png")
+    out = tmp_path / "copy_metrics.json"
+    done = call("calibrate-copies", "--pictures", tmp_path, "--out", out)
+    assert done.exit_code == 0 and "tiled_l2: copy below" in done.stdout and out.is_file()
+    before = out.read_bytes()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert "broken.png can't be read" in one_sentence(call("calibrate-copies", "--pictures", tmp_path, "--out", out))
+    assert out.read_bytes() == before, "what was there must stay"
+
+
+def test_the_console_script_ends_mistakes_with_one_line(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['diffshield', 'report', sys.argv[1]]; from probes.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"diffshield: {tmp_path} is not a run folder: it has no run.json.\n"
+
+
+def test_requests_that_differ_have_different_files() -> None:
+    requests = [Request("a"), Request("b"), Request("a", seed=1), Request("a", steps=2), Request("a", policy="strict")]
+    assert len({r.id for r in requests}) == 5 and Request("a").id == Request("a", device="cpu").id
+    assert Request("../../etc/passwd").id.isalnum()
+
+
+def test_the_strip_holds_every_picture() -> None:
+    strip = side_by_side({"one": Image.new("RGB", (9, 9), "red"), "two": Image.new("RGB", (9, 9), "blue")}, side=10)
+    assert strip.getpixel((12, 30)) == (255, 0, 0) and strip.getpixel((30, 30)) == (0, 0, 255)
+
+
+@pytest.fixture(scope="module")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder like the shipped one, tiny and untrained, calibrated by its own verb."""
+    folder = tiny_testbed(tmp_path_factory.mktemp("testbed"))
+    arguments = ("--detectors", "noise_gap", "--seeds", 4, "--fpr", 0.1, "--device", "cpu")
+    done = call("calibrate", *arguments, DIFFSHIELD_WEIGHTS=folder)
+    assert done.exit_code == 0 and "noise_gap: flags above" in done.stdout, (done.output, done.exception)
+    return folder
+
+
+def test_negatives_of_the_testbed_are_its_dev_split(testbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(testbed))
+    assert negatives_of(["scenes"]) == ["a red thing 0", "a red thing 2"]
+    assert negatives_of(["scenes", "nonmembers"])[:2] == ["the cat nonmember-1", "the cat nonmember-2"]
+
+
+def test_the_testbed_is_compared_with_its_twin_and_works(testbed: Path, tmp_path: Path) -> None:
+    done = call("generate", "the cat work-96-1", "--compare", "--steps", 2, "--out", tmp_path, "--device", "cpu",
+                "--json", DIFFSHIELD_WEIGHTS=testbed)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    assert list(found["copies"]) == ["bare", "shielded", "clean twin"]
+    assert all(copy["copied"] is False for copy in found["copies"].values()), "an untrained model copies nothing"
+    bare, twin = (np.asarray(Image.open(found["pictures"][name])) for name in ("bare", "clean twin"))
+    assert (bare != twin).any()
+    # Work, bare, shielded and twin in one row.
+    assert Image.open(found["pictures"]["side by side"]).width == 4 * 264 + 8
+
+
+def test_copy_thresholds_of_the_testbed_come_from_its_dev_non_members(testbed: Path, tmp_path: Path) -> None:
+    done = call("calibrate-copies", "--out", tmp_path / "copies.json", "--json", DIFFSHIELD_WEIGHTS=testbed)
+    assert json.loads(done.stdout)["tiled_l2"]["n"] == 5
+
+
+@pytest.mark.slow
+def test_audit_ends_by_naming_its_report_and_resumes(testbed: Path, tmp_path: Path) -> None:
+    arguments = ("audit", "--quick", "--out", tmp_path / "run", "--device", "cpu")
+    done = call(*arguments, DIFFSHIELD_WEIGHTS=testbed)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
+    records = (tmp_path / "run/records.jsonl").read_bytes()
+    assert "Add --resume" in one_sentence(call(*arguments, DIFFSHIELD_WEIGHTS=testbed))
+    again = call(*arguments, "--resume", "--fail-on-flag", "--json", DIFFSHIELD_WEIGHTS=testbed)
+    assert again.exit_code == 0 and json.loads(again.stdout)["summary"]["rows"]
+    assert (tmp_path / "run/records.jsonl").read_bytes() == records, "a finished run has nothing left to do"
+
+
+def test_what_counts_as_flagged() -> None:
+    passed = {"status": "passed", "scores": [{"flagged": False}, {"flagged": None}]}
+    assert not was_flagged(passed) and was_flagged({**passed, "status": "blocked"})
+    assert was_flagged({**passed, "scores": [{"flagged": True}]})

@@ -1,0 +1,158 @@
+"""What holds for Stable Diffusion holds for every family of the table, on tiny real pipelines."""
+
+import numpy as np
+import pytest
+import torch
+
+from shield import Shield
+from shield.detectors import NoiseGap
+from shield.errors import MissingSignalError
+from shield.families import FAMILIES
+from shield.intercept import denoiser_of, recorded
+from shield.mitigations import MITIGATIONS, EmbeddingMix, NullPrompt
+from shield.policy import Policy
+from tests.shield.calls import noises, thresholds
+from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl
+
+PROMPTS = ["the cat", "a dog", "zzz, a picture by anna"]
+SIZE = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "np"}
+WAYS = {
+    "sd": (tiny_sd, {}),
+    "sdxl": (tiny_sdxl, {}),
+    "sd3": (tiny_sd3, {}),
+    "sd3_skip_layers": (tiny_sd3, {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0}),
+    "flux": (tiny_flux, {"max_sequence_length": 16}),
+    "flux_true": (tiny_flux, {"max_sequence_length": 16, "true_cfg_scale": 3.0, "negative_prompt": [""] * 3}),
+}
+every = pytest.mark.parametrize("way", WAYS)
+
+
+def made(way):
+    build, more = WAYS[way]
+    pipe = build()
+    return pipe, lambda prompts=PROMPTS, **o: {"prompt": prompts, **SIZE, **more, "generator": noises(3), **o}
+
+
+def policy(way, **more):
+    return Policy(extra_uncond=way == "flux", **more)
+
+
+def scores(pipe, call):
+    with torch.no_grad(), recorded(pipe, NoiseGap().needs, 1, stop=True, extra_uncond=True) as trace:
+        pipe(**call)
+    return NoiseGap().score(trace)
+
+
+def split_by(pipe, way, call, tests=PROMPTS):
+    """Thresholds that flag the highest-scoring prompt alone, and its row."""
+    values = scores(pipe, call)
+    low, high = values.sort().values[-2:].tolist()
+    assert high > 1.05 * low, "the tiny model must tell these prompts apart"
+    return thresholds(pipe, (low + high) / 2, (NoiseGap(),)), int(values.argmax())
+
+
+def equal_rows(bare, shielded):
+    return [np.array_equal(a, b) for a, b in zip(bare, shielded, strict=True)]
+
+
+def test_every_family_is_tried():
+    assert {f.name for f in FAMILIES} == {way.split("_")[0] for way in WAYS}
+
+
+@every
+def test_nothing_flagged_is_bit_equal(way):
+    pipe, call = made(way)
+    calls = []
+    bare = pipe(**call()).images
+    handle = denoiser_of(pipe).register_forward_hook(lambda *_: calls.append(1))
+    pipe(**call())
+    bare_calls = len(calls)
+    result = Shield(pipe, policy(way), thresholds=thresholds(pipe, 1e9))(**call())
+    handle.remove()
+    assert np.array_equal(bare, result.images)
+    assert len(calls) - 2 * bare_calls == (1 if way == "flux" else 0)
+    assert [v.extra_calls for v in result.verdicts] == [1 if way == "flux" else 0] * 3
+
+
+@every
+def test_one_flagged_row_leaves_the_others_bit_equal(way):
+    pipe, call = made(way)
+    made_thresholds, row = split_by(pipe, way, call())
+    bare = pipe(**call()).images
+    result = Shield(pipe, policy(way, mitigations=(NullPrompt(),)), thresholds=made_thresholds)(**call())
+    assert equal_rows(bare, result.images) == [i != row for i in range(3)]
+    assert [v.status for v in result.verdicts] == ["mitigated" if i == row else "passed" for i in range(3)]
+
+
+@every
+def test_null_prompt_gives_the_picture_of_no_prompt(way):
+    """Pins the layout: which rows are whose, and that pooled embeddings go along."""
+    pipe, call = made(way)
+    made_thresholds, row = split_by(pipe, way, call())
+    result = Shield(pipe, policy(way, mitigations=(NullPrompt(),)), thresholds=made_thresholds)(**call())
+    if way == "sdxl":
+        zeros = torch.zeros(3, 16, 32), torch.zeros(3, 16)
+        empty = pipe(**call(None, prompt_embeds=zeros[0], pooled_prompt_embeds=zeros[1],
+                            negative_prompt_embeds=zeros[0], negative_pooled_prompt_embeds=zeros[1])).images
+    else:
+        empty = pipe(**call([""] * 3)).images
+    assert np.allclose(empty[row], result.images[row], atol=2e-3)
+    assert not np.allclose(pipe(**call()).images[row], result.images[row], atol=2e-3)
+
+
+@every
+def test_the_swap_gives_the_rewritten_prompts_picture(way):
+    """The seam between the flagged step, which is predicted anew, and the later ones, whose inputs are swapped."""
+    pipe, call = made(way)
+    made_thresholds, row = split_by(pipe, way, call())
+    swapped = Policy(
+        mitigations=(EmbeddingMix(),), rewriters=(Always(),), extra_uncond=way == "flux", extra_calls=9
+    )
+    low = min(scores(pipe, call([Always.PROMPT] * 3)))
+    loose = [t for t in made_thresholds if low < t.value]
+    if not loose:
+        pytest.skip("the substitute scores as high as the flagged prompt on this tiny model")
+    result = Shield(pipe, swapped, thresholds=made_thresholds)(**call())
+    prompts = [Always.PROMPT if i == row else p for i, p in enumerate(PROMPTS)]
+    if result.verdicts[row].status == "mitigated":
+        assert np.allclose(pipe(**call(prompts)).images, result.images, atol=2e-3)
+    assert result.verdicts[row].status == "mitigated"
+
+
+class Always:
+    PROMPT = "a dog"
+    name = "always"
+
+    def propose(self, prompt, concepts):
+        return [self.PROMPT]
+
+
+@every
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_every_mitigation_works_on_every_family(way, name):
+    if name == "opposite_guidance" and way == "flux":
+        pytest.skip("distilled guidance has no unconditional prediction to push away from")
+    pipe, call = made(way)
+    made_thresholds, row = split_by(pipe, way, call())
+    used = policy(way, mitigations=(MITIGATIONS[name](), NullPrompt()))
+    bare = pipe(**call()).images
+    result = Shield(pipe, used, thresholds=made_thresholds)(**call())
+    assert equal_rows(bare, result.images) == [i != row for i in range(3)]
+    assert np.isfinite(result.images).all()
+
+
+def test_distilled_guidance_is_unscored_without_an_extra_call():
+    pipe, call = made("flux")
+    with pytest.raises(MissingSignalError, match="extra_uncond"):
+        Shield(pipe, thresholds=thresholds(pipe, 1e9))(**call())
+
+
+@pytest.mark.parametrize("way", ["sdxl", "sd3", "flux_true"])
+def test_a_negative_prompt_does_not_hide_the_gap(way):
+    pipe, call = made(way)
+    shield = Shield(pipe, policy(way), thresholds=thresholds(pipe, 1e9))
+    plain = shield(**call())
+    hidden = shield(**call(negative_prompt=PROMPTS))
+    for a, b in zip(plain.verdicts, hidden.verdicts, strict=True):
+        assert b.scores[0].value == pytest.approx(a.scores[0].value, rel=1e-2) and b.extra_calls == 1

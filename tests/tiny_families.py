@@ -1,0 +1,138 @@
+"""SDXL, SD3 and Flux at tiny size, with random weights, made in memory. See tests/tiny.py for Stable Diffusion."""
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+
+from tests.tiny import TOKENS, WIDTH, tiny_scheduler, tiny_text_encoder, tiny_tokenizer
+
+
+def tiny_projection_encoder(width: int = WIDTH) -> CLIPTextModelWithProjection:
+    config = tiny_text_encoder(width).config.to_dict()
+    return CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+
+
+def tiny_flow_vae() -> AutoencoderKL:
+    """8x downsampling to four channels with a shift, like SD3's and Flux's."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 8),
+        latent_channels=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+        sample_size=64,
+        shift_factor=0.1,
+        scaling_factor=1.5,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()
+
+
+def tiny_t5_tokenizer() -> T5Tokenizer:
+    letters = [(c, -3.0) for c in "abcdefghijklmnopqrstuvwxyz,."]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, additional_special_tokens=[], model_max_length=TOKENS)
+
+
+def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
+    """SDXL's two encoders, pooled embeddings and time ids; empty prompts become zeros, as in the real checkpoint."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            transformer_layers_per_block=(1, 2),
+            projection_class_embeddings_input_dim=6 * 4 + WIDTH,
+            cross_attention_dim=2 * WIDTH,
+            norm_num_groups=4,
+        ).eval()
+        pipe = StableDiffusionXLPipeline(
+            vae=tiny_flow_vae(),
+            text_encoder=tiny_text_encoder(),
+            text_encoder_2=tiny_projection_encoder(),
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            unet=unet,
+            scheduler=tiny_scheduler("epsilon", False),
+            add_watermarker=False,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_sd3(seed: int = 0) -> StableDiffusion3Pipeline:
+    """SD3 without its T5, which the real pipeline allows too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=16,
+            pooled_projection_dim=2 * WIDTH,
+            out_channels=4,
+            pos_embed_max_size=16,
+        ).eval()
+        pipe = StableDiffusion3Pipeline(
+            vae=tiny_flow_vae(),
+            text_encoder=tiny_projection_encoder(),
+            text_encoder_2=tiny_projection_encoder(),
+            text_encoder_3=None,
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            tokenizer_3=None,
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
+    """Flux: packed latents, distilled guidance, true guidance by separate calls on request."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=(4, 4, 8),
+        ).eval()
+        config = T5Config(vocab_size=len(tiny_t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        pipe = FluxPipeline(
+            vae=tiny_flow_vae(),
+            text_encoder=tiny_text_encoder(),
+            text_encoder_2=T5EncoderModel(config).eval(),
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_t5_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
