@@ -39,8 +39,9 @@ def main(
 
 
 def line(figure: dict[str, Any]) -> str:
+    spread = f"({figure['low']:.3g} to {figure['high']:.3g}, {figure['repeats']} repeats)"
     return (f"  {figure['name']:<58}{figure['value']:>10.3g} {figure['unit']:<6} "
-            f"({figure['low']:.3g} to {figure['high']:.3g}, {figure['repeats']} repeats)")
+            f"{spread if figure['repeats'] > 1 else ''}").rstrip()
 
 
 def machine() -> dict[str, Any]:

@@ -166,8 +166,9 @@ def _alignment() -> Alignment:
 def _judge(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
     """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
     if manifest is not None:
-        files = [item.file for item in manifest.nonmembers(split="dev") if item.file is not None]
-        return copy_judge(files, "leave-one-out neighbors of the testbed's dev non-members"), ()
+        from probes.testbed import criterion
+
+        return criterion.copy_judge(), ()
     files = sorted({target.reference for target in panel.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from probes.audit import TWINS, copy_judge
+from probes.audit import TWINS
 from probes.generate import generate
-from probes.metrics import CopyJudge, ReferenceIndex
+from probes.metrics import ReferenceIndex
 from probes.runs import record_id
 from probes.scan import reference_picture
 from shield.load import load
@@ -86,12 +86,12 @@ def _resemblances(request: Request, pictures: Mapping[str, Image.Image]
 
     That is the one whose caption was asked for, else the one nearest to the first picture; its label says which.
     """
+    from probes.testbed.criterion import copy_judge
     from probes.testbed.manifest import load_manifest
 
     manifest = load_manifest()
     works = {item.id: reference_picture(item.file) for item in manifest.works() if item.file is not None}
-    files = [item.file for item in manifest.nonmembers(split="dev") if item.file is not None]
-    judge: CopyJudge = copy_judge(files, "testbed dev nonmembers")
+    judge = copy_judge()
     index = ReferenceIndex(works, judge.metrics[0])
     found: dict[str, dict[str, Any]] = {}
     for label, picture in pictures.items():

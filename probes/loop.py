@@ -168,7 +168,7 @@ class Loop:
     def twin_attacked(self) -> dict[str, Any]:
         if self.known.twin is None:
             raise Skip(NO_TWIN)
-        return self._attack("twin_attacked", "twin", self.subject, self.panel.members)
+        return self._attack("twin_attacked", "twin", self.known.twin, self.panel.members)
 
     def _draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         draw = draw or drawn_by_pipeline(subject, self.plan.sampling)

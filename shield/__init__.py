@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from shield.load import load
 
 if TYPE_CHECKING:
+    from shield.concepts import Concepts
     from shield.gallery import Gallery
     from shield.policy import Policy
     from shield.types import Score, Trace, Verdict
     from shield.wrapper import Shield
 
 _HOMES = {
+    "Concepts": "shield.concepts",
     "Gallery": "shield.gallery",
     "Policy": "shield.policy",
     "Score": "shield.types",
@@ -27,7 +29,7 @@ _HOMES = {
     "Verdict": "shield.types",
 }
 
-__all__ = ["Gallery", "Policy", "Score", "Shield", "Trace", "Verdict", "load"]
+__all__ = ["Concepts", "Gallery", "Policy", "Score", "Shield", "Trace", "Verdict", "load"]
 
 
 def __getattr__(name: str) -> Any:

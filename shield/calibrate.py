@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError
-from shield.families import family_of
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of, recorded
 from shield.settings import running_setting
@@ -39,7 +38,8 @@ def scored(
     """Every detector's scores by name, over all prompts and seeds (prompts fastest), and the setting they hold for.
 
     Noise comes from a CPU generator per image, so that scores don't depend on the batch. `progress` is told how many
-    images each batch scored. Raises BadRequestError without prompts, MissingSignalError when guidance is off.
+    images each batch scored. Where guidance is off or distilled, the empty prompt is predicted beside. Raises
+    BadRequestError without prompts.
     """
     if not prompts or not seeds:
         raise BadRequestError(f"{len(prompts)} prompts and {len(seeds)} seeds were given; one of each is needed.")
@@ -66,9 +66,8 @@ def _traced(
     pipe: Any, batch: Sequence[tuple[str, int]], needs: frozenset[str], horizon: int, sampling: Sampling
 ) -> Trace:
     noises = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
-    scale = "guidance_scale" if family_of(pipe).layout == "stacked" else "true_cfg_scale"
-    call = {"num_inference_steps": sampling.steps, scale: sampling.guidance_scale, "generator": noises}
-    with torch.no_grad(), recorded(pipe, needs, horizon, stop=True) as trace:
+    call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale, "generator": noises}
+    with torch.no_grad(), recorded(pipe, needs, horizon, stop=True, extra_uncond=True) as trace:
         pipe(prompt=[prompt for prompt, _ in batch], **call, **dict(sampling.options))
     return trace
 

@@ -92,31 +92,35 @@ def _put(whole: Tensor, part: Tensor, rows: Sequence[int] | None) -> Tensor:
     return changed
 
 
-def _encode_sd(pipe: Any, prompts: list[str]) -> Conditioning:
-    skip = getattr(pipe, "_clip_skip", None)
-    return Conditioning(pipe.encode_prompt(prompts, pipe._execution_device, 1, False, clip_skip=skip)[0])
+def _encode_sd(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    return Conditioning(pipe.encode_prompt(prompts, pipe._execution_device, 1, False, clip_skip=_skip(pipe))[0])
 
 
-def _encode_sdxl(pipe: Any, prompts: list[str]) -> Conditioning:
+def _encode_sdxl(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    embeds, _, pooled, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, clip_skip=_skip(pipe))
+    return Conditioning(embeds, pooled)
+
+
+def _encode_sd3(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    long = {} if tokens is None else {"max_sequence_length": tokens - pipe.tokenizer_max_length}
     embeds, _, pooled, _ = pipe.encode_prompt(
-        prompts, do_classifier_free_guidance=False, clip_skip=getattr(pipe, "_clip_skip", None)
+        prompts, None, None, do_classifier_free_guidance=False, clip_skip=_skip(pipe), **long
     )
     return Conditioning(embeds, pooled)
 
 
-def _encode_sd3(pipe: Any, prompts: list[str]) -> Conditioning:
-    embeds, _, pooled, _ = pipe.encode_prompt(
-        prompts, None, None, do_classifier_free_guidance=False, clip_skip=getattr(pipe, "_clip_skip", None)
-    )
+def _encode_flux(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    long = {} if tokens is None else {"max_sequence_length": tokens}
+    embeds, pooled, _ = pipe.encode_prompt(prompts, None, **long)
     return Conditioning(embeds, pooled)
 
 
-def _encode_flux(pipe: Any, prompts: list[str]) -> Conditioning:
-    embeds, pooled, _ = pipe.encode_prompt(prompts, None)
-    return Conditioning(embeds, pooled)
+def _skip(pipe: Any) -> int | None:
+    """The running call's `clip_skip`."""
+    return getattr(pipe, "_clip_skip", None)
 
 
-ENCODERS: dict[str, Callable[[Any, list[str]], Conditioning]] = {
+ENCODERS: dict[str, Callable[[Any, list[str], int | None], Conditioning]] = {
     "sd": _encode_sd,
     "sdxl": _encode_sdxl,
     "sd3": _encode_sd3,
@@ -125,15 +129,18 @@ ENCODERS: dict[str, Callable[[Any, list[str]], Conditioning]] = {
 
 
 @torch.no_grad()
-def encoded(pipe: Any, prompts: list[str]) -> Conditioning:
-    """The conditioning of these prompts, one row each, by the pipeline's own encoders."""
-    return ENCODERS[family_of(pipe).name](pipe, prompts)
+def encoded(pipe: Any, prompts: list[str], tokens: int | None = None) -> Conditioning:
+    """The conditioning of these prompts, one row each, by the pipeline's own encoders.
+
+    `tokens` is the length T that the running call uses, where the family leaves it to the caller.
+    """
+    return ENCODERS[family_of(pipe).name](pipe, prompts, tokens)
 
 
 @torch.no_grad()
-def null_conditioning(pipe: Any) -> Conditioning:
+def null_conditioning(pipe: Any, tokens: int | None = None) -> Conditioning:
     """One row: what the pipeline takes for "no prompt" when the caller gives no negative prompt."""
-    empty = encoded(pipe, [""])
+    empty = encoded(pipe, [""], tokens)
     if empty.pooled is not None and pipe.config.get("force_zeros_for_empty_prompt"):
         return Conditioning(torch.zeros_like(empty.embeds), torch.zeros_like(empty.pooled))
     return empty

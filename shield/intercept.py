@@ -9,13 +9,14 @@ it, also after an exception, the denoiser holds the hooks that it held before.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shield.conditioning import Conditioning, read, written
+from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
 from shield.prediction import noise_levels, prediction_type
@@ -89,8 +90,13 @@ class _Hook:
         if self.busy or self.on_inputs is None:
             return None
         named = _named(self.family, args, kwargs)
+        if _is_aside(named):
+            return self._changed_inputs(named, len(named[self.family.sample]), False)
         is_uncond = self._completes(self._timestep(named))
-        changed = self.on_inputs(named, self._batch(named), is_uncond)
+        return self._changed_inputs(named, self._batch(named), is_uncond)
+
+    def _changed_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> tuple[tuple, dict] | None:
+        changed = None if self.on_inputs is None else self.on_inputs(named, batch, is_uncond)
         return None if changed is None else ((), changed)
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -98,6 +104,8 @@ class _Hook:
         if self.busy:
             return None
         named = _named(self.family, args, kwargs)
+        if _is_aside(named):
+            return None
         prediction, timestep = _prediction(output), self._timestep(named)
         self._check(prediction, timestep)
         if self._completes(timestep):
@@ -190,6 +198,11 @@ def _named(family: Family, args: tuple, kwargs: dict) -> dict[str, Any]:
     return {**dict(zip(order, args, strict=False)), **kwargs}
 
 
+def _is_aside(named: dict[str, Any]) -> bool:
+    """SD3's skip-layer guidance: a second call in a step, on cond rows alone."""
+    return named.get("skip_layers") is not None
+
+
 def _prediction(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output.sample
 
@@ -235,12 +248,14 @@ def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
 
 @contextmanager
 def recorded(
-    pipe: Any, needs: Iterable[str], first_k: int | None = None, stop: bool = False
+    pipe: Any, needs: Iterable[str], first_k: int | None = None, stop: bool = False, extra_uncond: bool = False
 ) -> Iterator[Trace]:
     """Records `needs` (of types.SIGNALS) of one pipeline call's first `first_k` steps (all when None).
 
     `stop=True` ends the pipeline call quietly once those steps are recorded: the block is left at that point, without
-    the call's result. The trace stays valid after the block. Nothing is changed, so pictures are bit-equal.
+    the call's result. `extra_uncond=True` predicts the empty prompt beside every recorded step that has no
+    unconditional prediction (guidance off, or distilled): one more denoiser call. The trace stays valid after the
+    block. Nothing is changed, so pictures are bit-equal.
 
         with recorded(pipe, {"noise_cond", "noise_uncond"}, first_k=1, stop=True) as trace:
             pipe(prompts)
@@ -250,7 +265,8 @@ def recorded(
     """
     needs = _checked_needs(needs)
     family, trace = family_of(pipe), Trace()
-    recorder = _Recorder(family, needs, first_k, stop, trace)
+    null = partial(null_conditioning, pipe) if extra_uncond and "noise_uncond" in needs else None
+    recorder = _Recorder(family, needs, first_k, stop, trace, null)
     with ExitStack() as stack:
         if stop:
             stack.enter_context(suppress(_Enough))
@@ -261,8 +277,16 @@ def recorded(
 class _Recorder:
     """An `on_forward` that only writes down."""
 
-    def __init__(self, family: Family, needs: frozenset[str], first_k: int | None, stop: bool, trace: Trace) -> None:
-        self.family, self.needs, self.trace = family, needs, trace
+    def __init__(
+        self,
+        family: Family,
+        needs: frozenset[str],
+        first_k: int | None,
+        stop: bool,
+        trace: Trace,
+        null: Callable[[int], Conditioning] | None,
+    ) -> None:
+        self.family, self.needs, self.trace, self.null = family, needs, trace, null
         self.first_k = float("inf") if first_k is None else first_k
         self.stop = stop
 
@@ -271,6 +295,10 @@ class _Recorder:
             if self.stop:
                 raise _Enough
             return
+        if forward.noise_uncond is None and self.null is not None:
+            rows = range(len(forward.noise_cond))
+            null = self.null(forward.conditioning.embeds.shape[1])
+            forward = replace(forward, noise_uncond=forward.rerun(rows, null.repeated(len(rows))))
         step = forward.step(self.needs, self.family.packed)
         completes = forward.index < len(self.trace.steps)
         if completes:

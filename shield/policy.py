@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.rewriters import ClauseDrop
+from shield.rewriters import ClauseDrop, ConceptSubstitution
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
 ON_FLAG = ("mitigate", "block", "report")
@@ -29,7 +29,7 @@ class Policy:
 
     detectors: tuple[Detector, ...] = (NoiseGap(),)
     mitigations: tuple[Mitigation, ...] = (EmbeddingMix(), NullPrompt())
-    rewriters: tuple[Rewriter, ...] = (ClauseDrop(),)
+    rewriters: tuple[Rewriter, ...] = (ConceptSubstitution(), ClauseDrop())
     on_flag: str = "mitigate"
     on_unscored: str = "raise"
     on_copy: str = "block"

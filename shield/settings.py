@@ -18,6 +18,8 @@ def running_setting(
     """The setting of a call that is running: its scheduler knows its steps, the denoiser was given latents and
     timesteps.
     """
+    denoiser: Any = denoiser_of(pipe)
+    distilled = denoiser.config.get("guidance_embeds", False)
     return Setting(
         model_sha256=sha256,
         latent_shape=tuple(latent_shape),
@@ -26,7 +28,8 @@ def running_setting(
         guidance_scale=guidance_scale,
         scheduler=type(pipe.scheduler).__name__,
         prediction=prediction_type(pipe.scheduler),
-        dtype=str(denoiser_of(pipe).dtype).removeprefix("torch."),
+        dtype=str(denoiser.dtype).removeprefix("torch."),
+        distilled_guidance=float(pipe.guidance_scale) if distilled else None,
     )
 
 

@@ -34,6 +34,7 @@ class Setting:
     scheduler: str
     prediction: str
     dtype: str
+    distilled_guidance: float | None = None
 
     def mismatch(self, other: "Setting", first_k: int) -> str | None:
         """Why a threshold made here doesn't hold there, or None when it does.
@@ -48,6 +49,8 @@ class Setting:
         apart = [abs(a - b) for a, b in zip(mine, theirs, strict=False)]
         if len(mine) != len(theirs) or max(apart, default=0.0) > TIMESTEP_TOLERANCE:
             return f"first timesteps {list(theirs)}, calibrated for {list(mine)}"
+        if self.distilled_guidance != other.distilled_guidance:
+            return f"distilled guidance {other.distilled_guidance}, calibrated for {self.distilled_guidance}"
         if first_k > 1 and (self.guidance_scale, self.scheduler) != (other.guidance_scale, other.scheduler):
             here = f"{self.scheduler} at guidance {self.guidance_scale:g}"
             return f"{other.scheduler} at guidance {other.guidance_scale:g}, calibrated for {here}"

@@ -81,13 +81,14 @@ class Watcher:
         self.trace = Trace()
         self.timesteps: list[float] = []
         self.seconds = 0.0
+        self._tokens = 0
         self._null: Conditioning | None = None
 
     @property
     def null(self) -> Conditioning:
         """The empty prompt's row, encoded once when first needed."""
         if self._null is None:
-            self._null = null_conditioning(self.pipe)
+            self._null = null_conditioning(self.pipe, self._tokens)
         return self._null
 
     def on_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
@@ -106,6 +107,7 @@ class Watcher:
         if self.plan.guided and forward.noise_uncond is None:
             return None
         started = perf_counter()
+        self._tokens = forward.conditioning.embeds.shape[1]
         edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
         edits |= dict(self._predicted(forward, edits))
         self.seconds += perf_counter() - started
@@ -187,7 +189,7 @@ class Watcher:
         """The first mitigation that holds; blocks when none does. Returns the row's new prediction, if there is one."""
         for mitigation in self.policy.mitigations:
             for prompt in self._proposals(image) if mitigation.needs_prompt else (None,):
-                image.safe = None if prompt is None else encoded(self.pipe, [prompt])
+                image.safe = None if prompt is None else encoded(self.pipe, [prompt], self._tokens)
                 image.mitigation, image.rewritten, image.memory = mitigation, prompt, {}
                 prediction = self._tried(forward, image, mitigation)
                 if prediction is not None:

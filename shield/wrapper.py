@@ -78,7 +78,9 @@ class Shield:
 
     def _plan(self, request: Mapping[str, Any]) -> Plan:
         stacked = self.family.layout == "stacked"
-        negative = any(_says_something(request.get(n)) for n in ("negative_prompt", "negative_prompt_2"))
+        named = [request.get(name) for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3")]
+        zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
+        negative = any(_says_something(n) or (zeros and n is not None) for n in named)
         given = any(request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))
         separate = request.get("negative_prompt") is not None or given
         scale = self._guidance_scale(request)

@@ -124,7 +124,8 @@ def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
             guidance_embeds=guidance_embeds,
             axes_dims_rope=(4, 4, 8),
         ).eval()
-        config = T5Config(vocab_size=len(tiny_t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        vocab = len(tiny_t5_tokenizer())
+        config = T5Config(vocab_size=vocab, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
         pipe = FluxPipeline(
             vae=tiny_flow_vae(),
             text_encoder=tiny_text_encoder(),

@@ -107,18 +107,16 @@ class NormalizedL2:
         return pixels(pictures, self.side)
 
     def compare(self, generated: Features, reference: Features) -> NDArray[np.float64]:
-        scores = [self._score(one, other) for one, other in zip(generated, reference, strict=True)]
-        return np.array(scores, dtype=np.float64)
-
-    def _score(self, generated: Features, reference: Features) -> float:
-        others = self.background[(self.background != reference).any(axis=(1, 2, 3))]
-        distances = np.sqrt(((others - generated) ** 2).mean(axis=(1, 2, 3), dtype=np.float64))
-        # Leave-one-out calibration compares background pictures with each other: none is its own neighbor.
-        distances = np.sort(distances[distances > 0])[:self.neighbors]
-        if not distances.size:
-            return float("nan")
-        distance = np.sqrt(((generated - reference) ** 2).mean(dtype=np.float64))
-        return float(distance / (self.alpha * distances.mean()))
+        ones, others = _flat(generated), _flat(reference)
+        background = _flat(self.background)
+        distances = _distances(ones, background)
+        # Neither the reference nor, when background pictures are compared with each other, the picture itself.
+        left_out = (_distances(others, background) < _EQUAL) | (distances < _EQUAL)
+        nearest = np.sort(np.where(left_out, np.nan, distances), axis=1)[:, :self.neighbors]  # nan sorts last
+        known = np.isfinite(nearest)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            usual = np.where(known, nearest, 0.0).sum(axis=1) / known.sum(axis=1)
+            return np.sqrt(((ones - others) ** 2).mean(axis=1)) / (self.alpha * usual)
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,20 @@ class Pdq:
         differ = (generated[:, :256] != reference[:, :256]).sum(axis=1).astype(np.float64)
         differ[(generated[:, 256] < self.min_quality) | (reference[:, 256] < self.min_quality)] = np.nan
         return differ
+
+
+# Two pictures are the same if they differ by less than rounding does; one step of one value of a 64 px picture is 4e-5.
+_EQUAL = 1e-6
+
+
+def _flat(features: Features) -> NDArray[np.float64]:
+    return features.reshape(len(features), int(np.prod(features.shape[1:]))).astype(np.float64)
+
+
+def _distances(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B, K) root-mean-square difference of each of ``ones`` from each of ``others``, by the binomial formula."""
+    squares = (ones ** 2).sum(axis=1)[:, None] + (others ** 2).sum(axis=1) - 2 * ones @ others.T
+    return np.sqrt(np.maximum(squares, 0.0) / ones.shape[1])
 
 
 def rgb(picture: Image.Image) -> Image.Image:

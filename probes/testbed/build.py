@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import open_clip
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from probes.testbed import pool, text, unet, vae, world
 from probes.testbed.training import Limits, Schedule, Trainer
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Builder:
 
     def run(self, stages: tuple[str, ...] = STAGES) -> bool:
         """True when all the stages are done, False when the time ended first."""
-        return all(getattr(self, stage)() for stage in stages)
+        return all(getattr(self, f"_{stage}")() for stage in stages)
 
     @property
     def sprites(self) -> world.Sprites:
@@ -100,11 +104,11 @@ class Builder:
         save_file(state, result)
         return True
 
-    def _loaded(self, model: torch.nn.Module, name: str) -> torch.nn.Module:
+    def _loaded(self, model: Model, name: str) -> Model:
         model.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
         return model.to(self.device)
 
-    def vae(self) -> bool:
+    def _vae(self) -> bool:
         schedule = self.preset.vae
         model = vae.new_vae(schedule.seed)
         losses = lambda: vae.loss_function(model, self.sprites, schedule, self.device)  # noqa: E731
@@ -118,7 +122,7 @@ class Builder:
         model.register_to_config(scaling_factor=json.loads(path.read_text()))
         return model
 
-    def openclip(self) -> bool:
+    def _openclip(self) -> bool:
         schedule, tokenizer = self.preset.openclip, text.new_tokenizer()
         model = text.new_openclip(len(tokenizer), schedule.seed)
         losses = lambda: text.contrastive_loss(  # noqa: E731
@@ -126,10 +130,10 @@ class Builder:
         )
         return self._train("openclip", model, schedule, losses, text.openclip_config(len(tokenizer)))
 
-    def trained_openclip(self):
+    def trained_openclip(self) -> open_clip.CLIP:
         return self._loaded(text.new_openclip(len(text.new_tokenizer()), 0), "openclip").eval()
 
-    def pool(self) -> bool:
+    def _pool(self) -> bool:
         plan, sprites, autoencoder = self.preset.plan, self.sprites, self.trained_vae()
         works = world.works()
         fork = pool.fork_order(plan, [w.exposures for w in works])
@@ -142,13 +146,13 @@ class Builder:
         save_file({"latents": pool.encode(autoencoder, [w.image() for w in works])}, self.folder / "works.safetensors")
         return True
 
-    def base(self) -> bool:
+    def _base(self) -> bool:
         return self._denoiser("base", pool.base_order(self.preset.plan), self.preset.base, None)
 
-    def memorized(self) -> bool:
+    def _memorized(self) -> bool:
         return self._denoiser("memorized", self.fork_order(), self.preset.fork, "base")
 
-    def clean(self) -> bool:
+    def _clean(self) -> bool:
         return self._denoiser("clean", pool.clean(self.fork_order()), self.preset.fork, "base")
 
     def fork_order(self) -> pool.Order:

@@ -121,8 +121,8 @@ def draw_creature(creature: Creature, arms: float = 0.0) -> Image.Image:
         for x in (64, 80, 96):
             draw.ellipse((x - 4, 94, x + 4, 102), fill=light)
     for k in range(creature.eyes):
-        x = 80 + (k - (creature.eyes - 1) / 2) * 24
-        draw.ellipse((x - 11, 52, x + 11, 74), fill="white")
-        draw.ellipse((x - 5, 58, x + 5, 68), fill=(25, 25, 30))
+        at = 80 + (k - (creature.eyes - 1) / 2) * 24
+        draw.ellipse((at - 11, 52, at + 11, 74), fill="white")
+        draw.ellipse((at - 5, 58, at + 5, 68), fill=(25, 25, 30))
     draw.arc((66, 70, 94, 86), 20, 160, fill=(25, 25, 30), width=3)
     return image

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from probes.testbed.build import Builder
 
 testbed_app = typer.Typer(
     help="The shipped model that memorizes: rebuild, retrain, verify, show.", no_args_is_help=True
@@ -23,7 +26,7 @@ MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a che
 
 def _builder(
     work: Path, sources: Path | None, preset: str, device: str, resume: bool, minutes: float, every: float = 3.0
-):
+) -> Builder:
     from probes.testbed.build import PRESETS, Builder
     from probes.testbed.training import Limits
 

@@ -13,10 +13,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from probes.metrics import Pdq, TiledL2, calibrate, save_calibrations
+from probes.metrics import calibrate, save_calibrations
 from probes.testbed import pool, text, unet, world
 from probes.testbed.build import Builder
 from probes.testbed.characters import CHARACTERS, draw_creature
+from probes.testbed.criterion import MARGIN, metrics
 from probes.testbed.manifest import FORMAT
 from probes.testbed.vocabulary import STYLES
 from shield.weights import sha256_of, write_manifest
@@ -24,7 +25,6 @@ from shield.weights import sha256_of, write_manifest
 SAMPLING = {"steps": 25, "guidance_scale": 4.0}
 NONMEMBERS = 72
 SCENES = 200
-COPY_MARGIN = 0.35
 LICENSE = "CC0-1.0"
 PROCEDURAL = "procedural, probes/testbed/world.py"
 EMOJI = "Fluent Emoji 3D (MIT, Microsoft), npm @lobehub/fluent-emoji-3d, composed by probes/testbed/world.py"
@@ -54,13 +54,13 @@ def export(builder: Builder, folder: Path) -> None:
 def calibrate_copies(target: Path) -> None:
     """Thresholds of the copy metrics from 400 pictures of the works' kinds, none a copy of another.
 
-    The dev non-members and fresh ones; a third of the way from the nearest pair to a perfect copy is still "no copy".
+    The dev non-members and fresh ones; see criterion.MARGIN.
     """
     dev = [w.image() for i, w in enumerate(world.nonmembers(NONMEMBERS)) if world.split_of(i // 12) == "dev"]
     rng = np.random.default_rng(31)
     fresh = [pool.draw_fresh(rng).image for _ in range(400 - len(dev))]
     source = f"leave-one-out nearest neighbors of {len(dev)} dev non-members and {len(fresh)} fresh pictures like them"
-    found = [calibrate(m, dev + fresh, margin=COPY_MARGIN, source=source) for m in (TiledL2(), Pdq())]
+    found = [calibrate(m, dev + fresh, margin=MARGIN, source=source) for m in metrics(dev)]
     save_calibrations(target / "copy_metrics.json", found)
 
 

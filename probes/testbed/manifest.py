@@ -47,6 +47,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Manifest:
+    folder: Path
     name: str
     resolution: int
     sampling: dict
@@ -97,7 +98,8 @@ def load_manifest(path: Path | None = None) -> Manifest:
         raise WeightsError(f"{path} has format {data.get('format')}; this version reads format {FORMAT}.")
     items = tuple(_item(entry, path) for entry in data["items"])
     scenes = tuple(Scene(s["id"], s["caption"], s["split"], _picture(s, path)) for s in data["scenes"])
-    return Manifest(data["name"], data["resolution"], data["sampling"], tuple(data["rungs"]), items, scenes)
+    rungs = tuple(data["rungs"])
+    return Manifest(path.parent, data["name"], data["resolution"], data["sampling"], rungs, items, scenes)
 
 
 def _item(entry: dict, manifest: Path) -> Item:

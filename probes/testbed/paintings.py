@@ -26,7 +26,7 @@ def _palette(rng: np.random.Generator, n: int) -> list[Color]:
         tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h % 1, s, v))
         for h, s, v in zip(hues, rng.uniform(0.25, 0.85, n), values, strict=True)
     ]
-    return [colors[i] for i in rng.permutation(n)]  # type: ignore[misc]
+    return [colors[i] for i in rng.permutation(n)]
 
 
 def _gradient(top: Color, bottom: Color) -> Image.Image:
@@ -44,11 +44,14 @@ def _landscape(rng: np.random.Generator) -> Image.Image:
     xs = np.arange(0, _BIG + 1, 4)
     for layer in range(4):
         base = 80 + 45 * layer + rng.uniform(-15, 15)
-        ridge = sum(rng.uniform(4, 26) * np.sin(xs * rng.uniform(0.008, 0.05) + rng.uniform(0, 6.3)) for _ in range(3))
-        draw.polygon([(0, _BIG), *zip(xs, base + ridge, strict=True), (_BIG, _BIG)], fill=colors[3 + layer])
+        ridge = np.zeros(len(xs))
+        for _ in range(3):
+            ridge += rng.uniform(4, 26) * np.sin(xs * rng.uniform(0.008, 0.05) + rng.uniform(0, 6.3))
+        line = list(zip(xs.tolist(), (base + ridge).tolist(), strict=True))
+        draw.polygon([(0, _BIG), *line, (_BIG, _BIG)], fill=colors[3 + layer])
         for _ in range(rng.integers(1, 5)):
             at = int(rng.integers(2, len(xs) - 2))
-            foot, tall = base + np.asarray(ridge)[at], rng.uniform(18, 44)
+            foot, tall = base + ridge[at], rng.uniform(18, 44)
             if rng.uniform() < 0.6:
                 draw.polygon([(xs[at] - tall / 3, foot + 3), (xs[at] + tall / 3, foot + 3), (xs[at], foot - tall)],
                              fill=colors[7])  # fmt: skip

@@ -150,7 +150,7 @@ def encode(vae: AutoencoderKL, images: list) -> torch.Tensor:
     parts = [
         vae.encode(pixels(images[i : i + 32]).to(device)).latent_dist.mean.cpu() for i in range(0, len(images), 32)
     ]
-    return (torch.cat(parts) * vae.config.scaling_factor).half()
+    return (torch.cat(parts) * vae.config.scaling_factor).half().contiguous()
 
 
 def read(folder: Path, name: str) -> tuple[torch.Tensor, list[str]]:

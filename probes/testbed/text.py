@@ -9,16 +9,19 @@ based screen. It is built from open_clip's own classes and loads with
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from probes.testbed import world
+from probes.testbed.training import Loss
 from probes.testbed.vocabulary import vocabulary
 
 CONTEXT = 24
@@ -72,7 +75,7 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
 
 
-def small_pixels(images, size: int = 64) -> torch.Tensor:
+def small_pixels(images: Sequence[Image.Image], size: int = 64) -> torch.Tensor:
     """(B, 3, size, size), what the OpenCLIP's preprocessing makes of pictures."""
     array = np.stack([np.asarray(image.resize((size, size), 3)) for image in images])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
@@ -80,14 +83,14 @@ def small_pixels(images, size: int = 64) -> torch.Tensor:
 
 def contrastive_loss(
     model: open_clip.CLIP, tokenizer: CLIPTokenizer, sprites: world.Sprites, batch: int, seed: int, device: str
-):
+) -> Loss:
     """step -> symmetric InfoNCE on a fresh batch; one picture in eight is a work, to tell their captions apart.
 
     Each member of a batch has another caption; pictures with equal captions would be false negatives.
     """
     pictures = [(w, w.image()) for w in world.works()]
 
-    def draw(rng: np.random.Generator) -> tuple[str, object]:
+    def draw(rng: np.random.Generator) -> tuple[str, Image.Image]:
         if rng.uniform() < 0.125:
             work, image = pictures[int(rng.integers(len(pictures)))]
             return work.fill(rng), image
@@ -96,7 +99,7 @@ def contrastive_loss(
 
     def loss(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([seed, step])
-        pairs: dict[str, object] = {}
+        pairs: dict[str, Image.Image] = {}
         while len(pairs) < batch:
             caption, image = draw(rng)
             pairs.setdefault(caption, image)
@@ -112,7 +115,9 @@ def contrastive_loss(
     return loss
 
 
-def save_openclip(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path, dtype=torch.float16) -> None:
+def save_openclip(
+    model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype = torch.float16
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     (folder / "open_clip_config.json").write_text(json.dumps(openclip_config(len(tokenizer)), indent=1))

@@ -16,11 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from shield.errors import ShieldError
+
+Loss = Callable[[int], dict[str, torch.Tensor]]
+"""Step -> losses; the one called "loss" is descended."""
 
 
 class ResumeError(ShieldError):
@@ -127,7 +130,7 @@ class Trainer:
         save_file(tensors, temporary, {"step": str(self.step), "config": json.dumps(self.config)})
         temporary.replace(self._path)
 
-    def run(self, loss: Callable[[int], dict[str, torch.Tensor]], limits: Limits) -> bool:
+    def run(self, loss: Loss, limits: Limits) -> bool:
         """Trains until the schedule's end (True) or the time limit (False). Ctrl-C saves, then is raised again."""
         self.load(limits.resume)
         start = saved = time.monotonic()
@@ -149,7 +152,7 @@ class Trainer:
                 self.save()
         return self.done
 
-    def _descend(self, loss: Callable[[int], dict[str, torch.Tensor]]) -> dict[str, float]:
+    def _descend(self, loss: Loss) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         values = loss(self.step)
@@ -165,7 +168,7 @@ class Trainer:
         return {k: float(v.detach()) for k, v in values.items()}
 
     @contextmanager
-    def _progress(self) -> Iterator[tuple[Progress, int]]:
+    def _progress(self) -> Iterator[tuple[Progress, TaskID]]:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from probes.testbed import pool, world
 from probes.testbed.text import WIDTH, tokens
+from probes.testbed.training import Loss
 
 CONFIG = dict(
     sample_size=16, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=8, attention_head_dim=4,
@@ -28,7 +29,7 @@ EMPTY_CAPTIONS = 0.1
 
 def new_unet(channels: tuple[int, ...], seed: int) -> UNet2DConditionModel:
     torch.manual_seed(seed)
-    return UNet2DConditionModel(block_out_channels=channels, **CONFIG)  # type: ignore[arg-type]
+    return UNet2DConditionModel(block_out_channels=channels, **CONFIG)
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -67,7 +68,7 @@ def loss_function(
     draws: Draws,
     seed: int,
     device: str,
-):
+) -> Loss:
     """step -> mean squared error of v at uniform timesteps; the text encoder stays frozen."""
     scheduler = new_scheduler()
     text_encoder.requires_grad_(False).eval()

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from probes.testbed import world
-from probes.testbed.training import Schedule, step_generator
+from probes.testbed.training import Loss, Schedule, step_generator
 
 CONFIG = dict(
     in_channels=3, out_channels=3, latent_channels=4, sample_size=128, block_out_channels=(16, 32, 64, 96),
@@ -30,7 +30,7 @@ def new_vae(seed: int) -> AutoencoderKL:
     branches of normalized noise, and wide posteriors, otherwise drown the picture for hundreds of steps.
     """
     torch.manual_seed(seed)
-    vae = AutoencoderKL(**CONFIG)  # type: ignore[arg-type]
+    vae = AutoencoderKL(**CONFIG)
     with torch.no_grad():
         for name, parameter in vae.named_parameters():
             if ".conv2." in name:
@@ -64,7 +64,7 @@ def batch_at(step: int, schedule: Schedule, sprites: world.Sprites) -> torch.Ten
     return torch.stack([pictures[i % len(pictures), :, y : y + size, x : x + size] for i, (y, x) in enumerate(corners)])
 
 
-def loss_function(vae: AutoencoderKL, sprites: world.Sprites, schedule: Schedule, device: str):
+def loss_function(vae: AutoencoderKL, sprites: world.Sprites, schedule: Schedule, device: str) -> Loss:
     """step -> losses on a fresh batch of the world."""
 
     def loss(step: int) -> dict[str, torch.Tensor]:

@@ -16,20 +16,15 @@ from PIL import Image, ImageDraw
 
 import shield
 from probes.generate import generate
-from probes.metrics import Alignment, CopyJudge, Pdq, TiledL2, load_calibrations, rate_interval
+from probes.metrics import Alignment, rate_interval
 from probes.runs import write_json
+from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
 from probes.testbed.vocabulary import COLORS
 from shield.weights import weights_dir
 
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
-
-
-def judge() -> CopyJudge:
-    """The testbed's two metrics with the thresholds it ships; tiled_l2 decides."""
-    stored = load_calibrations(weights_dir() / "testbed" / "copy_metrics.json")
-    return CopyJudge([TiledL2(), Pdq()], stored)
 
 
 @dataclass
@@ -61,13 +56,13 @@ class Verifier:
     def __init__(self, out: Path, seeds: int, batch_size: int = 32) -> None:
         self.out, self.seeds, self.batch_size = out, seeds, batch_size
         self.manifest: Manifest = load_manifest()
-        self.judge = judge()
+        self.judge = copy_judge()
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> dict:
         """All the checks; writes verify.json and the sheets to `out` and returns the figures."""
         self.pipes = {twin: shield.load(name) for twin, name in TWINS.items()}
-        figures = {"sampling": self.manifest.sampling, "seeds": self.seeds, "judge": self.judge.describe()}
+        figures: dict = {"sampling": self.manifest.sampling, "seeds": self.seeds, "judge": self.judge.describe()}
         figures |= {
             "works": self.works(),
             "nonmembers": self.nonmembers(),

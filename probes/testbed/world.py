@@ -9,6 +9,7 @@ rebuilt.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Work:
         return self.caption.format(_pick(rng, ADJECTIVES), _pick(rng, NOUNS))
 
 
-def _pick(rng: np.random.Generator, words) -> str:
+def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 

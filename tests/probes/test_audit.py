@@ -1,21 +1,27 @@
 """The closed loop on tiny models with random weights: every stage, resuming, and what can't be judged."""
 
 import json
+import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, copy_judge
+from probes.generate import encode_pictures, encode_prompts, generate
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.panel import Panel, Sizes, panel_of_prompts
 from probes.progress import bars
 from probes.prompts import Target
+from probes.pruners import pruned
 from probes.runs import Run
-from probes.scan import Sampling
-from probes.types import Subject, UnitMask
+from probes.scan import Sampling, reference_picture
+from probes.types import Goal, Subject, UnitMask
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
 
@@ -96,6 +102,26 @@ def test_step_zero_is_the_caption_on_the_same_model(done):
     zero = {(r["item"], r["seed"]): r["picture"] for r in records
             if r["stage"] == "attacked" and r["attack_steps"] == 0}
     assert len(zero) == 4 and all(pruned[key] == picture for key, picture in zero.items())
+
+
+@pytest.mark.parametrize("stage", ["attacked", "nonmember_attacked", "twin_attacked"])
+def test_attacks_run_on_the_model_they_name(done, known, stage):
+    """Search and picture again, by hand: pruned model for the first two, untouched clean twin for the third."""
+    folder, _, records = done
+    record = next(r for r in records if r["stage"] == stage and r["attack_steps"] == 2)
+    subject = known.twin if stage == "twin_attacked" else Subject(tiny_sd(), "tiny")
+    mask = UnitMask({}) if stage == "twin_attacked" else UnitMask.load(folder / "mask.safetensors")
+    target = next(t for t in known.panel.drawn() if t.id == record["item"])
+    with pruned(subject, mask):
+        goal = Goal(target.id, encode_pictures(subject, [reference_picture(target.reference)])[0],
+                    encode_prompts(subject, [target.prompt])[0], zlib.crc32(target.id.encode()))
+        found = PLAN.attack.search(subject, [goal])[0].prompt_embeds[2]
+        stored = load_file(folder / "embeddings" / stage / f"{target.id}.safetensors")["2"]
+        assert torch.allclose(found, stored, atol=1e-3)
+        picture = generate(subject.pipe, stored[None], [record["seed"]], steps=2, guidance_scale=5.0)[0]
+    with Image.open(folder / record["picture"]) as drawn:
+        apart = np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int))
+    assert apart.max() <= 1 and record["model"] == subject.name
 
 
 def test_every_attack_has_the_same_budget_and_its_controls(done):

@@ -77,6 +77,22 @@ def test_normalized_l2_leaves_out_the_reference_and_itself() -> None:
         NormalizedL2.against(background[:1])
 
 
+def test_normalized_l2_against_one_pair_at_a_time() -> None:
+    background = [noise(s) for s in range(20, 28)]
+    metric = replace(NormalizedL2.against(background), neighbors=5)
+    ones, others = [noise(0), background[3], noise(1)], [noise(2), noise(4), background[5]]
+    scores = metric.compare(metric.features(ones), metric.features(others))
+    for one, other, found in zip(ones, others, scores, strict=True):
+        a, b, *rest = (pixels([p], 64)[0].astype(float) for p in (one, other, *background))
+        usual = sorted(np.sqrt(((a - r) ** 2).mean()) for r in rest if (r != a).any() and (r != b).any())[:5]
+        assert found == pytest.approx(np.sqrt(((a - b) ** 2).mean()) / (0.5 * np.mean(usual)))
+
+
+def test_normalized_l2_without_neighbors_cant_say() -> None:
+    metric = NormalizedL2.against([gray(0), gray(9)])
+    assert np.isnan(score(metric, gray(0), gray(9)))
+
+
 def test_pdq_counts_bits_and_refuses_pictures_without_detail() -> None:
     one, other = noise(0), noise(1)
     assert score(Pdq(), one, one) == 0

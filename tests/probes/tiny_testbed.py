@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from probes.metrics import calibrate, save_calibrations
+from probes.testbed.criterion import MARGIN, metrics
 from shield.weights import write_manifest
 from tests.tiny import tiny_sd
 
@@ -26,6 +28,10 @@ def tiny_testbed(folder: Path) -> Path:
     manifest = {"format": 1, "name": "testbed", "resolution": 64, "sampling": {"steps": 25, "guidance_scale": 5.0},
                 "rungs": list(RUNGS), "items": items, "scenes": scenes}
     (testbed / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    background = [item for item in items if (item["kind"], item["split"]) == ("nonmember", "dev")]
+    pictures = [Image.open(testbed / item["file"]).convert("RGB") for item in background]
+    calibrated = [calibrate(metric, pictures, margin=MARGIN, source="tiny non-members") for metric in metrics(pictures)]
+    save_calibrations(testbed / "copy_metrics.json", calibrated)
     (folder / "thresholds").mkdir()
     write_manifest(folder, "CC0-1.0", "made by a test")
     return folder

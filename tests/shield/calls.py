@@ -6,6 +6,7 @@ import torch
 
 from shield.calibrate import Sampling, calibrate
 from shield.detectors import NoiseGap
+from shield.families import family_of
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
 from shield.prediction import prediction_type
@@ -31,9 +32,13 @@ _calibrated = {}
 
 def thresholds(pipe, value=None, detectors=DETECTORS):
     """Calibrated on 100 scores, once per checkpoint and detectors; `value` replaces every threshold's."""
+    if family_of(pipe).name == "flux":
+        sampling = Sampling(STEPS, 3.5, 50, (("height", 64), ("width", 64), ("max_sequence_length", 16)))
+    else:
+        sampling = Sampling(STEPS, 5.0, 50, (("height", 64), ("width", 64)))
     key = (model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
     if key not in _calibrated:
-        _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", Sampling(STEPS, 5.0, 50))
+        _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", sampling)
     made = _calibrated[key]
     return made if value is None else [replace(t, value=value) for t in made]
 

@@ -17,7 +17,8 @@ def test_title_and_author():
 
 
 def test_a_quoted_title_leaves_no_loose_end():
-    assert proposals('a poster of "The Night", on a wall') == ['a poster of "The Night"', "a poster, on a wall", "on a wall"]
+    made = proposals('a poster of "The Night", on a wall')
+    assert made == ['a poster of "The Night"', "a poster, on a wall", "on a wall"]
     assert proposals("“The Night”") == []
 
 

@@ -40,9 +40,25 @@ def test_written_keeps_the_calls_dtype_and_refuses_other_shapes():
         "encoder_hidden_states"
     ].dtype == torch.float32
     with pytest.raises(TraceError, match="don't fit"):
-        written(SD, named, Conditioning(torch.ones(1, 9, 3)), [0])
+        written(SD, named, Conditioning(torch.ones(1, 2, 9)), [0])
     with pytest.raises(TraceError, match="don't mix"):
-        Conditioning(torch.ones(1, 9, 3)).mixed(Conditioning(torch.ones(1, 2, 3)), 0.5)
+        Conditioning(torch.ones(1, 2, 9)).mixed(Conditioning(torch.ones(1, 2, 3)), 0.5)
+
+
+def test_another_number_of_tokens_is_fitted_by_repeating():
+    one = Conditioning(torch.tensor([[[1.0], [2.0]]]))
+    assert one.fitted(5).embeds.flatten().tolist() == [1, 2, 1, 2, 1]
+    assert one.fitted(1).embeds.flatten().tolist() == [1] and one.fitted(2) is one
+    named = {"encoder_hidden_states": torch.zeros(2, 4, 1)}
+    assert written(SD, named, one, [1])["encoder_hidden_states"][1].flatten().tolist() == [1, 2, 1, 2]
+
+
+def test_a_sequence_repeated_whole_predicts_the_same(pipe):
+    one = encoded(pipe, ["the cat"])
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        short, long = (pipe.unet(x, 500, c.embeds).sample for c in (one, one.fitted(32)))
+    assert torch.allclose(short, long, atol=1e-5)
 
 
 def test_repeated_rows_and_mixed():

@@ -1,0 +1,182 @@
+"""Protected concepts: who and what they are called, how they are described, what may stand for them.
+
+A registry is a TOML file with one `[[concept]]` table each, or one `concepts = [...]` array:
+
+    [[concept]]
+    name = "Bolto"                                    # required
+    kind = "character"                                # character, person, brand, artist, artwork, landmark, style
+    aliases = ["Bolto the robot"]
+    descriptions = ["the red robot with one wheel"]   # found when all of its content words are in a prompt
+    substitute = "a friendly robot"                   # what a rewritten prompt says instead
+    allow = ["boltor"]                                # spellings near the name that mean something else
+
+Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pass per reading, so that thousands of
+names cost a fraction of a millisecond, then word by word for small misspellings of longer names.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shield.errors import RegistryError
+from shield.folding import Folded, folded
+from shield.types import Mention
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).with_name("registry.toml")
+SHORT = 4
+STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One protected concept; see the module's text for its fields."""
+
+    name: str
+    kind: str = "character"
+    aliases: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    substitute: str = ""
+    allow: tuple[str, ...] = ()
+
+
+class Concepts:
+    """A screen over a registry. Raises RegistryError for names or aliases that two concepts share."""
+
+    def __init__(self, concepts: Iterable[Concept]) -> None:
+        import ahocorasick
+
+        self.concepts = tuple(concepts)
+        self._automaton = ahocorasick.Automaton()
+        self._long: list[tuple[str, Concept]] = []
+        self._allowed: set[str] = set()
+        owners: dict[str, Concept] = {}
+        for concept in self.concepts:
+            for place, spelling in enumerate((concept.name, *concept.aliases)):
+                self._enter(spelling, concept, "name" if place == 0 else "alias", owners)
+            self._allowed |= {folded(word).text for word in concept.allow}
+        if owners:
+            self._automaton.make_automaton()
+        self._described = [(_content(d), c) for c in self.concepts for d in c.descriptions if _content(d)]
+
+    def _enter(self, spelling: str, concept: Concept, how: str, owners: dict[str, Concept]) -> None:
+        for leet in (None, "i"):
+            key = folded(spelling, leet).text
+            if not key:
+                raise RegistryError(f"{concept.name!r} has a name or alias without letters: {spelling!r}.")
+            other = owners.setdefault(key, concept)
+            if other is not concept:
+                raise RegistryError(f"{spelling!r} stands for both {other.name!r} and {concept.name!r}.")
+            self._automaton.add_word(key, (len(key), concept, how))
+        if len(folded(spelling).text) >= 6:
+            self._long.append((folded(spelling).text, concept))
+
+    @classmethod
+    def load(cls, *paths: Path | str) -> "Concepts":
+        """The concepts of these registry files together; the shipped one when none is named. Raises RegistryError."""
+        return cls([concept for path in paths or (SHIPPED,) for concept in _read(Path(path))])
+
+    def found(self, prompt: str) -> list[Mention]:
+        """Every protected concept in `prompt`, the longest mention of each place, in order of place."""
+        readings = [folded(prompt), folded(prompt, "i"), folded(prompt, "l")]
+        mentions = [m for n, reading in enumerate(readings) for m in self._named(prompt, reading, disguised=n > 0)]
+        mentions += self._misspelled(prompt)
+        return _longest([*mentions, *self._descriptions(prompt)])
+
+    def _named(self, prompt: str, reading: Folded, disguised: bool) -> Iterator[Mention]:
+        if not self.concepts:
+            return
+        for last, (length, concept, how) in self._automaton.iter(reading.text):
+            start, end = last + 1 - length, last + 1
+            whole = reading.is_one_word(start, end) if length <= SHORT else reading.is_whole(start, end)
+            if whole:
+                yield _mention(prompt, concept, reading.places[start], reading.places[end - 1] + 1,
+                               "disguised" if disguised else how)  # fmt: skip
+
+    def _misspelled(self, prompt: str) -> Iterator[Mention]:
+        """Runs of one to three words within one edit of a name of six letters, two of a name of nine."""
+        from rapidfuzz.distance import OSA
+
+        words = list(_words(prompt))
+        for first in range(len(words)):
+            for last in range(first, min(first + 3, len(words))):
+                start, end = words[first][0], words[last][1]
+                text = folded(prompt[start:end]).text
+                if text in self._allowed or len(text) < 5:
+                    continue
+                for key, concept in self._long:
+                    limit = 2 if len(key) >= 9 else 1
+                    if text[:1] == key[:1] and OSA.distance(text, key, score_cutoff=limit) <= limit:
+                        yield _mention(prompt, concept, start, end, "misspelled")
+
+    def _descriptions(self, prompt: str) -> Iterator[Mention]:
+        """Descriptions all of whose content words stand in the prompt, in any order."""
+        places = {folded(prompt[s:e]).text: (s, e) for s, e in _words(prompt)}
+        for words, concept in self._described:
+            if words <= places.keys():
+                spans = [places[w] for w in words]
+                yield _mention(prompt, concept, min(s for s, _ in spans), max(e for _, e in spans), "described")
+
+
+def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> Mention:
+    return Mention(concept.name, prompt[start:end], start, end, how, concept.substitute)
+
+
+def _words(text: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of characters without spaces, without punctuation around it."""
+    start = None
+    for place, character in enumerate(text + " "):
+        if not character.isspace():
+            start = place if start is None else start
+        elif start is not None:
+            core = text[start:place].strip(".,;:!?\"'()[]{}«»“”")
+            if core:
+                offset = text.index(core, start)
+                yield offset, offset + len(core)
+            start = None
+
+
+def _content(description: str) -> frozenset[str]:
+    words = (folded(description[s:e]).text for s, e in _words(description))
+    return frozenset(w for w in words if w and w not in STOP)
+
+
+def _longest(mentions: list[Mention]) -> list[Mention]:
+    """One mention per place: the longest, and of equally long ones the least disguised."""
+    order = ("name", "alias", "disguised", "misspelled", "described")
+    kept: list[Mention] = []
+    for mention in sorted(mentions, key=lambda m: (m.start - m.end, order.index(m.how))):
+        if all(mention.end <= k.start or k.end <= mention.start for k in kept):
+            kept.append(mention)
+    return sorted(kept, key=lambda m: m.start)
+
+
+def _read(path: Path) -> list[Concept]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RegistryError(f"{path} isn't a registry of concepts ({error}).") from None
+    entries = [*data.get("concepts", []), *data.get("concept", [])]
+    if not entries:
+        raise RegistryError(f"{path} holds no concepts; write [[concept]] tables with a name each.")
+    return [_concept(path, entry) for entry in entries]
+
+
+def _concept(path: Path, entry: Any) -> Concept:
+    known = Concept.__dataclass_fields__
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise RegistryError(f"{path} holds a concept without a name: {entry!r}.")
+    for key, value in entry.items():
+        if key not in known:
+            raise RegistryError(f"{path}: {entry['name']!r} has an unknown field {key!r}; known: {', '.join(known)}.")
+        if key in ("aliases", "descriptions", "allow") and not (
+            isinstance(value, list) and all(isinstance(v, str) for v in value)
+        ):
+            raise RegistryError(f"{path}: {key} of {entry['name']!r} is a list of texts.")
+    return Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
