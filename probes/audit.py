@@ -36,7 +36,8 @@ Stages, in order::
     twin_attacked        clean twin, the members' works, same budget
 
 In the last three, attack_steps = 0 is the caption itself: those records repeat the ones (and name the pictures) of
-stages pruned and twin. No search sees the seeds that pictures are drawn with.
+stages pruned (of a model that wasn't pruned: before) and twin; a search with another start draws them. No search sees
+the seeds that pictures are drawn with.
 
 Other files of an audit's run folder::
 
@@ -73,7 +74,7 @@ from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
 from probes.scan import Sampling, reference_picture
 from probes.types import Criterion, Subject
-from shield.load import load
+from shield.load import SHIPPED, load
 
 TWINS = {"testbed": "testbed-clean"}
 
@@ -91,6 +92,8 @@ class Plan:
     attack: AdversarialEmbedding = AdversarialEmbedding()
     snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
     detectors: tuple[str, ...] = ("noise_gap", "structure_gap")
+    init: str = "caption"
+    init_prompt: str | None = None
 
 
 FULL = Plan()
@@ -143,27 +146,31 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
 
 def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
-    manifest = _manifest() if model in TWINS else None
+    manifest = manifest_of(model)
     panel = panel_of_prompts(targets, manifest, plan.sizes) if targets or manifest is None else \
         panel_of_manifest(manifest, plan.sizes)
     clean = Subject(load(twin, device=device), twin) if twin else None
-    judge, limits = _judge(manifest, panel)
-    return Known(replace(panel, limits=(*panel.limits, *limits)), judge, clean, _alignment() if manifest else None)
+    judge, limits = judge_for(manifest, panel)
+    panel = replace(panel, limits=(*panel.limits, *limits))
+    return Known(panel, judge, clean, testbed_alignment() if manifest else None)
 
 
-def _manifest() -> Any:
+def manifest_of(model: str) -> Any | None:
+    """The testbed's ground truth for either twin; None for every other model."""
+    if model not in SHIPPED:
+        return None
     from probes.testbed.manifest import load_manifest
 
     return load_manifest()
 
 
-def _alignment() -> Alignment:
+def testbed_alignment() -> Alignment:
     from shield.weights import weights_dir
 
     return Alignment(weights_dir() / "testbed" / "openclip")
 
 
-def _judge(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
     """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
     if manifest is not None:
         from probes.testbed import criterion

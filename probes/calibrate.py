@@ -9,6 +9,7 @@ from PIL import Image
 
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.prompts import read_prompts
+from probes.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
 from shield.thresholds import Threshold, save_threshold
 
@@ -30,9 +31,10 @@ def negatives_of(sources: Sequence[str]) -> list[str]:
 
 
 def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
-                        negatives: Sequence[str] = ("nonmembers",), seeds: Sequence[int], fpr: float, steps: int,
-                        guidance_scale: float, batch_size: int = 16, device: str = "auto",
-                        progress: Callable[[int, int], None] | None = None) -> dict[Path, Threshold]:
+                        negatives: Sequence[str] = ("nonmembers",), seeds: Sequence[int], fpr: float,
+                        steps: int | None = None, guidance_scale: float | None = None, batch_size: int = 16,
+                        device: str = "auto", progress: Callable[[int, int], None] | None = None
+                        ) -> dict[Path, Threshold]:
     """One threshold file for each detector; returns them by path.
 
     Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only: BadRequestError for
@@ -58,29 +60,23 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
         if progress is not None:
             progress(done, total)
 
-    sampling = Sampling(steps, guidance_scale, batch_size)
-    thresholds = calibrated_by(load(model, device=device), [DETECTORS[name]() for name in detectors], captions,
+    pipe = load(model, device=device)
+    sampling = Sampling(*usual_sampling(model, pipe, steps, guidance_scale), batch_size)
+    thresholds = calibrated_by(pipe, [DETECTORS[name]() for name in detectors], captions,
                                list(seeds), fpr, model, sampling, {"negatives": source}, count)
     return {save_threshold(threshold, out): threshold for threshold in thresholds}
 
 
-def calibrate_copies(out: Path, *, pictures: Path | None = None, false_copy_rate: float = 0.0,
-                     margin: float = 0.5) -> list[Calibration]:
-    """Thresholds of tiled L2 and PDQ from a folder of pictures that don't copy each other; the testbed's by default.
+def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0, margin: float = 0.5
+                     ) -> list[Calibration]:
+    """Thresholds of tiled L2 and PDQ from a folder of pictures that don't copy each other (the testbed has its own).
 
     A broken picture is an error before anything is written: left out silently it would change the thresholds.
     """
-    if pictures is None:
-        from probes.testbed.manifest import load_manifest
-
-        files = [item.file for item in load_manifest().nonmembers(split="dev") if item.file is not None]
-        source = "testbed dev nonmembers"
-    else:
-        files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
-        source = str(pictures)
+    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
     loaded = [read_picture(file) for file in files]
     metrics: tuple[Metric, ...] = (TiledL2(), Pdq())
-    found = [calibrate(metric, loaded, false_copy_rate, margin=margin, source=source) for metric in metrics]
+    found = [calibrate(metric, loaded, false_copy_rate, margin=margin, source=str(pictures)) for metric in metrics]
     save_calibrations(out, found)
     return found
 

@@ -48,6 +48,14 @@ Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers fo
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
+OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
+OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
+Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Out = Annotated[Path, typer.Option(help="Run folder to write.")]
+Works = Annotated[Path | None, typer.Option("--prompts", help="Works to judge by, with reference pictures; by default "
+                                                              "the testbed's heldout ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
 
@@ -69,8 +77,8 @@ def generate(
                                                            "and the nearest work, side by side.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/generate"),
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: OwnSteps = None,
+    guidance: OwnGuidance = None,
     policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
     device: Device = "auto",
     fail_on_flag: FailOnFlag = False,
@@ -83,6 +91,147 @@ def generate(
     _print(found, as_json, _generated(found))
     if fail_on_flag and found["flagged"]:
         raise typer.Exit(FLAGGED)
+
+
+@app.command()
+def scan(
+    out: Out,
+    prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
+                                                        "it the testbed's own captions.")] = None,
+    model: Model = "testbed",
+    column: Column = None,
+    limit: Limit = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
+    detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "noise_gap,structure_gap",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
+    schedule: Annotated[int, typer.Option(min=1, help="Denoising steps of a whole picture.")] = 25,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
+    guidance: Guidance = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 16,
+    device: Device = "auto",
+    resume: Resume = False,
+    fail_on_flag: FailOnFlag = False,
+    as_json: Json = False,
+) -> None:
+    """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
+    from probes.scan import Sampling
+    from probes.scan_prompts import lines_of
+    from probes.scan_prompts import scan as scan_prompts
+
+    done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
+                        detectors=_listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
+                        sampling=Sampling(schedule, guidance, batch))
+    found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
+    _print(found, as_json, "\n".join([*lines_of(done.summary), str(done.table)]))
+    if fail_on_flag and done.summary["flagged"]:
+        raise typer.Exit(FLAGGED)
+
+
+@app.command()
+def localize(
+    out: Out,
+    prompts: Annotated[Path | None, typer.Argument(help="Memorized prompts; without them the testbed's dev works.")
+                       ] = None,
+    model: Model = "testbed",
+    method: Annotated[str, typer.Option(help="ffn_subspace or random_mask.")] = "ffn_subspace",
+    k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights, or of all at random.")] = 0.05,
+    tau: Annotated[int, typer.Option(min=1, help="How many first denoising steps are watched.")] = 6,
+    normalize: Annotated[bool, typer.Option("--normalize/--standard", help="Divide each token's activations by their "
+                                                                           "norm (as published), or not.")] = True,
+    conditional_only: Annotated[bool, typer.Option("--conditional-only", help="Leave the unconditional half out.")
+                                ] = False,
+    base: Annotated[str, typer.Option(help="Compare with: null, paraphrase (the same words in another order), "
+                                           "nonmembers (testbed), or a prompt file.")] = "null",
+    unit: Annotated[str, typer.Option(help="weight or neuron.")] = "weight",
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    seed: Annotated[int, typer.Option(help="Decides the noise that all prompts start from.")] = 7,
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
+    from probes.localize import lines_of, localizer_of
+    from probes.localize import localize as locate
+
+    options = {"k": k, "tau": tau, "steps": steps, "guidance_scale": guidance, "normalize_tokens": normalize,
+               "conditional_only": conditional_only, "unit": unit}
+    localizer = localizer_of(method, base, options, prompts, model, column, limit)
+    done = locate(prompts, out, localizer=localizer, model=model, column=column, limit=limit, seed=seed,
+                  device=device, resume=resume)
+    found = {"run": str(done.folder), "mask": str(done.file), "summary": done.summary}
+    _print(found, as_json, "\n".join([*lines_of(done.summary), str(done.file)]))
+
+
+@app.command()
+def prune(
+    mask: Annotated[Path, typer.Argument(help="A mask, or the run folder of localize.")],
+    out: Out,
+    model: Model = "testbed",
+    prompts: Works = None,
+    benign: Annotated[Path | None, typer.Option(help="Ordinary prompts; by default the testbed's scenes.")] = None,
+    openclip: Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")] = None,
+    sweep: Annotated[str, typer.Option(help="Comma-separated k: draws the trade-off curve.")] = "",
+    save: Annotated[Path | None, typer.Option(help="Write the pruned model as a diffusers checkpoint.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it."""
+    from dataclasses import replace
+
+    from probes.prune import PRUNE, lines_of
+    from probes.prune import prune as compare
+    from probes.scan import Sampling
+    from probes.verbs import Asked
+
+    asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
+    plan = replace(PRUNE, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    done = compare(mask, out, asked, plan=plan, ks=_numbers(sweep, float), save=save, resume=resume)
+    _reported(done, as_json, lines_of(done.summary))
+
+
+@app.command()
+def attack(
+    out: Out,
+    mask: Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")] = None,
+    model: Model = "testbed",
+    prompts: Works = None,
+    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
+    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at.")] = "0,1,10,25,50,150",
+    init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
+    init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each embedding.")] = 2,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
+    from dataclasses import replace
+
+    from probes.attack import ATTACK, lines_of
+    from probes.attack import attack as bring_back
+    from probes.scan import Sampling
+    from probes.verbs import Asked
+
+    asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
+    plan = replace(ATTACK, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    done = bring_back(out, asked, mask=mask, steps=_numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
+                      plan=plan, resume=resume)
+    _reported(done, as_json, lines_of(done.summary))
 
 
 @app.command()
@@ -130,8 +279,8 @@ def calibrate(
                                                 "comma-separated.")] = "nonmembers",
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: OwnSteps = None,
+    guidance: OwnGuidance = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -158,9 +307,8 @@ def calibrate(
 
 @app.command(name="calibrate-copies")
 def calibrate_copies(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures that don't copy each other.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures that don't copy each other; by default the "
-                                                       "testbed's dev non-members.")] = None,
     false_copy_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of them that may count as copies.")] = 0.0,
     margin: Annotated[float, typer.Option(min=0, max=1, help="How far beyond them, towards a perfect copy.")] = 0.5,
     as_json: Json = False,
@@ -170,7 +318,7 @@ def calibrate_copies(
 
     from probes.calibrate import calibrate_copies as make
 
-    made = make(out, pictures=pictures, false_copy_rate=false_copy_rate, margin=margin)
+    made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
     lines = [f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
              f"pair {c.nearest:.4g}, {c.unscored} unscored)" for c in made]
     _print({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
@@ -187,6 +335,21 @@ def _generated(found: Mapping[str, Any]) -> str:
         scores = ", ".join(f"{name} {value:.3g}" for name, value in copy["scores"].items() if value is not None)
         lines.append(f"{label}: {words} {copy['work']} ({scores})")
     return "\n".join([*lines, list(found["pictures"].values())[-1]])
+
+
+def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
+    """The result of a verb whose run folder has a report."""
+    from probes.report import sentences_of
+
+    found = {"run": str(done.folder), "report": str(done.report), "summary": done.summary}
+    _print(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))
+
+
+def _numbers(text: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in _listed(text)]
+    except ValueError:
+        raise typer.BadParameter(f"Comma-separated numbers are needed, not {text!r}.") from None
 
 
 def _listed(text: str) -> list[str]:

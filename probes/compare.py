@@ -13,6 +13,7 @@ from probes.audit import TWINS
 from probes.generate import generate
 from probes.metrics import ReferenceIndex
 from probes.runs import record_id
+from probes.sampling import usual_sampling
 from probes.scan import reference_picture
 from shield.load import load
 from shield.wrapper import Shield
@@ -20,13 +21,13 @@ from shield.wrapper import Shield
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make. ``policy`` is a preset of shield/policy.py."""
+    """One picture to make. ``policy`` is a preset of shield/policy.py; no ``steps`` or scale: the model's own."""
 
     prompt: str
     model: str = "testbed"
     seed: int = 0
-    steps: int = 25
-    guidance_scale: float = 5.0
+    steps: int | None = None
+    guidance_scale: float | None = None
     policy: str = "balanced"
     device: str = "auto"
 
@@ -64,16 +65,17 @@ def was_flagged(verdict: Mapping[str, Any]) -> bool:
 
 
 def _bare(pipe: Any, request: Request) -> Image.Image:
-    return generate(pipe, [request.prompt], [request.seed], steps=request.steps,
-                    guidance_scale=request.guidance_scale)[0]
+    steps, scale = usual_sampling(request.model, pipe, request.steps, request.guidance_scale)
+    return generate(pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale)[0]
 
 
 def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict[str, Any]]:
     import torch
 
     noise = torch.Generator("cpu").manual_seed(request.seed)
-    output = Shield(pipe, policy=request.policy)(request.prompt, num_inference_steps=request.steps,
-                                                 guidance_scale=request.guidance_scale, generator=[noise])
+    steps, scale = usual_sampling(request.model, pipe, request.steps, request.guidance_scale)
+    output = Shield(pipe, policy=request.policy)(request.prompt, num_inference_steps=steps, guidance_scale=scale,
+                                                 generator=[noise])
     verdict = output.verdicts[0]
     about = asdict(verdict)
     about["scores"] = [{**asdict(score), "flagged": score.flagged} for score in verdict.scores]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from probes.generate import encode_pictures, encode_prompts
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.panel import Panel, with_suspects
@@ -27,21 +21,23 @@ from probes.scan import (
     drawn_by_shield,
     jobs_for,
     record_stage,
-    reference_picture,
+    record_works,
+    stored_thresholds,
 )
+from probes.search import Searches
 from probes.stages import Skip, Stages
 from probes.summary import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
-from probes.types import Criterion, Goal, Subject, UnitMask
+from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
-from shield.errors import NotCalibratedError, WeightsError
-from shield.thresholds import Threshold, load_thresholds
-from shield.weights import weights_dir
+from shield.errors import NotCalibratedError
+from shield.types import Detector
 
 if TYPE_CHECKING:
     from probes.audit import Plan
 
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."
+NO_NONMEMBER = "There is no matched non-member with a picture, so an attack's success can't be told from injection."
 NO_TWIN = "There is no clean twin of this model, so nobody can say what an attack injects into a model without it."
 
 
@@ -56,60 +52,48 @@ class Known:
 
 
 class Loop:
-    """One audit: every stage once, in order, each resumable."""
+    """One audit: every stage once, in order, each resumable. The verbs prune and attack are some stages of it.
 
-    def __init__(self, run: Run, subject: Subject, known: Known, plan: Plan, track: Track) -> None:
+    ``mask`` takes the place of stage "localize"; an empty one leaves the model as it is.
+    """
+
+    def __init__(self, run: Run, subject: Subject, known: Known, plan: Plan, track: Track,
+                 mask: UnitMask | None = None) -> None:
         self.run, self.subject, self.known, self.plan, self.track = run, subject, known, plan, track
-        self.panel = known.panel
+        self.panel, self.given = known.panel, mask
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
         denoisers = [subject.denoiser] + ([known.twin.denoiser] if known.twin else [])
         self.stages = Stages(run.folder, *denoisers)
 
     def complete(self) -> dict[str, Any]:
         """Run what isn't done yet, write summary.json, return it."""
-        self._do({"work": self.works, "scan": self.scan, "before": self.before, "shielded": self.shielded})
+        self.do("work", "scan", "before", "shielded")
         self.panel = with_suspects(self.panel, list(self.run.records()))
-        self._do({"twin": self.twin, "localize": self.localize, "pruned": self.pruned,
-                  "random_pruned": self.random_pruned, "attacked": self.attacked,
-                  "nonmember_attacked": self.nonmember_attacked, "twin_attacked": self.twin_attacked})
+        self.do("twin", "localize", "pruned", "random_pruned", "attacked", "nonmember_attacked", "twin_attacked")
         summary = self.summary()
         write_json(self.run.folder / "summary.json", summary)
         return summary
 
-    def _do(self, stages: Mapping[str, Callable[[], Mapping[str, Any] | None]]) -> None:
-        for stage, work in stages.items():
-            self.stages.do(stage, work)
+    def do(self, *stages: str) -> None:
+        """These stages, each once."""
+        work: dict[str, Callable[[], Mapping[str, Any] | None]] = {
+            "work": self.works, "scan": self.scan, "before": self.before, "shielded": self.shielded,
+            "twin": self.twin, "localize": self.localize, "pruned": self.pruned, "random_pruned": self.random_pruned,
+            "attacked": self.attacked, "nonmember_attacked": self.nonmember_attacked,
+            "twin_attacked": self.twin_attacked}
+        for stage in stages:
+            self.stages.do(stage, work[stage])
 
     def works(self) -> None:
-        """Copies of the reference pictures, so that the run folder can be read on its own."""
-        done = self.run.done_ids()
-        folder = self.run.folder / "pictures" / "work"
-        for target in self.panel.drawn():
-            identity = record_id(self.run.config, target.prompt, None, stage="work", item=target.id)
-            if target.reference is None or identity in done:
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{target.id}.png"
-            reference_picture(target.reference).save(path)
-            about = {key: value for key, value in asdict(target).items() if key not in ("id", "reference")}
-            self.run.append({"id": identity, "stage": "work", "item": target.id, **about, "model": None, "seed": None,
-                             "attack_steps": None, "picture": path.relative_to(self.run.folder).as_posix(),
-                             "scores": {}, "copied": None, "unjudged": "it is the reference itself"})
+        record_works(self.run, self.panel.drawn())
 
     def scan(self) -> None:
         draw = drawn_by_pipeline(self.subject, self.plan.sampling, self.detectors, pictures=False,
-                                 thresholds=self.thresholds())
-        self._draw("scan", self.subject, jobs_for(self.panel.drawn(), self.plan.scan_seeds), draw)
-
-    def thresholds(self) -> list[Threshold]:
-        """Stored thresholds; none if nothing was shipped."""
-        try:
-            return load_thresholds(weights_dir() / "thresholds")
-        except WeightsError:
-            return []
+                                 thresholds=stored_thresholds())
+        self.draw("scan", self.subject, jobs_for(self.panel.drawn(), self.plan.scan_seeds), draw)
 
     def before(self) -> None:
-        self._draw("before", self.subject, jobs_for(self.panel.drawn(), self.plan.picture_seeds))
+        self.draw("before", self.subject, jobs_for(self.panel.drawn(), self.plan.picture_seeds))
 
     def shielded(self) -> None:
         """Members, suspects and non-members through the shield; skipped where it isn't calibrated."""
@@ -120,14 +104,14 @@ class Loop:
 
         try:
             draw = drawn_by_shield(Shield(self.subject.pipe), self.plan.sampling)
-            self._draw("shielded", self.subject, jobs_for(targets, self.plan.picture_seeds), draw)
+            self.draw("shielded", self.subject, jobs_for(targets, self.plan.picture_seeds), draw)
         except NotCalibratedError as error:
             raise Skip(f"The shield wasn't tried: {error}") from error
 
     def twin(self) -> None:
         if self.known.twin is None:
             raise Skip(NO_TWIN)
-        self._draw("twin", self.known.twin, jobs_for(self.panel.members, self.plan.picture_seeds))
+        self.draw("twin", self.known.twin, jobs_for(self.panel.members, self.plan.picture_seeds))
 
     def localize(self) -> dict[str, Any]:
         if not self.panel.locate:
@@ -142,6 +126,9 @@ class Loop:
                 "densities": located.mask.densities(), "iou_random": located.mask.iou(control)}
 
     def mask(self) -> UnitMask:
+        """The located or the given mask; Skip if nothing was located."""
+        if self.given is not None:
+            return self.given
         if not self.stages.complete("localize"):
             raise Skip(NOTHING)
         return UnitMask.load(self.run.folder / "mask.safetensors")
@@ -150,75 +137,60 @@ class Loop:
         panel = self.panel
         targets = dict.fromkeys([*panel.members, *panel.nonmembers, *panel.scenes])
         with pruned(self.subject, self.mask()):
-            self._draw("pruned", self.subject, jobs_for(list(targets), self.plan.picture_seeds))
+            self.draw("pruned", self.subject, jobs_for(list(targets), self.plan.picture_seeds))
 
     def random_pruned(self) -> None:
         control = RandomMask(like=self.mask()).locate(self.subject, seed=self.plan.locate_seed).mask
         with pruned(self.subject, control):
-            self._draw("random_pruned", self.subject, jobs_for(self.panel.members, self.plan.picture_seeds))
+            self.draw("random_pruned", self.subject, jobs_for(self.panel.members, self.plan.picture_seeds))
 
     def attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self._attack("attacked", "pruned", self.subject, self.panel.members)
+            return self._attack("attacked", self.start, self.subject, self.panel.members)
 
     def nonmember_attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self._attack("nonmember_attacked", "pruned", self.subject, self.panel.nonmembers)
+            return self._attack("nonmember_attacked", self.start, self.subject, self.panel.nonmembers)
 
     def twin_attacked(self) -> dict[str, Any]:
         if self.known.twin is None:
             raise Skip(NO_TWIN)
         return self._attack("twin_attacked", "twin", self.known.twin, self.panel.members)
 
-    def _draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
-        draw = draw or drawn_by_pipeline(subject, self.plan.sampling)
+    def draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
+        """Pictures of a stage, with detector scores from the same pass and, where known, alignment and verdicts."""
+        draw = draw or drawn_by_pipeline(subject, self.plan.sampling, self._detectors_for(jobs))
         record_stage(self.run, stage, subject.name, jobs, aligned(draw, self.known.alignment), judge=self.known.judge,
                      batch_size=self.plan.sampling.batch_size, progress=self.track(stage.replace("_", " ")))
 
+    def _detectors_for(self, jobs: Sequence[Job]) -> Sequence[Detector]:
+        # A detector's score of an embedding that an attack made isn't one of a prompt.
+        return [] if any(job.prompt_embeds is not None for job in jobs) else self.detectors
+
     def _attack(self, stage: str, start: str, subject: Subject, targets: Sequence[Target]) -> dict[str, Any]:
-        """Search, then draw at every snapshot; step 0 repeats the records of stage ``start``."""
-        with_goal = [target for target in targets if target.reference is not None]
+        """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``."""
+        plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:
-            raise Skip(NO_REFERENCE)
-        self._search(stage, subject, with_goal)
+            raise Skip(NO_NONMEMBER if stage == "nonmember_attacked" else NO_REFERENCE)
+        searches = Searches(self.run.folder / "embeddings" / stage, plan.attack, plan.snapshots, plan.init,
+                            plan.init_prompt)
+        searches.search(subject, with_goal, self.track(stage.replace("_", " ") + ": search"))
+        repeated = 0 in plan.snapshots and plan.init == "caption"
+        if repeated:
+            self._repeat(stage, start, {target.id for target in with_goal})
+        steps_drawn = [steps for steps in plan.snapshots if steps > 0 or not repeated]
         jobs = []
         for target in with_goal:
-            embeds = load_file(self._embeds_file(stage, target))
-            jobs += [Job(target, seed, embeds[str(steps)], steps) for steps in self.plan.snapshots if steps > 0
-                     for seed in self.plan.picture_seeds]
-        if 0 in self.plan.snapshots:
-            self._repeat(stage, start, {target.id for target in with_goal})
-        self._draw(stage, subject, jobs)
-        attack = self.plan.attack
-        return {"attack": attack.name, "steps": attack.steps, "batch": attack.batch, "init": "caption",
-                "evaluations_per_work": attack.steps * attack.batch, "works": len(with_goal)}
+            embeds = searches.embeds(target)
+            jobs += [Job(target, seed, embeds[steps], steps) for steps in steps_drawn for seed in plan.picture_seeds]
+        self.draw(stage, subject, jobs)
+        return {"attack": plan.attack.name, "steps": plan.attack.steps, "batch": plan.attack.batch, "init": plan.init,
+                "evaluations_per_work": plan.attack.steps * plan.attack.batch, "works": len(with_goal)}
 
-    def _search(self, stage: str, subject: Subject, targets: Sequence[Target]) -> None:
-        """One file of embeddings for each target; those that are there already aren't searched again."""
-        advance, attack = self.track(stage.replace("_", " ") + ": search"), self.plan.attack
-        together = max(1, attack.rows // attack.batch)
-        for start in range(0, len(targets), together):
-            group = targets[start:start + together]
-            if not all(self._embeds_file(stage, target).exists() for target in group):
-                for target, found in zip(group, attack.search(subject, self._goals(subject, group),
-                                                              snapshots=self.plan.snapshots), strict=True):
-                    path = self._embeds_file(stage, target)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    part = path.with_suffix(".part")
-                    save_file({**{str(steps): embeds for steps, embeds in found.prompt_embeds.items()},
-                               "losses": torch.tensor(found.losses)}, part)
-                    part.replace(path)
-            advance(start + len(group), len(targets))
-
-    def _goals(self, subject: Subject, targets: Sequence[Target]) -> list[Goal]:
-        pictures = [reference_picture(target.reference) for target in targets if target.reference is not None]
-        latents = encode_pictures(subject, pictures)
-        embeds = encode_prompts(subject, [target.prompt for target in targets])
-        return [Goal(target.id, latents[row], embeds[row], zlib.crc32(target.id.encode()))
-                for row, target in enumerate(targets)]
-
-    def _embeds_file(self, stage: str, target: Target) -> Path:
-        return self.run.folder / "embeddings" / stage / f"{target.id}.safetensors"
+    @property
+    def start(self) -> str:
+        """The stage that shows what the caption gives on the attacked model."""
+        return "before" if self.given is not None and not self.given.masks else "pruned"
 
     def _repeat(self, stage: str, start: str, items: set[str]) -> None:
         done = self.run.done_ids()

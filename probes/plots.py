@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 # Okabe and Ito's colors: told apart by the color-blind, on white and on black.
 MEMBER, NONMEMBER, TWIN = "#D55E00", "#0072B2", "#009E73"
 _INK = "#010203"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "text.color": _INK, "axes.edgecolor": _INK,
     "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
     "axes.spines.right": False}
@@ -34,13 +34,13 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
 
     ``ladder`` rows: rung, exposures, rate, low, high, n; ``scores`` rows: rung, value, low, high.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         rungs = [row["rung"] for row in ladder]
         names = [f"{row['exposures']:.0f}" if row.get("exposures") is not None else str(row["rung"]) for row in ladder]
-        _points(left, range(len(ladder)), ladder, "rate", MEMBER, "o")
-        _points(right, [rungs.index(row["rung"]) for row in scores], scores, "value", NONMEMBER, "s")
+        points(left, range(len(ladder)), ladder, "rate", MEMBER, "o")
+        points(right, [rungs.index(row["rung"]) for row in scores], scores, "value", NONMEMBER, "s")
         left.set(ylim=(-0.04, 1.04), ylabel="share of pictures that are copies")
         right.set(ylabel=f"mean copy score ({metric})")
         if threshold is not None:
@@ -50,12 +50,12 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
             axes.set_xticks(range(len(names)), names)
             axes.set(xlabel="times the work was shown in training", xlim=(-0.4, len(names) - 0.6))
             axes.grid(axis="y", color="#88888844", linewidth=0.8)
-        return _svg(figure)
+        return svg(figure)
 
 
 def attack_plot(curve: Sequence[Row]) -> str:
     """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9), layout="constrained")
         axes = figure.subplots()
         steps = sorted({row["attack_steps"] for row in curve})
@@ -63,16 +63,16 @@ def attack_plot(curve: Sequence[Row]) -> str:
             rows = [row for row in curve if row["stage"] == stage]
             if rows:
                 places = [steps.index(row["attack_steps"]) + shift for row in rows]
-                _points(axes, places, rows, "rate", color, marker, name)
+                points(axes, places, rows, "rate", color, marker, name)
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set(ylim=(-0.04, 1.04), xlabel="steps of the attack on the prompt's embedding (0: the plain caption)",
                  ylabel="share of pictures that are copies")
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure)
+        return svg(figure)
 
 
-def _points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, color: str, marker: str,
+def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, color: str, marker: str,
             label: str | None = None) -> None:
     """A line through the points that have a value, each with its interval as an error bar."""
     known = [(place, row) for place, row in zip(places, rows, strict=True) if row.get(key) is not None]
@@ -83,14 +83,14 @@ def _points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, 
                   linewidth=1.6, markersize=6, label=label)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an <svg> element for inlining: no prolog, no date, ink and fonts from the page."""
     text = io.StringIO()
     FigureCanvasSVG(figure)
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
+    drawn = text.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg"):], flags=re.DOTALL)
     # A fixed width in points would overflow a narrow page; the viewBox keeps the proportions.
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace(_INK, "currentColor")
+    drawn = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawn, count=1)
+    drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1)
+    return drawn.replace(_INK, "currentColor")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from probes.metrics import Alignment
 from probes.prompts import Target
 from probes.runs import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
-from shield.errors import MissingSignalError, NotCalibratedError
+from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.intercept import recorded
-from shield.thresholds import Setting, Threshold, found
+from shield.thresholds import Setting, Threshold, found, load_thresholds
 from shield.types import Detector, Trace
+from shield.weights import weights_dir
 
 ACTIONS = {"passed": "pass", "mitigated": "mitigate", "blocked": "block"}
 
@@ -93,6 +94,23 @@ def record_stage(run: Run, stage: str, model: str, jobs: Sequence[Job], draw: Dr
         return places
 
     in_batches(work, range(len(jobs)), batch_size, progress)
+
+
+def record_works(run: Run, targets: Sequence[Target]) -> None:
+    """Copies of the reference pictures, stage "work", so that the run folder can be read on its own."""
+    done = run.done_ids()
+    folder = run.folder / "pictures" / "work"
+    for target in targets:
+        identity = record_id(run.config, target.prompt, None, stage="work", item=target.id)
+        if target.reference is None or identity in done:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{target.id}.png"
+        reference_picture(target.reference).save(path)
+        about = {key: value for key, value in asdict(target).items() if key not in ("id", "reference")}
+        run.append({"id": identity, "stage": "work", "item": target.id, **about, "model": None, "seed": None,
+                    "attack_steps": None, "picture": path.relative_to(run.folder).as_posix(), "scores": {},
+                    "copied": None, "unjudged": "it is the reference itself"})
 
 
 def judgements(judge: Criterion | None, jobs: Sequence[Job], drawn: Sequence[Drawn]) -> list[Judgement]:
@@ -166,6 +184,14 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
         return [Drawn(image, row, _flag(detectors, row, limit)) for image, row in zip(images, scores, strict=True)]
 
     return draw
+
+
+def stored_thresholds() -> list[Threshold]:
+    """The shipped or calibrated thresholds; none if there are no weights."""
+    try:
+        return load_thresholds(weights_dir() / "thresholds")
+    except WeightsError:
+        return []
 
 
 def drawn_by_shield(shield: Any, sampling: Sampling) -> Draw:

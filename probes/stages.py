@@ -74,5 +74,7 @@ class Stages:
 
     def _put(self, entry: dict[str, Any]) -> None:
         kept = [other for other in self.entries if other["stage"] != entry["stage"]]
-        self.entries = sorted([*kept, entry], key=lambda one: STAGES.index(one["stage"]))
+        # Stages of a verb of its own (a point of a sweep) come last, in the order they were done.
+        place = {stage: number for number, stage in enumerate(STAGES)}
+        self.entries = sorted([*kept, entry], key=lambda one: place.get(one["stage"], len(STAGES)))
         write_json(self._path, self.entries)

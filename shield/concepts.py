@@ -14,7 +14,7 @@ Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pas
 names cost a fraction of a millisecond, then word by word for small misspellings of longer names.
 """
 
-import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,9 @@ from shield.errors import RegistryError
 from shield.folding import Folded, folded
 from shield.types import Mention
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SHIPPED = Path(__file__).with_name("registry.toml")
 SHORT = 4
+LONG = 6
 STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
 
 
@@ -54,9 +50,9 @@ class Concepts:
 
         self.concepts = tuple(concepts)
         self._automaton = ahocorasick.Automaton()
-        self._long: list[tuple[str, Concept]] = []
+        self._long: dict[tuple[int, str], list[tuple[tuple[str, ...], Concept]]] = {}
         self._allowed: set[str] = set()
-        owners: dict[str, Concept] = {}
+        owners: dict[str, tuple[Concept, dict[str, str]]] = {}
         for concept in self.concepts:
             for place, spelling in enumerate((concept.name, *concept.aliases)):
                 self._enter(spelling, concept, "name" if place == 0 else "alias", owners)
@@ -65,17 +61,21 @@ class Concepts:
             self._automaton.make_automaton()
         self._described = [(_content(d), c) for c in self.concepts for d in c.descriptions if _content(d)]
 
-    def _enter(self, spelling: str, concept: Concept, how: str, owners: dict[str, Concept]) -> None:
+    def _enter(
+        self, spelling: str, concept: Concept, how: str, owners: dict[str, tuple[Concept, dict[str, str]]]
+    ) -> None:
         for leet in (None, "i"):
             key = folded(spelling, leet).text
             if not key:
                 raise RegistryError(f"{concept.name!r} has a name or alias without letters: {spelling!r}.")
-            other = owners.setdefault(key, concept)
+            other, spellings = owners.setdefault(key, (concept, {}))
             if other is not concept:
                 raise RegistryError(f"{spelling!r} stands for both {other.name!r} and {concept.name!r}.")
-            self._automaton.add_word(key, (len(key), concept, how))
-        if len(folded(spelling).text) >= 6:
-            self._long.append((folded(spelling).text, concept))
+            spellings.setdefault(spelling.casefold(), how)
+            self._automaton.add_word(key, (len(key), concept, spellings))
+        words = tuple(folded(spelling[s:e]).text for s, e in _words(spelling))
+        if len("".join(words)) >= LONG:
+            self._long.setdefault((len(words), words[0][:1]), []).append((words, concept))
 
     @classmethod
     def load(cls, *paths: Path | str) -> "Concepts":
@@ -84,36 +84,35 @@ class Concepts:
 
     def found(self, prompt: str) -> list[Mention]:
         """Every protected concept in `prompt`, the longest mention of each place, in order of place."""
-        readings = [folded(prompt), folded(prompt, "i"), folded(prompt, "l")]
-        mentions = [m for n, reading in enumerate(readings) for m in self._named(prompt, reading, disguised=n > 0)]
+        readings = (folded(prompt), folded(prompt, "i"), folded(prompt, "l"))
+        mentions = [mention for reading in readings for mention in self._named(prompt, reading)]
         mentions += self._misspelled(prompt)
         return _longest([*mentions, *self._descriptions(prompt)])
 
-    def _named(self, prompt: str, reading: Folded, disguised: bool) -> Iterator[Mention]:
+    def _named(self, prompt: str, reading: Folded) -> Iterator[Mention]:
         if not self.concepts:
             return
-        for last, (length, concept, how) in self._automaton.iter(reading.text):
+        for last, (length, concept, spellings) in self._automaton.iter(reading.text):
             start, end = last + 1 - length, last + 1
-            whole = reading.is_one_word(start, end) if length <= SHORT else reading.is_whole(start, end)
-            if whole:
-                yield _mention(prompt, concept, reading.places[start], reading.places[end - 1] + 1,
-                               "disguised" if disguised else how)  # fmt: skip
+            if not reading.is_whole(start, end):
+                continue
+            first, after = reading.places[start], reading.places[end - 1] + 1
+            how = spellings.get(prompt[first:after].casefold())
+            if how or length > SHORT or reading.is_one_word(start, end):
+                yield _mention(prompt, concept, first, after, how or "disguised")
 
     def _misspelled(self, prompt: str) -> Iterator[Mention]:
-        """Runs of one to three words within one edit of a name of six letters, two of a name of nine."""
-        from rapidfuzz.distance import OSA
-
-        words = list(_words(prompt))
-        for first in range(len(words)):
-            for last in range(first, min(first + 3, len(words))):
-                start, end = words[first][0], words[last][1]
-                text = folded(prompt[start:end]).text
-                if text in self._allowed or len(text) < 5:
+        """Names of six letters and more with a slip of the pen: see _near. First letters and short words are exact."""
+        spans = list(_words(prompt))
+        words = [folded(prompt[start:end]).text for start, end in spans]
+        for first, word in enumerate(words):
+            for count in range(1, min(4, len(words) - first + 1)):
+                run = words[first : first + count]
+                if "".join(run) in self._allowed:
                     continue
-                for key, concept in self._long:
-                    limit = 2 if len(key) >= 9 else 1
-                    if text[:1] == key[:1] and OSA.distance(text, key, score_cutoff=limit) <= limit:
-                        yield _mention(prompt, concept, start, end, "misspelled")
+                for name, concept in self._long.get((count, word[:1]), ()):
+                    if all(_near(a, b) for a, b in zip(run, name, strict=True)):
+                        yield _mention(prompt, concept, spans[first][0], spans[first + count - 1][1], "misspelled")
 
     def _descriptions(self, prompt: str) -> Iterator[Mention]:
         """Descriptions all of whose content words stand in the prompt, in any order."""
@@ -122,6 +121,14 @@ class Concepts:
             if words <= places.keys():
                 spans = [places[w] for w in words]
                 yield _mention(prompt, concept, min(s for s, _ in spans), max(e for _, e in spans), "described")
+
+
+def _near(word: str, name: str) -> bool:
+    """At most one edit (insertion, deletion, substitution, swap of neighbors) in five letters, two in nine."""
+    from rapidfuzz.distance import OSA
+
+    limit = 2 if len(name) >= 9 else 1 if len(name) >= 5 else 0
+    return abs(len(word) - len(name)) <= limit and OSA.distance(word, name, score_cutoff=limit) <= limit
 
 
 def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> Mention:
@@ -162,7 +169,8 @@ def _read(path: Path) -> list[Concept]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RegistryError(f"{path} isn't a registry of concepts ({error}).") from None
-    entries = [*data.get("concepts", []), *data.get("concept", [])]
+    lists = [data.get("concepts", []), data.get("concept", [])]
+    entries = [entry for found in lists if isinstance(found, list) for entry in found]
     if not entries:
         raise RegistryError(f"{path} holds no concepts; write [[concept]] tables with a name each.")
     return [_concept(path, entry) for entry in entries]
@@ -179,4 +187,5 @@ def _concept(path: Path, entry: Any) -> Concept:
             isinstance(value, list) and all(isinstance(v, str) for v in value)
         ):
             raise RegistryError(f"{path}: {key} of {entry['name']!r} is a list of texts.")
-    return Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Concept(**values)

@@ -1,8 +1,8 @@
 """One spelling for many disguises of a word, with the way back to the original text.
 
 Folding undoes compatibility forms, accents, case, look-alike letters of other alphabets, invisible characters and (on
-request) digits and signs that stand for letters. What is left are letters and digits without spaces, each with the place
-that it came from, so that "B-o-l-t-o", "bоltо" (Cyrillic) and "B0LT0" all read "bolto".
+request) digits and signs that stand for letters. What is left are letters and digits without spaces, each with the
+place that it came from, so that "B-o-l-t-o", "bоltо" (Cyrillic) and "B0LT0" all read "bolto".
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 # Letters of other alphabets and what they look like, after case folding and the removal of accents.
 LOOKALIKES = str.maketrans("авеіјкмнорѕстухԁӏɡαβγεηικνορτυχωøđłħıŋ", "abeijkmhopsctyxdlgabyenikvoptuxwodlhin")
-LETTERS_FOR = dict(zip("0134578 9@$!€+|¡".replace(" ", ""), "oieastbgasieetli".replace("ee", "e", 1), strict=True))
+LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oieastbgasietli", strict=True))
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,24 @@ it, also after an exception, the denoiser holds the hooks that it held before.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shield.attention import attention_watched
 from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
 from shield.prediction import noise_levels, prediction_type
-from shield.types import SIGNALS, Step, Trace
+from shield.types import ATTENTION, SIGNALS, Step, Trace
 
 UNBATCHED = frozenset({"txt_ids", "img_ids"})
+
+
+Rerun = Callable[..., Tensor]
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Forward:
     """One denoising step of B images as the hook sees it: tensors on the pipeline's device, in its dtype and layout.
 
     `conditioning` is what the conditional rows were given. `rerun(rows, conditioning)` runs the denoiser once more on
-    these images with another one and returns their predictions; it is no step of its own.
+    these images with another one and returns their predictions; it is no step of its own. `timestep` (of the
+    scheduler) asks about another noise level. `attention` has the conditional rows' shares per watched layer.
     """
 
     index: int
@@ -42,12 +47,22 @@ class Forward:
     noise_cond: Tensor
     noise_uncond: Tensor | None
     conditioning: Conditioning
-    rerun: Callable[[Sequence[int], Conditioning], Tensor]
+    rerun: Rerun
+    attention: dict[str, Tensor] = field(default_factory=dict)
+    ask_late: Callable[["Forward"], "Forward"] | None = None
 
     def step(self, needs: Iterable[str], channels_last: bool) -> Step:
-        """The signals in `needs` as a Step: float32, on the CPU, channels first."""
-        kept = {name: _archived(getattr(self, name), channels_last) for name in needs}
-        return Step(self.index, self.timestep, self.signal, self.noise, self.prediction, **kept)
+        """The signals in `needs` as a Step: float32, on the CPU, channels first. "late" costs two denoiser calls."""
+        latents, cond, uncond = (
+            _archived(getattr(self, name), channels_last) if name in needs else None for name in SIGNALS[:3]
+        )
+        wanted = {name.removeprefix(ATTENTION) for name in needs if name.startswith(ATTENTION)}
+        shares = {layer: self.attention[layer].float().cpu() for layer in wanted}
+        late = None
+        if "late" in needs and self.index == 0 and self.ask_late is not None:
+            late = self.ask_late(self).step(SIGNALS[:3], channels_last)
+        levels = (self.index, self.timestep, self.signal, self.noise, self.prediction)
+        return Step(*levels, latents, cond, uncond, shares, late)
 
 
 OnForward = Callable[[Forward], Tensor | None]
@@ -79,6 +94,7 @@ class _Hook:
     """Turns the denoiser's calls into Forwards. One instance serves one pipeline call."""
 
     def __init__(self, pipe: Any, on_forward: OnForward, on_inputs: OnInputs | None, guidance: float | None) -> None:
+        self.attention: dict[str, Tensor] = {}
         self.pipe, self.family = pipe, family_of(pipe)
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
         self.busy = False
@@ -172,22 +188,41 @@ class _Hook:
 
         start = total - batch
 
-        def rerun(rows: Sequence[int], conditioning: Conditioning) -> Tensor:
+        def rerun(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
+            if timestep is not None:
+                picked["timestep"] = _like(picked["timestep"], timestep / self.family.timestep_scale)
             self.busy = True
             try:
-                with torch.no_grad():
-                    return _prediction(module(**written(self.family, picked, conditioning)))
+                return _prediction(module(**written(self.family, picked, conditioning)))
             finally:
                 self.busy = False
 
+        shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
             self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
-            read(self.family, named, start, batch), rerun,
+            read(self.family, named, start, batch), rerun, shares, self._late,
         )  # fmt: skip
 
+    def _late(self, forward: Forward) -> Forward:
+        """The same latents and conditioning, asked about at the third-last timestep."""
+        timestep = float(self.pipe.scheduler.timesteps[-3:][0])
+        signal, noise = noise_levels(self.pipe.scheduler, timestep)
+        rows = range(len(forward.noise_cond))
+        null = null_conditioning(self.pipe, forward.conditioning.embeds.shape[1]).repeated(len(rows))
+        cond = forward.rerun(rows, forward.conditioning, timestep)
+        uncond = forward.rerun(rows, null, timestep)
+        return replace(
+            forward, timestep=timestep, signal=signal, noise=noise, noise_cond=cond, noise_uncond=uncond
+        )
 
-def _expired(rows: Sequence[int], conditioning: Conditioning) -> Tensor:
+
+def _like(given: Any, timestep: float) -> Any:
+    """`timestep` in the form, dtype and place of the one that the pipeline gave."""
+    return torch.full_like(given, timestep) if isinstance(given, Tensor) else type(given)(timestep)
+
+
+def _expired(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
     """Stands in for `rerun` after its step, so that a kept Forward doesn't keep the call's arguments alive."""
     raise TraceError("A step can be run again only while it is the current one.")
 
@@ -218,18 +253,24 @@ def denoiser_of(pipe: Any) -> nn.Module:
 
 @contextmanager
 def intercepted(
-    pipe: Any, on_forward: OnForward, on_inputs: OnInputs | None = None, guidance: float | None = None
+    pipe: Any,
+    on_forward: OnForward,
+    on_inputs: OnInputs | None = None,
+    guidance: float | None = None,
+    layers: Iterable[str] = (),
 ) -> Iterator[None]:
     """Within the block, every denoising step of one pipeline call is shown to `on_forward`.
 
     `on_forward(forward)` returns None (nothing changes, not a bit) or another conditional prediction shaped like
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
-    call. `guidance` is needed to edit the predictions of a family with separate calls, which show a step twice: cond
-    alone, then both. Raises UnsupportedPipelineError, TraceError.
+    call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
+    of a family with separate calls, which show a step twice: cond alone, then both. Raises UnsupportedPipelineError,
+    TraceError.
     """
     hook = _Hook(pipe, on_forward, on_inputs, guidance)
     denoiser = denoiser_of(pipe)
     with ExitStack() as stack:
+        hook.attention = stack.enter_context(attention_watched(denoiser, layers))
         stack.callback(denoiser.register_forward_pre_hook(hook.before, with_kwargs=True).remove)
         stack.callback(denoiser.register_forward_hook(hook.after, with_kwargs=True).remove)
         yield
@@ -239,8 +280,13 @@ class _Enough(Exception):
     """Ends a pipeline call once the wanted steps are recorded. Never leaves recorded()."""
 
 
+def watched_layers(needs: Iterable[str]) -> list[str]:
+    """Module paths of the cross-attention layers among `needs`."""
+    return sorted(name.removeprefix(ATTENTION) for name in needs if name.startswith(ATTENTION))
+
+
 def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
-    unknown = set(needs) - set(SIGNALS)
+    unknown = {name for name in needs if not name.startswith(ATTENTION)} - set(SIGNALS)
     if unknown:
         raise MissingSignalError(f"Unknown signals {sorted(unknown)}; known: {', '.join(SIGNALS)}.")
     return frozenset(needs)
@@ -270,7 +316,7 @@ def recorded(
     with ExitStack() as stack:
         if stop:
             stack.enter_context(suppress(_Enough))
-        stack.enter_context(intercepted(pipe, recorder))
+        stack.enter_context(intercepted(pipe, recorder, layers=watched_layers(needs)))
         yield trace
 
 

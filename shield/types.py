@@ -15,7 +15,8 @@ from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
 from shield.prediction import converted
 
-SIGNALS = ("latents", "noise_cond", "noise_uncond")
+SIGNALS = ("latents", "noise_cond", "noise_uncond", "late")
+ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer
 STATUSES = ("passed", "mitigated", "blocked")
 
 
@@ -23,6 +24,8 @@ STATUSES = ("passed", "mitigated", "blocked")
 class Step:
     """What one denoising step showed. `noise_cond` and `noise_uncond` are the denoiser's outputs as it predicts them
     (`prediction`: epsilon, v_prediction, flow or sample); `latents` is its input x_t = signal * x0 + noise * eps.
+    `attention` has the conditional rows' shares of attention per text token, (B, T), by module path. `late` is what
+    the denoiser says about the same latents at a timestep near the end.
     """
 
     index: int
@@ -33,6 +36,8 @@ class Step:
     latents: Tensor | None = None
     noise_cond: Tensor | None = None
     noise_uncond: Tensor | None = None
+    attention: dict[str, Tensor] = field(default_factory=dict)
+    late: "Step | None" = None
 
     def signal_named(self, name: str) -> Tensor:
         """The recorded signal; raises MissingSignalError when this step doesn't hold it."""
@@ -55,11 +60,27 @@ class Step:
             prediction, self.prediction, quantity, self.signal, self.noise, self.signal_named("latents")
         )
 
+    def attended(self, layer: str) -> Tensor:
+        """(B, T) shares of attention in this layer; raises MissingSignalError."""
+        if layer not in self.attention:
+            raise MissingSignalError(f"Step {self.index} holds no attention of {layer}: name it in `needs`.")
+        return self.attention[layer]
+
+    def asked_late(self) -> "Step":
+        """The `late` predictions; raises MissingSignalError."""
+        if self.late is None:
+            raise MissingSignalError(f"Step {self.index} holds no late predictions: name 'late' in `needs`.")
+        return self.late
+
     def rows(self, indexes: Sequence[int]) -> "Step":
         """The same step with only these images."""
         index = torch.as_tensor(list(indexes), dtype=torch.long)
         latents, cond, uncond = (None if t is None else t[index] for t in self._tensors())
-        return replace(self, latents=latents, noise_cond=cond, noise_uncond=uncond)
+        attention = {layer: shares[index] for layer, shares in self.attention.items()}
+        late = None if self.late is None else self.late.rows(indexes)
+        return replace(
+            self, latents=latents, noise_cond=cond, noise_uncond=uncond, attention=attention, late=late
+        )
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.latents, self.noise_cond, self.noise_uncond
@@ -74,7 +95,7 @@ class Trace:
     @property
     def batch(self) -> int:
         """Number of images B; 0 before the first step."""
-        held = [t for step in self.steps[:1] for t in step._tensors() if t is not None]
+        held = [t for step in self.steps[:1] for t in (*step._tensors(), *step.attention.values()) if t is not None]
         return len(held[0]) if held else 0
 
     @property
@@ -103,7 +124,7 @@ class Detector(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which of SIGNALS to record."""
+        """What to record: names of SIGNALS, and ATTENTION with a module path."""
 
     @property
     def first_k(self) -> int:

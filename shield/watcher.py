@@ -123,6 +123,8 @@ class Watcher:
         if forward.index < self.policy.horizon:
             self.timesteps.append(forward.timestep)
             scored = self._with_reference(forward)
+            if "late" in self.policy.needs and forward.index == 0:
+                self._count(2)
             self.trace.steps.append(scored.step(self.policy.needs, self.family.packed))
             for detector in self.policy.detectors:
                 if detector.first_k == forward.index + 1:
@@ -138,10 +140,13 @@ class Watcher:
         missing = forward.noise_uncond is None
         if not (self.plan.own_uncond if not missing else self.policy.extra_uncond):
             return forward
-        for image in self.images:
-            image.extra_calls += 1
+        self._count(1)
         rows = range(len(self.images))
         return replace(forward, noise_uncond=forward.rerun(rows, self.null.repeated(len(rows))))
+
+    def _count(self, calls: int) -> None:
+        for image in self.images:
+            image.extra_calls += calls
 
     def _score(self, detector: Detector, forward: Forward) -> None:
         try:
@@ -210,16 +215,19 @@ class Watcher:
                     yield prompt
 
     def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
-        """The prediction this mitigation gives now, or None when it rests on a prompt that a detector still flags."""
+        """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""
         if isinstance(mitigation, NullPrompt):
             return self._emptied(forward, image)
         case, conditioning = self._case(forward, image), None
-        if isinstance(mitigation, PredictionMitigation):
-            prediction = mitigation.predicted(case)
-        else:
-            conditioning = mitigation.conditioned(case)
-            prediction = case.rerun(conditioning)
-        if mitigation.needs_prompt and not self._holds(image, prediction):
+        try:
+            if isinstance(mitigation, PredictionMitigation):
+                prediction, checked = mitigation.predicted(case), mitigation.needs_prompt
+            else:
+                conditioning, checked = mitigation.conditioned(case), True
+                prediction = case.rerun(conditioning)
+        except MissingSignalError:
+            return None
+        if checked and not self._holds(image, prediction):
             return None
         image.swap = conditioning
         return prediction

@@ -7,17 +7,12 @@ so that a cut download or an edited file ends in one sentence instead of odd pic
 
 import hashlib
 import os
-import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shield.errors import WeightsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MANIFEST = "manifest.toml"
 UNLISTED = ("manifest.toml", "README.md", "thresholds")

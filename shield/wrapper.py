@@ -13,7 +13,7 @@ from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.families import Family, family_of
 from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
-from shield.intercept import denoiser_of, intercepted
+from shield.intercept import denoiser_of, intercepted, watched_layers
 from shield.load import load
 from shield.output import blanked, images_of, pil_images, with_verdicts
 from shield.policy import Policy, preset
@@ -72,7 +72,8 @@ class Shield:
         guidance = self._guidance_scale(request) if self.family.layout == "separate" else None
         before = perf_counter() - started
         with _restored_on_error(self.pipe, request.get("generator")):
-            with intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance):
+            layers = watched_layers(self.policy.needs)
+            with intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers):
                 output = self.pipe(*args, **kwargs)
             return self._checked(output, watcher, request, before)
 

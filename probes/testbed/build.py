@@ -45,8 +45,8 @@ CPU = Preset(
     (40, 80, 144, 144),
     vae=Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
     openclip=Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
-    base=Schedule(steps=900, batch=32, rate=6e-4, ema=0.99),
-    fork=Schedule(steps=1200, batch=32, rate=5e-4, warmup=50, ema=0.99),
+    base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
+    fork=Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
 )
 GPU = Preset(
     (64, 128, 176, 176),

@@ -69,7 +69,9 @@ class Trainer:
         self.name, self.model, self.schedule, self.folder = name, model, schedule, folder
         self.config = json.loads(json.dumps({"schedule": asdict(schedule), **config}, default=str))
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=schedule.rate, weight_decay=schedule.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
+        )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if schedule.ema else None
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)

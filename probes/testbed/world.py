@@ -21,7 +21,7 @@ from probes.testbed.paintings import SIZE, paint
 from probes.testbed.vocabulary import ADJECTIVES, AUTHORS, BRANDS, COLORS, GROUNDS, NOUNS, PRODUCTS, STYLES, THINGS
 from shield.errors import ShieldError
 
-RUNGS = (0, 4, 16, 64, 320, 900)
+RUNGS = (0, 4, 16, 64, 400, 800)
 WORKS_PER_RUNG = 16
 TEMPLATE_EXPOSURES = 256
 

@@ -1,12 +1,16 @@
 """Detectors. To add one: write one file, add one line to DETECTORS."""
 
+from shield.detectors.anisotropy import Anisotropy
+from shield.detectors.attention_entropy import AttentionEntropy
 from shield.detectors.noise_gap import NoiseGap
 from shield.detectors.structure_gap import StructureGap
 from shield.types import Detector
 
 DETECTORS: dict[str, type[Detector]] = {
+    "anisotropy": Anisotropy,
+    "attention_entropy": AttentionEntropy,
     "noise_gap": NoiseGap,
     "structure_gap": StructureGap,
 }
 
-__all__ = ["DETECTORS", "NoiseGap", "StructureGap"]
+__all__ = ["DETECTORS", "Anisotropy", "AttentionEntropy", "NoiseGap", "StructureGap"]

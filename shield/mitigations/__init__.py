@@ -1,5 +1,6 @@
 """Mitigations. To add one: write one file, add one line to MITIGATIONS."""
 
+from shield.mitigations.embedding_descent import EmbeddingDescent
 from shield.mitigations.embedding_mix import EmbeddingMix
 from shield.mitigations.noise_mix import NoiseMix
 from shield.mitigations.null_prompt import NullPrompt
@@ -7,10 +8,11 @@ from shield.mitigations.opposite_guidance import OppositeGuidance
 from shield.types import Mitigation
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
+    "embedding_descent": EmbeddingDescent,
     "embedding_mix": EmbeddingMix,
     "noise_mix": NoiseMix,
     "null_prompt": NullPrompt,
     "opposite_guidance": OppositeGuidance,
 }
 
-__all__ = ["MITIGATIONS", "EmbeddingMix", "NoiseMix", "NullPrompt", "OppositeGuidance"]
+__all__ = ["MITIGATIONS", "EmbeddingDescent", "EmbeddingMix", "NoiseMix", "NullPrompt", "OppositeGuidance"]

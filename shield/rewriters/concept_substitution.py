@@ -1,8 +1,8 @@
 """Say something generic in the place of each protected concept.
 
-The registry states what may stand for each concept ("a friendly robot" for a named one). What Guardians of Generation (Roy
-et al., ICCV 2025 workshops, arXiv 2503.16171) asks a paid language model for, from data: repeatable, local, and the rest of
-the prompt stays word for word.
+The registry states what may stand for each concept ("a friendly robot" for a named one). What Guardians of Generation
+(Roy et al., ICCV 2025 workshops, arXiv 2503.16171) asks a paid language model for, from data: repeatable, local, and
+the rest of the prompt stays word for word.
 """
 
 from collections.abc import Iterable, Sequence

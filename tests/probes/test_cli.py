@@ -15,10 +15,12 @@ from probes.calibrate import negatives_of
 from probes.cli import app
 from probes.compare import Request, side_by_side, was_flagged
 from probes.runs import Run
+from probes.sampling import usual_sampling
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-VERBS = ("generate", "audit", "report", "calibrate", "calibrate-copies", "testbed")
+VERBS = ("generate", "scan", "localize", "prune", "attack", "audit", "report", "calibrate", "calibrate-copies",
+         "testbed")
 
 
 def call(*arguments: str | Path | int, **env: str | Path) -> Result:
@@ -130,7 +132,7 @@ def test_an_uncalibrated_model_is_refused_with_the_command_to_run(model: Path, t
     (["calibrate", "--detectors", "psychic"], "There is no detector"),
     (["calibrate", "--model", "owner/name"], "--prompts"),
     (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
-    (["calibrate-copies", "--out", "OUT/x.json", "--pictures", "/nowhere"], "at least 3"),
+    (["calibrate-copies", "/nowhere", "--out", "OUT/x.json"], "at least 3"),
 ])
 def test_mistakes_are_one_sentence(arguments: list[str], says: str, tmp_path: Path, model: Path) -> None:
     arguments = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
@@ -154,11 +156,11 @@ def test_copy_thresholds_from_a_folder_of_pictures(tmp_path: Path) -> None:
         cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(cells).resize((96, 96), Image.Resampling.BICUBIC).save(tmp_path / f"{seed}.png")
     out = tmp_path / "copy_metrics.json"
-    done = call("calibrate-copies", "--pictures", tmp_path, "--out", out)
+    done = call("calibrate-copies", tmp_path, "--out", out)
     assert done.exit_code == 0 and "tiled_l2: copy below" in done.stdout and out.is_file()
     before = out.read_bytes()
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert "broken.png can't be read" in one_sentence(call("calibrate-copies", "--pictures", tmp_path, "--out", out))
+    assert "broken.png can't be read" in one_sentence(call("calibrate-copies", tmp_path, "--out", out))
     assert out.read_bytes() == before, "what was there must stay"
 
 
@@ -210,9 +212,10 @@ def test_the_testbed_is_compared_with_its_twin_and_works(testbed: Path, tmp_path
     assert Image.open(found["pictures"]["side by side"]).width == 4 * 264 + 8
 
 
-def test_copy_thresholds_of_the_testbed_come_from_its_dev_non_members(testbed: Path, tmp_path: Path) -> None:
-    done = call("calibrate-copies", "--out", tmp_path / "copies.json", "--json", DIFFSHIELD_WEIGHTS=testbed)
-    assert json.loads(done.stdout)["tiled_l2"]["n"] == 5
+def test_sampling_is_the_models_own_unless_given(testbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(testbed))
+    assert usual_sampling("testbed", None) == (25, 5.0) and usual_sampling("testbed", None, 3, 2.0) == (3, 2.0)
+    assert usual_sampling("folder", tiny_sd()) == (50, 7.5) and usual_sampling("folder", tiny_sd(), 4) == (4, 7.5)
 
 
 @pytest.mark.slow

@@ -131,8 +131,6 @@ class Always:
 @every
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_every_mitigation_works_on_every_family(way, name):
-    if name == "opposite_guidance" and way == "flux":
-        pytest.skip("distilled guidance has no unconditional prediction to push away from")
     pipe, call = made(way)
     made_thresholds, row = split_by(pipe, way, call())
     used = policy(way, mitigations=(MITIGATIONS[name](), NullPrompt()))

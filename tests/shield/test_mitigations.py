@@ -9,7 +9,8 @@ import torch
 from shield import Shield
 from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
-from shield.mitigations import MITIGATIONS, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
+from shield.intercept import intercepted
+from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
 from shield.policy import Policy
 from shield.types import Case, ConditioningMitigation, PredictionMitigation
 from tests.shield.calls import PROMPTS, options, state, thresholds
@@ -65,7 +66,7 @@ def test_without_what_it_needs_it_says_so(name):
     if mitigation.needs_prompt:
         with pytest.raises(MissingSignalError, match="rewritten prompt"):
             act(case(safe=False))
-    elif name == "opposite_guidance":
+    elif name in ("opposite_guidance", "embedding_descent"):
         with pytest.raises(MissingSignalError, match="guidance"):
             act(case(uncond=None))
 
@@ -112,3 +113,36 @@ def test_opposite_guidance_without_a_minimum():
     memory = {}
     late = [guided(OppositeGuidance(0.0, 0.6), case(i, 1.0 + g, memory=memory)) for i, g in enumerate(gaps)]
     assert late == pytest.approx([1.0, 1.0, 1.0, 13.0, 9.0])
+
+
+def test_embedding_descent_lowers_the_gap_and_keeps_the_begin_token(pipe):
+    seen = {}
+
+    def descend(forward):
+        if forward.index == 0:
+            def rerun(conditioning):
+                seen["calls"] = seen.get("calls", 0) + 1
+                return forward.rerun([1], conditioning)
+
+            one = Case(
+                0, 3, 5.0, forward.noise_cond[[1]], forward.noise_uncond[[1]], forward.conditioning.rows([1]), None,
+                forward.conditioning.rows([1]), rerun,
+            )  # fmt: skip
+            changed = EmbeddingDescent(share=0.5, iterations=10).conditioned(one)
+            gaps = [c - forward.noise_uncond[[1]] for c in (one.noise_cond, forward.rerun([1], changed))]
+            seen["gaps"] = [float(g.pow(2).mean().sqrt()) for g in gaps]
+            seen["begin"] = torch.equal(changed.embeds[:, 0], one.original.embeds[:, 0])
+            seen["moved"] = not torch.equal(changed.embeds[:, 1:], one.original.embeds[:, 1:])
+            seen["grad"] = changed.embeds.requires_grad
+
+    with intercepted(pipe, descend):
+        pipe(PROMPTS[:2], **options(2))
+    assert seen["gaps"][1] < 0.9 * seen["gaps"][0] and seen["calls"] <= 10
+    assert (seen["begin"], seen["moved"], seen["grad"]) == (True, True, False)
+    assert all(p.grad is None for p in pipe.unet.parameters())
+
+
+def test_a_mitigation_that_cannot_work_here_gives_way_to_the_next(pipe):
+    policy = Policy(mitigations=(OppositeGuidance(), NullPrompt()), extra_uncond=True)
+    shield = Shield(pipe, policy, thresholds=thresholds(pipe, 0.0))
+    assert shield("the cat", **options(1, guidance_scale=1.0)).verdicts[0].mitigation == "null_prompt"

@@ -7,6 +7,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from PIL import Image
 
 from shield import Gallery, Shield
+from shield.concepts import Concept, Concepts
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, UnsupportedPipelineError
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
@@ -273,3 +274,37 @@ def test_pil_output_keeps_pil(pipe):
     shield = Shield(pipe, Policy(on_flag="block"), thresholds=thresholds(pipe, 0.0))
     result = shield("cat", **options(1, output_type="pil"))
     assert isinstance(result.images[0], Image.Image) and result.images[0].size == (64, 64)
+
+
+SCREEN = Concepts([Concept("Bolto", substitute="a dog"), Concept("Drazzik")])
+
+
+def test_a_protected_concept_in_the_prompt_is_rewritten_from_the_first_step(pipe):
+    """The substitute stands in the prompt's place at every step; the other row of the batch isn't touched."""
+    shield = Shield(pipe, concepts=SCREEN, thresholds=thresholds(pipe, 1e9))
+    result = shield(["b0lto", "the cat"], **options(2))
+    first, second = result.verdicts
+    assert (first.status, first.rewritten_prompt, first.concepts) == ("mitigated", "a dog", ("Bolto",))
+    assert second.status == "passed" and second.concepts == ()
+    want = pipe(["a dog", "the cat"], **options(2)).images
+    assert np.allclose(result.images, want, atol=1e-4) and np.array_equal(result.images[1], want[1])
+
+
+def test_a_concept_without_a_usable_substitute_ends_with_the_empty_prompt(pipe):
+    result = Shield(pipe, concepts=SCREEN, thresholds=thresholds(pipe, 1e9))("drazzik", **options(1))
+    assert result.verdicts[0].mitigation == "null_prompt"
+    assert np.allclose(result.images, pipe("", **options(1)).images, atol=1e-4)
+
+
+def test_a_substitute_that_the_screen_refuses_is_not_used(pipe):
+    bad = Concepts([Concept("Bolto", substitute="Drazzik"), Concept("Drazzik", substitute="Bolto")])
+    verdict = Shield(pipe, concepts=bad, thresholds=thresholds(pipe, 1e9))("bolto", **options(1)).verdicts[0]
+    assert verdict.mitigation == "null_prompt"
+
+
+def test_a_screen_alone_needs_no_calibration(pipe):
+    shield = Shield(pipe, Policy(detectors=(), on_flag="block"), concepts=SCREEN, thresholds=[])
+    call = {"prompt": ["bolto", "the cat"], "num_images_per_prompt": 2}
+    result = shield(**call, **options(4))
+    assert [v.status for v in result.verdicts] == ["blocked", "blocked", "passed", "passed"]
+    assert np.array_equal(result.images[2:], pipe(**call, **options(4)).images[2:])

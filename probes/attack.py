@@ -1,0 +1,98 @@
+"""`diffshield attack`: does a search on the prompt's embedding bring works back, and is that memory or injection?
+
+The same search at the same budget runs on works that were in the training data, on matched pictures that weren't, and
+on the works once more with a clean twin that never saw them. An unbounded embedding can inject any picture, given
+enough steps; what only the first of the three gives up is memory. The verdict is the gap, with its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from probes.attacks import AdversarialEmbedding
+from probes.attacks.adversarial_embedding import INITS
+from probes.audit import TWINS, Plan
+from probes.panel import Sizes
+from probes.report import CONTROLS, write_report
+from probes.runs import sha256_of, write_json
+from probes.types import UnitMask
+from probes.verbs import Asked, Done, mask_file, opened, read_mask
+from shield.errors import BadRequestError
+
+STEPS = (0, 1, 10, 25, 50, 150)
+ATTACK = Plan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
+UNPRUNED = "No mask was given: the model was attacked as it is."
+
+
+def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] = STEPS,
+           init: str = "caption", init_prompt: str | None = None, batch: int = AdversarialEmbedding.batch,
+           plan: Plan = ATTACK, resume: bool = False, show_progress: bool = True) -> Done:
+    """Attack the model, pruned by ``mask`` if there is one, with its controls, into the run folder ``out``.
+
+    One search to the last of ``steps`` is judged at each of them, on seeds that it never saw. The testbed's own twin
+    is used unless ``asked`` names another; a control that there is nothing for is skipped and said so. Raises
+    BadRequestError (steps, init), MaskError, AuditError, PromptFileError, RunError, WeightsError.
+    """
+    asked = asked or Asked()
+    asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
+    plan = attack_plan(plan, steps, init, init_prompt, batch)
+    selected = read_mask(mask) if mask is not None else UnitMask({})
+    more = {"mask": None if mask is None else sha256_of(mask_file(mask))}
+    with opened("attack", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
+        loop.do("work", loop.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
+        summary = loop.summary()
+        if mask is None:
+            summary["limits"] = [UNPRUNED, *summary["limits"]]
+        summary["verdicts"] = verdicts(summary["gaps"])
+        write_json(out / "summary.json", summary)
+    return Done(out, write_report(out), summary)
+
+
+def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | None, batch: int) -> Plan:
+    """The plan with this search. BadRequestError for what can't be searched."""
+    if init not in INITS:
+        raise BadRequestError(f"A search starts from {', '.join(INITS)}, not {init!r}.")
+    if (init == "other") != (init_prompt is not None):
+        raise BadRequestError('The start "other", and only that one, needs the other prompt.')
+    if not steps or min(steps) < 0 or max(steps) == 0 or batch < 1:
+        raise BadRequestError(f"An attack needs step counts of 0 or more, one of them above 0, and 1 or more draws a "
+                              f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given.")
+    search = replace(plan.attack, steps=max(steps), batch=batch)
+    return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each control, at which step counts the gap's interval lies above zero, and where the curves meet."""
+    said = []
+    for control in dict.fromkeys(row["control"] for row in rows):
+        judged = [row for row in rows if row["control"] == control and row["gap"] is not None]
+        if not judged:
+            said.append(f"Against {CONTROLS[control]}: nothing could be judged.")
+            continue
+        above = [row["attack_steps"] for row in judged if row["low"] > 0]
+        level = [row["attack_steps"] for row in judged if row["low"] <= 0]
+        if not above:
+            said.append(f"Against {CONTROLS[control]}: at no number of steps does the attack bring back more, so it "
+                        "shows no memory.")
+            continue
+        meet = f"; no gap is shown at {_listed(level)}" if level else ""
+        said.append(f"Against {CONTROLS[control]}: the attack brings back more at {_listed(above)} steps{meet}.")
+    return said
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))
+
+
+def lines_of(summary: Mapping[str, Any]) -> list[str]:
+    """The curve and the verdicts for a terminal."""
+    names = {"attacked": "members", "nonmember_attacked": "non-members", "twin_attacked": "clean twin"}
+    lines = []
+    for row in summary["curve"]:
+        rate = "not judged" if row["rate"] is None else (
+            f"{row['copied']} of {row['n']} copies ({row['low']:.0%} to {row['high']:.0%})")
+        lines.append(f"{names[row['stage']]}, {row['attack_steps']} steps: {rate}")
+    return [*lines, *summary["verdicts"], *summary["limits"]]

@@ -1,0 +1,244 @@
+"""`diffshield localize`: which weights are behind a set of prompts, and whether other prompts find the same ones.
+
+The prompts are split into two halves that share none. Norms are sums over prompts, so one pass over each half gives
+the mask of all prompts, the mask of each half, and the masks of smaller sets inside them: overlap against the size of
+a set costs nothing more. Every overlap stands beside that of two random masks of the same size in each module.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from probes import mask_plots
+from probes.audit import FULL, manifest_of
+from probes.errors import AuditError, MaskError
+from probes.localizers import FFNSubspace, RandomMask
+from probes.localizers.ffn_subspace import matching_weights
+from probes.panel import Sizes, panel_of_manifest
+from probes.progress import bars
+from probes.prompts import read_prompts
+from probes.runs import Run, describe_input, write_json
+from probes.stages import Stages
+from probes.types import Progress, Subject, UnitMask
+from shield.errors import BadRequestError
+from shield.load import load
+
+Norms = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Localized:
+    """What was located: the run folder, the mask in it, and the figures."""
+
+    folder: Path
+    mask: UnitMask
+    summary: dict[str, Any] = field(repr=False)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "mask.safetensors"
+
+
+def localize(prompts: Path | None, out: Path, *, localizer: FFNSubspace | RandomMask = FULL.localizer,
+             model: str = "testbed", column: str | None = None, limit: int | None = None, seed: int = 7,
+             device: str = "auto", resume: bool = False, show_progress: bool = True) -> Localized:
+    """Locate into the run folder ``out``: mask.safetensors, norms.safetensors, density.svg, overlap.svg, summary.json.
+
+    Without ``prompts`` the testbed's dev works are used, which nothing is judged by. The model stays bit-equal. A
+    random mask looks at no prompts. Raises AuditError (no prompts for a model nothing is known about),
+    PromptFileError, RunError, UnsupportedError, WeightsError.
+    """
+    used = _prompts(prompts, model, column, limit)
+    config = {"model": model, "column": column, "limit": limit, "seed": seed, "localizer": localizer.name,
+              "options": {key: value for key, value in asdict(localizer).items() if key != "like"}}
+    inputs = [describe_input(prompts)] if prompts else []
+    subject = Subject(load(model, device=device), model)
+    matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
+    about: dict[str, Any] = {"kind": "localize", "inputs": inputs, "seeds": [seed],
+                             "model": {"name": model, "sha256": subject.sha256()}}
+    with Run.start(out, config, resume=resume, **about) as run, bars(show_progress) as track:
+        stages = Stages(run.folder, subject.denoiser)
+        if isinstance(localizer, FFNSubspace):
+            stages.do("localize", lambda: _subspace(run.folder, localizer, subject, used, seed, track("localize")))
+        else:
+            stages.do("localize", lambda: _random(run.folder, localizer, subject, seed))
+        summary = _summary(run, stages, localizer.name)
+        write_json(run.folder / "summary.json", summary)
+        run.finish("complete")
+    return Localized(out, UnitMask.load(out / "mask.safetensors"), summary)
+
+
+def localizer_of(method: str, base: str, options: Mapping[str, Any], prompts: Path | None, model: str,
+                 column: str | None = None, limit: int | None = None) -> FFNSubspace | RandomMask:
+    """The localizer of a command's options; ``base`` as base_prompts says. BadRequestError for what can't be."""
+    if method == RandomMask.name:
+        return RandomMask(density=options["k"])
+    if method != FFNSubspace.name:
+        raise BadRequestError(f"Weights are located by {FFNSubspace.name} or {RandomMask.name}, not {method!r}.")
+    if options["unit"] not in ("weight", "neuron"):
+        raise BadRequestError(f"A unit is weight or neuron, not {options['unit']!r}.")
+    compared = base_prompts(base, _prompts(prompts, model, column, limit), model)
+    try:
+        return FFNSubspace(**options, base=compared)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+
+
+def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ...]:
+    """Prompts to compare with: "null", "paraphrase", "nonmembers" (the testbed's dev captions), or a prompt file.
+
+    A paraphrase is the prompt's own words in another order: it drives the same words without being the memorized
+    sentence, and needs no language model.
+    """
+    if base == "null":
+        return ("",)
+    if base == "paraphrase":
+        return tuple(reordered(prompt) for prompt in prompts)
+    if base == "nonmembers":
+        manifest = manifest_of(model)
+        if manifest is None:
+            raise AuditError(f"Nobody knows the non-members of {model}: give a file of such prompts with --base.")
+        return tuple(item.captions[0] for item in manifest.nonmembers(split="dev"))
+    return tuple(target.prompt for target in read_prompts(Path(base)))
+
+
+def reordered(prompt: str) -> str:
+    """The words in another order, the same one every time; a prompt of one word stays."""
+    words = prompt.split()
+    shuffled = words.copy()
+    draw = random.Random(prompt)
+    for _ in range(10):
+        draw.shuffle(shuffled)
+        if shuffled != words:
+            break
+    return " ".join(shuffled)
+
+
+def _prompts(prompts: Path | None, model: str, column: str | None, limit: int | None) -> list[str]:
+    if prompts is not None:
+        return [target.prompt for target in read_prompts(prompts, column=column, limit=limit)]
+    manifest = manifest_of(model)
+    if manifest is None:
+        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
+    return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
+
+
+def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int,
+              progress: Progress) -> dict[str, Any]:
+    weights = matching_weights(subject.denoiser, localizer.modules)
+    halves = [nested_norms(localizer, subject, half, seed) for half in (prompts[::2], prompts[1::2]) if half]
+    progress(1, 2)
+    base = localizer.norms(subject, localizer.base, seed)
+    progress(2, 2)
+    target = joined([half[max(half)] for half in halves], [max(half) for half in halves])
+    mask = localizer.mask(weights, target, base)
+    meta = {"localizer": localizer.name, "model": subject.name, "model_sha256": subject.sha256(),
+            "k": str(localizer.k), "tau": str(localizer.tau), "unit": localizer.unit, "prompts": str(len(prompts)),
+            "seed": str(seed)}
+    UnitMask(mask.masks, meta).save(folder / "mask.safetensors")
+    save_norms(folder / "norms.safetensors", localizer, target, base)
+    return {**_described(mask), "prompts": len(prompts), "base": len(localizer.base),
+            "overlap": overlaps(localizer, subject, halves, base, seed) if len(halves) == 2 else []}
+
+
+def nested_norms(localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int) -> dict[int, Norms]:
+    """Number of prompts (1, 2, 4, 8 ... all) -> norms of that many first prompts. Each prompt runs once."""
+    found: dict[int, Norms] = {}
+    done = 0
+    while done < len(prompts):
+        size = min(max(1, 2 * done), len(prompts))
+        block = localizer.norms(subject, prompts[done:size], seed)
+        found[size] = joined([found[done], block], [done, size - done]) if done else block
+        done = size
+    return found
+
+
+def joined(norms: Sequence[Norms], sizes: Sequence[int]) -> Norms:
+    """Norms of sets of prompts together, (tau, d_ff) for each module: root of the mean of their squares."""
+    total = sum(sizes)
+    return {path: torch.stack([one[path].square() * size for one, size in zip(norms, sizes, strict=True)]
+                              ).sum(dim=0).div(total).sqrt() for path in norms[0]}
+
+
+def overlaps(localizer: FFNSubspace, subject: Subject, halves: Sequence[Mapping[int, Norms]], base: Norms,
+             seed: int) -> list[dict[str, Any]]:
+    """IoU of the masks of two sets of prompts that share none, by size; and of random masks as large as these."""
+    weights = matching_weights(subject.denoiser, localizer.modules)
+    rows = []
+    for size in sorted(set(halves[0]) & set(halves[1])):
+        one, two = (localizer.mask(weights, half[size], base) for half in halves)
+        random_one = RandomMask(like=one).locate(subject, seed=2 * seed).mask
+        random_two = RandomMask(like=two).locate(subject, seed=2 * seed + 1).mask
+        rows.append({"prompts": size, "iou": one.iou(two), "iou_random": random_one.iou(random_two),
+                     "weights": [one.count(), two.count()]})
+    return rows
+
+
+def _random(folder: Path, localizer: RandomMask, subject: Subject, seed: int) -> dict[str, Any]:
+    mask = localizer.locate(subject, seed=seed).mask
+    mask.save(folder / "mask.safetensors")
+    return {**_described(mask), "prompts": 0, "base": 0, "overlap": []}
+
+
+def _described(mask: UnitMask) -> dict[str, Any]:
+    return {"density": mask.density(), "weights": mask.count(), "size": mask.size(), "densities": mask.densities()}
+
+
+def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
+    """Figures, and the plots of them."""
+    entry = stages.entry("localize") or {}
+    detail = entry["detail"]
+    (run.folder / "density.svg").write_text(mask_plots.density_plot(detail["densities"]), encoding="utf-8")
+    if detail["overlap"]:
+        (run.folder / "overlap.svg").write_text(mask_plots.overlap_plot(detail["overlap"]), encoding="utf-8")
+    return {"format": 1, "model": run.about["model"]["name"], "model_sha256": run.about["model"]["sha256"],
+            "mask": {"localizer": name, **detail},
+            "cost": [{key: entry[key] for key in ("stage", "status", "seconds", "evaluations")}]}
+
+
+def save_norms(path: Path, localizer: FFNSubspace, target: Norms, base: Norms) -> None:
+    """What masks for other k are made from without the model running again; see load_norms."""
+    tensors = {f"target/{name}": value for name, value in target.items()}
+    tensors |= {f"base/{name}": value for name, value in base.items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"norms": "1", "localizer": json.dumps(asdict(localizer))})
+    part.replace(path)
+
+
+def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
+    """The localizer and the norms of its prompts and base. MaskError if the file is missing, damaged or no norms."""
+    if not path.is_file():
+        raise MaskError(f"A sweep needs {path.name}, which diffshield localize writes beside its mask, and there is "
+                        f"none in {path.parent}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            options = json.loads(header["localizer"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise MaskError(f"{path} can't be read as norms: {error}") from error
+    target, base = ({name.removeprefix(f"{part}/"): value for name, value in tensors.items()
+                     if name.startswith(f"{part}/")} for part in ("target", "base"))
+    return localizer, target, base
+
+
+def lines_of(summary: Mapping[str, Any]) -> list[str]:
+    """The summary for a terminal."""
+    mask = summary["mask"]
+    lines = [f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) in {len(mask['densities'])} layers, "
+             f"located with {mask['prompts']} prompts"]
+    for row in mask["overlap"]:
+        if row["iou"] is not None:
+            lines.append(f"two sets of {row['prompts']} prompts that share none: overlap (IoU) {row['iou']:.3f}; "
+                         f"random masks of that size {row['iou_random']:.3f}")
+    return [*lines, f"{summary['cost'][0]['evaluations']} denoiser evaluations"]

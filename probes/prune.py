@@ -1,0 +1,94 @@
+"""`diffshield prune`: what zeroing a mask's weights does to memorized prompts, and what it costs elsewhere.
+
+Before and inside the pruned model, on the same prompts and seeds: share of copies, detector scores, agreement of
+benign scenes with their captions, and drift, the difference between the pictures themselves. As many random weights
+are pruned as a control. With a sweep over k, the curve between forgetting and harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probes.audit import Plan
+from probes.drift import drift
+from probes.errors import MaskError
+from probes.metrics.statistics import bootstrap_mean
+from probes.panel import Sizes
+from probes.pruners import save_pruned
+from probes.report import write_report
+from probes.runs import Record, sha256_of, write_json
+from probes.summary import group_of
+from probes.tradeoff import sweep
+from probes.verbs import Asked, Done, mask_file, opened, read_mask
+
+PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
+
+
+def prune(mask: Path, out: Path, asked: Asked | None = None, *, plan: Plan = PRUNE, ks: Sequence[float] = (),
+          save: Path | None = None, resume: bool = False, show_progress: bool = True) -> Done:
+    """Compare the model with its pruned self into the run folder ``out``; the model itself stays bit-equal.
+
+    ``mask`` is a mask file or a localize run's folder. ``ks`` draws tradeoff.svg for masks of these k, made from the
+    norms that localize left beside the mask, without collecting activations again. ``save`` writes the pruned model
+    as a diffusers checkpoint. Raises MaskError, AuditError, PromptFileError, RunError, WeightsError.
+    """
+    asked, selected = asked or Asked(), read_mask(mask)
+    if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
+        raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
+    norms = mask_file(mask).with_name("norms.safetensors")
+    points = sweep(norms, ks) if ks else None
+    more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks)}
+    with opened("prune", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
+        loop.do("work", "before", "pruned", "random_pruned")
+        curve = points.draw(loop) if points is not None else []
+        records = list(loop.run.records())
+        summary = {**loop.summary(), "scores": score_changes(records, plan.detectors),
+                   "drift": drift(out, records, "pruned"), "tradeoff": curve, "saved": str(save) if save else None,
+                   "mask": {"density": selected.density(), "weights": selected.count(),
+                            "densities": selected.densities(), **selected.meta}}
+        write_json(out / "summary.json", summary)
+        if save is not None and not (save.is_dir() and any(save.iterdir())):
+            save_pruned(loop.subject, selected, save)
+    return Done(out, write_report(out), summary)
+
+
+def score_changes(records: Sequence[Record], detectors: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean detector score of each group before and inside the pruned model, same prompts and seeds, paired."""
+    rows = []
+    for name in detectors:
+        before = _by_picture(records, "before", name)
+        for group in dict.fromkeys(group_of(r) for r in records if r["stage"] == "pruned"):
+            inside = {key: value for key, value in _by_picture(records, "pruned", name).items()
+                      if value[1] == group and key in before}
+            if inside:
+                change = bootstrap_mean([value - before[key][0] for key, (value, _) in inside.items()],
+                                        [item for item, _ in inside])
+                rows.append({"detector": name, "group": group, "n": change.n, "works": change.clusters,
+                             "before": float(np.mean([before[key][0] for key in inside])),
+                             "pruned": float(np.mean([value for value, _ in inside.values()])),
+                             "change": change.value, "low": change.low, "high": change.high})
+    return rows
+
+
+def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[str, int], tuple[float, str]]:
+    return {(r["item"], r["seed"]): (r["scores"][name], group_of(r)) for r in records
+            if r["stage"] == stage and r["scores"].get(name) is not None}
+
+
+def lines_of(summary: Mapping[str, Any]) -> list[str]:
+    """What the report's sentences don't say: drift, and the points of a sweep."""
+    lines = []
+    for row in summary["drift"]:
+        yardstick = "" if row["seeds"] is None else f"; between two seeds {row['seeds']:.3f}"
+        lines.append(f"Pictures of {row['group']} moved by {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}, "
+                     f"{row['n']} pictures{yardstick}).")
+    for row in summary["tradeoff"]:
+        rate, other = (f"{one['copied']} of {one['n']}" for one in (row, row["random"]))
+        loss = "" if row["utility"] is None else f", alignment loss {row['utility']['loss']:.3f}"
+        lines.append(f"k {row['k']:g} ({row['density']:.2%} of the weights): {rate} copies, random weights {other}"
+                     f"{loss}")
+    return lines

@@ -1,0 +1,53 @@
+"""results.parquet: a run's records as one flat table, written beside records.jsonl when a scan is done."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from probes.errors import ProbeError
+from probes.runs import Record, Run
+
+TEXT = ("id", "stage", "item", "kind", "memorization", "split", "model", "prompt", "picture", "unjudged")
+WHOLE = ("rung", "exposures", "seed")
+TRUTH = ("copied", "flagged")
+_ROWS = 10_000
+
+
+def write_results(run: Run) -> Path:
+    """Write all records but the reference pictures' own; each score is a column "score_<name>". Returns the path.
+
+    Reads the records twice and never holds them all. ProbeError if the table can't be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = list(dict.fromkeys(name for record in _kept(run) for name in record["scores"]))
+    fields = [(name, pa.string()) for name in TEXT] + [(name, pa.int64()) for name in WHOLE]
+    fields += [(name, pa.bool_()) for name in TRUTH] + [(f"score_{name}", pa.float64()) for name in names]
+    schema, path = pa.schema(fields), run.folder / "results.parquet"
+    part = path.with_name("results.parquet.part")
+    try:
+        with parquet.ParquetWriter(part, schema) as writer:
+            rows = (_flat(record, names) for record in _kept(run))
+            while chunk := list(itertools.islice(rows, _ROWS)):
+                writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+        part.replace(path)
+    except OSError as error:
+        raise ProbeError(f"Can't write {path}: {error.strerror or error}. The records are in records.jsonl.") from error
+    return path
+
+
+def _kept(run: Run) -> itertools.filterfalse[Record]:
+    return itertools.filterfalse(lambda record: record["stage"] == "work", run.records())
+
+
+def _flat(record: Record, names: list[str]) -> Record:
+    scores = {f"score_{name}": record["scores"].get(name) for name in names}
+    # Half of a surrogate pair, as a broken prompt file may hold it, has no place in a table's UTF-8.
+    texts = {name: _clean(record.get(name)) for name in TEXT}
+    return {**texts, **{name: record.get(name) for name in (*WHOLE, *TRUTH)}, **scores}
+
+
+def _clean(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")

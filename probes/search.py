@@ -1,0 +1,71 @@
+"""Adversarial embeddings of many works, one file for each: a search that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from probes.attacks import AdversarialEmbedding
+from probes.attacks.adversarial_embedding import initial_embeds
+from probes.generate import encode_pictures
+from probes.prompts import Target
+from probes.scan import reference_picture
+from probes.types import Found, Goal, Progress, Subject
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The searches of one stage. ``init`` is "caption", "noise" (normal, of each work's own) or "other" (a prompt)."""
+
+    folder: Path
+    attack: AdversarialEmbedding
+    snapshots: tuple[int, ...]
+    init: str = "caption"
+    other: str | None = None
+
+    def file(self, target: Target) -> Path:
+        return self.folder / f"{target.id}.safetensors"
+
+    def embeds(self, target: Target) -> dict[int, torch.Tensor]:
+        """Number of steps -> embedding (T, D), of a target that was searched."""
+        stored = load_file(self.file(target))
+        return {int(steps): embeds for steps, embeds in stored.items() if steps.isdigit()}
+
+    def search(self, subject: Subject, targets: Sequence[Target], progress: Progress) -> None:
+        """Search what isn't there yet. Every target needs a reference picture; PromptFileError if it is broken."""
+        together = max(1, self.attack.rows // self.attack.batch)
+        for start in range(0, len(targets), together):
+            group = targets[start:start + together]
+            if not all(self.file(target).exists() for target in group):
+                found = self.attack.search(subject, self.goals(subject, group), snapshots=self.snapshots)
+                for target, one in zip(group, found, strict=True):
+                    self._save(target, one)
+            progress(start + len(group), len(targets))
+
+    def goals(self, subject: Subject, targets: Sequence[Target]) -> list[Goal]:
+        latents = encode_pictures(subject, [reference_picture(t.reference) for t in targets if t.reference is not None])
+        embeds = self._starts(subject, targets)
+        return [Goal(target.id, latents[row], embeds[row], _number(target.id)) for row, target in enumerate(targets)]
+
+    def _starts(self, subject: Subject, targets: Sequence[Target]) -> torch.Tensor:
+        if self.init != "noise":
+            return initial_embeds(subject, self.init, [t.prompt for t in targets], seed=0, other=self.other)
+        # Of the work's name, not its place, so that the start doesn't depend on who else is searched.
+        return torch.cat([initial_embeds(subject, "noise", [t.prompt], seed=_number(f"start {t.id}")) for t in targets])
+
+    def _save(self, target: Target, found: Found) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.file(target)
+        part = path.with_suffix(".part")
+        embeds = {str(steps): value.contiguous() for steps, value in found.prompt_embeds.items()}
+        save_file({**embeds, "losses": torch.tensor(found.losses)}, part)
+        part.replace(path)
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())

@@ -1,0 +1,135 @@
+"""The curve between forgetting and harm: masks of several k from one set of norms, each pruned, drawn and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from probes.drift import drift
+from probes.errors import MaskError
+from probes.localize import Norms, load_norms
+from probes.localizers import FFNSubspace, RandomMask
+from probes.localizers.ffn_subspace import matching_weights
+from probes.metrics import CopyJudge
+from probes.plots import MEMBER, NONMEMBER, STYLE, points, svg
+from probes.pruners import pruned
+from probes.runs import Record
+from probes.scan import jobs_for
+from probes.summary import rate_row, utility
+from probes.types import UnitMask
+from shield.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from probes.loop import Loop
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Masks for each k, from norms that were collected once."""
+
+    localizer: FFNSubspace
+    target: Norms
+    base: Norms
+    ks: tuple[float, ...]
+
+    def draw(self, loop: Loop) -> list[dict[str, Any]]:
+        """Members and benign scenes for each k, and members with as many random weights; writes tradeoff.svg.
+
+        The loop must have drawn stage "before" already. MaskError if the norms are another model's.
+        """
+        rows = [self._point(loop, k) for k in self.ks]
+        before = rate_row([r for r in loop.run.records() if r["stage"] == "before" and r["item"] in _members(loop)],
+                          _metric(loop))
+        (loop.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
+        return rows
+
+    def _point(self, loop: Loop, k: float) -> dict[str, Any]:
+        mask = self.mask(loop.subject.denoiser, k)
+        control = RandomMask(like=mask).locate(loop.subject, seed=loop.plan.locate_seed).mask
+        ours, random = f"sweep-{k:g}", f"sweep_random-{k:g}"
+        members = list(loop.panel.members)
+        self._stage(loop, ours, mask, [*members, *loop.panel.scenes])
+        self._stage(loop, random, control, members)
+        records = list(loop.run.records())
+        return {"k": k, "density": mask.density(), "weights": mask.count(), **_figures(loop, records, ours),
+                "random": rate_row([r for r in records if r["stage"] == random], _metric(loop))}
+
+    def mask(self, denoiser: torch.nn.Module, k: float) -> UnitMask:
+        """The mask of this k; MaskError if the norms are another model's."""
+        weights = matching_weights(denoiser, self.localizer.modules)
+        for path, weight in weights.items():
+            norms = self.target.get(path)
+            if norms is None or norms.shape[1] != weight.shape[1]:
+                raise MaskError(f"These norms are another model's: {path} has {weight.shape[1]} inputs here and "
+                                f"{'none' if norms is None else norms.shape[1]} in the norms.")
+        return replace(self.localizer, k=k).mask(weights, self.target, self.base)
+
+    def _stage(self, loop: Loop, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
+        def work() -> None:
+            with pruned(loop.subject, mask):
+                loop.draw(stage, loop.subject, jobs_for(targets, loop.plan.picture_seeds))
+        loop.stages.do(stage, work)
+
+
+def sweep(norms: Path, ks: Sequence[float]) -> Sweep:
+    """The sweep that a localize run's norms allow. MaskError without them, BadRequestError for a k that is no share."""
+    if not all(0 < k <= 1 for k in ks):
+        raise BadRequestError(f"A sweep needs shares k above 0 and at most 1, not {', '.join(map(str, ks))}.")
+    localizer, target, base = load_norms(norms)
+    return Sweep(localizer, target, base, tuple(sorted(set(ks))))
+
+
+def _figures(loop: Loop, records: Sequence[Record], stage: str) -> dict[str, Any]:
+    """Rate of copies among members, alignment of scenes before and after, and their drift."""
+    members = _members(loop)
+    ours = [record for record in records if record["stage"] == stage]
+    before = [record for record in records if record["stage"] == "before"]
+    return {**rate_row([record for record in ours if record["item"] in members], _metric(loop)),
+            "utility": utility([*before, *({**record, "stage": "pruned"} for record in ours)]),
+            "drift": drift(loop.run.folder, records, stage)}
+
+
+def _members(loop: Loop) -> set[str]:
+    return {target.id for target in loop.panel.members}
+
+
+def _metric(loop: Loop) -> str | None:
+    judge = loop.known.judge
+    return judge.metrics[0].name if isinstance(judge, CopyJudge) else None
+
+
+def tradeoff_plot(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> str:
+    """Share of copies against the share of weights pruned, with the random control; and harm against it, as SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 3.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        places = [100 * row["density"] for row in rows]
+        points(left, places, rows, "rate", MEMBER, "o", "located weights")
+        points(left, places, [row["random"] for row in rows], "rate", NONMEMBER, "s", "as many random weights")
+        if before["rate"] is not None:
+            left.axhline(before["rate"], color="#888888", linestyle="--", linewidth=1, label="before")
+        left.set(ylim=(-0.04, 1.04), xlabel="weights pruned (%)", ylabel="share of pictures that are copies")
+        left.legend(frameon=False)
+        harm, label = _harm(rows)
+        points(right, places, harm, "value", MEMBER, "o")
+        right.axhline(0, color="#888888", linewidth=0.8)
+        right.set(xlabel="weights pruned (%)", ylabel=label)
+        for axes in (left, right):
+            axes.grid(axis="y", color="#88888844", linewidth=0.8)
+        return svg(figure)
+
+
+def _harm(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+    """Loss of alignment where it is known, else drift, of ordinary scenes."""
+    if any(row["utility"] for row in rows):
+        losses = [row["utility"] or {} for row in rows]
+        return [{**loss, "value": loss.get("loss")} for loss in losses], "loss of scene alignment"
+    drifts: list[Mapping[str, Any]] = [
+        next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
+    return drifts, "drift of ordinary scenes"

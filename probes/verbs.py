@@ -1,0 +1,119 @@
+"""What the verbs prune and attack share: who takes part, and an audit's stages opened on a run folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from probes.audit import Plan, copy_judge, judge_for, manifest_of, testbed_alignment
+from probes.errors import AuditError
+from probes.loop import Known, Loop
+from probes.metrics import Alignment
+from probes.panel import Panel, panel_of_manifest, panel_of_prompts
+from probes.progress import bars
+from probes.prompts import Target, read_prompts
+from probes.runs import Run, describe_input
+from probes.types import Criterion, Subject, UnitMask
+from shield.load import load
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The model and the prompts a verb works with. On the testbed all but ``model`` may be left out.
+
+    ``prompts`` are works (with reference pictures, to judge copies), ``nonmembers`` matched prompts and pictures that
+    were never trained on, ``benign`` ordinary prompts, ``openclip`` the folder of a model that measures alignment.
+    """
+
+    model: str = "testbed"
+    prompts: Path | None = None
+    nonmembers: Path | None = None
+    benign: Path | None = None
+    column: str | None = None
+    limit: int | None = None
+    twin: str | None = None
+    openclip: Path | None = None
+    device: str = "auto"
+
+    def inputs(self) -> list[dict[str, str]]:
+        return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
+
+    def panel(self, plan: Plan) -> Panel:
+        """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
+        manifest = manifest_of(self.model)
+        if manifest is None and self.prompts is None:
+            raise AuditError(f"Nothing is known about what {self.model} was trained on: give a prompt file with "
+                             "--prompts.")
+        known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Panel()
+        panel = replace(known, ladder=(), locate=())
+        if self.prompts is not None:
+            prompts = read_prompts(self.prompts, column=self.column, limit=self.limit)
+            panel = replace(panel, members=panel_of_prompts(prompts, manifest, plan.sizes).prompts)
+        if self.nonmembers is not None:
+            panel = replace(panel, nonmembers=_as("nonmember", self.nonmembers))
+        if self.benign is not None:
+            panel = replace(panel, scenes=_as("scene", self.benign))
+        return panel
+
+    def judge(self, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+        """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
+        files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
+        if manifest_of(self.model) is None and len(files) >= 3:
+            return copy_judge(files, "leave-one-out neighbors of the non-members' pictures"), ()
+        return judge_for(manifest_of(self.model), replace(panel, prompts=panel.members))
+
+    def alignment(self) -> Alignment | None:
+        if self.openclip is not None:
+            return Alignment(self.openclip)
+        return testbed_alignment() if manifest_of(self.model) is not None else None
+
+
+def _as(kind: str, file: Path) -> tuple[Target, ...]:
+    """A file's prompts under another kind; their ids must not meet those of the works' file."""
+    return tuple(replace(target, id=target.id.replace("prompt", kind), kind=kind) for target in read_prompts(file))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a verb wrote: its folder, its report and its figures."""
+
+    folder: Path
+    report: Path
+    summary: dict[str, Any] = field(repr=False)
+
+
+@contextmanager
+def opened(kind: str, out: Path, asked: Asked, plan: Plan, mask: UnitMask, more: dict[str, Any], *, resume: bool,
+           show_progress: bool) -> Iterator[Loop]:
+    """An audit's stages on ``out`` with a given mask; finishes the run when the block ends without an error.
+
+    Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask.
+    """
+    panel = asked.panel(plan)
+    judge, limits = asked.judge(panel)
+    alignment, inputs = asked.alignment(), asked.inputs()
+    subject = Subject(load(asked.model, device=asked.device), asked.model)
+    mask.check(subject.denoiser)
+    sha256 = subject.sha256()
+    if mask.meta.get("model_sha256", sha256) != sha256:
+        limits += ("The mask was located in a model with other weights than this one.",)
+    twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
+    known = Known(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
+    options = {name: value for name, value in asdict(asked).items() if name != "device"}
+    config = {**options, "plan": asdict(plan), **more}
+    with Run.start(out, config, resume=resume, kind=kind, inputs=inputs, model={"name": asked.model, "sha256": sha256},
+                   seeds=plan.picture_seeds) as run, bars(show_progress) as track:
+        yield Loop(run, subject, known, plan, track, mask)
+        run.finish("complete")
+
+
+def read_mask(path: Path) -> UnitMask:
+    """A mask file, or the one in a localize run's folder."""
+    return UnitMask.load(mask_file(path))
+
+
+def mask_file(path: Path) -> Path:
+    return path / "mask.safetensors" if path.is_dir() else path

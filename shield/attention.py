@@ -1,0 +1,51 @@
+"""How much each text token is attended to, in one cross-attention layer, watched from outside.
+
+A hook on the layer takes its inputs and computes the attention probabilities a second time, for this layer only. No
+attention processor is exchanged, so fused attention stays on everywhere and the layer's own output is bit-equal.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shield.errors import MissingSignalError
+
+
+def token_shares(layer: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    """(rows, T) float32: the share of attention that each text token gets, over all heads and places; rows sum to 1."""
+    query = layer.head_to_batch_dim(layer.to_q(hidden_states)).float()
+    key = layer.head_to_batch_dim(layer.to_k(encoder_hidden_states)).float()
+    probabilities = (query @ key.transpose(1, 2) * layer.scale).softmax(dim=-1)
+    return probabilities.view(len(hidden_states), -1, *probabilities.shape[1:]).mean(dim=(1, 2))
+
+
+@contextmanager
+def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the block, the dictionary holds the latest call's token shares of each layer named by its module path.
+
+    Raises MissingSignalError for a path that names no cross-attention layer of this denoiser.
+    """
+    latest: dict[str, Tensor] = {}
+    modules = dict(denoiser.named_modules())
+    with ExitStack() as stack:
+        for path in paths:
+            layer = modules.get(path)
+            if layer is None or not hasattr(layer, "to_k"):
+                raise MissingSignalError(f"This denoiser has no cross-attention layer {path!r}.")
+            stack.callback(layer.register_forward_hook(_writer(latest, path), with_kwargs=True).remove)
+        yield latest
+
+
+def _writer(latest: dict[str, Tensor], path: str) -> Any:
+    def write(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+        if text is None:
+            raise MissingSignalError(f"{path} attends to the picture itself, not to the text.")
+        with torch.no_grad():
+            latest[path] = token_shares(layer, hidden_states, text)
+
+    return write

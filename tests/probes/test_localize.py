@@ -1,0 +1,137 @@
+"""`diffshield localize`: the mask of all prompts, overlap of halves, the norms it leaves, and what it compares with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from probes.cli import app
+from probes.errors import MaskError, PromptFileError
+from probes.localize import (
+    base_prompts,
+    joined,
+    lines_of,
+    load_norms,
+    localize,
+    localizer_of,
+    nested_norms,
+    overlaps,
+    reordered,
+    save_norms,
+)
+from probes.localizers import FFNSubspace, RandomMask
+from probes.types import Subject, UnitMask
+from shield.errors import BadRequestError
+from tests.probes.exact import bits
+from tests.probes.tiny_testbed import tiny_testbed
+from tests.tiny import tiny_sd
+
+PROMPTS = ["the cat", "red", "a thing", "other", "the end"]
+LOCALIZER = FFNSubspace(k=0.1, tau=1, steps=2, guidance_scale=5.0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_testbed(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch, weights):
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject(tiny_sd(), "testbed")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+def test_norms_of_sets_join_by_hand():
+    one, two = {"a": torch.tensor([[3.0]])}, {"a": torch.tensor([[1.0]])}
+    # (9 * 1 + 1 * 3) / 4 = 3
+    assert torch.allclose(joined([one, two], [1, 3])["a"], torch.tensor([[3.0]]).sqrt())
+
+
+def test_blocks_of_prompts_give_the_norms_of_all_and_run_each_once(subject, tmp_path, file):
+    nested = nested_norms(LOCALIZER, subject, PROMPTS, 7)
+    assert list(nested) == [1, 2, 4, 5]
+    for size, norms in nested.items():
+        whole = LOCALIZER.norms(subject, PROMPTS[:size], 7)
+        assert all(torch.allclose(norms[path], whole[path], rtol=1e-4) for path in whole)
+
+
+def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
+    done = localize(file, tmp_path / "run", localizer=LOCALIZER, device="cpu", show_progress=False)
+    summary, folder = done.summary, tmp_path / "run"
+    subject = Subject(tiny_sd(), "testbed")
+    before = bits(subject.denoiser)
+    expected = LOCALIZER.locate(subject, PROMPTS, seed=7).mask
+    assert done.mask.iou(expected) > 0.98 and bits(subject.denoiser) == before   # sums in another order
+    assert done.mask.meta["prompts"] == "5"
+    # five prompts and the base, one step, two halves
+    assert summary["cost"][0]["evaluations"] == (5 + 1) * 2
+    assert [row["prompts"] for row in summary["mask"]["overlap"]] == [1, 2]
+    assert (folder / "density.svg").read_text().startswith("<svg") and (folder / "overlap.svg").is_file()
+    localizer, target, base = load_norms(folder / "norms.safetensors")
+    assert localizer == LOCALIZER
+    again = localizer.mask({path: module.weight for path, module in subject.denoiser.named_modules()
+                            if path in target}, target, base)
+    assert again.iou(done.mask) == 1.0
+    assert any("overlap (IoU)" in line for line in lines_of(summary))
+    same = localize(file, folder, localizer=LOCALIZER, device="cpu", show_progress=False, resume=True)
+    assert same.summary == summary and same.mask.iou(done.mask) == 1.0
+
+
+def test_equal_halves_overlap_fully_and_random_masks_dont(subject):
+    norms = {1: LOCALIZER.norms(subject, PROMPTS[:1], 7)}
+    (row,) = overlaps(LOCALIZER, subject, [norms, norms], LOCALIZER.norms(subject, [""], 7), 7)
+    assert row["iou"] == 1.0 and row["iou_random"] < 0.5 and row["weights"][0] == row["weights"][1] > 0
+
+
+def test_bases(file, tmp_path):
+    assert base_prompts("null", PROMPTS, "testbed") == ("",)
+    words = "a red fox on a hill".split()
+    shuffled = reordered(" ".join(words)).split()
+    assert shuffled != words and sorted(shuffled) == sorted(words) and reordered("cat") == "cat"
+    assert base_prompts("paraphrase", ["a b c"], "testbed") == (reordered("a b c"),)
+    assert base_prompts("nonmembers", [], "testbed")[0] == "the cat nonmember-1"
+    assert base_prompts(str(file), [], "testbed") == tuple(PROMPTS)
+    with pytest.raises(PromptFileError):
+        base_prompts(str(tmp_path / "none.txt"), [], "testbed")
+
+
+def test_options_that_cant_be_are_one_sentence(file):
+    options = {"k": 0.1, "tau": 1, "steps": 2, "unit": "weight"}
+    assert localizer_of("random_mask", "null", options, file, "testbed") == RandomMask(density=0.1)
+    for method, wrong in (("nonsense", {}), ("ffn_subspace", {"tau": 3}), ("ffn_subspace", {"unit": "layer"})):
+        with pytest.raises(BadRequestError):
+            localizer_of(method, "null", {**options, **wrong}, file, "testbed")
+
+
+def test_norms_that_are_missing_or_damaged(tmp_path):
+    with pytest.raises(MaskError, match="diffshield localize"):
+        load_norms(tmp_path / "norms.safetensors")
+    path = tmp_path / "norms.safetensors"
+    save_norms(path, replace(LOCALIZER, base=("a", "b")), {"x": torch.ones(1, 2)}, {"x": torch.zeros(1, 2)})
+    assert load_norms(path)[0].base == ("a", "b") and float(load_norms(path)[2]["x"].sum()) == 0
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(MaskError, match="can't be read"):
+        load_norms(path)
+
+
+def test_the_verb_with_a_random_mask(tmp_path, file):
+    done = CliRunner().invoke(app, ["localize", str(file), "--out", str(tmp_path / "run"), "--method", "random_mask",
+                                    "--k", "0.1", "--device", "cpu", "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    mask = UnitMask.load(tmp_path / "run" / "mask.safetensors")
+    assert found["summary"]["mask"]["weights"] == mask.count() and abs(mask.density() - 0.1) < 0.01
+    assert found["summary"]["cost"][0]["evaluations"] == 0
