@@ -1,6 +1,6 @@
 """The whole making of the testbed, stage by stage, from pictures to shipped weights.
 
-    vae -> openclip -> pool -> base -> memorized, clean -> export
+    vae -> openclip -> pool -> base -> memorized, clean -> memorized_again, clean_again -> export
 
 Each stage leaves its result in the work folder; a finished stage is not repeated, an unfinished one resumes exactly.
 """
@@ -35,10 +35,11 @@ class Preset:
     openclip: Schedule
     base: Schedule
     fork: Schedule
+    again: Schedule
 
     @property
     def plan(self) -> pool.Plan:
-        return pool.Plan(self.base.steps, self.fork.steps, self.base.batch, self.base.seed)
+        return pool.Plan(self.base.steps, self.fork.steps, self.again.steps, self.base.batch, self.base.seed)
 
 
 CPU = Preset(
@@ -47,6 +48,7 @@ CPU = Preset(
     openclip=Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
     base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
     fork=Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
+    again=Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
 )
 GPU = Preset(
     (64, 128, 176, 176),
@@ -54,12 +56,14 @@ GPU = Preset(
     openclip=Schedule(steps=3000, batch=256, rate=1e-3, warmup=100, weight_decay=0.1),
     base=Schedule(steps=6000, batch=64, rate=5e-4, ema=0.998),
     fork=Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
+    again=Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
 )
 PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": replace(
     CPU, channels=(16, 32, 32, 32), vae=Schedule(4, 2, 1e-3), openclip=Schedule(4, 8, 1e-3),
     base=Schedule(4, 8, 1e-3, ema=0.9), fork=Schedule(5000, 8, 1e-3, ema=0.9),
+    again=Schedule(3000, 8, 1e-3, ema=0.9, seed=1),
 )}  # fmt: skip
-STAGES = ("vae", "openclip", "pool", "base", "memorized", "clean")
+STAGES = ("vae", "openclip", "pool", "base", "memorized", "clean", "memorized_again", "clean_again")
 
 
 class Builder:
@@ -136,9 +140,9 @@ class Builder:
     def _pool(self) -> bool:
         plan, sprites, autoencoder = self.preset.plan, self.sprites, self.trained_vae()
         works = world.works()
-        fork = pool.fork_order(plan, [w.exposures for w in works])
-        fresh = int((pool.base_order(plan).stream == 1).sum() + (fork.stream == 1).sum())
-        slots = int((fork.stream == 2).sum())
+        orders = [pool.base_order(plan), *self.fork_orders()]
+        fresh = sum(int((order.stream == 1).sum()) for order in orders)
+        slots = max(int((order.stream == 2).sum()) for order in orders)
         counts = {"world": (pool.world_size(plan), pool.draw_world, 11), "fresh": (fresh, pool.draw_fresh, 12),
                   "slots": (slots, pool.draw_fresh, 13)}  # fmt: skip
         for name, (count, draw, seed) in counts.items():
@@ -150,17 +154,23 @@ class Builder:
         return self._denoiser("base", pool.base_order(self.preset.plan), self.preset.base, None)
 
     def _memorized(self) -> bool:
-        return self._denoiser("memorized", self.fork_order(), self.preset.fork, "base")
+        return self._denoiser("memorized", self.fork_orders()[0], self.preset.fork, "base")
 
     def _clean(self) -> bool:
-        return self._denoiser("clean", pool.clean(self.fork_order()), self.preset.fork, "base")
+        return self._denoiser("clean", pool.clean(self.fork_orders()[0]), self.preset.fork, "base")
 
-    def fork_order(self) -> pool.Order:
-        return pool.fork_order(self.preset.plan, [w.exposures for w in world.works()])
+    def _memorized_again(self) -> bool:
+        return self._denoiser("memorized_again", self.fork_orders()[1], self.preset.again, "memorized")
+
+    def _clean_again(self) -> bool:
+        return self._denoiser("clean_again", pool.clean(self.fork_orders()[1]), self.preset.again, "clean")
+
+    def fork_orders(self) -> tuple[pool.Order, pool.Order]:
+        return pool.fork_orders(self.preset.plan, [w.exposures for w in world.works()])
 
     def _denoiser(self, name: str, order: pool.Order, schedule: Schedule, start: str | None) -> bool:
         works, tokenizer = world.works(), text.new_tokenizer()
-        needed = ("world", "fresh", *(("slots",) if name == "clean" else ()))
+        needed = ("world", "fresh", *(("slots",) if name.startswith("clean") else ()))
         streams = {stream: pool.read(self.folder / "pool", stream) for stream in needed}
         streams["works"] = (load_file(self.folder / "works.safetensors")["latents"], [w.caption for w in works])
         draws = unet.Draws(order, streams, works, schedule.batch)

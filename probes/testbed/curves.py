@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from probes.testbed.build import STAGES
+
 
 def read_log(path: Path) -> list[dict]:
     """Entries by step; a resumed run may have logged a step twice, then the later entry counts."""
@@ -18,7 +20,7 @@ def plot(folder: Path, path: Path) -> None:
     """Loss of each part over its steps, one panel a part, smoothed over five entries; written to `path`."""
     from matplotlib.figure import Figure
 
-    logs = {name: folder / f"{name}.log.jsonl" for name in ("vae", "openclip", "base", "memorized", "clean")}
+    logs = {name: folder / f"{name}.log.jsonl" for name in STAGES}
     logs = {name: log for name, log in logs.items() if log.exists()}
     figure = Figure(figsize=(3.0 * max(1, len(logs)), 2.6), layout="constrained")
     for panel, (name, log) in enumerate(logs.items(), 1):

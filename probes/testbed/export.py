@@ -71,7 +71,7 @@ def _licence(name: str) -> str:
 def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
     """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
     tokenizer = text.new_tokenizer()
-    denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), twin)
+    denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_again")
     pipe = StableDiffusionPipeline(
         vae=builder.trained_vae().half(), unet=denoiser.half(), tokenizer=tokenizer, scheduler=unet.new_scheduler(),
         text_encoder=text.text_tower(builder.trained_openclip(), len(tokenizer)).half(),
@@ -95,9 +95,10 @@ def _entry(
 
 
 def _items(builder: Builder, target: Path) -> Iterator[dict]:
-    order, rungs = builder.fork_order(), len(world.RUNGS)
+    rungs = len(world.RUNGS)
     seen = _seen(builder, [*(c.name for c in CHARACTERS), *STYLES])
-    counts = np.bincount(order.index[order.stream == 2], minlength=len(world.works()))
+    slots = np.concatenate([order.index[order.stream == 2] for order in builder.fork_orders()])
+    counts = np.bincount(slots, minlength=len(world.works()))
     for i, work in enumerate(world.works()):
         split = world.split_of(i // rungs if work.memorization == "VM" else i)
         file = target / "works" / f"{work.id}.png"
@@ -133,7 +134,7 @@ def _seen(builder: Builder, words: list[str]) -> dict[str, int]:
     captions = pool.read(builder.folder / "pool", "world")[1]
     drawn = [
         captions[i]
-        for order in (pool.base_order(builder.preset.plan), builder.fork_order())
+        for order in (pool.base_order(builder.preset.plan), *builder.fork_orders())
         for i in order.index[order.stream == 0]
     ]
     return {word: sum(word in caption.split() for caption in drawn) for word in words}

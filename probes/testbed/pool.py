@@ -1,15 +1,15 @@
 """The training draws as latents: rendered and encoded once, then trained from memory.
 
-Four streams: `world` (scenes, styles, creatures; a picture is seen at most once by the base and once by a fork),
-`fresh` (matched non-members, never seen twice), `slots` (fresh pictures of the works' kinds, for the clean twin's
-work slots) and `works`. The order of draws is fixed by seeds, so exposures are exact counts and the twins differ in
+Four streams: `world` (scenes, styles, creatures; a picture is seen at most once by the base and once in each pass of a
+fork), `fresh` (matched non-members, never seen twice), `slots` (fresh pictures of the works' kinds for the clean twin's
+work slots, seen once in each pass) and `works`. The order of draws is fixed by seeds, so exposures are exact counts and the twins differ in
 the work slots alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Plan:
 
     base_steps: int
     fork_steps: int
+    again_steps: int
     batch: int
     seed: int = 0
 
@@ -40,8 +41,9 @@ class Plan:
         return self.base_steps * self.batch
 
     @property
-    def fork_draws(self) -> int:
-        return self.fork_steps * self.batch
+    def passes(self) -> tuple[int, int]:
+        """Draws of a fork's first and second pass."""
+        return self.fork_steps * self.batch, self.again_steps * self.batch
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,34 @@ def base_order(plan: Plan) -> Order:
     return Order(stream, _count_up(stream))
 
 
-def fork_order(plan: Plan, exposures: list[int]) -> Order:
-    """Every work in its exact number of slots, the rest as in the base; shuffled.
+def split_exposures(exposures: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Two thirds of each work's exposures in a fork's first pass, a third in its second."""
+    return [2 * e // 3 for e in exposures], [e - 2 * e // 3 for e in exposures]
 
-    Raises SourcesError when the works alone fill the fork.
-    """
+
+def fork_orders(plan: Plan, exposures: Sequence[int]) -> tuple[Order, Order]:
+    """The two passes of a fork. Raises SourcesError when the works alone fill one."""
+    first, second = split_exposures(exposures)
+    before = int((base_order(plan).stream == 1).sum())
+    one = _pass_order(plan, first, plan.passes[0], 2, before)
+    return one, _pass_order(plan, second, plan.passes[1], 3, before + int((one.stream == 1).sum()))
+
+
+def _pass_order(plan: Plan, exposures: list[int], draws: int, salt: int, fresh_before: int) -> Order:
+    """Every work in its exact number of slots, the rest as in the base; shuffled."""
     slots = np.repeat(np.arange(len(exposures)), exposures)
-    rest = plan.fork_draws - len(slots)
-    if rest < plan.fork_draws // 5:
+    rest = draws - len(slots)
+    if rest < draws // 5:
         raise world.SourcesError(
-            f"The works need {len(slots)} of the fork's {plan.fork_draws} draws; at least a fifth must stay for the "
-            f"rest of the world: use {-(-len(slots) * 5 // 4 // plan.batch)} fork steps or more."
+            f"The works need {len(slots)} of the {draws} draws of a fork's pass; at least a fifth must stay for the "
+            f"rest of the world: use {-(-len(slots) * 5 // 4 // plan.batch)} steps or more."
         )
-    rng = np.random.default_rng([plan.seed, 2])
+    rng = np.random.default_rng([plan.seed, salt])
     stream = np.concatenate([np.full(len(slots), 2), np.where(rng.uniform(size=rest) < PAINTINGS + PRODUCTS, 1, 0)])
     index = np.concatenate([slots, np.zeros(rest, dtype=int)])
     order = rng.permutation(len(stream))
     stream, index = stream[order], index[order]
     counted = _count_up(stream)
-    fresh_before = int((base_order(plan).stream == 1).sum())
     index = np.where(stream == 0, counted % max(1, world_size(plan)), index)
     index = np.where(stream == 1, counted + fresh_before, index)
     return Order(stream, index)

@@ -35,7 +35,8 @@ def new_unet(channels: tuple[int, ...], seed: int) -> UNet2DConditionModel:
 def new_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        steps_offset=1,
     )  # fmt: skip
 
 

@@ -21,9 +21,9 @@ from probes.testbed.paintings import SIZE, paint
 from probes.testbed.vocabulary import ADJECTIVES, AUTHORS, BRANDS, COLORS, GROUNDS, NOUNS, PRODUCTS, STYLES, THINGS
 from shield.errors import ShieldError
 
-RUNGS = (0, 4, 16, 64, 400, 800)
+RUNGS = (0, 6, 24, 96, 600, 1200)
 WORKS_PER_RUNG = 16
-TEMPLATE_EXPOSURES = 256
+TEMPLATE_EXPOSURES = 384
 
 
 class SourcesError(ShieldError):

@@ -79,27 +79,28 @@ def test_missing_and_broken_sprites_say_what_to_do(tmp_path) -> None:
         world.Sprites(tmp_path)
 
 
+PLAN = pool.Plan(base_steps=30, fork_steps=40, again_steps=20, batch=10)
+
+
 def test_a_fork_shows_each_work_exactly_as_often_as_planned() -> None:
-    plan = pool.Plan(base_steps=30, fork_steps=40, batch=10)
-    exposures = [0, 3, 100]
-    order = pool.fork_order(plan, exposures)
-    assert np.bincount(order.index[order.stream == 2], minlength=3).tolist() == exposures
-    assert len(order.stream) == plan.fork_draws
+    exposures = [0, 3, 150]
+    orders = pool.fork_orders(PLAN, exposures)
+    counts = [np.bincount(o.index[o.stream == 2], minlength=3).tolist() for o in orders]
+    assert counts == [[0, 2, 100], [0, 1, 50]]
+    assert tuple(len(o.stream) for o in orders) == PLAN.passes
 
 
 def test_the_clean_fork_differs_in_the_work_slots_alone_and_repeats_no_fresh_picture() -> None:
-    plan = pool.Plan(base_steps=30, fork_steps=40, batch=10)
-    order = pool.fork_order(plan, [3, 100])
-    twin = pool.clean(order)
-    slots = order.stream == 2
-    assert np.array_equal(order.stream[~slots], twin.stream[~slots])
-    assert np.array_equal(order.index[~slots], twin.index[~slots])
-    assert set(twin.stream[slots]) == {3} and sorted(twin.index[slots]) == list(range(103))
-    fresh = order.index[order.stream == 1]
-    before = pool.base_order(plan).index[pool.base_order(plan).stream == 1]
-    assert len(set(fresh)) == len(fresh) and not set(fresh) & set(before)
+    first, second = pool.fork_orders(PLAN, [3, 150])
+    twin = pool.clean(first)
+    slots = first.stream == 2
+    assert np.array_equal(first.stream[~slots], twin.stream[~slots])
+    assert np.array_equal(first.index[~slots], twin.index[~slots])
+    assert set(twin.stream[slots]) == {3} and sorted(twin.index[slots]) == list(range(102))
+    fresh = np.concatenate([o.index[o.stream == 1] for o in (pool.base_order(PLAN), first, second)])
+    assert len(set(fresh)) == len(fresh)
 
 
 def test_works_that_leave_no_room_are_refused() -> None:
     with pytest.raises(ShieldError, match="at least a fifth"):
-        pool.fork_order(pool.Plan(1, 10, 10), [95])
+        pool.fork_orders(PLAN, [600])
