@@ -1,9 +1,9 @@
 """The training draws as latents: rendered and encoded once, then trained from memory.
 
-Four streams: `world` (scenes, styles, creatures; a picture is seen at most once by the base and once in each pass of a
-fork), `fresh` (matched non-members, never seen twice), `slots` (fresh pictures of the works' kinds for the clean twin's
-work slots, seen once in each pass) and `works`. The order of draws is fixed by seeds, so exposures are exact counts and the twins differ in
-the work slots alone.
+Four streams: `world` (scenes, styles, creatures; a picture is seen at most once by the base and once in each pass
+of a fork), `fresh` (matched non-members, never seen twice), `slots` (fresh pictures of the works' kinds for the
+clean twin's work slots, seen once in each pass) and `works`. The order of draws is fixed by seeds, so exposures are
+exact counts and the twins differ in the work slots alone.
 """
 
 from __future__ import annotations

@@ -347,6 +347,8 @@ def test_retrieval_ranks_the_caption_among_its_distractors(openclip: Path) -> No
     for rank, caption in enumerate(order, start=1):
         assert alignment.retrieval([noise(0)], [caption], [texts])[0] == rank
     assert alignment.retrieval([noise(0)], [order[0]], [[order[0]]])[0] == 1
+    # The tokenizer ignores case: two captions with one embedding tie, and a tie isn't found.
+    assert alignment.retrieval([noise(0)], ["a cat"], [["A CAT"]])[0] == 2
     assert alignment.retrieval([], [], []).shape == (0,)
 
 

@@ -20,7 +20,7 @@ def manifest():
     items += [item(f"n{n}", "nonmember", None, "heldout" if n % 3 == 0 else "dev", None) for n in range(9)]
     items += [item("template", memorization="TM", captions=("a mug", "a cap"))]
     scenes = [Scene(f"s{n}", "a scene", "heldout" if n % 2 else "dev") for n in range(6)]
-    return Manifest("testbed", 128, {}, RUNGS, tuple(items), tuple(scenes))
+    return Manifest(Path("."), "testbed", 128, {}, RUNGS, tuple(items), tuple(scenes))
 
 
 def test_located_with_dev_judged_on_heldout():
