@@ -45,7 +45,8 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
         right.set(ylabel=f"mean copy score ({metric})")
         if threshold is not None:
             right.axhline(threshold, color=_INK, linestyle="--", linewidth=1)
-            right.annotate("threshold", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            # On the left, where works were shown least and scores lie far from it.
+            right.annotate("threshold", (0.01, threshold), xycoords=("axes fraction", "data"), va="bottom")
         for axes in (left, right):
             axes.set_xticks(range(len(names)), names)
             axes.set(xlabel="times the work was shown in training", xlim=(-0.4, len(names) - 0.6))

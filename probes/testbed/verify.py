@@ -45,7 +45,7 @@ class Copies:
                 "n": interval.n, "unscored": sum(v is None for v in verdicts), "copied": interval.value,
                 "low": interval.low, "high": interval.high, "mean_score": float(np.mean(scored)) if scored else None,
             }  # fmt: skip
-        pairs = list(zip(*self.verdicts.values(), strict=True))
+        pairs = zip(self.verdicts["tiled_l2"], self.verdicts["pdq"], strict=True)
         result["disagree"] = sum(a is not None and b is not None and a != b for a, b in pairs)
         return result
 
