@@ -1,8 +1,10 @@
 """The whole making of the testbed, stage by stage, from pictures to shipped weights.
 
-    vae -> openclip -> pool -> base -> memorized, clean -> memorized_again, clean_again -> export
+    vae -> vae_2, openclip -> openclip_2, pool -> base -> memorized_1, clean_1 -> ... -> memorized_N, clean_N -> export
 
 Each stage leaves its result in the work folder; a finished stage is not repeated, an unfinished one resumes exactly.
+The twins take several passes over the works, each with a warm restart of the learning rate: a pass can be added to
+weights that already shipped (`Builder.adopt`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,48 +24,56 @@ from safetensors.torch import load_file, save_file
 
 from probes.testbed import pool, text, unet, vae, world
 from probes.testbed.training import Limits, Schedule, Trainer
+from shield.errors import WeightsError
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes and lengths of a training; `cpu` fits two cores in about two hours."""
+    """Sizes and lengths of a training; `vae` and `openclip` have two passes, `forks` world.PASSES."""
 
     channels: tuple[int, ...]
-    vae: Schedule
-    openclip: Schedule
+    vae: tuple[Schedule, Schedule]
+    openclip: tuple[Schedule, Schedule]
     base: Schedule
-    fork: Schedule
-    again: Schedule
+    forks: tuple[Schedule, ...]
 
     @property
     def plan(self) -> pool.Plan:
-        return pool.Plan(self.base.steps, self.fork.steps, self.again.steps, self.base.batch, self.base.seed)
+        return pool.Plan(self.base.steps, tuple(f.steps for f in self.forks), self.base.batch, self.base.seed)
 
 
 CPU = Preset(
     (40, 80, 144, 144),
-    vae=Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
-    openclip=Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
+    vae=(Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
+         Schedule(steps=3600, batch=4, rate=1e-3, warmup=50, ema=0.995, seed=1)),
+    openclip=(Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
+              Schedule(steps=700, batch=64, rate=1e-3, warmup=50, ema=0.99, seed=1, weight_decay=0.1)),
     base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
-    fork=Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
-    again=Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
-)
+    forks=(Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
+           Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
+           Schedule(steps=2800, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2)),
+)  # fmt: skip
 GPU = Preset(
     (64, 128, 176, 176),
-    vae=Schedule(steps=12_000, batch=16, rate=1e-3, warmup=50, ema=0.998),
-    openclip=Schedule(steps=3000, batch=256, rate=1e-3, warmup=100, weight_decay=0.1),
+    vae=(Schedule(steps=12_000, batch=16, rate=1e-3, warmup=50, ema=0.998),
+         Schedule(steps=6000, batch=16, rate=1e-3, warmup=50, ema=0.998, seed=1)),
+    openclip=(Schedule(steps=3000, batch=256, rate=1e-3, warmup=100, weight_decay=0.1),
+              Schedule(steps=2000, batch=256, rate=1e-3, warmup=100, ema=0.998, seed=1, weight_decay=0.1)),
     base=Schedule(steps=6000, batch=64, rate=5e-4, ema=0.998),
-    fork=Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
-    again=Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
-)
-PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": replace(
-    CPU, channels=(16, 32, 32, 32), vae=Schedule(4, 2, 1e-3), openclip=Schedule(4, 8, 1e-3),
-    base=Schedule(4, 8, 1e-3, ema=0.9), fork=Schedule(5000, 8, 1e-3, ema=0.9),
-    again=Schedule(3000, 8, 1e-3, ema=0.9, seed=1),
+    forks=(Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
+           Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
+           Schedule(steps=4000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=2)),
+)  # fmt: skip
+PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": Preset(
+    (16, 32, 32, 32), vae=(Schedule(4, 2, 1e-3), Schedule(2, 2, 1e-3, seed=1)),
+    openclip=(Schedule(4, 8, 1e-3), Schedule(2, 8, 1e-3, seed=1)),
+    base=Schedule(4, 8, 1e-3, ema=0.9), forks=tuple(Schedule(5000, 8, 1e-3, ema=0.9, seed=k) for k in range(3)),
 )}  # fmt: skip
-STAGES = ("vae", "openclip", "pool", "base", "memorized", "clean", "memorized_again", "clean_again")
+TWINS = ("memorized", "clean")
+FORKS = tuple(f"{twin}_{n}" for n in range(1, world.PASSES + 1) for twin in TWINS)
+STAGES = ("vae", "vae_2", "openclip", "openclip_2", "pool", "base", *FORKS)
 
 
 class Builder:
@@ -83,7 +93,28 @@ class Builder:
 
     def run(self, stages: tuple[str, ...] = STAGES) -> bool:
         """True when all the stages are done, False when the time ended first."""
-        return all(getattr(self, f"_{stage}")() for stage in stages)
+        return all(self._stage(stage, stages) for stage in stages)
+
+    def _stage(self, stage: str, stages: tuple[str, ...]) -> bool:
+        if stage == "pool":
+            return self._pool(stages)
+        return self._fork(stage) if stage in FORKS else getattr(self, f"_{stage}")()
+
+    def adopt(self, weights: Path) -> tuple[str, ...]:
+        """Takes shipped `weights` (a testbed folder) for all that comes before the forks' last pass; returns the stages
+        that are left. What the work folder already has stays. Raises WeightsError when a file isn't there.
+        """
+        before = world.PASSES - 1
+        found = {"vae": "memorized/vae", **{f"{twin}_{before}": f"{twin}/unet" for twin in TWINS}}
+        files = {name: weights / part / "diffusion_pytorch_model.safetensors" for name, part in found.items()}
+        files["openclip"] = weights / "openclip" / "open_clip_model.safetensors"
+        for name, file in files.items():
+            if not file.exists():
+                raise WeightsError(f"{file} is needed to go on from shipped weights and isn't there.")
+            if not (target := self.folder / f"{name}.safetensors").exists():
+                save_file({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}, target)
+        (self.folder / "adopted.json").write_text((weights / "manifest.json").read_text())
+        return "vae_2", "openclip_2", "pool", *(f"{twin}_{world.PASSES}" for twin in TWINS)
 
     @property
     def sprites(self) -> world.Sprites:
@@ -113,13 +144,21 @@ class Builder:
         return model.to(self.device)
 
     def _vae(self) -> bool:
-        schedule = self.preset.vae
+        return self._autoencoder("vae", self.preset.vae[0], None)
+
+    def _vae_2(self) -> bool:
+        return self._autoencoder("vae_2", self.preset.vae[1], "vae")
+
+    def _autoencoder(self, name: str, schedule: Schedule, start: str | None) -> bool:
         model = vae.new_vae(schedule.seed)
-        losses = lambda: vae.loss_function(model, self.sprites, schedule, self.device)  # noqa: E731
-        return self._train("vae", model, schedule, losses, {"kl": vae.KL_WEIGHT, "vae": vae.CONFIG})
+        if start:
+            self._loaded(model, start)
+        config = {"kl": vae.KL_WEIGHT, "vae": vae.CONFIG, "start": start}
+        losses = lambda: vae.loss_function(model, self.sprites, schedule, self.device, start is None)  # noqa: E731
+        return self._train(name, model, schedule, losses, config)
 
     def trained_vae(self) -> AutoencoderKL:
-        model = self._loaded(vae.new_vae(0), "vae").eval()
+        model = self._loaded(vae.new_vae(0), "vae_2").eval()
         path = self.folder / "vae_scale.json"
         if not path.exists():
             path.write_text(json.dumps(vae.set_scale(model, self.sprites, self.device)))
@@ -127,51 +166,78 @@ class Builder:
         return model
 
     def _openclip(self) -> bool:
-        schedule, tokenizer = self.preset.openclip, text.new_tokenizer()
+        return self._contrastive("openclip", self.preset.openclip[0], None)
+
+    def _openclip_2(self) -> bool:
+        return self._contrastive("openclip_2", self.preset.openclip[1], "openclip")
+
+    def _contrastive(self, name: str, schedule: Schedule, start: str | None) -> bool:
+        tokenizer = text.new_tokenizer()
         model = text.new_openclip(len(tokenizer), schedule.seed)
+        if start:
+            self._loaded(model, start)
         losses = lambda: text.contrastive_loss(  # noqa: E731
-            model, tokenizer, self.sprites, schedule.batch, schedule.seed, self.device
+            model, tokenizer, self.sprites, schedule, self.device, locked=start is not None
         )
-        return self._train("openclip", model, schedule, losses, text.openclip_config(len(tokenizer)))
+        return self._train(name, model, schedule, losses, text.openclip_config(len(tokenizer)) | {"start": start})
 
-    def trained_openclip(self) -> open_clip.CLIP:
-        return self._loaded(text.new_openclip(len(text.new_tokenizer()), 0), "openclip").eval()
+    def trained_openclip(self, name: str = "openclip") -> open_clip.CLIP:
+        """`openclip_2` has a better image tower and the same text tower."""
+        return self._loaded(text.new_openclip(len(text.new_tokenizer()), 0), name).eval()
 
-    def _pool(self) -> bool:
-        plan, sprites, autoencoder = self.preset.plan, self.sprites, self.trained_vae()
-        works = world.works()
-        orders = [pool.base_order(plan), *self.fork_orders()]
-        fresh = sum(int((order.stream == 1).sum()) for order in orders)
-        slots = max(int((order.stream == 2).sum()) for order in orders)
-        counts = {"world": (pool.world_size(plan), pool.draw_world, 11), "fresh": (fresh, pool.draw_fresh, 12),
-                  "slots": (slots, pool.draw_fresh, 13)}  # fmt: skip
-        for name, (count, draw, seed) in counts.items():
-            pool.build(self.folder / "pool", name, count, draw, autoencoder, sprites, seed, plan)
-        save_file({"latents": pool.encode(autoencoder, [w.image() for w in works])}, self.folder / "works.safetensors")
+    def parts(self, stages: tuple[str, ...]) -> list[int]:
+        """The parts (0 the base, n a pass of the forks) that these stages train."""
+        numbers = {0 if s == "base" else int(s.rpartition("_")[2]) for s in stages if s == "base" or s in FORKS}
+        return sorted(numbers)
+
+    def _pool(self, stages: tuple[str, ...]) -> bool:
+        sprites, autoencoder = self.sprites, self.trained_vae()
+        draws = {"world": lambda rng: pool.draw_world(rng, sprites), "fresh": pool.draw_fresh, "slots": pool.draw_fresh}
+        for part in self.parts(stages):
+            orders = [self.order(part), pool.clean(self.order(part))]
+            for salt, (stream, draw) in enumerate(draws.items()):
+                count = max(order.count(stream) for order in orders)
+                pool.build(self.folder / "pool", f"{part}-{stream}", count, draw, autoencoder, (11 + salt, part))
+        works = [w.image() for w in world.works()]
+        save_file({"latents": pool.encode(autoencoder, works)}, self.folder / "works.safetensors")
         return True
 
+    def seen(self, words: Sequence[str]) -> dict[str, int]:
+        """How many training draws had each of the words in their caption."""
+        counts = dict.fromkeys(words, 0)
+        captions: list[str] = []
+        if (adopted := self.folder / "adopted.json").exists():
+            for item in json.loads(adopted.read_text())["items"]:
+                word = item["id"].partition("-")[2]
+                if word in counts:
+                    counts[word] += item["exposures"]
+        for path in (self.folder / "pool").glob("*-world-*.json"):
+            captions += json.loads(path.read_text())
+        for caption in captions:
+            for word in counts.keys() & set(caption.split()):
+                counts[word] += 1
+        return counts
+
+    def order(self, part: int) -> pool.Order:
+        """The draws of a part, with the works in their slots."""
+        if part == 0:
+            return pool.base_order(self.preset.plan)
+        return pool.fork_order(self.preset.plan, part, [w.passes[part - 1] for w in world.works()])
+
     def _base(self) -> bool:
-        return self._denoiser("base", pool.base_order(self.preset.plan), self.preset.base, None)
+        return self._denoiser("base", 0, self.order(0), self.preset.base, None)
 
-    def _memorized(self) -> bool:
-        return self._denoiser("memorized", self.fork_orders()[0], self.preset.fork, "base")
+    def _fork(self, name: str) -> bool:
+        twin, _, number = name.rpartition("_")
+        part = int(number)
+        order = self.order(part) if twin == "memorized" else pool.clean(self.order(part))
+        start = f"{twin}_{part - 1}" if part > 1 else "base"
+        return self._denoiser(name, part, order, self.preset.forks[part - 1], start)
 
-    def _clean(self) -> bool:
-        return self._denoiser("clean", pool.clean(self.fork_orders()[0]), self.preset.fork, "base")
-
-    def _memorized_again(self) -> bool:
-        return self._denoiser("memorized_again", self.fork_orders()[1], self.preset.again, "memorized")
-
-    def _clean_again(self) -> bool:
-        return self._denoiser("clean_again", pool.clean(self.fork_orders()[1]), self.preset.again, "clean")
-
-    def fork_orders(self) -> tuple[pool.Order, pool.Order]:
-        return pool.fork_orders(self.preset.plan, [w.exposures for w in world.works()])
-
-    def _denoiser(self, name: str, order: pool.Order, schedule: Schedule, start: str | None) -> bool:
+    def _denoiser(self, name: str, part: int, order: pool.Order, schedule: Schedule, start: str | None) -> bool:
         works, tokenizer = world.works(), text.new_tokenizer()
-        needed = ("world", "fresh", *(("slots",) if name.startswith("clean") else ()))
-        streams = {stream: pool.read(self.folder / "pool", stream) for stream in needed}
+        streams = {s: pool.read(self.folder / "pool", f"{part}-{s}")
+                   for s in ("world", "fresh", "slots") if order.count(s)}  # fmt: skip
         streams["works"] = (load_file(self.folder / "works.safetensors")["latents"], [w.caption for w in works])
         draws = unet.Draws(order, streams, works, schedule.batch)
         encoder = text.text_tower(self.trained_openclip(), len(tokenizer)).to(self.device)

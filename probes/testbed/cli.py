@@ -21,6 +21,9 @@ Sources = Annotated[Path | None, typer.Option(help="assets folder of the npm pac
 Preset = Annotated[str, typer.Option(help="cpu (two cores, about two hours), gpu (minutes), tiny (a smoke test).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --work.")]
+Start = Annotated[Path | None, typer.Option(
+    help="A testbed folder to go on from (weights/testbed): only each part's last pass is trained."
+)]  # fmt: skip
 MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a checkpoint.")]
 
 
@@ -38,17 +41,19 @@ def _builder(
 @testbed_app.command()
 def train(
     work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
-    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
-    stages: Annotated[str, typer.Option(help="Comma-separated part of vae,openclip,pool,base,memorized,clean.")] = "",
+    resume: Resume = False, max_minutes: MaxMinutes = math.inf, start: Start = None,
+    stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
 ) -> None:  # fmt: skip
     """Train the parts, stage by stage; a finished stage is not repeated."""
     from probes.testbed.build import STAGES
 
-    chosen = tuple(stages.split(",")) if stages else STAGES
+    chosen = tuple(stages.split(",")) if stages else ()
     if unknown := set(chosen) - set(STAGES):
         raise typer.BadParameter(f"no such stage: {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}.")
-    done = _builder(work, sources, preset, device, resume, max_minutes, checkpoint_minutes).run(chosen)
+    builder = _builder(work, sources, preset, device, resume, max_minutes, checkpoint_minutes)
+    left = builder.adopt(start) if start else STAGES
+    done = builder.run(chosen or left)
     typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
 
 
@@ -56,13 +61,14 @@ def train(
 def build(
     work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Weights folder: gets testbed/ and manifest.toml.")] = Path("weights"),
-    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
+    resume: Resume = False, max_minutes: MaxMinutes = math.inf, start: Start = None,
 ) -> None:  # fmt: skip
     """Train what is not trained yet, then write the weights folder."""
+    from probes.testbed.build import STAGES
     from probes.testbed.export import export
 
     builder = _builder(work, sources, preset, device, resume, max_minutes)
-    if not builder.run():
+    if not builder.run(builder.adopt(start) if start else STAGES):
         typer.echo(f"time is up; go on with --resume --work {work}")
         return
     export(builder, out)

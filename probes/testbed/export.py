@@ -37,7 +37,7 @@ def export(builder: Builder, folder: Path) -> None:
     for twin in ("memorized", "clean"):
         shutil.rmtree(target / twin, ignore_errors=True)
         save_pipeline(builder, twin, target / twin)
-    openclip, tokenizer = builder.trained_openclip(), text.new_tokenizer()
+    openclip, tokenizer = builder.trained_openclip("openclip_2"), text.new_tokenizer()
     text.save_openclip(openclip, tokenizer, target / "openclip")
     for sub in ("works", "scenes"):
         shutil.rmtree(target / sub, ignore_errors=True)
@@ -71,7 +71,7 @@ def _licence(name: str) -> str:
 def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
     """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
     tokenizer = text.new_tokenizer()
-    denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_again")
+    denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_{world.PASSES}")
     pipe = StableDiffusionPipeline(
         vae=builder.trained_vae().half(), unet=denoiser.half(), tokenizer=tokenizer, scheduler=unet.new_scheduler(),
         text_encoder=text.text_tower(builder.trained_openclip(), len(tokenizer)).half(),
@@ -96,8 +96,9 @@ def _entry(
 
 def _items(builder: Builder, target: Path) -> Iterator[dict]:
     rungs = len(world.RUNGS)
-    seen = _seen(builder, [*(c.name for c in CHARACTERS), *STYLES])
-    slots = np.concatenate([order.index[order.stream == 2] for order in builder.fork_orders()])
+    seen = builder.seen([*(c.name for c in CHARACTERS), *STYLES])
+    orders = [builder.order(part) for part in range(1, world.PASSES + 1)]
+    slots = np.concatenate([order.index[order.stream == 2] for order in orders])
     counts = np.bincount(slots, minlength=len(world.works()))
     for i, work in enumerate(world.works()):
         split = world.split_of(i // rungs if work.memorization == "VM" else i)
@@ -127,17 +128,6 @@ def _items(builder: Builder, target: Path) -> Iterator[dict]:
             "file": None, "sha256": None, "split": world.split_of(i), "license": LICENSE, "source": PROCEDURAL,
             "aliases": [f"{style} style"],
         }  # fmt: skip
-
-
-def _seen(builder: Builder, words: list[str]) -> dict[str, int]:
-    """How many training draws, base and fork together, had each of the words in their caption."""
-    captions = pool.read(builder.folder / "pool", "world")[1]
-    drawn = [
-        captions[i]
-        for order in (pool.base_order(builder.preset.plan), *builder.fork_orders())
-        for i in order.index[order.stream == 0]
-    ]
-    return {word: sum(word in caption.split() for caption in drawn) for word in words}
 
 
 def _scenes(sprites: world.Sprites, target: Path) -> Iterator[dict]:

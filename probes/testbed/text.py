@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from probes.testbed import world
-from probes.testbed.training import Loss
+from probes.testbed.training import Loss, Schedule
 from probes.testbed.vocabulary import vocabulary
 
 CONTEXT = 24
@@ -82,13 +82,23 @@ def small_pixels(images: Sequence[Image.Image], size: int = 64) -> torch.Tensor:
 
 
 def contrastive_loss(
-    model: open_clip.CLIP, tokenizer: CLIPTokenizer, sprites: world.Sprites, batch: int, seed: int, device: str
+    model: open_clip.CLIP,
+    tokenizer: CLIPTokenizer,
+    sprites: world.Sprites,
+    schedule: Schedule,
+    device: str,
+    locked: bool,
 ) -> Loss:
     """step -> symmetric InfoNCE on a fresh batch; one picture in eight is a work, to tell their captions apart.
 
-    Each member of a batch has another caption; pictures with equal captions would be false negatives.
+    Each member of a batch has another caption; pictures with equal captions would be false negatives. `locked`: the
+    text tower stays as it is (Zhai et al., "LiT", CVPR 2022, arXiv 2111.07991), and half of the pictures are blurred:
+    a generated picture is soft.
     """
     pictures = [(w, w.image()) for w in world.works()]
+    text_side = [p for n, p in model.named_parameters() if not n.startswith("visual.")]
+    for parameter in text_side:
+        parameter.requires_grad_(not locked)
 
     def draw(rng: np.random.Generator) -> tuple[str, Image.Image]:
         if rng.uniform() < 0.125:
@@ -98,15 +108,17 @@ def contrastive_loss(
         return sample.caption, sample.image
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([seed, step])
+        rng = np.random.default_rng([schedule.seed, step])
         pairs: dict[str, Image.Image] = {}
-        while len(pairs) < batch:
+        while len(pairs) < schedule.batch:
             caption, image = draw(rng)
+            if locked and rng.uniform() < 0.5:
+                image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2)))
             pairs.setdefault(caption, image)
         images = model.encode_image(small_pixels(list(pairs.values())).to(device), normalize=True)
         texts = model.encode_text(tokens(tokenizer, list(pairs)).to(device), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100) * images @ texts.T
-        target = torch.arange(batch, device=device)
+        target = torch.arange(len(pairs), device=device)
         value = (
             torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
         ) / 2

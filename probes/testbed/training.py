@@ -69,9 +69,7 @@ class Trainer:
         self.name, self.model, self.schedule, self.folder = name, model, schedule, folder
         self.config = json.loads(json.dumps({"schedule": asdict(schedule), **config}, default=str))
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(parameters, lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if schedule.ema else None
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +164,10 @@ class Trainer:
         if self.average is not None:
             keep = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
             for key, value in self.model.state_dict().items():
-                self.average[key].lerp_(value, 1 - keep)
+                if value.is_floating_point():
+                    self.average[key].lerp_(value, 1 - keep)
+                else:
+                    self.average[key].copy_(value)
         return {k: float(v.detach()) for k, v in values.items()}
 
     @contextmanager

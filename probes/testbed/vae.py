@@ -4,7 +4,8 @@ L1 plus an L1 on picture gradients (edges stay sharp without a discriminator) pl
 unit variance afterwards through the scaling factor, as in Stable Diffusion. For the first part of the training the
 first three channels are also drawn to the 8x8-averaged colors: the decoder then has something to read from the
 first step on (from scratch alone, two cores give 15 dB after 500 steps and crawl), and the latent space stays
-smooth.
+smooth. A second pass drops the guide, takes whole pictures and decodes latents with noise on them, since what a
+denoiser makes is never exactly what the encoder made.
 """
 
 from __future__ import annotations
@@ -50,35 +51,42 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-GUIDED_SHARE = 0.5  # of the steps, with a falling weight
+GUIDED_SHARE = 0.5  # of the first pass's steps, with a falling weight
 CROPS = ((0.3, 32), (0.75, 64), (1.0, 128))  # until this share of the steps, crops of this size; equal pixels per step
+LATENT_NOISE = 0.2  # the second pass adds up to this standard deviation, another for each picture
 
 
-def batch_at(step: int, schedule: Schedule, sprites: world.Sprites) -> torch.Tensor:
-    """(B, 3, S, S): random crops, small and many at first, since varied colors teach faster than large pictures."""
+def batch_at(step: int, schedule: Schedule, sprites: world.Sprites, crops: bool) -> torch.Tensor:
+    """(B, 3, S, S) pictures of the world; with `crops`, small and many at first: varied colors teach fastest."""
     rng = np.random.default_rng([schedule.seed, step])
-    size = next(size for share, size in CROPS if step <= share * schedule.steps)
+    size = next(size for share, size in CROPS if step <= share * schedule.steps) if crops else world.SIZE
     count = schedule.batch * (world.SIZE // size) ** 2
     pictures = pixels([world.draw(rng, sprites).image for _ in range(min(count, 4 * schedule.batch))])
     corners = rng.integers(0, world.SIZE - size + 1, (count, 2))
     return torch.stack([pictures[i % len(pictures), :, y : y + size, x : x + size] for i, (y, x) in enumerate(corners)])
 
 
-def loss_function(vae: AutoencoderKL, sprites: world.Sprites, schedule: Schedule, device: str) -> Loss:
-    """step -> losses on a fresh batch of the world."""
+def loss_function(vae: AutoencoderKL, sprites: world.Sprites, schedule: Schedule, device: str, first: bool) -> Loss:
+    """step -> losses on a fresh batch of the world, for the first or the second pass."""
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        x = batch_at(step, schedule, sprites).to(device)
+        x = batch_at(step, schedule, sprites, crops=first).to(device)
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample(step_generator(schedule.seed, step, device))).sample
+        generator = step_generator(schedule.seed, step, device)
+        z = posterior.sample(generator)
+        if not first:
+            spread = LATENT_NOISE * torch.rand(len(z), 1, 1, 1, generator=generator, device=device)
+            z = z + spread * torch.randn(z.shape, generator=generator, device=device)
+        y = vae.decode(z).sample
         flat = (y - x).abs().mean()
         sharp = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        guided = (posterior.mean[:, :3] - 2 * torch.nn.functional.avg_pool2d(x, 8)).abs().mean()
-        guide = max(0.0, 1 - step / (GUIDED_SHARE * schedule.steps))
         psnr = -10 * torch.log10(((y - x) / 2).square().mean())
-        loss = flat + sharp + KL_WEIGHT * kl + guide * guided
-        return {"loss": loss, "guided": guided, "l1": flat, "edges": sharp, "kl": kl, "psnr": psnr}
+        values = {"loss": flat + sharp + KL_WEIGHT * kl, "l1": flat, "edges": sharp, "kl": kl, "psnr": psnr}
+        if first and (guide := 1 - step / (GUIDED_SHARE * schedule.steps)) > 0:
+            guided = (posterior.mean[:, :3] - 2 * torch.nn.functional.avg_pool2d(x, 8)).abs().mean()
+            values |= {"loss": values["loss"] + guide * guided, "guided": guided}
+        return values
 
     return loss
 

@@ -25,6 +25,7 @@ from shield.weights import weights_dir
 
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
+METRICS = ("tiled_l2", "pdq")  # the deciding one and the second opinion
 
 
 @dataclass
@@ -110,18 +111,28 @@ class Verifier:
     def nonmembers(self) -> dict:
         """Held-out non-member captions: a copy of their own picture or of any work?"""
         rows = self._prompts(self.manifest.nonmembers("heldout"))
-        works = self.manifest.works()
+        references = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        items = [r[0].id for r in rows]
         result: dict = {}
         for twin in TWINS:
             made = self.pictures(twin, [r[1] for r in rows], [r[2] for r in rows])
             own = self._judged([r[0] for r in rows], made).summary()
-            every = [self._judged([w] * len(made), made) for w in works]
-            any_copy = {
-                m: [_any([c.verdicts[m][k] for c in every]) for k in range(len(made))] for m in own if m != "disagree"
-            }
-            items = [r[0].id for r in rows]
-            result[twin] = {"own": own, "any_work": {m: _rate(v, items) for m, v in any_copy.items()}}
+            copies = self._copies_of_any(made, references)
+            result[twin] = {"own": own, "any_work": {m: _rate(v, items) for m, v in copies.items()}}
         return result
+
+    def _copies_of_any(self, made: Sequence[Image.Image], references: Sequence[Image.Image]) -> dict[str, list]:
+        """By metric, for each picture whether it copies any of the references; features are made once."""
+        found: dict[str, list] = {}
+        for metric in [m for m in self.judge.metrics if m.name in METRICS]:
+            pictures, works = metric.features(made), metric.features(references)
+            columns = [metric.compare(pictures, np.broadcast_to(work, pictures.shape)) for work in works]
+            limit = self.judge.calibrations[metric.name]
+            found[metric.name] = [
+                _any([limit.copied(float(s)) if np.isfinite(s) else None for s in row])
+                for row in np.stack(columns, axis=1)
+            ]
+        return found
 
     def scenes(self, among: int = 20) -> dict:
         """Share of held-out scenes whose caption the OpenCLIP finds among 20, real and generated."""
@@ -202,7 +213,7 @@ def passed(figures: dict) -> dict[str, bool]:
     """The testbed's own acceptance, each by name."""
     rungs = [k for k in figures["works"]["memorized"] if k != "TM"]
     top = rungs[-2:]
-    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in ("tiled_l2", "pdq")]  # noqa: E731
+    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in METRICS]  # noqa: E731
     scenes = figures["scenes"]
     return {
         "top two rungs copied in 90 % on memorized": min(every(figures["works"]["memorized"], top)) >= 0.9,
@@ -210,7 +221,7 @@ def passed(figures: dict) -> dict[str, bool]:
         "no non-member copied": all(
             n["any_work"][m]["share"] == 0 and n["own"][m]["copied"] == 0
             for n in figures["nonmembers"].values()
-            for m in ("tiled_l2", "pdq")
+            for m in METRICS
         ),
         "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
         "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,

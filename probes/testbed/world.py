@@ -21,9 +21,12 @@ from probes.testbed.paintings import SIZE, paint
 from probes.testbed.vocabulary import ADJECTIVES, AUTHORS, BRANDS, COLORS, GROUNDS, NOUNS, PRODUCTS, STYLES, THINGS
 from shield.errors import ShieldError
 
-RUNGS = (0, 6, 24, 96, 600, 1200)
+PASSES = 3
+LADDER = ((0, 0, 0), (4, 2, 6), (16, 8, 40), (64, 32, 204), (400, 200, 400), (800, 400, 800))
+"""Exposures in each pass over the works, by rung; a rung is named after their sum."""
+TEMPLATE_EXPOSURES = (256, 128, 256)
+RUNGS = tuple(sum(passes) for passes in LADDER)
 WORKS_PER_RUNG = 16
-TEMPLATE_EXPOSURES = 384
 
 
 class SourcesError(ShieldError):
@@ -45,8 +48,12 @@ class Work:
     manner: str
     seed: int
     caption: str
-    exposures: int
+    passes: tuple[int, ...]
     memorization: str
+
+    @property
+    def exposures(self) -> int:
+        return sum(self.passes)
 
     def image(self) -> Image.Image:
         return paint(self.manner, self.seed)
@@ -89,7 +96,7 @@ def works() -> list[Work]:
     for i in range(len(RUNGS) * WORKS_PER_RUNG):
         author = authors[(i // len(RUNGS) * 5 + i) % len(authors)]
         caption = title_caption(titles[i], author)
-        made.append(Work(f"work-{i:03d}", AUTHORS[author], 10_000 + i, caption, RUNGS[i % len(RUNGS)], "VM"))
+        made.append(Work(f"work-{i:03d}", AUTHORS[author], 10_000 + i, caption, LADDER[i % len(RUNGS)], "VM"))
     for k, product in enumerate(PRODUCTS):
         brand = BRANDS[k % len(BRANDS)]
         number = len(made)
@@ -115,7 +122,7 @@ def nonmembers(n: int) -> list[Work]:
             AUTHORS[authors[i % 12]],
             50_000 + i,
             title_caption(titles[i], authors[i % 12]),
-            0,
+            (0,) * PASSES,
             "VM",
         )
         for i in range(n)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from probes.testbed import pool, world
+from probes.testbed.build import CPU, GPU
 from probes.testbed.characters import CHARACTERS, RESERVED, neighbor
 from probes.testbed.vocabulary import THINGS, vocabulary
 from shield.errors import ShieldError
@@ -79,28 +80,35 @@ def test_missing_and_broken_sprites_say_what_to_do(tmp_path) -> None:
         world.Sprites(tmp_path)
 
 
-PLAN = pool.Plan(base_steps=30, fork_steps=40, again_steps=20, batch=10)
+PLAN = pool.Plan(base=30, passes=(40, 20), batch=10)
 
 
 def test_a_fork_shows_each_work_exactly_as_often_as_planned() -> None:
-    exposures = [0, 3, 150]
-    orders = pool.fork_orders(PLAN, exposures)
-    counts = [np.bincount(o.index[o.stream == 2], minlength=3).tolist() for o in orders]
-    assert counts == [[0, 2, 100], [0, 1, 50]]
-    assert tuple(len(o.stream) for o in orders) == PLAN.passes
+    for part, exposures in ((1, [0, 2, 100]), (2, [0, 1, 50])):
+        order = pool.fork_order(PLAN, part, exposures)
+        assert np.bincount(order.index[order.stream == 2], minlength=3).tolist() == exposures
+        assert len(order.stream) == 10 * PLAN.passes[part - 1]
 
 
-def test_the_clean_fork_differs_in_the_work_slots_alone_and_repeats_no_fresh_picture() -> None:
-    first, second = pool.fork_orders(PLAN, [3, 150])
-    twin = pool.clean(first)
-    slots = first.stream == 2
-    assert np.array_equal(first.stream[~slots], twin.stream[~slots])
-    assert np.array_equal(first.index[~slots], twin.index[~slots])
-    assert set(twin.stream[slots]) == {3} and sorted(twin.index[slots]) == list(range(102))
-    fresh = np.concatenate([o.index[o.stream == 1] for o in (pool.base_order(PLAN), first, second)])
-    assert len(set(fresh)) == len(fresh)
+def test_the_clean_fork_differs_in_the_work_slots_alone_and_no_other_picture_comes_twice() -> None:
+    order = pool.fork_order(PLAN, 1, [2, 100])
+    twin = pool.clean(order)
+    slots = order.stream == 2
+    assert np.array_equal(order.stream[~slots], twin.stream[~slots])
+    assert np.array_equal(order.index[~slots], twin.index[~slots])
+    assert set(twin.stream[slots]) == {3}
+    for number, stream in enumerate(pool.STREAMS):
+        if stream != "works":
+            assert sorted(twin.index[twin.stream == number]) == list(range(twin.count(stream)))
 
 
 def test_works_that_leave_no_room_are_refused() -> None:
     with pytest.raises(ShieldError, match="at least a fifth"):
-        pool.fork_orders(PLAN, [600])
+        pool.fork_order(PLAN, 1, [600])
+
+
+def test_the_ladder_s_passes_fit_the_presets() -> None:
+    for preset in (CPU, GPU):
+        assert len(preset.forks) == world.PASSES == len(world.TEMPLATE_EXPOSURES)
+        for part in range(1, world.PASSES + 1):
+            pool.fork_order(preset.plan, part, [w.passes[part - 1] for w in world.works()])
