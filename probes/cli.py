@@ -133,15 +133,16 @@ def localize(
     prompts: Annotated[Path | None, typer.Argument(help="Memorized prompts; without them the testbed's dev works.")
                        ] = None,
     model: Model = "testbed",
-    method: Annotated[str, typer.Option(help="ffn_subspace or random_mask.")] = "ffn_subspace",
+    method: Annotated[str, typer.Option(help="ffn_subspace, value_neurons or random_mask.")] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights, or of all at random.")] = 0.05,
     tau: Annotated[int, typer.Option(min=1, help="How many first denoising steps are watched.")] = 6,
     normalize: Annotated[bool, typer.Option("--normalize/--standard", help="Divide each token's activations by their "
                                                                            "norm (as published), or not.")] = True,
     conditional_only: Annotated[bool, typer.Option("--conditional-only", help="Leave the unconditional half out.")
                                 ] = False,
-    base: Annotated[str, typer.Option(help="Compare with: null, paraphrase (the same words in another order), "
-                                           "nonmembers (testbed), or a prompt file.")] = "null",
+    base: Annotated[str | None, typer.Option(help="Compare with: null, paraphrase (the same words in another order), "
+                                                  "nonmembers (testbed), or a prompt file. By default null; for "
+                                                  "value_neurons nonmembers.")] = None,
     unit: Annotated[str, typer.Option(help="weight or neuron.")] = "weight",
     steps: Steps = 25,
     guidance: Guidance = 5.0,

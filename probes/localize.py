@@ -2,7 +2,8 @@
 
 The prompts are split into two halves that share none. Norms are sums over prompts, so one pass over each half gives
 the mask of all prompts, the mask of each half, and the masks of smaller sets inside them: overlap against the size of
-a set costs nothing more. Every overlap stands beside that of two random masks of the same size in each module.
+a set costs nothing more. Neurons are found for each prompt alone, one record each, and sets are unions. Every overlap
+stands beside that of two random masks of the same size in each module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,18 +23,21 @@ from safetensors.torch import save_file
 from probes import mask_plots
 from probes.audit import FULL, manifest_of
 from probes.errors import AuditError, MaskError
-from probes.localizers import FFNSubspace, RandomMask
+from probes.generate import encode_prompts
+from probes.localizers import LOCALIZERS, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
+from probes.localizers.value_neurons import Neurons
 from probes.panel import Sizes, panel_of_manifest
 from probes.progress import bars
 from probes.prompts import read_prompts
-from probes.runs import Run, describe_input, write_json
+from probes.runs import Run, describe_input, record_id, write_json
 from probes.stages import Stages
 from probes.types import Progress, Subject, UnitMask
 from shield.errors import BadRequestError
 from shield.load import load
 
 Norms = dict[str, torch.Tensor]
+AnyLocalizer = FFNSubspace | ValueNeurons | RandomMask
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,15 @@ class Localized:
         return self.folder / "mask.safetensors"
 
 
-def localize(prompts: Path | None, out: Path, *, localizer: FFNSubspace | RandomMask = FULL.localizer,
+def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.localizer,
              model: str = "testbed", column: str | None = None, limit: int | None = None, seed: int = 7,
              device: str = "auto", resume: bool = False, show_progress: bool = True) -> Localized:
-    """Locate into the run folder ``out``: mask.safetensors, norms.safetensors, density.svg, overlap.svg, summary.json.
+    """Locate into the run folder ``out``: mask.safetensors, density.svg, overlap.svg, summary.json.
 
-    Without ``prompts`` the testbed's dev works are used, which nothing is judged by. The model stays bit-equal. A
-    random mask looks at no prompts. Raises AuditError (no prompts for a model nothing is known about),
-    PromptFileError, RunError, UnsupportedError, WeightsError.
+    Also norms.safetensors of a subspace, or a record of each prompt's neurons. Without ``prompts`` the testbed's dev
+    works are used, which nothing is judged by. The model stays bit-equal. A random mask looks at no prompts. Raises
+    AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
+    WeightsError.
     """
     used = _prompts(prompts, model, column, limit)
     config = {"model": model, "column": column, "limit": limit, "seed": seed, "localizer": localizer.name,
@@ -67,27 +73,30 @@ def localize(prompts: Path | None, out: Path, *, localizer: FFNSubspace | Random
                              "model": {"name": model, "sha256": subject.sha256()}}
     with Run.start(out, config, resume=resume, **about) as run, bars(show_progress) as track:
         stages = Stages(run.folder, subject.denoiser)
-        if isinstance(localizer, FFNSubspace):
-            stages.do("localize", lambda: _subspace(run.folder, localizer, subject, used, seed, track("localize")))
-        else:
-            stages.do("localize", lambda: _random(run.folder, localizer, subject, seed))
+        stages.do("localize", lambda: _located(run, localizer, subject, used, seed, track("localize")))
         summary = _summary(run, stages, localizer.name)
         write_json(run.folder / "summary.json", summary)
         run.finish("complete")
     return Localized(out, UnitMask.load(out / "mask.safetensors"), summary)
 
 
-def localizer_of(method: str, base: str, options: Mapping[str, Any], prompts: Path | None, model: str,
-                 column: str | None = None, limit: int | None = None) -> FFNSubspace | RandomMask:
-    """The localizer of a command's options; ``base`` as base_prompts says. BadRequestError for what can't be."""
+def localizer_of(method: str, base: str | None, options: Mapping[str, Any], prompts: Path | None, model: str,
+                 column: str | None = None, limit: int | None = None) -> AnyLocalizer:
+    """The localizer of a command's options; ``base`` as base_prompts says. BadRequestError for what can't be.
+
+    None as ``base`` is "null" for a subspace and "nonmembers" for value neurons, which take no other option.
+    """
+    if method not in LOCALIZERS:
+        raise BadRequestError(f"Weights are located by {', '.join(LOCALIZERS)}, not {method!r}.")
     if method == RandomMask.name:
         return RandomMask(density=options["k"])
-    if method != FFNSubspace.name:
-        raise BadRequestError(f"Weights are located by {FFNSubspace.name} or {RandomMask.name}, not {method!r}.")
     if options["unit"] not in ("weight", "neuron"):
         raise BadRequestError(f"A unit is weight or neuron, not {options['unit']!r}.")
+    base = base or ("nonmembers" if method == ValueNeurons.name else "null")
     compared = base_prompts(base, _prompts(prompts, model, column, limit), model)
     try:
+        if method == ValueNeurons.name:
+            return ValueNeurons(negatives=compared)
         return FFNSubspace(**options, base=compared)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
@@ -132,6 +141,17 @@ def _prompts(prompts: Path | None, model: str, column: str | None, limit: int | 
     return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
 
 
+def _located(run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int,
+             progress: Progress) -> dict[str, Any]:
+    if isinstance(localizer, FFNSubspace):
+        return _subspace(run.folder, localizer, subject, prompts, seed, progress)
+    if isinstance(localizer, ValueNeurons):
+        return _values(run, localizer, subject, prompts, seed, progress)
+    mask = localizer.locate(subject, seed=seed).mask
+    mask.save(run.folder / "mask.safetensors")
+    return {**_described(mask), "prompts": 0, "base": 0, "overlap": []}
+
+
 def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int,
               progress: Progress) -> dict[str, Any]:
     weights = matching_weights(subject.denoiser, localizer.modules)
@@ -141,21 +161,56 @@ def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: S
     progress(2, 2)
     target = joined([half[max(half)] for half in halves], [max(half) for half in halves])
     mask = localizer.mask(weights, target, base)
-    meta = {"localizer": localizer.name, "model": subject.name, "model_sha256": subject.sha256(),
-            "k": str(localizer.k), "tau": str(localizer.tau), "unit": localizer.unit, "prompts": str(len(prompts)),
-            "seed": str(seed)}
-    UnitMask(mask.masks, meta).save(folder / "mask.safetensors")
+    meta = {"k": str(localizer.k), "tau": str(localizer.tau), "unit": localizer.unit}
+    _save(mask, folder, localizer, subject, prompts, seed, meta)
     save_norms(folder / "norms.safetensors", localizer, target, base)
+    sets = [{size: localizer.mask(weights, norms, base) for size, norms in half.items()} for half in halves]
     return {**_described(mask), "prompts": len(prompts), "base": len(localizer.base),
-            "overlap": overlaps(localizer, subject, halves, base, seed) if len(halves) == 2 else []}
+            "overlap": overlaps(subject, sets, seed) if len(sets) == 2 else []}
+
+
+def _values(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int,
+            progress: Progress) -> dict[str, Any]:
+    """A record for each prompt: its neurons, the score before and after, how many neurons were tried."""
+    usual, done = localizer.usual(subject, seed), run.done_ids()
+    for number, prompt in enumerate(prompts, start=1):
+        identity = record_id(run.config, prompt, seed, stage="localize", number=number)
+        if identity not in done:
+            one = localizer.neurons(subject, encode_prompts(subject, [prompt])[0], usual, seed)
+            run.append({"id": identity, "stage": "localize", "item": f"prompt-{number:06d}", "kind": "prompt",
+                        "prompt": prompt, "seed": seed, "picture": None, "copied": None, **asdict(one),
+                        "scores": {"before": one.before, "after": one.after}})
+        progress(number, len(prompts))
+    found = [Neurons({path: tuple(neurons) for path, neurons in record["neurons"].items()}, record["before"],
+                     record["after"], record["candidates"]) for record in run.records()]
+    mask = localizer.mask(subject, found)
+    _save(mask, run.folder, localizer, subject, prompts, seed, {"unit": "neuron", "threshold": str(usual.threshold)})
+    sets = [{size: localizer.mask(subject, half[:size]) for size in nested_sizes(len(half))}
+            for half in (found[::2], found[1::2])]
+    return {**_described(mask), "prompts": len(prompts), "base": len(localizer.negatives),
+            "overlap": overlaps(subject, sets, seed), "threshold": usual.threshold,
+            "neurons": [one.count() for one in found], "usual": sum(not one.candidates for one in found),
+            "above": sum(one.after > usual.threshold for one in found)}
+
+
+def _save(mask: UnitMask, folder: Path, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int,
+          more: Mapping[str, str]) -> None:
+    meta = {"localizer": localizer.name, "model": subject.name, "model_sha256": subject.sha256(),
+            "prompts": str(len(prompts)), "seed": str(seed), **more}
+    UnitMask(mask.masks, meta).save(folder / "mask.safetensors")
+
+
+def nested_sizes(count: int) -> list[int]:
+    """1, 2, 4, 8 ... and ``count`` itself; empty for none."""
+    sizes = [2 ** power for power in range(count.bit_length()) if 2 ** power < count]
+    return [*sizes, count] if count else []
 
 
 def nested_norms(localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int) -> dict[int, Norms]:
-    """Number of prompts (1, 2, 4, 8 ... all) -> norms of that many first prompts. Each prompt runs once."""
+    """Number of prompts (see nested_sizes) -> norms of that many first prompts. Each prompt runs once."""
     found: dict[int, Norms] = {}
     done = 0
-    while done < len(prompts):
-        size = min(max(1, 2 * done), len(prompts))
+    for size in nested_sizes(len(prompts)):
         block = localizer.norms(subject, prompts[done:size], seed)
         found[size] = joined([found[done], block], [done, size - done]) if done else block
         done = size
@@ -169,24 +224,16 @@ def joined(norms: Sequence[Norms], sizes: Sequence[int]) -> Norms:
                               ).sum(dim=0).div(total).sqrt() for path in norms[0]}
 
 
-def overlaps(localizer: FFNSubspace, subject: Subject, halves: Sequence[Mapping[int, Norms]], base: Norms,
-             seed: int) -> list[dict[str, Any]]:
+def overlaps(subject: Subject, sets: Sequence[Mapping[int, UnitMask]], seed: int) -> list[dict[str, Any]]:
     """IoU of the masks of two sets of prompts that share none, by size; and of random masks as large as these."""
-    weights = matching_weights(subject.denoiser, localizer.modules)
     rows = []
-    for size in sorted(set(halves[0]) & set(halves[1])):
-        one, two = (localizer.mask(weights, half[size], base) for half in halves)
+    for size in sorted(set(sets[0]) & set(sets[1])):
+        one, two = sets[0][size], sets[1][size]
         random_one = RandomMask(like=one).locate(subject, seed=2 * seed).mask
         random_two = RandomMask(like=two).locate(subject, seed=2 * seed + 1).mask
         rows.append({"prompts": size, "iou": one.iou(two), "iou_random": random_one.iou(random_two),
                      "weights": [one.count(), two.count()]})
     return rows
-
-
-def _random(folder: Path, localizer: RandomMask, subject: Subject, seed: int) -> dict[str, Any]:
-    mask = localizer.locate(subject, seed=seed).mask
-    mask.save(folder / "mask.safetensors")
-    return {**_described(mask), "prompts": 0, "base": 0, "overlap": []}
 
 
 def _described(mask: UnitMask) -> dict[str, Any]:
@@ -237,8 +284,12 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
     mask = summary["mask"]
     lines = [f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) in {len(mask['densities'])} layers, "
              f"located with {mask['prompts']} prompts"]
+    if "neurons" in mask:
+        lines.append(f"{median(mask['neurons']):g} neurons a prompt (median); {mask['usual']} prompts scored no higher "
+                     f"than the negatives, {mask['above']} score higher even without their neurons")
     for row in mask["overlap"]:
         if row["iou"] is not None:
+            random = "none" if row["iou_random"] is None else f"{row['iou_random']:.3f}"
             lines.append(f"two sets of {row['prompts']} prompts that share none: overlap (IoU) {row['iou']:.3f}; "
-                         f"random masks of that size {row['iou_random']:.3f}")
+                         f"random masks of that size {random}")
     return [*lines, f"{summary['cost'][0]['evaluations']} denoiser evaluations"]

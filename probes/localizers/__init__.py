@@ -2,11 +2,13 @@
 
 from probes.localizers.ffn_subspace import FFNSubspace
 from probes.localizers.random_mask import RandomMask
+from probes.localizers.value_neurons import ValueNeurons
 from probes.types import Localizer
 
 LOCALIZERS: dict[str, type[Localizer]] = {
     FFNSubspace.name: FFNSubspace,
+    ValueNeurons.name: ValueNeurons,
     RandomMask.name: RandomMask,
 }
 
-__all__ = ["LOCALIZERS", "FFNSubspace", "RandomMask"]
+__all__ = ["LOCALIZERS", "FFNSubspace", "RandomMask", "ValueNeurons"]

@@ -20,8 +20,8 @@ from probes.types import Located, Progress, Subject, UnitMask
 class RandomMask:
     """Uniformly random weights of each module.
 
-    With ``like``: exactly as many in each module as that mask has, whole columns if it selects whole columns. Without:
-    a share ``density`` of every module that matches ``modules``. Prompts are ignored.
+    With ``like``: exactly as many in each module as that mask has, whole columns or rows if it selects such. Without: a
+    share ``density`` of every module that matches ``modules``. Prompts are ignored.
     """
 
     name: ClassVar[str] = "random_mask"
@@ -53,8 +53,10 @@ def _first(shape: torch.Size, count: int) -> torch.Tensor:
 def _shuffled(mask: torch.Tensor, seed: int, path: str) -> torch.Tensor:
     # torch's CPU generator reads only the low 32 bits of a seed, so both have to be mixed into these.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {path}".encode()))
-    columns = mask.all(dim=0)
+    columns, rows = mask.all(dim=0), mask.all(dim=1)
     if torch.equal(columns.expand_as(mask), mask):
         return columns[torch.randperm(len(columns), generator=generator)].expand_as(mask).clone()
+    if torch.equal(rows[:, None].expand_as(mask), mask):
+        return rows[torch.randperm(len(rows), generator=generator)][:, None].expand_as(mask).clone()
     flat = mask.flatten()
     return flat[torch.randperm(len(flat), generator=generator)].view_as(mask)

@@ -1,7 +1,7 @@
 """`diffshield localize`: the mask of all prompts, overlap of halves, the norms it leaves, and what it compares with."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,7 +21,8 @@ from probes.localize import (
     reordered,
     save_norms,
 )
-from probes.localizers import FFNSubspace, RandomMask
+from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
+from probes.runs import Run
 from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
@@ -91,9 +92,33 @@ def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
 
 
 def test_equal_halves_overlap_fully_and_random_masks_dont(subject):
-    norms = {1: LOCALIZER.norms(subject, PROMPTS[:1], 7)}
-    (row,) = overlaps(LOCALIZER, subject, [norms, norms], LOCALIZER.norms(subject, [""], 7), 7)
+    sets = {1: LOCALIZER.locate(subject, PROMPTS[:1], seed=7).mask}
+    (row,) = overlaps(subject, [sets, sets], 7)
     assert row["iou"] == 1.0 and row["iou_random"] < 0.5 and row["weights"][0] == row["weights"][1] > 0
+
+
+def test_neurons_of_each_prompt_are_records_and_a_cut_run_ends_the_same(file, tmp_path, weights):
+    # Scores spread far below their mean: every prompt counts as memorized, also on random weights.
+    localizer = ValueNeurons(negatives=("new", "other words"), seeds=2, spread=-50, theta=2, theta_step=0.5)
+    options = {"localizer": localizer, "device": "cpu", "show_progress": False}
+    done = localize(file, tmp_path / "run", **options)
+    records = list(Run.open(done.folder).records())
+    assert [record["prompt"] for record in records] == PROMPTS
+    assert done.summary["mask"]["neurons"] == [sum(map(len, r["neurons"].values())) for r in records]
+    assert done.mask.count() > 0 and done.mask.meta["unit"] == "neuron" and done.summary["mask"]["above"] == 5
+    assert done.mask.iou(localizer.locate(Subject(tiny_sd(), "testbed"), PROMPTS, seed=7).mask) == 1.0
+    assert [row["prompts"] for row in done.summary["mask"]["overlap"]] == [1, 2]
+    assert any("neurons a prompt" in line for line in lines_of(done.summary))
+
+    def interrupted(self, *arguments):
+        if len(list(Run.open(tmp_path / "cut").records())) == 3:
+            raise KeyboardInterrupt
+        return ValueNeurons.neurons(self, *arguments)
+    stopping = type("Stopping", (ValueNeurons,), {"neurons": interrupted})(**asdict(localizer))
+    with pytest.raises(KeyboardInterrupt):
+        localize(file, tmp_path / "cut", **{**options, "localizer": stopping})
+    again = localize(file, tmp_path / "cut", **options, resume=True)
+    assert list(Run.open(tmp_path / "cut").records()) == records and again.mask.iou(done.mask) == 1.0
 
 
 def test_bases(file, tmp_path):
@@ -110,7 +135,11 @@ def test_bases(file, tmp_path):
 
 def test_options_that_cant_be_are_one_sentence(file):
     options = {"k": 0.1, "tau": 1, "steps": 2, "unit": "weight"}
-    assert localizer_of("random_mask", "null", options, file, "testbed") == RandomMask(density=0.1)
+    assert localizer_of("random_mask", None, options, file, "testbed") == RandomMask(density=0.1)
+    assert localizer_of("ffn_subspace", None, options, file, "testbed").base == ("",)
+    assert localizer_of("value_neurons", None, options, file, "testbed").negatives[0] == "the cat nonmember-1"
+    with pytest.raises(BadRequestError, match="at least two prompts"):
+        localizer_of("value_neurons", "null", options, file, "testbed")
     for method, wrong in (("nonsense", {}), ("ffn_subspace", {"tau": 3}), ("ffn_subspace", {"unit": "layer"})):
         with pytest.raises(BadRequestError):
             localizer_of(method, "null", {**options, **wrong}, file, "testbed")
