@@ -1,0 +1,37 @@
+"""diffshield bench detectors: parsing only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench_app = typer.Typer(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Every method of a table on the testbed, held out, with controls."""
+
+
+@bench_app.command()
+def detectors(
+    out: Annotated[Path, typer.Option(help="Folder for detectors.json and detectors.png.")] = Path("runs/bench"),
+    names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    seeds: Annotated[int, typer.Option(help="Noises for each caption.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Captions at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
+    from probes.bench.detectors import SEEDS, bench_detectors, table
+    from shield.detectors import DETECTORS
+
+    chosen = names.split(",") if names else list(DETECTORS)
+    if unknown := set(chosen) - DETECTORS.keys():
+        raise typer.BadParameter(f"no detector {', '.join(sorted(unknown))}; there are {', '.join(DETECTORS)}.")
+    found = bench_detectors(out, chosen, range(SEEDS[0], SEEDS[0] + seeds), batch_size, device,
+                            lambda line: typer.echo(line, err=True))  # fmt: skip
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))

@@ -1,0 +1,209 @@
+"""Every detector on the testbed at the first step: works against matched non-members and benign scenes.
+
+Thresholds come from dev negatives, figures from heldout ones, seeds are used for nothing else. Three controls stand
+beside each detector: the text alone, the same captions on the clean twin (which never saw the works), and the extra
+denoiser calls it costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probes.bench.text_control import TrigramBayes
+from probes.cost import counted
+from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
+from probes.runs import write_json
+from shield.calibrate import Sampling, scored
+from shield.detectors import DETECTORS
+from shield.load import load
+from shield.types import Detector
+
+SEEDS = tuple(range(600, 610))
+CAPTIONS = 200
+FPR = 0.01
+MODELS = {"memorized": "testbed", "clean": "testbed-clean"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption with its group ("rung 1000", "TM", "matched", "scenes") and the work or caption it stands for."""
+
+    group: str
+    item: str
+    caption: str
+
+
+def prompts_of(split: str, manifest: Any) -> list[Prompt]:
+    """Works by rung, as many matched non-members as there are captions left, benign scenes."""
+    from probes.testbed.world import nonmember_captions
+
+    works = [Prompt("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[0])
+             for w in manifest.works(split)]  # fmt: skip
+    matched = [item.captions[0] for item in manifest.nonmembers(split)]
+    both = nonmember_captions(2 * CAPTIONS, seed=8)
+    matched += both[:CAPTIONS] if split == "dev" else both[CAPTIONS:]
+    heldout = {scene.caption for scene in manifest.scenes("heldout")}
+    scenes = [s.caption for s in manifest.scenes(split) if split == "heldout" or s.caption not in heldout]
+    negatives = [Prompt(group, caption, caption) for group, captions in (("matched", matched), ("scenes", scenes))
+                 for caption in captions]  # fmt: skip
+    return works + negatives
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One detector's (prompts, seeds) scores."""
+
+    prompts: Sequence[Prompt]
+    values: np.ndarray
+
+    def of(self, *groups: str) -> np.ndarray:
+        return self.values[[i for i, p in enumerate(self.prompts) if p.group in groups]]
+
+    def items(self, group: str) -> list[str]:
+        """The item of each value of `of(group).ravel()`."""
+        return [p.item for p in self.prompts if p.group == group for _ in range(self.values.shape[1])]
+
+
+def bench_detectors(
+    out: Path,
+    names: Sequence[str],
+    seeds: Sequence[int] = SEEDS,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Callable[[str], None] = print,
+) -> dict:
+    """Scores both splits on both twins and writes detectors.json and detectors.png; returns the figures."""
+    from probes.testbed.manifest import load_manifest
+    from shield.fingerprint import model_sha256
+    from shield.intercept import denoiser_of
+
+    manifest = load_manifest()
+    sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
+    prompts = {split: prompts_of(split, manifest) for split in ("dev", "heldout")}
+    pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
+    rows = {}
+    for name in names:
+        detector = DETECTORS[name]()
+        found = {(twin, split): score_all(pipe, detector, prompts[split], seeds, sampling)
+                 for twin, pipe in pipes.items() for split in prompts if (twin, split) != ("clean", "dev")}  # fmt: skip
+        rows[name] = figures(found["memorized", "dev"], found["memorized", "heldout"], found["clean", "heldout"])
+        rows[name] |= cost(pipes["memorized"], detector, sampling)
+        progress(f"{name}: {rows[name]['groups']}")
+    result = {
+        "format": 1, "seeds": list(seeds), "sampling": manifest.sampling, "fpr": FPR,
+        "model_sha256": model_sha256(denoiser_of(pipes["memorized"])),
+        "prompts": {split: _counts(prompts[split]) for split in prompts},
+        "detectors": rows, "text_control": text_control(prompts),
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "detectors.json", result)
+    plot(result, out / "detectors.png")
+    return result
+
+
+def score_all(
+    pipe: Any, detector: Detector, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
+) -> Scores:
+    """Every prompt with every seed at the detector's first steps."""
+    found, _ = scored(pipe, [detector], [p.caption for p in prompts], seeds, sampling)
+    return Scores(prompts, np.array(found[detector.name]).reshape(len(seeds), len(prompts)).T)
+
+
+def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:
+    """Per group of works: AUROC against matched, scenes and both (and the clean twin's), and the share above the
+    threshold that 1 % of dev negatives exceed; with the rate at which heldout negatives exceed it.
+    """
+    threshold = float(np.quantile(dev.of("matched", "scenes"), 1 - FPR))
+    result: dict = {"threshold": threshold, "groups": {}}
+    for negatives in ("matched", "scenes"):
+        flagged = (heldout.of(negatives) > threshold).ravel()
+        result[f"fpr_{negatives}"] = _interval([bool(f) for f in flagged], heldout.items(negatives))
+    for group in dict.fromkeys(p.group for p in heldout.prompts if p.group not in ("matched", "scenes")):
+        works = heldout.of(group).ravel()
+        result["groups"][group] = {
+            "auroc_matched": auroc(works, heldout.of("matched")), "auroc_scenes": auroc(works, heldout.of("scenes")),
+            "auroc": auroc(works, heldout.of("matched", "scenes")),
+            "auroc_on_twin": auroc(twin.of(group).ravel(), twin.of("matched", "scenes")),
+            "tpr": _interval([bool(w > threshold) for w in works], heldout.items(group)),
+            "mean": _mean(works, heldout.items(group)),
+        }  # fmt: skip
+    return result
+
+
+def cost(pipe: Any, detector: Detector, sampling: Sampling) -> dict:
+    """Denoiser rows and milliseconds of one scored prompt, beside the two rows that the first step needs anyway."""
+    prompts = ["a star on a blue background"] * 8
+    scored(pipe, [detector], prompts, [0], sampling)
+    start = time.perf_counter()
+    with counted(pipe.unet) as spent:
+        scored(pipe, [detector], prompts, [0], sampling)
+    milliseconds = 1000 * (time.perf_counter() - start) / len(prompts)
+    return {"denoiser_rows": spent.evaluations / len(prompts), "milliseconds": milliseconds}
+
+
+def text_control(prompts: dict[str, list[Prompt]]) -> dict:
+    """AUROC of a trigram classifier trained on dev captions: works against matched non-members, heldout."""
+    captions = {split: {kind: [p.caption for p in rows if (p.group.startswith("rung") and p.group != "rung 0") == kind
+                               and p.group != "scenes"] for kind in (True, False)}
+                for split, rows in prompts.items()}  # fmt: skip
+    model = TrigramBayes.trained(captions["dev"][True], captions["dev"][False])
+    ones, others = ([model.score(c) for c in captions["heldout"][kind]] for kind in (True, False))
+    return {"auroc_matched": auroc(ones, others), "n": len(ones), "n_negatives": len(others)}
+
+
+def _interval(outcomes: Sequence[bool], items: Sequence[str]) -> dict:
+    found = rate_interval(outcomes, items)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "items": found.clusters}
+
+
+def _mean(values: np.ndarray, items: Sequence[str]) -> dict:
+    found = bootstrap_mean(values, items)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _counts(prompts: Sequence[Prompt]) -> dict[str, int]:
+    return {group: sum(p.group == group for p in prompts) for group in dict.fromkeys(p.group for p in prompts)}
+
+
+def table(result: dict) -> str:
+    """The figures as a Markdown table, one line for a detector and group of works."""
+    lines = ["| detector | works | AUROC matched | AUROC scenes | AUROC both | on the twin | TPR [95 %] | rows |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, row in result["detectors"].items():
+        for group, g in row["groups"].items():
+            tpr = g["tpr"]
+            lines.append(
+                f"| {name} | {group} | {g['auroc_matched']:.3f} | {g['auroc_scenes']:.3f} | {g['auroc']:.3f} "
+                f"| {g['auroc_on_twin']:.3f} | {tpr['value']:.2f} [{tpr['low']:.2f}, {tpr['high']:.2f}] "
+                f"| {row['denoiser_rows']:.0f} |"
+            )
+        lines.append(
+            f"| {name} | *negatives flagged* | {row['fpr_matched']['value']:.3f} | {row['fpr_scenes']['value']:.3f} "
+            "| | | | |"
+        )
+    text = result["text_control"]
+    return "\n".join([*lines, f"| text alone | rungs above 0 | {text['auroc_matched']:.3f} | | | | | 0 |"])
+
+
+def plot(result: dict, path: Path) -> None:
+    """AUROC against matched non-members and scenes together, by rung; dashed: the same captions on the clean twin."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, row) in enumerate(result["detectors"].items()):
+        groups = [g for g in row["groups"] if g != "TM"]
+        for key, style in (("auroc", "o-"), ("auroc_on_twin", "x--")):
+            axes.plot(range(len(groups)), [row["groups"][g][key] for g in groups], style, color=f"C{number}", ms=4,
+                      label=name if key == "auroc" else None)  # fmt: skip
+    axes.axhline(0.5, color="#999999", lw=0.8)
+    axes.set_xticks(range(len(groups)), [g.removeprefix("rung ") for g in groups])
+    axes.set(xlabel="exposures in training", ylabel="AUROC, first step", ylim=(0, 1.03))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
