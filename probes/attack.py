@@ -24,6 +24,9 @@ from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)
 ATTACK = Plan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
+WHO = {"attacked": "members", "nonmember_attacked": "non-members", "twin_attacked": "clean twin",
+       "hardened_attacked": "members, hardened", "hardened_nonmember_attacked": "non-members, hardened"}
+AGAINST = {"attacked": "Against", "hardened_attacked": "Hardened, against"}
 UNPRUNED = "No mask was given: the model was attacked as it is."
 
 
@@ -65,21 +68,20 @@ def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | 
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each control, at which step counts the gap's interval lies above zero, and where the curves meet."""
+    """For each attack and control, at which step counts the gap's interval lies above zero."""
     said = []
-    for control in dict.fromkeys(row["control"] for row in rows):
-        judged = [row for row in rows if row["control"] == control and row["gap"] is not None]
-        if not judged:
-            said.append(f"Against {CONTROLS[control]}: nothing could be judged.")
-            continue
+    for stage, control in dict.fromkeys((row["stage"], row["control"]) for row in rows):
+        judged = [row for row in rows if (row["stage"], row["control"]) == (stage, control) and row["gap"] is not None]
+        start = f"{AGAINST[stage]} {CONTROLS[control]}: "
         above = [row["attack_steps"] for row in judged if row["low"] > 0]
         level = [row["attack_steps"] for row in judged if row["low"] <= 0]
-        if not above:
-            said.append(f"Against {CONTROLS[control]}: at no number of steps does the attack bring back more, so it "
-                        "shows no memory.")
-            continue
-        meet = f"; no gap is shown at {_listed(level)}" if level else ""
-        said.append(f"Against {CONTROLS[control]}: the attack brings back more at {_listed(above)} steps{meet}.")
+        if not judged:
+            said.append(f"{start}nothing could be judged.")
+        elif not above:
+            said.append(f"{start}at no number of steps does the attack bring back more, so it shows no memory.")
+        else:
+            meet = f"; no gap is shown at {_listed(level)}" if level else ""
+            said.append(f"{start}the attack brings back more at {_listed(above)} steps{meet}.")
     return said
 
 
@@ -89,10 +91,14 @@ def _listed(steps: Sequence[int]) -> str:
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """The curve and the verdicts for a terminal."""
-    names = {"attacked": "members", "nonmember_attacked": "non-members", "twin_attacked": "clean twin"}
+    return [*lines_of_curve(summary), *summary["verdicts"], *summary["limits"]]
+
+
+def lines_of_curve(summary: Mapping[str, Any]) -> list[str]:
+    """Each point of the attack's curve for a terminal."""
     lines = []
     for row in summary["curve"]:
         rate = "not judged" if row["rate"] is None else (
             f"{row['copied']} of {row['n']} copies ({row['low']:.0%} to {row['high']:.0%})")
-        lines.append(f"{names[row['stage']]}, {row['attack_steps']} steps: {rate}")
-    return [*lines, *summary["verdicts"], *summary["limits"]]
+        lines.append(f"{WHO[row['stage']]}, {row['attack_steps']} steps: {rate}, {row['unscored']} not judged")
+    return lines

@@ -1,4 +1,4 @@
-"""The closed loop: scan -> before -> shield -> locate -> prune -> attack with controls -> report.
+"""The closed loop: scan -> before -> shield -> locate -> prune -> attack with controls -> harden -> attack -> report.
 
 Record schema (one line of ``records.jsonl`` per picture or per scanned prompt and seed; readers ignore unknown keys)::
 
@@ -6,6 +6,7 @@ Record schema (one line of ``records.jsonl`` per picture or per scanned prompt a
     stage         str    one of STAGES, see below
     item          str    manifest id, or "prompt-0007" for line 7 of a user's own prompt file
     kind          str    "work" | "nonmember" | "character" | "style" | "scene" | "prompt" (user's own, nothing known)
+                         | "kept" (what a hardened model must go on answering; nothing is judged by it)
     memorization  str?   "VM" (verbatim) | "TM" (template) | null
     rung          int?   nominal number of exposures in training; 0 for non-members, null if unknown
     exposures     int?   exposures counted in training
@@ -34,10 +35,11 @@ Stages, in order::
     attacked             pruned model, adversarial embedding of members, same prompts and seeds
     nonmember_attacked   pruned model, matched non-members, same budget
     twin_attacked        clean twin, the members' works, same budget
+    surrogates, kept, harden, hardened, hardened_attacked, hardened_nonmember_attacked     see probes/hardening.py
 
-In the last three, attack_steps = 0 is the caption itself: those records repeat the ones (and name the pictures) of
-stages pruned (of a model that wasn't pruned: before) and twin; a search with another start draws them. No search sees
-the seeds that pictures are drawn with.
+In stages with "attacked", attack_steps = 0 is the caption itself: those records repeat the ones (and name the
+pictures) of stages pruned (of a model that wasn't pruned: before), twin and hardened; a search with another start
+draws them. No search sees the seeds that pictures are drawn with.
 
 Other files of an audit's run folder::
 
@@ -48,11 +50,14 @@ Other files of an audit's run folder::
                    "limits": [str, ...]}
         rows       [{"stage", "group": "members" | "nonmembers" | "prompts", "rung": int?, "n", "works", "unscored",
                      "copied", "rate", "low", "high", "interval", "median_score"}]     intervals over whole works
-        curve      [{"stage": attacked | nonmember_attacked | twin_attacked, "attack_steps", ... as rows}]
-        gaps       [{"attack_steps", "control": "nonmember_attacked" | "twin_attacked", "gap", "low", "high", "n",
-                     "n_control", "unscored"}]                         members' rate minus the control's
+        curve      [{"stage": one of summary.ATTACK_STAGES, "attack_steps", ... as rows}]
+        gaps       [{"stage": attacked | hardened_attacked, "attack_steps", "control": a stage, "gap", "low", "high",
+                     "n", "n_control", "unscored"}]                    members' rate minus the control's
         ladder     rows of stage "before" by rung
-        utility    {"alignment_before", "alignment_pruned", "loss", "low", "high", "n", "scenes"} or null: benign scenes
+        utility    {"alignment_before", "alignment_after", "loss", "low", "high", "n", "scenes", "unscored"} or null:
+                   benign scenes, before and after pruning
+        hardening  {"hardener", "works", "dev", "keep", "epochs", "checks", ..., "utility" (as above), "drift"} or null
+        drift      [{"stage", "group", "value", "low", "high", "n", "works", "unscored", "seeds"}]  see probes/drift.py
         limits     sentences: what couldn't be judged or was left out, and why
     mask.safetensors, embeddings/<stage>/<item>.safetensors, report.html, pictures/<stage>/<item>-s<seed>[-a<steps>].png
 """
@@ -65,6 +70,9 @@ from typing import Any
 
 from probes.attacks import AdversarialEmbedding
 from probes.errors import AuditError
+from probes.fine_tuning import FineTuning
+from probes.hardeners import AdversarialFineTuning
+from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
@@ -94,6 +102,7 @@ class Plan:
     detectors: tuple[str, ...] = ("noise_gap", "structure_gap")
     init: str = "caption"
     init_prompt: str | None = None
+    hardening: Hardening = Hardening()
 
 
 FULL = Plan()
@@ -103,6 +112,9 @@ QUICK = Plan(
     scan_seeds=(500,),
     attack=AdversarialEmbedding(steps=50, batch=4),
     snapshots=(0, 10, 50),
+    hardening=Hardening(members=2, dev=0, keep=8, tries=1, schedule=FineTuning(epochs=1, updates=2),
+                        hardener=AdversarialFineTuning(keep_batch=4, draws=2,
+                                                       attack=AdversarialEmbedding(steps=10, batch=2))),
 )
 
 

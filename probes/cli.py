@@ -238,6 +238,56 @@ def attack(
 
 
 @app.command()
+def harden(
+    out: Out,
+    mask: Annotated[Path | None, typer.Option(help="Surrogates come from the model pruned by this: a mask, or the run "
+                                                   "folder of localize.")] = None,
+    model: Model = "testbed",
+    prompts: Works = None,
+    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
+    benign: Annotated[Path | None, typer.Option(help="Ordinary prompts: half are kept, half are judged by; by default "
+                                                     "the testbed's scenes.")] = None,
+    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    method: Annotated[str, typer.Option(help="adversarial_fine_tuning, or a baseline: caption_fine_tuning, "
+                                             "negative_guidance (ESD).")] = "adversarial_fine_tuning",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the works, unless dev works end it early.")] = 5,
+    updates: Annotated[int, typer.Option(min=1, help="Optimizer steps with each set of triggers.")] = 4,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-5,
+    together: Annotated[int, typer.Option(min=1, help="Works in one optimizer step.")] = 4,
+    rank: Annotated[int, typer.Option(min=0, help="Train low-rank adapters of this rank; 0 trains the weights.")] = 0,
+    works: Annotated[int, typer.Option(min=1, help="At most so many works are removed and judged.")] = 16,
+    dev: Annotated[int, typer.Option(min=0, help="Further works that decide when to stop; 0 trains to the end.")] = 4,
+    keep: Annotated[int, typer.Option(min=1, help="Ordinary prompts whose pictures are kept.")] = 64,
+    at: Annotated[str, typer.Option(help="Comma-separated step counts to attack again at.")] = "0,1,10,50",
+    save: Annotated[Path | None, typer.Option(help="Write the hardened model as a diffusers checkpoint.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt and embedding.")] = 2,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    openclip: Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")] = None,
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train memories out of the weights, then attack again beside non-members and the clean twin."""
+    from dataclasses import replace
+
+    from probes.harden import HARDEN, hardening, lines_of
+    from probes.harden import harden as remove
+    from probes.scan import Sampling
+    from probes.verbs import Asked
+
+    asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    plan = replace(HARDEN, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)),
+                   sizes=replace(HARDEN.sizes, members=works),
+                   hardening=hardening(method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr,
+                                       batch=together, rank=rank))
+    done = remove(out, asked, mask=mask, steps=_numbers(at, int), plan=plan, save=save, resume=resume)
+    _reported(done, as_json, lines_of(done.summary))
+
+
+@app.command()
 def audit(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     model: Model = "testbed",
@@ -251,7 +301,7 @@ def audit(
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Scan, shield, locate, prune and attack a model, with controls; ends by naming the report."""
+    """Scan, shield, locate, prune, attack and harden a model, with controls; ends by naming the report."""
     from probes.audit import audit as run_audit
     from probes.report import sentences_of
 

@@ -27,16 +27,17 @@ def drift(folder: Path, records: Sequence[Record], stage: str) -> list[dict[str,
     before = {(r["item"], r["seed"]): r for r in records if r["stage"] == "before" and r["picture"]}
     rows = []
     for group in ("scenes", "nonmembers"):
-        moved = [r for r in records if r["stage"] == stage and group_of(r) == group and r["picture"]
-                 and (r["item"], r["seed"]) in before]
+        drawn = [r for r in records if r["stage"] == stage and group_of(r) == group]
+        moved = [r for r in drawn if r["picture"] and (r["item"], r["seed"]) in before]
         if not moved:
             continue
         ours = [before[r["item"], r["seed"]] for r in moved]
         change = bootstrap_mean(_distances(folder, moved, ours), [r["item"] for r in moved])
         pairs = [(one, two) for one, two in zip(ours, ours[1:], strict=False) if one["item"] == two["item"]]
         apart = _distances(folder, [one for one, _ in pairs], [two for _, two in pairs]) if pairs else None
-        rows.append({"group": group, "value": change.value, "low": change.low, "high": change.high, "n": change.n,
-                     "works": change.clusters, "seeds": None if apart is None else float(np.mean(apart))})
+        rows.append({"stage": stage, "group": group, "value": change.value, "low": change.low, "high": change.high,
+                     "n": change.n, "works": change.clusters, "unscored": len(drawn) - len(moved),
+                     "seeds": None if apart is None else float(np.mean(apart))})
     return rows
 
 

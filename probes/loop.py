@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from probes import hardening
+from probes.drift import drift
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.panel import Panel, with_suspects
 from probes.progress import Track
 from probes.prompts import Target
 from probes.pruners import pruned
-from probes.runs import Run, record_id, write_json
+from probes.runs import Record, Run, record_id, write_json
 from probes.scan import (
     Draw,
     Job,
@@ -69,7 +71,8 @@ class Loop:
         """Run what isn't done yet, write summary.json, return it."""
         self.do("work", "scan", "before", "shielded")
         self.panel = with_suspects(self.panel, list(self.run.records()))
-        self.do("twin", "localize", "pruned", "random_pruned", "attacked", "nonmember_attacked", "twin_attacked")
+        self.do("twin", "localize", "pruned", "random_pruned", "attacked", "nonmember_attacked", "twin_attacked",
+                *hardening.STAGES)
         summary = self.summary()
         write_json(self.run.folder / "summary.json", summary)
         return summary
@@ -80,7 +83,7 @@ class Loop:
             "work": self.works, "scan": self.scan, "before": self.before, "shielded": self.shielded,
             "twin": self.twin, "localize": self.localize, "pruned": self.pruned, "random_pruned": self.random_pruned,
             "attacked": self.attacked, "nonmember_attacked": self.nonmember_attacked,
-            "twin_attacked": self.twin_attacked}
+            "twin_attacked": self.twin_attacked, **hardening.stages(self)}
         for stage in stages:
             self.stages.do(stage, work[stage])
 
@@ -146,16 +149,16 @@ class Loop:
 
     def attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self._attack("attacked", self.start, self.subject, self.panel.members)
+            return self.attack("attacked", self.start, self.subject, self.panel.members)
 
     def nonmember_attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self._attack("nonmember_attacked", self.start, self.subject, self.panel.nonmembers)
+            return self.attack("nonmember_attacked", self.start, self.subject, self.panel.nonmembers)
 
     def twin_attacked(self) -> dict[str, Any]:
         if self.known.twin is None:
             raise Skip(NO_TWIN)
-        return self._attack("twin_attacked", "twin", self.known.twin, self.panel.members)
+        return self.attack("twin_attacked", "twin", self.known.twin, self.panel.members)
 
     def draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         """Pictures of a stage, with detector scores from the same pass and, where known, alignment and verdicts."""
@@ -167,11 +170,11 @@ class Loop:
         # A detector's score of an embedding that an attack made isn't one of a prompt.
         return [] if any(job.prompt_embeds is not None for job in jobs) else self.detectors
 
-    def _attack(self, stage: str, start: str, subject: Subject, targets: Sequence[Target]) -> dict[str, Any]:
+    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[Target]) -> dict[str, Any]:
         """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``."""
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:
-            raise Skip(NO_NONMEMBER if stage == "nonmember_attacked" else NO_REFERENCE)
+            raise Skip(NO_NONMEMBER if stage.endswith("nonmember_attacked") else NO_REFERENCE)
         searches = Searches(self.run.folder / "embeddings" / stage, plan.attack, plan.snapshots, plan.init,
                             plan.init_prompt)
         searches.search(subject, with_goal, self.track(stage.replace("_", " ") + ": search"))
@@ -200,6 +203,11 @@ class Loop:
             if identity not in done:
                 self.run.append({**record, "id": identity, "stage": stage, "attack_steps": 0})
 
+    def _hardening(self, records: Sequence[Record]) -> dict[str, Any] | None:
+        if not self.stages.complete("harden"):
+            return None
+        return {**(self.stages.entry("harden") or {})["detail"], "utility": utility(records, "hardened")}
+
     def summary(self) -> dict[str, Any]:
         """All figures of the run so far; see probes/summary.py."""
         records, judge = list(self.run.records()), self.known.judge
@@ -212,6 +220,8 @@ class Loop:
                 "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
                 "rows": stage_rows(records, members, metric), "curve": curve, "gaps": gaps(curve),
                 "ladder": ladder(records, metric), "utility": utility(records),
+                "drift": [row for stage in ("pruned", "hardened") for row in drift(self.run.folder, records, stage)],
+                "hardening": self._hardening(records),
                 # Suspects were chosen by the detector itself; a figure against them would be circular.
                 "detector": {} if self.panel.prompts else detector_figures(records, members), "mask": mask,
                 "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}

@@ -16,7 +16,10 @@ from probes.prompts import Target, target_of
 
 @dataclass(frozen=True)
 class Panel:
-    """Targets by role. ``members`` and ``locate`` share none, unless ``limits`` says why."""
+    """Targets by role. ``members`` and ``locate`` share none, unless ``limits`` says why.
+
+    ``keep`` are ordinary captions that a hardened model has to go on answering; nothing is judged by them.
+    """
 
     members: tuple[Target, ...] = ()
     locate: tuple[Target, ...] = ()
@@ -24,6 +27,7 @@ class Panel:
     nonmembers: tuple[Target, ...] = ()
     scenes: tuple[Target, ...] = ()
     prompts: tuple[Target, ...] = ()
+    keep: tuple[Target, ...] = ()
     limits: tuple[str, ...] = ()
 
     def drawn(self) -> tuple[Target, ...]:
@@ -57,7 +61,14 @@ def panel_of_manifest(manifest: Any, sizes: Sizes) -> Panel:
     nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[:sizes.nonmembers]]
     members = _spread([heldout.get(rung, []) for rung in reversed(top)], sizes.members)
     locate = _spread([dev.get(rung, []) for rung in reversed(top)], sizes.locate)
-    return Panel(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes))
+    return Panel(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes), keep=_kept(manifest))
+
+
+def _kept(manifest: Any) -> tuple[Target, ...]:
+    """Dev scenes and dev non-members, in turn."""
+    scenes = [Target(scene.id, scene.caption, "scene", split=scene.split) for scene in manifest.scenes(split="dev")]
+    nonmembers = [target_of(item) for item in manifest.nonmembers(split="dev")]
+    return tuple(_spread([scenes, nonmembers], len(scenes) + len(nonmembers)))
 
 
 def _by_rung(items: Sequence[Any]) -> dict[int, list[Target]]:
@@ -84,7 +95,7 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
              for place, caption in enumerate(item.captions)}
     prompts = tuple(_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
     controls = panel_of_manifest(manifest, sizes)
-    return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes)
+    return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
 
 
 def _with_truth(target: Target, known: Target | None) -> Target:
@@ -105,3 +116,15 @@ def with_suspects(panel: Panel, records: Sequence[Mapping[str, Any]]) -> Panel:
         members = suspects
         limits += ("Only one prompt looks memorized; the weights were located with it and judged by it.",)
     return replace(panel, locate=tuple(locate), members=tuple(members), limits=limits)
+
+
+def with_dev(panel: Panel) -> Panel:
+    """Members and ordinary captions shared out, where nobody did: a third of the members decides when to stop."""
+    if panel.locate and panel.keep:
+        return panel
+    if not panel.locate and len(panel.members) > 2:
+        panel = replace(panel, locate=panel.members[::3],
+                        members=tuple(member for place, member in enumerate(panel.members) if place % 3))
+    if not panel.keep:
+        panel = replace(panel, keep=panel.scenes[::2], scenes=panel.scenes[1::2])
+    return panel

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from probes.audit import Plan
-from probes.drift import drift
 from probes.errors import MaskError
 from probes.metrics.statistics import bootstrap_mean
 from probes.panel import Sizes
@@ -46,8 +45,8 @@ def prune(mask: Path, out: Path, asked: Asked | None = None, *, plan: Plan = PRU
         loop.do("work", "before", "pruned", "random_pruned")
         curve = points.draw(loop) if points is not None else []
         records = list(loop.run.records())
-        summary = {**loop.summary(), "scores": score_changes(records, plan.detectors),
-                   "drift": drift(out, records, "pruned"), "tradeoff": curve, "saved": str(save) if save else None,
+        summary = {**loop.summary(), "scores": score_changes(records, plan.detectors), "tradeoff": curve,
+                   "saved": str(save) if save else None,
                    "mask": {"density": selected.density(), "weights": selected.count(),
                             "densities": selected.densities(), **selected.meta}}
         write_json(out / "summary.json", summary)

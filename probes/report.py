@@ -32,6 +32,9 @@ STAGES = {
     "attacked": "pruned, then attacked",
     "nonmember_attacked": "pruned, then attacked",
     "twin_attacked": "clean twin, attacked",
+    "hardened": "hardened",
+    "hardened_attacked": "hardened, then attacked",
+    "hardened_nonmember_attacked": "hardened, then attacked",
 }
 GROUPS = {
     "members": "works in the training data",
@@ -41,7 +44,8 @@ GROUPS = {
     "styles": "house styles",
     "scenes": "ordinary scenes",
 }
-CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin"}
+CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin",
+            "hardened_nonmember_attacked": "pictures the model never saw"}
 
 # Stage, group, and how the sentence about their rate begins.
 _SAYINGS = (
@@ -125,7 +129,7 @@ def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[s
     utility = figures["utility"]
     if utility:
         said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} to "
-                    f"{utility['alignment_pruned']:.3f} through pruning (loss {utility['loss']:.3f}, 95% interval "
+                    f"{utility['alignment_after']:.3f} through pruning (loss {utility['loss']:.3f}, 95% interval "
                     f"{utility['low']:.3f} to {utility['high']:.3f}, {utility['scenes']} scenes).")
     return [*said, unscored_words(records)]
 

@@ -15,7 +15,8 @@ from probes.cost import counted
 from probes.runs import write_json
 
 STAGES = ("work", "scan", "before", "shielded", "twin", "localize", "pruned", "random_pruned", "attacked",
-          "nonmember_attacked", "twin_attacked")
+          "nonmember_attacked", "twin_attacked", "surrogates", "kept", "harden", "hardened", "hardened_attacked",
+          "hardened_nonmember_attacked")
 
 
 class Skip(Exception):

@@ -21,8 +21,13 @@ from probes.metrics.statistics import Interval, auroc, bootstrap_mean, rate_inte
 Record = Mapping[str, Any]
 Row = dict[str, Any]
 
-PICTURE_STAGES = ("before", "shielded", "twin", "pruned", "random_pruned")
-ATTACK_STAGES = ("attacked", "nonmember_attacked", "twin_attacked")
+PICTURE_STAGES = ("before", "shielded", "twin", "pruned", "random_pruned", "hardened")
+# An attack on members, and the stages that it is compared with.
+CONTROLLED = {"attacked": ("nonmember_attacked", "twin_attacked"),
+              "hardened_attacked": ("hardened_nonmember_attacked", "twin_attacked")}
+ATTACK_STAGES = ("attacked", "nonmember_attacked", "twin_attacked", "hardened_attacked", "hardened_nonmember_attacked")
+# Stages whose records aren't answers to be judged: references, scores alone, and what hardening is trained with.
+MATERIAL = ("work", "scan", "localize", "surrogates", "kept")
 
 
 def group_of(record: Record) -> str:
@@ -61,7 +66,7 @@ def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
     rows = []
     for stage in ATTACK_STAGES:
         chosen = [record for record in records if record["stage"] == stage]
-        group = "nonmembers" if stage == "nonmember_attacked" else "members"
+        group = "nonmembers" if stage.endswith("nonmember_attacked") else "members"
         for steps in sorted({record["attack_steps"] for record in chosen}):
             rows.append(rate_row([record for record in chosen if record["attack_steps"] == steps], metric, stage=stage,
                                  group=group, attack_steps=steps))
@@ -70,14 +75,16 @@ def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
 
 def gaps(curve: Sequence[Row]) -> list[Row]:
     """Members' rate minus each control's at equal steps: the verdict of an attack. None where a side is unjudged."""
-    members = {row["attack_steps"]: row for row in curve if row["stage"] == "attacked"}
+    rows = {(row["stage"], row["attack_steps"]): row for row in curve}
     found = []
-    for row in curve:
-        ours = members.get(row["attack_steps"])
-        if row["stage"] == "attacked" or ours is None:
-            continue
-        found.append({"attack_steps": row["attack_steps"], "control": row["stage"], **difference(ours, row),
-                      "n": ours["n"], "n_control": row["n"], "unscored": ours["unscored"] + row["unscored"]})
+    for stage, controls in CONTROLLED.items():
+        for control in controls:
+            for steps in [row["attack_steps"] for row in curve if row["stage"] == stage]:
+                ours, other = rows[stage, steps], rows.get((control, steps))
+                if other is not None:
+                    found.append({"stage": stage, "attack_steps": steps, "control": control,
+                                  **difference(ours, other), "n": ours["n"], "n_control": other["n"],
+                                  "unscored": ours["unscored"] + other["unscored"]})
     return found
 
 
@@ -119,17 +126,23 @@ def detector_figures(records: Iterable[Record], members: Collection[str]) -> dic
     return found
 
 
-def utility(records: Sequence[Record]) -> Row | None:
-    """Alignment of benign scenes before and after pruning, and the mean paired loss with its interval."""
-    found: dict[str, dict[tuple[str, int], float]] = {"before": {}, "pruned": {}}
+def utility(records: Sequence[Record], stage: str = "pruned") -> Row | None:
+    """Alignment of benign scenes before and at ``stage``, and the mean paired loss with its interval."""
+    found: dict[str, dict[tuple[str, int], float]] = {"before": {}, stage: {}}
     for record in records:
         if record["kind"] == "scene" and record["stage"] in found and record["scores"].get("alignment") is not None:
             found[record["stage"]][record["item"], record["seed"]] = record["scores"]["alignment"]
-    pairs = [key for key in found["before"] if key in found["pruned"]]
+    pairs = [key for key in found["before"] if key in found[stage]]
     if not pairs:
         return None
-    losses = [found["before"][key] - found["pruned"][key] for key in pairs]
+    losses = [found["before"][key] - found[stage][key] for key in pairs]
     loss: Interval = bootstrap_mean(losses, [item for item, _ in pairs])
     return {"alignment_before": sum(found["before"][key] for key in pairs) / len(pairs),
-            "alignment_pruned": sum(found["pruned"][key] for key in pairs) / len(pairs),
-            "loss": loss.value, "low": loss.low, "high": loss.high, "n": loss.n, "scenes": loss.clusters}
+            "alignment_after": sum(found[stage][key] for key in pairs) / len(pairs),
+            "loss": loss.value, "low": loss.low, "high": loss.high, "n": loss.n, "scenes": loss.clusters,
+            "unscored": _unscored(records, stage)}
+
+
+def _unscored(records: Sequence[Record], stage: str) -> int:
+    return sum(record["scores"].get("alignment") is None for record in records
+               if record["kind"] == "scene" and record["stage"] in ("before", stage))

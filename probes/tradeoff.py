@@ -89,9 +89,8 @@ def _figures(loop: Loop, records: Sequence[Record], stage: str) -> dict[str, Any
     """Rate of copies among members, alignment of scenes before and after, and their drift."""
     members = _members(loop)
     ours = [record for record in records if record["stage"] == stage]
-    before = [record for record in records if record["stage"] == "before"]
     return {**rate_row([record for record in ours if record["item"] in members], _metric(loop)),
-            "utility": utility([*before, *({**record, "stage": "pruned"} for record in ours)]),
+            "utility": utility(records, stage),
             "drift": drift(loop.run.folder, records, stage)}
 
 

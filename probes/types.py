@@ -179,6 +179,22 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A clean latent (C, H, W) and the embedding (T, D) that it should be the answer to."""
+
+    latents: torch.Tensor
+    prompt_embeds: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memorized picture to remove: what an attack wants back, and the surrogate's clean latent (C, H, W)."""
+
+    goal: Goal
+    surrogate: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A criterion's verdict on one picture. ``copied`` None means it couldn't judge, and ``unjudged`` says why."""
 
@@ -212,6 +228,24 @@ class Attack(Protocol):
 
     def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int],
                progress: Progress | None = None) -> list[Found]: ...
+
+
+class Hardener(Protocol):
+    """Teaches a denoiser to answer what brings memories back with something else.
+
+    ``trains`` is a regular expression on names of parameters ("" for all); ``has_teacher`` asks for the original.
+    """
+
+    name: ClassVar[str]
+    trains: ClassVar[str]
+    has_teacher: ClassVar[bool]
+
+    def lesson(self, subject: Subject, memories: Sequence[Memory], number: Callable[[str], int]) -> Any:
+        """What the updates of one round share. ``number`` makes this round's seeds out of names."""
+
+    def loss(self, subject: Subject, teacher: torch.nn.Module | None, lesson: Any, keep: Sequence[Pair],
+             draw: torch.Generator) -> torch.Tensor:
+        """Scalar loss of one update; every random number comes from ``draw``."""
 
 
 class Criterion(Protocol):

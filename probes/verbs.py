@@ -48,14 +48,14 @@ class Asked:
             raise AuditError(f"Nothing is known about what {self.model} was trained on: give a prompt file with "
                              "--prompts.")
         known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Panel()
-        panel = replace(known, ladder=(), locate=())
+        panel = replace(known, ladder=())
         if self.prompts is not None:
             prompts = read_prompts(self.prompts, column=self.column, limit=self.limit)
-            panel = replace(panel, members=panel_of_prompts(prompts, manifest, plan.sizes).prompts)
+            panel = replace(panel, members=panel_of_prompts(prompts, manifest, plan.sizes).prompts, locate=())
         if self.nonmembers is not None:
             panel = replace(panel, nonmembers=_as("nonmember", self.nonmembers))
         if self.benign is not None:
-            panel = replace(panel, scenes=_as("scene", self.benign))
+            panel = replace(panel, scenes=_as("scene", self.benign), keep=())
         return panel
 
     def judge(self, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:

@@ -84,11 +84,12 @@ def test_a_model_without_controls_says_so(tmp_path, weights):
 
 
 def test_verdicts_by_hand():
-    rows = [{"control": "twin_attacked", "attack_steps": steps, "gap": low + 0.1, "low": low, "high": low + 0.2}
-            for steps, low in ((1, 0.0), (10, 0.3), (50, -0.1))]
+    rows = [{"stage": "attacked", "control": "twin_attacked", "attack_steps": steps, "gap": low + 0.1, "low": low,
+             "high": low + 0.2} for steps, low in ((1, 0.0), (10, 0.3), (50, -0.1))]
     assert verdicts(rows) == ["Against the same works on the clean twin: the attack brings back more at 10 steps; no "
                               "gap is shown at 1, 50."]
     assert "shows no memory" in verdicts(rows[:1])[0]
+    assert verdicts([{**rows[1], "stage": "hardened_attacked"}])[0].startswith("Hardened, against the same works")
     assert verdicts([{**rows[0], "gap": None}]) == ["Against the same works on the clean twin: nothing could be "
                                                     "judged."]
 

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, copy_judge
+from probes.fine_tuning import FineTuning
 from probes.generate import encode_pictures, encode_prompts, generate
+from probes.hardeners import CaptionFineTuning
+from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.panel import Panel, Sizes, panel_of_prompts
@@ -27,7 +30,9 @@ from tests.tiny import tiny_sd
 
 PLAN = Plan(Sizes(2, 2, 1, 1, 1), picture_seeds=(1, 2), scan_seeds=(3,), sampling=Sampling(2, 5.0, 4),
             localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-            attack=AdversarialEmbedding(steps=2, batch=1), snapshots=(0, 2))
+            attack=AdversarialEmbedding(steps=2, batch=1), snapshots=(0, 2),
+            hardening=Hardening(members=2, dev=1, keep=2, tries=1, hardener=CaptionFineTuning(1.0, 1, 1),
+                                schedule=FineTuning(epochs=1, updates=1, batch=2)))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def known(files):
         locate=(Target("w3", "a thing", "work", files[2], "VM", 9, 9),),
         ladder=(Target("w4", "other", "work", files[3], "VM", 2, 2),),
         nonmembers=(Target("n1", "new", "nonmember", files[4], None, 0, 0),),
-        scenes=(Target("s1", "a scene", "scene"),))
+        scenes=(Target("s1", "a scene", "scene"),), keep=(Target("k1", "a thing to keep", "scene"),))
     return Known(panel, copy_judge(files, "test"), Subject(tiny_sd(seed=1), "clean"), None)
 
 
@@ -77,7 +82,8 @@ def test_every_stage_leaves_its_records(done):
     folder, summary, records = done
     assert {stage: count(records, stage) for stage in dict.fromkeys(r["stage"] for r in records)} == {
         "work": 4, "scan": 5, "before": 10, "twin": 4, "pruned": 8, "random_pruned": 4, "attacked": 8,
-        "nonmember_attacked": 4, "twin_attacked": 8}
+        "nonmember_attacked": 4, "twin_attacked": 8, "surrogates": 3, "kept": 1, "hardened": 8, "hardened_attacked": 8,
+        "hardened_nonmember_attacked": 4}
     assert len({record["id"] for record in records}) == len(records)
     assert all((folder / record["picture"]).is_file() for record in records if record["picture"])
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -128,9 +134,11 @@ def test_every_attack_has_the_same_budget_and_its_controls(done):
     _, summary, _ = done
     assert [(row["stage"], row["attack_steps"], row["n"]) for row in summary["curve"]] == [
         ("attacked", 0, 4), ("attacked", 2, 4), ("nonmember_attacked", 0, 2), ("nonmember_attacked", 2, 2),
-        ("twin_attacked", 0, 4), ("twin_attacked", 2, 4)]
-    assert {(gap["control"], gap["attack_steps"]) for gap in summary["gaps"]} == {
+        ("twin_attacked", 0, 4), ("twin_attacked", 2, 4), ("hardened_attacked", 0, 4), ("hardened_attacked", 2, 4),
+        ("hardened_nonmember_attacked", 0, 2), ("hardened_nonmember_attacked", 2, 2)]
+    assert {(gap["control"], gap["attack_steps"]) for gap in summary["gaps"] if gap["stage"] == "attacked"} == {
         (control, steps) for control in ("nonmember_attacked", "twin_attacked") for steps in (0, 2)}
+    assert summary["hardening"]["works"] == ["w1", "w2"] and summary["hardening"]["dev"] == ["w3"]
 
 
 def test_cost_of_each_stage_by_hand(done):
@@ -149,7 +157,7 @@ def test_a_second_start_does_nothing_again(done, known):
     assert same == records and again == summary
 
 
-@pytest.mark.parametrize("keep", [3, 12, 25, 40, 52])
+@pytest.mark.parametrize("keep", [3, 25, 52, 64])
 def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
     """Cut after some records, in the middle of a batch, with the stage that was running marked as partial."""
     folder, summary, records = done
@@ -163,7 +171,7 @@ def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
     loop_config.finish("interrupted")
     again, found = loop(cut, known, resume=True)
     assert {r["id"]: r for r in found} == {r["id"]: r for r in records} and len(found) == len(records)
-    for part in ("rows", "curve", "gaps", "ladder", "utility", "detector", "mask"):
+    for part in ("rows", "curve", "gaps", "ladder", "utility", "detector", "mask", "drift", "hardening"):
         assert again[part] == summary[part]
 
 
@@ -173,7 +181,7 @@ def test_prompts_that_nobody_knows_anything_about(tmp_path):
     assert {record["stage"] for record in records} == {"scan", "before"}
     assert all(record["copied"] is None and record["unjudged"] for record in records)
     statuses = {entry["stage"]: entry["status"] for entry in summary["cost"]}
-    assert statuses["localize"] == statuses["attacked"] == statuses["twin"] == "skipped"
+    assert statuses["localize"] == statuses["attacked"] == statuses["twin"] == statuses["hardened"] == "skipped"
     assert summary["rows"][0]["rate"] is None and summary["rows"][0]["unscored"] == 4
     assert len(summary["limits"]) >= 3
 

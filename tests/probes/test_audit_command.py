@@ -7,6 +7,9 @@ import pytest
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, audit
 from probes.errors import AuditError, PromptFileError
+from probes.fine_tuning import FineTuning
+from probes.hardeners import CaptionFineTuning
+from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.panel import Sizes
 from probes.runs import RunError
@@ -16,7 +19,9 @@ from tests.tiny import tiny_sd
 
 PLAN = Plan(Sizes(2, 2, 1, 2, 1), picture_seeds=(1,), scan_seeds=(3,), sampling=Sampling(2, 5.0, 8),
             localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-            attack=AdversarialEmbedding(steps=1, batch=1), snapshots=(0, 1))
+            attack=AdversarialEmbedding(steps=1, batch=1), snapshots=(0, 1),
+            hardening=Hardening(members=1, dev=0, keep=2, tries=1, hardener=CaptionFineTuning(1.0, 1, 1),
+                                schedule=FineTuning(epochs=1, updates=1)))
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from probes.sampling import usual_sampling
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-VERBS = ("generate", "scan", "localize", "prune", "attack", "audit", "report", "calibrate", "calibrate-copies",
-         "testbed")
+VERBS = ("generate", "scan", "localize", "prune", "attack", "locality", "harden", "audit", "report", "calibrate",
+         "calibrate-copies", "testbed")
 
 
 def call(*arguments: str | Path | int, **env: str | Path) -> Result:

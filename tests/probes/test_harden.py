@@ -1,127 +1,168 @@
-"""Hardening: the loss it takes, that the subject stays, that a cut run ends the same."""
+"""`diffshield harden`: what it trains with, when it stops, what it attacks again, and what isn't there."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from PIL import Image
+from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
-from probes.attacks.adversarial_embedding import training_loss
+from probes.cli import app
 from probes.errors import AuditError
-from probes.generate import encode_prompts
-from probes.harden import AdversarialFineTuning, Memory, Pair, harden, hardened, restored, save_hardened
-from probes.types import Goal, Subject
+from probes.fine_tuning import FineTuning, hardened
+from probes.harden import HARDEN, UNPRUNED, harden, lines_of
+from probes.harden import hardening as hardening_of
+from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
+from probes.hardening import Hardening
+from probes.localizers import RandomMask
+from probes.panel import Panel, Sizes, with_dev
+from probes.prompts import Target
+from probes.runs import Run
+from probes.scan import Sampling
+from probes.types import Subject
+from probes.verbs import Asked
+from shield.errors import BadRequestError
+from shield.load import load
 from tests.probes.exact import bits
+from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-OPTIONS = AdversarialFineTuning(epochs=2, updates=1, lr=1e-3, batch=2, keep_batch=2, draws=2, checkpoint_every=1,
-                                attack=AdversarialEmbedding(steps=1, batch=1))
+SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2, checkpoint_every=1)
+PLAN = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8),
+               attack=AdversarialEmbedding(steps=2, batch=1),
+               hardening=Hardening(members=2, dev=1, keep=3, tries=2, schedule=SCHEDULE, hardener=AdversarialFineTuning(
+                   keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1))))
 
 
 @pytest.fixture(scope="module")
-def subject():
-    return Subject(tiny_sd(), "tiny")
+def weights(tmp_path_factory):
+    return tiny_testbed(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shipped(weights):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
+        yield
+
+
+def run(out, asked=None, **options):
+    return harden(out, asked or Asked(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False,
+                                                        **options})
 
 
 @pytest.fixture(scope="module")
-def works(subject):
-    draw = torch.Generator().manual_seed(3)
-    latents = torch.randn(6, 4, 8, 8, generator=draw)
-    embeds = encode_prompts(subject, ["the cat", "red", "a thing", "one", "two", "three"])
-    memories = [Memory(Goal(f"w{n}", latents[n], embeds[n], n), latents[n].flip(-1)) for n in range(3)]
-    return memories, [Pair(latents[n], embeds[n]) for n in range(3, 6)]
+def done(tmp_path_factory, shipped):
+    folder = tmp_path_factory.mktemp("harden")
+    RandomMask(density=0.1).locate(Subject(tiny_sd(), "tiny")).mask.save(folder / "mask.safetensors")
+    return run(folder / "run", mask=folder / "mask.safetensors", save=folder / "saved")
 
 
-def test_the_subject_stays_and_the_weights_move(subject, works, tmp_path):
-    before = bits(subject.denoiser)
-    subject.denoiser.conv_in.bias.requires_grad_(False)
-    weights = harden(subject, *works, OPTIONS, tmp_path)
-    assert bits(subject.denoiser) == before
-    assert not subject.denoiser.conv_in.bias.requires_grad and subject.denoiser.conv_out.bias.requires_grad
-    subject.denoiser.conv_in.bias.requires_grad_(True)
-    assert all(parameter.grad is None for parameter in subject.denoiser.parameters())
-    with hardened(subject, weights) as denoiser:
-        assert bits(denoiser) != before
-    assert bits(subject.denoiser) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hardened.safetensors"]
+def test_every_stage_of_it(done):
+    records = list(Run.open(done.folder).records())
+    counts = {stage: sum(r["stage"] == stage for r in records) for stage in dict.fromkeys(r["stage"] for r in records)}
+    # Two members and a dev work; non-member; scene. Members with two seeds for a surrogate.
+    assert counts == {"work": 3, "before": 4, "twin": 2, "twin_attacked": 4, "surrogates": 6, "kept": 3, "hardened": 4,
+                      "hardened_attacked": 4, "hardened_nonmember_attacked": 2}
+    assert len({record["id"] for record in records}) == len(records)
+    cost = {entry["stage"]: entry["evaluations"] for entry in done.summary["cost"]}
+    # Rounds: two an epoch. Triggers of 3 works; an update has keep_batch pairs, and a caption and a trigger a work.
+    # The check after the first epoch ends it: a search of two steps, then two pictures of two steps and two halves.
+    assert cost["harden"] == (3 + 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
+    assert done.report.is_file() and any("adversarial_fine_tuning: works 2, dev 1" in line
+                                         for line in lines_of(done.summary))
 
 
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_cut_run_ends_with_the_same_weights(subject, works, tmp_path, at):
-    whole = load_file(harden(subject, *works, OPTIONS, tmp_path / "whole"))
-
-    def stop(done, total):
-        assert total == 4
-        if done == at:
-            raise KeyboardInterrupt
-    sha = bits(subject.denoiser)
-    with pytest.raises(KeyboardInterrupt):
-        harden(subject, *works, OPTIONS, tmp_path / "cut", stop)
-    assert bits(subject.denoiser) == sha and not (tmp_path / "cut" / "hardened.safetensors").exists()
-    rounds = []
-    again = load_file(harden(subject, *works, OPTIONS, tmp_path / "cut", lambda done, total: rounds.append(done)))
-    assert set(again) == set(whole) and all(torch.equal(again[name], whole[name]) for name in whole)
-    assert rounds == list(range(at, 5))   # the round that was cut after its step, before its checkpoint, is repeated
+def test_what_was_trained_is_said(done):
+    """Untrained weights copy nothing, so the first check ends the training."""
+    told = done.summary["hardening"]
+    assert told["rounds"] == 2 and told["epochs"] == 1 and told["stopped_early"]
+    assert told["checks"] == [{"epoch": 1, "caption": 0, "caption_judged": 1, "attack": 0, "attack_judged": 1}]
+    assert told["utility"]["scenes"] == 1 and told["keep"] == 3 and len(told["works"]) == 2 and len(told["dev"]) == 1
+    assert {(gap["stage"], gap["control"]) for gap in done.summary["gaps"]} == {
+        ("hardened_attacked", "hardened_nonmember_attacked"), ("hardened_attacked", "twin_attacked")}
+    assert {row["stage"] for row in done.summary["drift"]} == {"hardened"}
 
 
-def test_a_checkpoint_of_something_else_is_refused(subject, works, tmp_path):
-    def stop(done, total):
-        if done == 2:
-            raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
-        harden(subject, *works, OPTIONS, tmp_path, stop)
-    with pytest.raises(AuditError, match="another model, other options"):
-        harden(subject, *works, replace(OPTIONS, lr=1e-4), tmp_path)
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
-    with pytest.raises(AuditError, match="can't be read as a checkpoint"):
-        harden(subject, *works, OPTIONS, tmp_path)
+def test_the_saved_checkpoint_is_the_hardened_model_and_the_subject_isnt(done):
+    subject = Subject(load("testbed", device="cpu"), "testbed")
+    saved = StableDiffusionPipeline.from_pretrained(done.folder.parent / "saved", safety_checker=None).unet
+    assert bits(saved) != bits(subject.denoiser)
+    with hardened(subject, done.folder / "harden" / "hardened.safetensors") as denoiser:
+        assert bits(denoiser) == bits(saved)
 
 
-def test_training_moves_the_trigger_towards_the_surrogate(subject, works, tmp_path):
-    """Without an attack the caption is the trigger: its loss on the surrogate falls, and so does that of the pairs."""
-    memories, keep = works
-    options = replace(OPTIONS, attack=None, epochs=8, updates=2, lr=3e-3, draws=4)
-    weights = harden(subject, memories, keep, options, tmp_path)
-
-    def losses():
-        def loss(pairs):
-            with torch.no_grad():
-                return training_loss(subject, torch.stack([p.latents for p in pairs]),
-                                     torch.stack([p.prompt_embeds for p in pairs]),
-                                     [torch.Generator().manual_seed(n) for n in range(len(pairs))], 64).mean().item()
-        return loss([Pair(m.surrogate, m.goal.prompt_embeds) for m in memories]), loss(keep)
-    before = losses()
-    with hardened(subject, weights):
-        after = losses()
-    assert after[0] < 0.9 * before[0] and after[1] < before[1]
+def test_a_second_start_does_nothing_again(done):
+    before = (done.folder / "records.jsonl").read_bytes()
+    again = run(done.folder, mask=done.folder.parent / "mask.safetensors", save=done.folder.parent / "saved",
+                resume=True)
+    assert json.loads(json.dumps(again.summary)) == json.loads(json.dumps(done.summary))
+    assert (done.folder / "records.jsonl").read_bytes() == before
 
 
-def test_fresh_triggers_are_part_of_it(subject, works, tmp_path):
-    with_attack = load_file(harden(subject, *works, OPTIONS, tmp_path / "a"))
-    without = load_file(harden(subject, *works, replace(OPTIONS, attack=None), tmp_path / "b"))
-    assert not torch.equal(with_attack["conv_in.weight"], without["conv_in.weight"])
+def test_works_whose_surrogates_are_all_copies_borrow_one(tmp_path):
+    """The references are the model's own pictures with the surrogates' seeds."""
+    tiny_sd(seed=4).save_pretrained(tmp_path / "model")
+    model, prompts = str(tmp_path / "model"), ["the cat", "red", "a thing"]
+    pipe = load(model, device="cpu")
+    (tmp_path / "benign.txt").write_text("one\ntwo\n")
+    lines = ["caption,picture"]
+    for n, prompt in enumerate(prompts):
+        image = pipe(prompt, generator=torch.Generator().manual_seed(7000), num_inference_steps=2,
+                     guidance_scale=5.0).images[0]
+        (image if n else Image.effect_noise((64, 64), 90).convert("RGB")).save(tmp_path / f"{n}.png")
+        lines.append(f"{prompt},{n}.png")
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    plan = replace(PLAN, hardening=replace(PLAN.hardening, tries=1, hardener=CaptionFineTuning(1.0, 1, 1)))
+    asked = Asked(model, tmp_path / "own.csv", benign=tmp_path / "benign.txt", device="cpu")
+    done = run(tmp_path / "run", asked, plan=plan)
+    told = done.summary["hardening"]
+    assert told["borrowed_surrogates"] == 2 and told["hardener"] == "caption_fine_tuning"
+    assert told["dev"] == ["prompt-000001"] and told["works"] == ["prompt-000002", "prompt-000003"]
+    assert done.summary["limits"][0] == UNPRUNED and any("clean twin" in limit for limit in done.summary["limits"])
 
 
-def test_a_hardened_checkpoint_is_a_normal_one(subject, works, tmp_path):
-    weights = harden(subject, *works, OPTIONS, tmp_path / "run")
-    folder = save_hardened(subject, weights, tmp_path / "saved")
-    with hardened(subject, weights) as denoiser:
-        assert bits(StableDiffusionPipeline.from_pretrained(folder).unet) == bits(denoiser)
+def test_nothing_to_keep_is_said_not_guessed(tmp_path):
+    tiny_sd(seed=4).save_pretrained(tmp_path / "model")
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "own.csv").write_text("caption,picture\nthe cat,a.png\n")
+    done = run(tmp_path / "run", Asked(str(tmp_path / "model"), tmp_path / "own.csv", device="cpu"))
+    assert done.summary["hardening"] is None and any("--benign" in limit for limit in done.summary["limits"])
+
+
+def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
+    targets = tuple(Target(str(n), str(n)) for n in range(5))
+    panel = with_dev(Panel(members=targets, scenes=targets))
+    assert [[t.id for t in part] for part in (panel.locate, panel.members, panel.keep, panel.scenes)] == [
+        ["0", "3"], ["1", "2", "4"], ["0", "2", "4"], ["1", "3"]]
+    assert with_dev(panel) == panel and with_dev(Panel(members=targets[:2])).locate == ()
+
+
+@pytest.mark.parametrize("wrong", [{"method": "nonsense"}, {"lr": 0.0}])
+def test_trainings_that_cant_be(wrong):
+    options = {"members": 1, "dev": 0, "keep": 1, "epochs": 1, "updates": 1, "lr": 1e-5, "batch": 1, "rank": 0}
+    with pytest.raises(BadRequestError):
+        hardening_of(**{"method": "negative_guidance", **options, **wrong})
+    assert hardening_of("negative_guidance", **options).hardener.name == "negative_guidance"
+
+
+def test_mistakes_leave_no_run(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
     with pytest.raises(AuditError, match="isn't empty"):
-        save_hardened(subject, weights, folder)
+        run(tmp_path / "run", save=tmp_path / "full")
+    with pytest.raises(BadRequestError, match="step counts"):
+        run(tmp_path / "run", steps=())
+    assert not (tmp_path / "run").exists()
 
 
-def test_restored_after_an_exception(subject):
-    sha = bits(subject.denoiser)
-    with pytest.raises(KeyError), restored(subject.denoiser):
-        with torch.no_grad():
-            subject.denoiser.conv_in.weight.zero_()
-        raise KeyError
-    assert bits(subject.denoiser) == sha
-
-
-def test_nothing_to_remove_or_to_keep_is_refused(subject, works, tmp_path):
-    with pytest.raises(AuditError, match="there are 0 and 3"):
-        harden(subject, [], works[1], OPTIONS, tmp_path)
+def test_the_verb_names_its_report(tmp_path):
+    options = ("--method negative_guidance --works 1 --dev 0 --keep 1 --epochs 1 --updates 1 --seeds 1 --steps 1 "
+               "--at 0,1 --device cpu")
+    done = CliRunner().invoke(app, ["harden", "--out", str(tmp_path / "run"), *options.split()])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
+    assert "negative_guidance: works 1" in done.stdout and "Hardened, against the same works" in done.stdout

@@ -212,7 +212,7 @@ def test_shares_carry_their_numbers() -> None:
 def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
     row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
            "low": 0.7, "high": 1.0}
-    gap = {"attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
+    gap = {"stage": "attacked", "attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
     said = attack_words({"curve": [row], "gaps": [gap]})
     assert "9 of 10" in said[0] and "+40 percentage points" in said[1] and meaning in said[1]
     assert table_rows({"rows": [], "curve": [row]})[0]["label"] == "pruned, then attacked (50 steps)"

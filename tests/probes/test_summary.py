@@ -53,7 +53,10 @@ def test_gap_is_members_minus_control_at_equal_steps():
         ("attacked", 0, 0.0), ("attacked", 50, 1.0), ("twin_attacked", 50, 0.25)]
     (gap,) = gaps(curve)
     assert (gap["attack_steps"], gap["control"], gap["gap"]) == (50, "twin_attacked", 0.75)
-    assert gap["n"] == gap["n_control"] == 4
+    assert gap["n"] == gap["n_control"] == 4 and gap["stage"] == "attacked"
+    records += [record("hardened_attacked", item, item == "a", attack_steps=50) for item in "abcd"]
+    again = [gap for gap in gaps(attack_curve(records, "tiled_l2")) if gap["stage"] == "hardened_attacked"]
+    assert [(gap["control"], gap["gap"]) for gap in again] == [("twin_attacked", 0.0)]
 
 
 def test_the_interval_of_a_gap_by_hand():
@@ -94,5 +97,8 @@ def test_utility_pairs_the_same_scene_and_seed():
     def scene(stage, item, seed, value):
         return record(stage, item, None, kind="scene", seed=seed, scores={"alignment": value})
     found = utility([scene("before", "s", 0, 0.5), scene("pruned", "s", 0, 0.4), scene("before", "s", 1, 0.9)])
-    assert found["n"] == 1 and found["loss"] == pytest.approx(0.1)
+    assert found["n"] == 1 and found["loss"] == pytest.approx(0.1) and found["unscored"] == 0
+    after = utility([scene("before", "s", 0, 0.5), scene("hardened", "s", 0, 0.2), scene("hardened", "s", 1, None)],
+                    "hardened")
+    assert after["loss"] == pytest.approx(0.3) and after["alignment_after"] == 0.2 and after["unscored"] == 1
     assert utility([scene("before", "s", 0, 0.5)]) is None

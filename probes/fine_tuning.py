@@ -1,0 +1,263 @@
+"""The training loop of all hardeners: rounds with checkpoints, early stop, full weights or adapters.
+
+A model is trained in float32 whatever it is kept in, and is bit-equal afterwards: the result is a file of weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from probes.adapters import Adapters
+from probes.errors import AuditError
+from probes.types import Hardener, Memory, Pair, Progress, Subject
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A schedule: ``epochs`` passes over the memories, ``batch`` of them a round, ``updates`` AdamW steps a round.
+
+    ``rank`` above 0 trains low-rank adapters of the attention layers instead of the hardener's own parameters.
+    """
+
+    epochs: int = 5
+    updates: int = 4
+    lr: float = 1e-5
+    batch: int = 4
+    rank: int = 0
+    seed: int = 0
+    checkpoint_every: int = 10
+
+    def rounds(self, memories: int) -> int:
+        """Rounds of one epoch."""
+        return -(-memories // self.batch)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a fine-tuning ended with; ``stopped`` means that the check ended it before the last epoch."""
+
+    weights: Path
+    rounds: int
+    stopped: bool
+    parameters: int
+
+
+def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
+              schedule: FineTuning, folder: Path, *, check: Callable[[int], bool] | None = None,
+              progress: Progress | None = None) -> Tuned:
+    """Train, and write the denoiser's new weights to ``folder``/hardened.safetensors.
+
+    After each epoch but the last ``check`` looks at the subject as it is by then and may end the training. The subject
+    is bit-equal afterwards. A checkpoint every few rounds: an interrupted training goes on from it and ends with the
+    same weights. AuditError if the folder's files belong to another model, options or memories.
+    """
+    if not memories or not (keep or hardener.has_teacher):
+        raise AuditError(f"Hardening needs memories and pairs to keep; there are {len(memories)} and {len(keep)}.")
+    final, identity = folder / "hardened.safetensors", _identity(subject, hardener, memories, keep, schedule)
+    if not final.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with restored(subject.denoiser):
+            training = _Training(subject, hardener, memories, keep, schedule)
+            training.load(folder / "checkpoint.safetensors", identity)
+            with training.attached():
+                stopped = _run(training, folder / "checkpoint.safetensors", identity, check, progress)
+            header = {**identity, "rounds": str(training.round), "stopped": str(stopped),
+                      "parameters": str(sum(parameter.numel() for parameter in training.parameters))}
+            _write(final, training.weights(), header)
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    header = _read(final)[0]
+    _check(final, header, identity)
+    return Tuned(final, int(header["rounds"]), header["stopped"] == "True", int(header["parameters"]))
+
+
+def _run(training: _Training, checkpoint: Path, identity: Mapping[str, str], check: Callable[[int], bool] | None,
+         progress: Progress | None) -> bool:
+    """The rounds that are left; True if the check ended them."""
+    schedule, epoch = training.schedule, training.schedule.rounds(len(training.memories))
+    while training.round < schedule.epochs * epoch:
+        training.step()
+        if progress is not None:
+            progress(training.round, schedule.epochs * epoch)
+        ended = training.round % epoch == 0 and training.round < schedule.epochs * epoch
+        if ended and check is not None:
+            with training.as_kept():
+                if check(training.round // epoch):
+                    return True
+        if training.round % schedule.checkpoint_every == 0:
+            training.save(checkpoint, identity)
+    return False
+
+
+class _Training:
+    """Weights, optimizer and place in the schedule of one fine-tuning."""
+
+    def __init__(self, subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
+                 schedule: FineTuning) -> None:
+        self.subject, self.hardener, self.memories, self.keep = subject, hardener, memories, keep
+        self.schedule, self.round, self.dtype = schedule, 0, subject.dtype
+        denoiser = subject.denoiser.float().requires_grad_(False)
+        self.teacher = copy.deepcopy(denoiser) if hardener.has_teacher else None
+        self.adapters = Adapters(denoiser, schedule.rank, seed=schedule.seed) if schedule.rank else None
+        self.parameters: list[torch.Tensor] = (
+            self.adapters.parameters if self.adapters is not None else
+            [parameter.requires_grad_(True) for name, parameter in denoiser.named_parameters()
+             if re.search(hardener.trains, name)])
+        self.adam = torch.optim.AdamW(self.parameters, lr=schedule.lr)
+
+    def attached(self):  # type: ignore[no-untyped-def]
+        """The block in which the denoiser answers with what has been trained."""
+        return self.adapters.attached() if self.adapters is not None else nullcontext()
+
+    def step(self) -> None:
+        """One round: a lesson for one batch of memories, then ``updates`` steps on it."""
+        lesson = self.hardener.lesson(self.subject, self._batch(), self._number)
+        for update in range(self.schedule.updates):
+            draw = torch.Generator().manual_seed(self._number(f"update {update}"))
+            loss = self.hardener.loss(self.subject, self.teacher, lesson, self.keep, draw)
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()
+            self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.round += 1
+
+    def _number(self, what: str) -> int:
+        return zlib.crc32(f"{self.schedule.seed} {self.round} {what}".encode())
+
+    def _batch(self) -> list[Memory]:
+        """Memories in an order of each epoch's own."""
+        size = self.schedule.batch
+        epoch, place = divmod(self.round, self.schedule.rounds(len(self.memories)))
+        draw = torch.Generator().manual_seed(zlib.crc32(f"{self.schedule.seed} epoch {epoch}".encode()))
+        order = torch.randperm(len(self.memories), generator=draw).tolist()
+        return [self.memories[n] for n in order[place * size:(place + 1) * size]]
+
+    @contextmanager
+    def as_kept(self) -> Iterator[None]:
+        """Inside the block the denoiser is in the precision that its pipeline runs in."""
+        if self.dtype == torch.float32:
+            yield
+            return
+        full = {name: parameter.detach().clone() for name, parameter in self.subject.denoiser.named_parameters()}
+        self.subject.denoiser.to(self.dtype)
+        try:
+            yield
+        finally:
+            self.subject.denoiser.float()
+            for name, parameter in self.subject.denoiser.named_parameters():
+                parameter.data = full[name]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained denoiser's state; adapters are merged by this, so it ends the training."""
+        if self.adapters is not None:
+            self.adapters.merge()
+        return {name: value.detach().cpu().contiguous() for name, value in self.subject.denoiser.state_dict().items()}
+
+    def save(self, path: Path, identity: Mapping[str, str]) -> None:
+        tensors = {f"weight.{n}": parameter.detach().cpu() for n, parameter in enumerate(self.parameters)}
+        for n, state in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{n}.{key}": value.detach().cpu() for key, value in state.items()}
+        _write(path, tensors, {**identity, "round": str(self.round)})
+
+    def load(self, path: Path, identity: Mapping[str, str]) -> None:
+        """Go on from a checkpoint, if there is one."""
+        if not path.exists():
+            return
+        header, tensors = _read(path)
+        _check(path, header, identity)
+        self.round = int(header["round"])
+        with torch.no_grad():
+            for n, parameter in enumerate(self.parameters):
+                parameter.copy_(tensors[f"weight.{n}"])
+        stored = self.adam.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, number, key = name.split(".")
+                stored["state"].setdefault(int(number), {})[key] = value
+        self.adam.load_state_dict(stored)
+
+
+def _identity(subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
+              schedule: FineTuning) -> dict[str, str]:
+    latents = torch.cat([memory.surrogate.float().flatten() for memory in memories]
+                        + [pair.latents.float().flatten() for pair in keep])
+    works = zlib.crc32(latents.cpu().numpy().tobytes() + " ".join(m.goal.id for m in memories).encode())
+    return {"model_sha256": subject.sha256(), "options": f"{hardener!r} {schedule!r}", "works": str(works)}
+
+
+def _check(path: Path, header: Mapping[str, str], identity: Mapping[str, str]) -> None:
+    if {key: header.get(key) for key in identity} != dict(identity):
+        raise AuditError(f"{path} belongs to another model, other options or other works. Choose another folder.")
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], header: Mapping[str, str]) -> None:
+    part = path.with_suffix(".part")
+    try:
+        save_file(tensors, part, metadata=dict(header))
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise AuditError(f"Can't write {path}: {error}. Nothing that was written is lost; continue with --resume."
+                         ) from error
+    part.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return header, load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AuditError(f"{path} can't be read as a checkpoint: {error}. Delete it to start again.") from error
+
+
+@contextmanager
+def restored(module: torch.nn.Module) -> Iterator[None]:
+    """Whatever the block does to weights, their precision and what asks for a gradient, afterwards it is as before."""
+    tensors = [*module.parameters(), *module.buffers()]
+    before = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value, asks in before:
+            tensor.data = value
+            tensor.requires_grad_(asks)
+            tensor.grad = None
+
+
+@contextmanager
+def hardened(subject: Subject, weights: Path) -> Iterator[torch.nn.Module]:
+    """The denoiser with hardened weights inside the block. AuditError if they don't fit."""
+    header, tensors = _read(weights)
+    with restored(subject.denoiser):
+        try:
+            subject.denoiser.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise AuditError(f"{weights} holds weights of another model.") from error
+        yield subject.denoiser
+
+
+def save_hardened(subject: Subject, weights: Path, folder: Path) -> Path:
+    """Write the hardened pipeline as a normal diffusers checkpoint; AuditError if the folder isn't empty.
+
+    A half-written folder never has the final name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AuditError(f"{folder} exists and isn't empty; choose another folder for the hardened checkpoint.")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with hardened(subject, weights):
+        subject.pipe.save_pretrained(part, safe_serialization=True)
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)
+    return folder

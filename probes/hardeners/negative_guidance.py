@@ -1,0 +1,73 @@
+"""ESD: what guidance does away from a caption becomes the model's answer to that caption.
+
+Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023, arXiv 2303.07345. With the frozen original
+denoiser e and the trained one e',
+
+    L = || e'(x_t, c) - (e(x_t, "") - eta (e(x_t, c) - e(x_t, ""))) ||^2
+
+where x_t is what the trained model makes of noise and caption c up to a random step, with guidance. A concept here is a
+memorized caption, and the trained parameters are those of cross-attention (the paper's ESD-x). The target's
+coefficients add up to one, so the formula reads the same for epsilon, v and clean-latent predictions; only the weight
+of a timestep differs. Pictures play no part: neither surrogates nor pairs to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from diffusers import DDIMScheduler
+
+from probes.generate import encode_prompts
+from probes.types import Memory, Pair, Subject
+
+Captions = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NegativeGuidance:
+    """Options: ``eta`` is the strength, ``guidance_scale`` and ``steps`` those of the runs that x_t comes from."""
+
+    name: ClassVar[str] = "negative_guidance"
+    trains: ClassVar[str] = r"attn2\."
+    has_teacher: ClassVar[bool] = True
+
+    eta: float = 1.0
+    guidance_scale: float = 3.0
+    steps: int = 50
+
+    def lesson(self, subject: Subject, memories: Sequence[Memory], number: Callable[[str], int]) -> Captions:
+        """Embeddings of the captions and, as often, of the empty prompt, both (B, T, D)."""
+        captions = torch.stack([memory.goal.prompt_embeds for memory in memories]).to(subject.device, subject.dtype)
+        return captions, encode_prompts(subject, [""]).to(captions).expand_as(captions)
+
+    def loss(self, subject: Subject, teacher: torch.nn.Module | None, lesson: Captions, keep: Sequence[Pair],
+             draw: torch.Generator) -> torch.Tensor:
+        """L of the module's docstring, a scalar."""
+        assert teacher is not None
+        captions, empty = lesson
+        latents, time = self._drawn(subject, captions, empty, draw)
+        with torch.no_grad():
+            cond, none = (teacher(latents, time, encoder_hidden_states=embeds, return_dict=False)[0].float()
+                          for embeds in lesson)
+        ours = subject.denoiser(latents, time, encoder_hidden_states=captions, return_dict=False)[0].float()
+        return (ours - (none - self.eta * (cond - none))).square().mean()
+
+    def _drawn(self, subject: Subject, captions: torch.Tensor, empty: torch.Tensor,
+               draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, C, H, W) of the current model at a random step, the same one for all, and its timestep."""
+        scheduler = DDIMScheduler.from_config(subject.pipe.scheduler.config, clip_sample=False)
+        scheduler.set_timesteps(self.steps)
+        stop = int(torch.randint(0, self.steps, (1,), generator=draw))
+        config = subject.denoiser.config
+        latents = torch.randn(len(captions), config.in_channels, config.sample_size, config.sample_size,
+                              generator=draw).to(captions)
+        with torch.no_grad():
+            for time in scheduler.timesteps[:stop]:
+                both = subject.denoiser(torch.cat([latents, latents]), time, return_dict=False,
+                                        encoder_hidden_states=torch.cat([empty, captions]))[0]
+                none, cond = both.chunk(2)
+                latents = scheduler.step(none + self.guidance_scale * (cond - none), time, latents).prev_sample
+        return latents, scheduler.timesteps[stop]

@@ -1,0 +1,198 @@
+"""The stages of an audit that remove memories for good: what to train with, the training, and another attack.
+
+    surrogates                  the pruned model's pictures of the members' captions, and of dev works'
+    kept                        the model's own pictures of ordinary captions, which it has to keep
+    harden                      the training (probes/fine_tuning.py); harden/hardened.safetensors, harden/checks.json
+    hardened                    members, non-members and scenes as "before", with the hardened weights
+    hardened_attacked           members on the hardened model, the budget of stage "attacked"
+    hardened_nonmember_attacked   matched non-members on it
+
+Dev works are removed together with the members; whether they still come out, from the caption or from an attack, ends
+the training early. No figure is about them.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from probes.batches import in_batches
+from probes.fine_tuning import FineTuning, fine_tune, hardened
+from probes.generate import encode_pictures, encode_prompts, generate
+from probes.hardeners import AdversarialFineTuning
+from probes.prompts import Target
+from probes.pruners import pruned
+from probes.runs import Record, write_json
+from probes.scan import jobs_for, reference_picture
+from probes.stages import Skip
+from probes.types import Goal, Hardener, Memory, Pair
+
+if TYPE_CHECKING:
+    from probes.loop import Loop
+
+NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
+NO_KEEP = "There are no ordinary captions whose pictures the model could keep, so it wasn't hardened (--benign)."
+NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """How much hardening an audit does.
+
+    ``members`` at most are removed, with ``dev`` further works that decide when to stop (0: never before the last
+    epoch). ``keep`` ordinary captions are kept. A surrogate is the first of ``tries`` pictures that is no copy.
+    """
+
+    members: int = 16
+    dev: int = 4
+    keep: int = 64
+    tries: int = 2
+    hardener: Hardener = field(default_factory=AdversarialFineTuning)
+    schedule: FineTuning = FineTuning()
+    first_seed: int = 7000
+
+
+STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hardened_nonmember_attacked")
+
+
+def stages(loop: Loop) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
+    """Stage -> its work, for Loop.do."""
+    return {"surrogates": lambda: surrogates(loop), "kept": lambda: kept(loop), "harden": lambda: harden(loop),
+            "hardened": lambda: draw(loop),
+            "hardened_attacked": lambda: attack(loop, "hardened_attacked", members(loop)),
+            "hardened_nonmember_attacked":
+                lambda: attack(loop, "hardened_nonmember_attacked", loop.panel.nonmembers)}
+
+
+def members(loop: Loop) -> list[Target]:
+    """The members that are removed."""
+    return [target for target in loop.panel.members if target.reference is not None][:loop.plan.hardening.members]
+
+
+def dev(loop: Loop) -> list[Target]:
+    """The works that are removed with them and decide when to stop."""
+    taken = {target.id for target in members(loop)}
+    return [target for target in loop.panel.locate if target.reference is not None and target.id not in taken
+            ][:loop.plan.hardening.dev]
+
+
+def surrogates(loop: Loop) -> None:
+    plan, targets = loop.plan.hardening, [*members(loop), *dev(loop)]
+    if not members(loop):
+        raise Skip(NO_MEMORY)
+    seeds = range(plan.first_seed, plan.first_seed + plan.tries)
+    with pruned(loop.subject, loop.mask()):
+        loop.draw("surrogates", loop.subject, jobs_for(targets, list(seeds)))
+
+
+def kept(loop: Loop) -> None:
+    plan = loop.plan.hardening
+    targets = [replace(target, kind="kept") for target in loop.panel.keep[:plan.keep]]
+    if not members(loop) or not targets:
+        raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
+    loop.draw("kept", loop.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
+
+
+def harden(loop: Loop) -> dict[str, Any]:
+    """The training. What was trained, for how long, and what the checks on dev works found."""
+    if not loop.stages.complete("surrogates") or not loop.stages.complete("kept"):
+        raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
+    plan, works, records = loop.plan.hardening, [*members(loop), *dev(loop)], list(loop.run.records())
+    keep = _pairs_of(loop, [record for record in records if record["stage"] == "kept"])
+    memories, borrowed = _memories(loop, works, [r for r in records if r["stage"] == "surrogates"], keep)
+    check = Check(loop, memories[len(members(loop)):]) if dev(loop) and loop.known.judge is not None else None
+    tuned = fine_tune(loop.subject, plan.hardener, memories, keep, plan.schedule, loop.run.folder / "harden",
+                      check=check, progress=loop.track("harden"))
+    return {"hardener": plan.hardener.name, "works": [target.id for target in members(loop)],
+            "dev": [target.id for target in dev(loop)], "keep": len(keep), "borrowed_surrogates": borrowed,
+            "rounds": tuned.rounds, "epochs": tuned.rounds / plan.schedule.rounds(len(memories)),
+            "stopped_early": tuned.stopped, "parameters": tuned.parameters, "rank": plan.schedule.rank,
+            "lr": plan.schedule.lr, "checks": check.rows() if check is not None else []}
+
+
+def draw(loop: Loop) -> None:
+    targets = dict.fromkeys([*members(loop), *loop.panel.nonmembers, *loop.panel.scenes])
+    with hardened(loop.subject, _weights(loop)):
+        loop.draw("hardened", loop.subject, jobs_for(list(targets), loop.plan.picture_seeds))
+
+
+def attack(loop: Loop, stage: str, targets: Sequence[Target]) -> dict[str, Any]:
+    with hardened(loop.subject, _weights(loop)):
+        return loop.attack(stage, "hardened", loop.subject, targets)
+
+
+def _weights(loop: Loop) -> Path:
+    if not loop.stages.complete("harden"):
+        raise Skip(NO_WEIGHTS)
+    return loop.run.folder / "harden" / "hardened.safetensors"
+
+
+def _pairs(loop: Loop, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
+    """Pictures with their prompts, as the denoiser sees them."""
+    def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
+        return list(encode_pictures(loop.subject, [reference_picture(path) for path in some]).cpu())
+
+    latents = in_batches(encoded, pictures, loop.plan.sampling.batch_size)
+    return [Pair(*pair) for pair in zip(latents, encode_prompts(loop.subject, prompts).cpu(), strict=True)]
+
+
+def _pairs_of(loop: Loop, records: Sequence[Record]) -> list[Pair]:
+    return _pairs(loop, [record["prompt"] for record in records],
+                  [loop.run.folder / record["picture"] for record in records])
+
+
+def _memories(loop: Loop, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
+              ) -> tuple[list[Memory], int]:
+    """Works with their surrogates, and for how many of these the pruned model drew nothing but copies.
+
+    Such a work borrows an ordinary caption's picture: less like what it should be, but not the work.
+    """
+    usable = {record["item"]: record for record in reversed(drawn) if not record["copied"]}
+    found = [work.id for work in works if work.id in usable]
+    surrogates = dict(zip(found, _pairs_of(loop, [usable[item] for item in found]), strict=True)) if found else {}
+    memories = []
+    for work, pair in zip(works, _pairs(loop, [work.prompt for work in works],
+                                        [work.reference for work in works if work.reference]), strict=True):
+        number = zlib.crc32(work.id.encode())
+        surrogate = surrogates.get(work.id) or keep[number % len(keep)]
+        memories.append(Memory(Goal(work.id, pair.latents, pair.prompt_embeds, number), surrogate.latents))
+    return memories, len(works) - len(found)
+
+
+class Check:
+    """Ends a training when no dev work comes out any more, neither from its caption nor from the attack."""
+
+    def __init__(self, loop: Loop, memories: Sequence[Memory]) -> None:
+        self._loop, self._goals = loop, [memory.goal for memory in memories]
+        self._file = loop.run.folder / "harden" / "checks.json"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each epoch: dev works that came out from the caption and from the attack, of how many judged."""
+        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
+
+    def __call__(self, epoch: int) -> bool:
+        attack = self._loop.plan.attack
+        goals = [replace(goal, seed=zlib.crc32(f"check {epoch} {goal.id}".encode())) for goal in self._goals]
+        found = attack.search(self._loop.subject, goals)
+        row = {"epoch": epoch, **self._came_out("caption", [goal.prompt_embeds for goal in goals]),
+               **self._came_out("attack", [one.prompt_embeds[attack.steps] for one in found])}
+        write_json(self._file, [*(other for other in self.rows() if other["epoch"] < epoch), row])
+        return row["caption_judged"] * row["attack_judged"] > 0 and not row["caption"] and not row["attack"]
+
+    def _came_out(self, name: str, embeds: Sequence[torch.Tensor]) -> dict[str, int]:
+        loop, judge = self._loop, self._loop.known.judge
+        assert judge is not None
+        sampling, plan = loop.plan.sampling, loop.plan.hardening
+        seed = plan.first_seed + plan.tries + 1
+        pictures = generate(loop.subject.pipe, torch.stack(list(embeds)), [seed] * len(embeds), steps=sampling.steps,
+                            guidance_scale=sampling.guidance_scale, batch_size=sampling.batch_size)
+        works = {target.id: target for target in dev(loop)}
+        references = [reference_picture(works[goal.id].reference) for goal in self._goals]
+        copied = [one.copied for one in judge.judge(pictures, references)]
+        return {name: copied.count(True), f"{name}_judged": len(copied) - copied.count(None)}
