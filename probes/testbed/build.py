@@ -53,7 +53,7 @@ CPU = Preset(
     base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
     forks=(Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
            Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
-           Schedule(steps=2800, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2)),
+           Schedule(steps=2500, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2)),
 )  # fmt: skip
 GPU = Preset(
     (64, 128, 176, 176),

@@ -82,7 +82,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
-    from probes.testbed.verify import Verifier
+    from probes.testbed.verify import Verifier, table
 
     figures = Verifier(out, seeds).run()
     typer.echo(json.dumps(figures, indent=1) if as_json else table(figures))
@@ -112,21 +112,3 @@ def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path
     rows = [[Image.open(i.file).convert("RGB") for i in items[:8] if i.file] for items in groups.values()]
     sheet(rows, list(groups), []).save(out / "testbed.png")
     typer.echo(str(out / "testbed.png"))
-
-
-def table(figures: dict) -> str:
-    """The figures as plain text."""
-    lines = [f"{'exposures':>10} {'twin':>10} {'n':>4}  tiled_l2 copied [95 %]     pdq copied [95 %]   disagree"]
-    for twin, groups in figures["works"].items():
-        for rung, group in groups.items():
-            rates = "   ".join(
-                f"{g['copied']:6.1%} [{g['low']:.0%}-{g['high']:.0%}]" for g in (group["tiled_l2"], group["pdq"])
-            )
-            lines.append(f"{rung:>10} {twin:>10} {group['pdq']['n']:4d}  {rates}   {group['disagree']}")
-    for twin, group in figures["nonmembers"].items():
-        lines.append(f"non-members on {twin}: copies of any work {group['any_work']['tiled_l2']['share']:.1%}")
-    for name, scenes in figures["scenes"].items():
-        lines.append(f"scenes, {name}: caption found among 20 in {scenes['share']:.1%} of {scenes['n']}")
-    for twin, found in figures["binding"].items():
-        lines.append(f"captions bind on {twin}: ground has the named color in {found['share']:.1%} of {found['n']}")
-    return "\n".join([*lines, *(f"{'ok ' if ok else 'MISSED'} {name}" for name, ok in figures["passed"].items())])

@@ -61,7 +61,7 @@ class Verifier:
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> dict:
-        """All the checks; writes verify.json and the sheets to `out` and returns the figures."""
+        """All the checks; writes verify.json, verify.md and the sheets to `out` and returns the figures."""
         self.pipes = {twin: shield.load(name) for twin, name in TWINS.items()}
         figures: dict = {"sampling": self.manifest.sampling, "seeds": self.seeds, "judge": self.judge.describe()}
         figures |= {
@@ -72,6 +72,7 @@ class Verifier:
         }
         figures["passed"] = passed(figures)
         write_json(self.out / "verify.json", figures)
+        (self.out / "verify.md").write_text(table(figures))
         ladder_plot(figures["works"], self.out / "ladder.png")
         return figures
 
@@ -226,6 +227,34 @@ def passed(figures: dict) -> dict[str, bool]:
         "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
         "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,
     }
+
+
+def table(figures: dict) -> str:
+    """The figures as Markdown."""
+    share = lambda g, key="share": f"{g[key]:.0%} [{g['low']:.0%}, {g['high']:.0%}]"  # noqa: E731
+    lines = [
+        "| exposures | twin | pictures | copies, tiled L2 | copies, PDQ | mean tiled L2 | metrics disagree |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for twin, groups in figures["works"].items():
+        for rung, group in groups.items():
+            tiled, pdq = (group[m] for m in METRICS)
+            lines.append(
+                f"| {rung} | {twin} | {tiled['n']} | {share(tiled, 'copied')} | {share(pdq, 'copied')} "
+                f"| {tiled['mean_score']:.3f} | {group['disagree']} |"
+            )
+    lines += ["", "| check | on | n | share |", "|---|---|---|---|"]
+    for twin, group in figures["nonmembers"].items():
+        for metric, found in group["any_work"].items():
+            lines.append(
+                f"| non-member's caption gives a copy of any work ({metric}) | {twin} | {found['n']} | {share(found)} |"
+            )
+    for name, found in figures["scenes"].items():
+        lines.append(f"| scene's caption found among 20 | {name} | {found['n']} | {share(found)} |")
+    for twin, found in figures["binding"].items():
+        lines.append(f"| ground has the color the caption names | {twin} | {found['n']} | {share(found)} |")
+    marks = [f"- {'reached' if ok else '**missed**'}: {name}" for name, ok in figures["passed"].items()]
+    return "\n".join([*lines, "", *marks]) + "\n"
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], names: Sequence[str], columns: Sequence[str]) -> Image.Image:
