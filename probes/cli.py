@@ -238,6 +238,42 @@ def attack(
 
 
 @app.command()
+def locality(
+    out: Out,
+    mask: Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")] = None,
+    model: Model = "testbed",
+    prompts: Works = None,
+    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
+    works: Annotated[int, typer.Option(min=1, help="Works that are searched.")] = 4,
+    starts: Annotated[int, typer.Option(min=2, help="Searches for each work, from noise.")] = 8,
+    budget: Annotated[int, typer.Option(min=1, help="Steps of each search.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    masks: Annotated[str, typer.Option(help="Comma-separated: ffn_subspace, value_neurons.")] = "ffn_subspace",
+    k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights in a subspace mask.")] = 0.05,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks."""
+    from dataclasses import replace
+
+    from probes.locality import LOCALITY, lines_of
+    from probes.locality import locality as analyze
+    from probes.scan import Sampling
+    from probes.verbs import Asked
+
+    asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
+    plan = replace(LOCALITY, sampling=Sampling(steps, guidance), localizer=replace(LOCALITY.localizer, k=k),
+                   attack=replace(LOCALITY.attack, steps=budget, batch=batch))
+    done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=_listed(masks), plan=plan, resume=resume)
+    _reported(done, as_json, lines_of(done.summary))
+
+
+@app.command()
 def harden(
     out: Out,
     mask: Annotated[Path | None, typer.Option(help="Surrogates come from the model pruned by this: a mask, or the run "

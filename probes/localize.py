@@ -26,7 +26,7 @@ from probes.errors import AuditError, MaskError
 from probes.generate import encode_prompts
 from probes.localizers import LOCALIZERS, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
-from probes.localizers.value_neurons import Neurons
+from probes.localizers.value_neurons import Neurons, Usual
 from probes.panel import Sizes, panel_of_manifest
 from probes.progress import bars
 from probes.prompts import read_prompts
@@ -172,17 +172,10 @@ def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: S
 def _values(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int,
             progress: Progress) -> dict[str, Any]:
     """A record for each prompt: its neurons, the score before and after, how many neurons were tried."""
-    usual, done = localizer.usual(subject, seed), run.done_ids()
-    for number, prompt in enumerate(prompts, start=1):
-        identity = record_id(run.config, prompt, seed, stage="localize", number=number)
-        if identity not in done:
-            one = localizer.neurons(subject, encode_prompts(subject, [prompt])[0], usual, seed)
-            run.append({"id": identity, "stage": "localize", "item": f"prompt-{number:06d}", "kind": "prompt",
-                        "prompt": prompt, "seed": seed, "picture": None, "copied": None, **asdict(one),
-                        "scores": {"before": one.before, "after": one.after}})
-        progress(number, len(prompts))
-    found = [Neurons({path: tuple(neurons) for path, neurons in record["neurons"].items()}, record["before"],
-                     record["after"], record["candidates"]) for record in run.records()]
+    usual = localizer.usual(subject, seed)
+    named = {f"prompt-{number:06d}": prompt for number, prompt in enumerate(prompts, start=1)}
+    embeds = encode_prompts(subject, prompts)
+    found = neurons_of(run, localizer, subject, named, embeds, usual, seed, progress)
     mask = localizer.mask(subject, found)
     _save(mask, run.folder, localizer, subject, prompts, seed, {"unit": "neuron", "threshold": str(usual.threshold)})
     sets = [{size: localizer.mask(subject, half[:size]) for size in nested_sizes(len(half))}
@@ -191,6 +184,23 @@ def _values(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequen
             "overlap": overlaps(subject, sets, seed), "threshold": usual.threshold,
             "neurons": [one.count() for one in found], "usual": sum(not one.candidates for one in found),
             "above": sum(one.after > usual.threshold for one in found)}
+
+
+def neurons_of(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Mapping[str, str], embeds: torch.Tensor,
+               usual: Usual, seed: int, progress: Progress) -> list[Neurons]:
+    """Neurons of embeddings (B, T, D) with names and prompts; each is a record, and isn't searched again."""
+    done = run.done_ids()
+    ids = [record_id(run.config, prompt, seed, stage="localize", item=item) for item, prompt in prompts.items()]
+    for row, (item, prompt) in enumerate(prompts.items()):
+        if ids[row] not in done:
+            one = localizer.neurons(subject, embeds[row], usual, seed)
+            run.append({"id": ids[row], "stage": "localize", "item": item, "kind": "prompt", "prompt": prompt,
+                        "seed": seed, "picture": None, "copied": None, **asdict(one),
+                        "scores": {"before": one.before, "after": one.after}})
+        progress(row + 1, len(prompts))
+    records = {record["id"]: record for record in run.records()}
+    return [Neurons({path: tuple(neurons) for path, neurons in record["neurons"].items()}, record["before"],
+                    record["after"], record["candidates"]) for record in (records[identity] for identity in ids)]
 
 
 def _save(mask: UnitMask, folder: Path, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int,

@@ -32,6 +32,7 @@ STAGES = {
     "attacked": "pruned, then attacked",
     "nonmember_attacked": "pruned, then attacked",
     "twin_attacked": "clean twin, attacked",
+    "locality": "searched from noise",
     "hardened": "hardened",
     "hardened_attacked": "hardened, then attacked",
     "hardened_nonmember_attacked": "hardened, then attacked",

@@ -29,6 +29,7 @@ COLUMNS = (
     ("shielded", ("shielded",)),
     ("pruned", ("pruned",)),
     ("attacked", ("attacked", "nonmember_attacked")),
+    ("from noise", ("locality",)),
     ("hardened", ("hardened",)),
     ("attacked again", ("hardened_attacked",)),
     ("clean twin", ("twin",)),

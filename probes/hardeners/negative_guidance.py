@@ -61,7 +61,7 @@ class NegativeGuidance:
         scheduler = DDIMScheduler.from_config(subject.pipe.scheduler.config, clip_sample=False)
         scheduler.set_timesteps(self.steps)
         stop = int(torch.randint(0, self.steps, (1,), generator=draw))
-        config = subject.denoiser.config
+        config = subject.pipe.unet.config
         latents = torch.randn(len(captions), config.in_channels, config.sample_size, config.sample_size,
                               generator=draw).to(captions)
         with torch.no_grad():

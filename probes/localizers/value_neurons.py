@@ -149,9 +149,7 @@ class ValueNeurons:
     def score(self, subject: Subject, embeds: torch.Tensor, blocked: Mapping[str, tuple[int, ...]],
               seed: int) -> float:
         """Highest similarity of two of ``seeds`` first predictions under an embedding (T, D), these neurons at zero."""
-        shape = (subject.denoiser.config.in_channels, *(subject.denoiser.config.sample_size,) * 2)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + n))
-                             for n in range(self.seeds)]).to(subject.device, subject.dtype)
+        noise = first_noise(subject, range(seed, seed + self.seeds))
         scheduler = subject.pipe.scheduler
         last = scheduler.config.num_train_timesteps - 1
         with torch.no_grad(), pruned(subject, self._rows(subject, blocked)):
@@ -171,9 +169,9 @@ class ValueNeurons:
         return self._rows(subject, {path: tuple(blocked.get(path, ())) for path in paths})
 
     def _rows(self, subject: Subject, blocked: Mapping[str, tuple[int, ...]]) -> UnitMask:
-        masks = {}
+        masks, weights = {}, matching_weights(subject.denoiser, self.modules)
         for path, neurons in blocked.items():
-            masks[path] = torch.zeros(subject.denoiser.get_submodule(path).weight.shape, dtype=torch.bool)
+            masks[path] = torch.zeros(weights[path].shape, dtype=torch.bool)
             masks[path][list(neurons)] = True
         return UnitMask(masks)
 
@@ -183,6 +181,14 @@ class ValueNeurons:
         with torch.no_grad():
             return {path: subject.denoiser.get_submodule(path)(tokens).float().abs().mean(dim=0).cpu()
                     for path in matching_weights(subject.denoiser, self.modules)}
+
+
+def first_noise(subject: Subject, seeds: Sequence[int]) -> torch.Tensor:
+    """What denoising starts from (B, C, H, W), of a seed each."""
+    config = subject.pipe.unet.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+                       ).to(subject.device, subject.dtype)
 
 
 def candidates(surprise: Mapping[str, torch.Tensor], theta: float, k: int) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,243 @@
+"""`diffshield locality`: does a memory sit in one place? Three analyses of embeddings that bring works back.
+
+Hintersdorf et al., "Finding DoRI", ICML 2026, arXiv 2507.16880. For each of a few works, searches start from several
+normal noises; those whose picture is a copy are compared.
+
+    embeddings    distances between results of one work, beside those between captions; whether a result stays nearest
+                  to its own start
+    activations   distances between a layer's activations (feed-forward and value layers) for the results of one work at
+                  one fixed noise, beside those of captions of different works; the floor is one caption at different
+                  noises, the ceiling the starts, which trigger nothing
+    masks         overlap of the weights that a localizer flags for each embedding alone: results of one work, captions
+                  of different works, and random masks of each one's size; overlaps come with the sizes of the sets
+
+Ours adds floor, ceiling, random masks and sizes, without which neither "far apart" nor "overlapping" means anything.
+Activations and subspace masks are those of the first denoising step, where all embeddings meet the same latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes import locality_plots
+from probes.attack import UNPRUNED
+from probes.audit import Plan, manifest_of
+from probes.generate import encode_prompts
+from probes.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
+from probes.localize import base_prompts, neurons_of
+from probes.localizers import FFNSubspace, ValueNeurons
+from probes.loop import Loop
+from probes.metrics import CopyJudge
+from probes.pairs import mean_of_pairs
+from probes.panel import Sizes
+from probes.prompts import Target
+from probes.pruners import pruned
+from probes.report import write_report
+from probes.runs import sha256_of, write_json
+from probes.scan import Drawn, Job, drawn_by_pipeline
+from probes.search import Searches
+from probes.stages import Skip
+from probes.summary import rate_row
+from probes.types import UnitMask
+from probes.verbs import Asked, Done, mask_file, opened, read_mask
+from shield.errors import BadRequestError
+
+LOCALITY = Plan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))
+NO_GOAL = "None of the works has a reference picture, so no embedding can be searched."
+TOO_FEW = "No work came back from two searches or more, so there are no pairs of results to compare."
+
+
+@dataclass(frozen=True)
+class Start:
+    """One search: a work, and the number of the noise that it starts from."""
+
+    work: Target
+    number: int
+
+    @property
+    def target(self) -> Target:
+        """The work under a name of the search's own, which decides its noise and its seeds."""
+        return replace(self.work, id=f"{self.work.id}-start{self.number}")
+
+
+def locality(out: Path, asked: Asked | None = None, *, mask: Path | None = None, works: int = 4, starts: int = 8,
+             masks: Sequence[str] = (FFNSubspace.name,), plan: Plan = LOCALITY, resume: bool = False,
+             show_progress: bool = True) -> Done:
+    """Analyze the model, pruned by ``mask`` if there is one, into the run folder ``out``; it stays bit-equal.
+
+    ``starts`` searches for each of ``works`` members, of ``plan.attack``'s budget; the other members' captions are
+    compared with. ``masks`` names the localizers whose masks are compared: ffn_subspace, value_neurons. Raises
+    AuditError, BadRequestError, MaskError, PromptFileError, RunError, WeightsError.
+    """
+    asked = asked or Asked()
+    if starts < 2:
+        raise BadRequestError(f"Locality compares two or more searches for each work, not {starts}.")
+    unknown = set(masks) - {FFNSubspace.name, ValueNeurons.name}
+    if unknown:
+        raise BadRequestError(f"Locality compares masks of {FFNSubspace.name} and {ValueNeurons.name}, not of "
+                              f"{', '.join(sorted(unknown))}.")
+    if ValueNeurons.name in masks and asked.nonmembers is None and manifest_of(asked.model) is None:
+        raise BadRequestError(f"{ValueNeurons.name} compares with prompts that weren't memorized: give them with "
+                              "--nonmembers.")
+    selected = read_mask(mask) if mask is not None else UnitMask({})
+    more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "works": works, "starts": starts,
+            "masks": list(masks)}
+    with opened("locality", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
+        loop.do("work")
+        study = _Study(loop, works, starts, masks, asked)
+        for stage, work in (("search", study.search), ("locality", study.draw), ("analyze", study.analyze)):
+            loop.stages.do(stage, work)
+        summary = study.summary()
+        if mask is None:
+            summary["limits"] = [UNPRUNED, *summary["limits"]]
+        write_json(out / "summary.json", summary)
+        for name, svg in locality_plots.plots(summary["locality"]).items():
+            (out / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return Done(out, write_report(out), summary)
+
+
+class _Study:
+    """The stages of one analysis."""
+
+    def __init__(self, loop: Loop, works: int, starts: int, masks: Sequence[str], asked: Asked) -> None:
+        self.loop, self.masks, self.asked = loop, masks, asked
+        self.works = [work for work in loop.panel.members if work.reference is not None][:works]
+        self.starts = [Start(work, number) for work in self.works for number in range(starts)]
+        self.searches = Searches(loop.run.folder / "embeddings" / "locality", loop.plan.attack,
+                                 (0, loop.plan.attack.steps), "noise")
+
+    def search(self) -> dict[str, Any]:
+        if not self.starts:
+            raise Skip(NO_GOAL)
+        with pruned(self.loop.subject, self.loop.mask()):
+            self.searches.search(self.loop.subject, [start.target for start in self.starts],
+                                 self.loop.track("search"))
+        return {"attack": asdict(self.loop.plan.attack)}
+
+    def draw(self) -> None:
+        """One picture of each result, judged; its record names the work."""
+        loop, steps = self.loop, self.loop.plan.attack.steps
+        if not self.starts:
+            raise Skip(NO_GOAL)
+        by_target = {start.target.id: start for start in self.starts}
+        draw = drawn_by_pipeline(loop.subject, loop.plan.sampling)
+
+        def named(jobs: Sequence[Job]) -> list[Drawn]:
+            return [replace(one, more={"item": by_target[job.target.id].work.id,
+                                       "start": by_target[job.target.id].number})
+                    for job, one in zip(jobs, draw(jobs), strict=True)]
+
+        jobs = [Job(start.target, seed, self.searches.embeds(start.target)[steps], steps)
+                for start in self.starts for seed in loop.plan.picture_seeds]
+        with pruned(loop.subject, loop.mask()):
+            loop.draw("locality", loop.subject, jobs, named)
+
+    def analyze(self) -> dict[str, Any]:
+        """All three analyses of the searches that brought their work back."""
+        if not self.starts:
+            raise Skip(NO_GOAL)
+        won, subject, seed = self._won(), self.loop.subject, self.loop.plan.locate_seed
+        groups = self._groups(won)
+        if not any(len(block) > 1 for block in groups["results"]):
+            raise Skip(TOO_FEW)
+        flagged = {group: groups[group] for group in ("results", "captions")}
+        with pruned(subject, self.loop.mask()):
+            activated = activation_rows(subject, {**flagged, "starts": groups["starts"]}, seed)
+            masks = [row for name in self.masks for row in mask_rows(subject, flagged, name, self._maker(name, seed))]
+        distances = {group: mean_of_pairs([apart(torch.stack(list(block))) for block in blocks if block])
+                     for group, blocks in groups.items()}
+        return {"embeddings": [{"group": group, **row} for group, row in distances.items()],
+                "stay": self._stay(won), "map": embedding_map(groups), "activations": activated, "masks": masks,
+                "works": [work.id for work in self.works]}
+
+    def _won(self) -> list[Start]:
+        copied = {(record["item"], record["start"]) for record in self.loop.run.records()
+                  if record["stage"] == "locality" and record["copied"]}
+        return [start for start in self.starts if (start.work.id, start.number) in copied]
+
+    def _embeds(self, start: Start, steps: int) -> torch.Tensor:
+        return self.searches.embeds(start.target)[steps]
+
+    def _groups(self, won: Sequence[Start]) -> Groups:
+        """All embeddings to compare; results and starts in a block for each work."""
+        steps, others = self.loop.plan.attack.steps, self.loop.panel.nonmembers
+
+        def blocks(starts: Sequence[Start], at: int) -> list[list[torch.Tensor]]:
+            return [[self._embeds(start, at) for start in starts if start.work == work] for work in self.works]
+
+        def captions(targets: Sequence[Target]) -> list[list[torch.Tensor]]:
+            return [list(encode_prompts(self.loop.subject, [target.prompt for target in targets]).cpu())]
+
+        groups = {"results": blocks(won, steps), "starts": blocks(self.starts, 0),
+                  "captions": captions(self.loop.panel.members)}
+        return {**groups, "captions of non-members": captions(others)} if others else groups
+
+    def _stay(self, won: Sequence[Start]) -> dict[str, Any]:
+        """How many results lie nearest to their own start, among the starts of their work."""
+        steps, near, moved = self.loop.plan.attack.steps, 0, []
+        for start in won:
+            result = self._embeds(start, steps)
+            away = {other.number: float((result - self._embeds(other, 0)).norm()) for other in self.starts
+                    if other.work == start.work}
+            near += min(away, key=lambda number: away[number]) == start.number
+            moved.append(away[start.number])
+        return {"n": len(won), "nearest_to_own_start": near, "moved": float(np.mean(moved))}
+
+    def _maker(self, name: str, seed: int) -> Maker:
+        loop = self.loop
+        if name == FFNSubspace.name:
+            return subspace_masks(loop.subject, loop.plan.localizer, seed)
+        negatives = (tuple(target.prompt for target in loop.panel.nonmembers) if self.asked.nonmembers else
+                     base_prompts("nonmembers", [], self.asked.model))
+        localizer = ValueNeurons(negatives=negatives)
+        usual, track = localizer.usual(loop.subject, seed), loop.track(name)
+
+        def masks(names: Sequence[str], embeds: torch.Tensor) -> list[UnitMask]:
+            found = neurons_of(loop.run, localizer, loop.subject, {one: one for one in names}, embeds, usual, seed,
+                               track)
+            return [localizer.mask(loop.subject, [one]) for one in found]
+
+        return masks
+
+    def summary(self) -> dict[str, Any]:
+        loop = self.loop
+        records = [record for record in loop.run.records() if record["stage"] == "locality"]
+        metric = loop.known.judge.metrics[0].name if isinstance(loop.known.judge, CopyJudge) else None
+        entry = loop.stages.entry("analyze") or {}
+        summary = loop.summary()
+        row = rate_row(records, metric, stage="locality", group="members", rung=None)
+        return {**summary, "rows": [*summary["rows"], *([row] if records else [])],
+                "locality": {**(entry.get("detail") or {}), "searches": row, "steps": loop.plan.attack.steps}}
+
+
+def embedding_map(groups: Groups) -> dict[str, Any]:
+    """Starts, results and captions in the plane of most variance (PCA): a picture, no place to measure distances."""
+    named = [(group, place, embeds) for group in ("starts", "results", "captions")
+             for place, block in enumerate(groups[group]) for embeds in block]
+    flat = np.stack([embeds.numpy().ravel() for _, _, embeds in named]).astype(np.float64)
+    left, sizes, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    places = left[:, :2] * sizes[:2]
+    return {"explained": float(np.square(sizes[:2]).sum() / np.square(sizes).sum()),
+            "points": [{"group": group, "block": block, "x": float(x), "y": float(y)}
+                       for (group, block, _), (x, y) in zip(named, places, strict=True)]}
+
+
+def lines_of(summary: Mapping[str, Any]) -> list[str]:
+    """The three analyses for a terminal."""
+    found, lines = summary["locality"], []
+    for row in found.get("embeddings", ()):
+        if row["value"] is not None:
+            interval = f"{row['low']:.3g} to {row['high']:.3g}, {row['n']} embeddings"
+            lines.append(f"embeddings, {row['group']}: {row['value']:.3g} apart ({interval})")
+    for name in ("activations", "masks"):
+        for row in found.get(name, ()):
+            known = [f"{group} {cell['value']:.3g} ({cell['low']:.3g} to {cell['high']:.3g})"
+                     for group, cell in row["groups"].items() if cell["value"] is not None]
+            lines.append(f"{name}, {row['layer']}: {', '.join(known) or 'nothing to compare'}")
+    return [*lines, *summary["limits"]]
