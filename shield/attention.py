@@ -26,9 +26,13 @@ def token_shares(layer: Any, hidden_states: Tensor, encoder_hidden_states: Tenso
 def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Within the block, the dictionary holds the latest call's token shares of each layer named by its module path.
 
-    Raises MissingSignalError for a path that names no cross-attention layer of this denoiser.
+    Raises MissingSignalError for a path that names no cross-attention layer of this denoiser, and for a compiled
+    denoiser: torch may leave out hooks within what it compiled.
     """
     latest: dict[str, Tensor] = {}
+    paths = list(paths)
+    if paths and (hasattr(denoiser, "_orig_mod") or denoiser._compiled_call_impl is not None):
+        raise MissingSignalError(f"Attention of {paths[0]} can't be watched in a compiled denoiser; don't compile it.")
     modules = dict(denoiser.named_modules())
     with ExitStack() as stack:
         for path in paths:

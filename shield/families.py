@@ -2,6 +2,9 @@
 
 Guidance layouts: "stacked" runs the denoiser once on [uncond x B, cond x B]; "separate" runs it once for cond, then
 once for uncond (Flux with `true_cfg_scale`). A pipeline with guidance off runs cond alone in both layouts.
+
+Inpainting checkpoints append a mask and a masked picture to the latents' channels; ControlNets read the same text as
+the denoiser and add to its features. Both are facts of the call that the rows below and shield/intercept.py cover.
 """
 
 from dataclasses import dataclass
@@ -16,7 +19,9 @@ class Family:
 
     `sample` and `embeds` are the argument names of the noisy latents and of the text embeddings; `position` is the
     place of the latents when they come without a name. `timestep_scale` times the denoiser's timestep is the
-    scheduler's. `packed`: latents are (B, tokens, C). `pooled`: where a pooled text embedding travels.
+    scheduler's. `packed`: latents are (B, tokens, C). `pooled`: where a pooled text embedding travels. `companion`: a
+    module that some of these pipelines call before each step with the same text, and whose outputs the denoiser is
+    given as the arguments `residuals`.
     """
 
     name: str
@@ -28,15 +33,40 @@ class Family:
     pooled: str | None = None
     timestep_scale: float = 1.0
     packed: bool = False
+    companion: str | None = None
+    residuals: tuple[str, ...] = ()
 
 
+CONTROLNET_RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
 FAMILIES = (
-    Family("sd", ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), "unet"),
+    Family(
+        "sd",
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionControlNetPipeline",
+            "StableDiffusionControlNetImg2ImgPipeline",
+            "StableDiffusionControlNetInpaintPipeline",
+        ),
+        "unet",
+        companion="controlnet",
+        residuals=CONTROLNET_RESIDUALS,
+    ),
     Family(
         "sdxl",
-        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+        (
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline",
+            "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLControlNetPipeline",
+            "StableDiffusionXLControlNetImg2ImgPipeline",
+            "StableDiffusionXLControlNetInpaintPipeline",
+        ),
         "unet",
         pooled="added_cond_kwargs.text_embeds",
+        companion="controlnet",
+        residuals=CONTROLNET_RESIDUALS,
     ),
     Family(
         "sd3", ("StableDiffusion3Pipeline",), "transformer", sample="hidden_states", pooled="pooled_projections"

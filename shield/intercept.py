@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from shield.attention import attention_watched
+from shield.calls import asked_at, hooked, named_arguments, picked_rows
+from shield.companion import Companion
 from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
 from shield.prediction import noise_levels, prediction_type
 from shield.types import ATTENTION, SIGNALS, Step, Trace
-
-UNBATCHED = frozenset({"txt_ids", "img_ids"})
-
 
 Rerun = Callable[..., Tensor]
 
@@ -77,19 +76,6 @@ def _archived(tensor: Tensor | None, channels_last: bool) -> Tensor | None:
     return copied.movedim(-1, 1).contiguous() if channels_last else copied
 
 
-def picked_rows(value: Any, rows: Sequence[int], total: int, name: str = "") -> Any:
-    """`value` with only these rows wherever it is batched by `total` rows: tensors, and containers of tensors."""
-    if isinstance(value, Tensor):
-        if name in UNBATCHED or value.ndim == 0 or value.shape[0] != total:
-            return value
-        return value[list(rows)]
-    if isinstance(value, dict):
-        return {key: picked_rows(item, rows, total, key) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(picked_rows(item, rows, total) for item in value)
-    return value
-
-
 class _Hook:
     """Turns the denoiser's calls into Forwards. One instance serves one pipeline call."""
 
@@ -97,15 +83,25 @@ class _Hook:
         self.attention: dict[str, Tensor] = {}
         self.pipe, self.family = pipe, family_of(pipe)
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
+        self.companion = Companion(self.family, self._stacked)
         self.busy = False
         self.index = -1
         self.previous: Forward | None = None
+
+    def beside(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Pre-hook of the companion: lets `on_inputs` replace its arguments, and remembers them."""
+        if self.busy:
+            return None
+        named = named_arguments(self.family, args, kwargs)
+        changed = self._changed_inputs(named, self.companion.batch(named), False)
+        self.companion.seen(module, named if changed is None else changed[1])
+        return changed
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook: lets `on_inputs` replace the denoiser's arguments."""
         if self.busy or self.on_inputs is None:
             return None
-        named = _named(self.family, args, kwargs)
+        named = named_arguments(self.family, args, kwargs)
         if _is_aside(named):
             return self._changed_inputs(named, len(named[self.family.sample]), False)
         is_uncond = self._completes(self._timestep(named))
@@ -119,7 +115,7 @@ class _Hook:
         """Forward hook: shows the step to `on_forward` and returns the denoiser's output with its answer in."""
         if self.busy:
             return None
-        named = _named(self.family, args, kwargs)
+        named = named_arguments(self.family, args, kwargs)
         if _is_aside(named):
             return None
         prediction, timestep = _prediction(output), self._timestep(named)
@@ -183,6 +179,8 @@ class _Hook:
             raise TraceError(f"With guidance on, an even number of rows is needed; the denoiser was given {total}.")
         signal, noise = noise_levels(self.pipe.scheduler, timestep)
         latents = named[self.family.sample]
+        if not self.family.packed:
+            latents = latents[:, : prediction.shape[1]]  # without an inpainting model's mask and masked picture
         uncond = prediction[:batch] if self._stacked() else None
         kind = prediction_type(self.pipe.scheduler)
 
@@ -190,10 +188,11 @@ class _Hook:
 
         def rerun(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
-            if timestep is not None:
-                picked["timestep"] = _like(picked["timestep"], timestep / self.family.timestep_scale)
+            asked = None if timestep is None else timestep / self.family.timestep_scale
+            picked = asked_at(picked, asked)
             self.busy = True
             try:
+                picked |= self.companion.residuals(rows, conditioning, asked)
                 return _prediction(module(**written(self.family, picked, conditioning)))
             finally:
                 self.busy = False
@@ -217,20 +216,9 @@ class _Hook:
         )
 
 
-def _like(given: Any, timestep: float) -> Any:
-    """`timestep` in the form, dtype and place of the one that the pipeline gave."""
-    return torch.full_like(given, timestep) if isinstance(given, Tensor) else type(given)(timestep)
-
-
 def _expired(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
     """Stands in for `rerun` after its step, so that a kept Forward doesn't keep the call's arguments alive."""
     raise TraceError("A step can be run again only while it is the current one.")
-
-
-def _named(family: Family, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Arguments by name; UNets are called with the first one, two or three in this order without names."""
-    order = (family.sample, "timestep", family.embeds)
-    return {**dict(zip(order, args, strict=False)), **kwargs}
 
 
 def _is_aside(named: dict[str, Any]) -> bool:
@@ -265,15 +253,18 @@ def intercepted(
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
     call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
     of a family with separate calls, which show a step twice: cond alone, then both. Raises UnsupportedPipelineError,
-    TraceError.
+    and TraceError, also when the block ends without a step that the hook saw.
     """
     hook = _Hook(pipe, on_forward, on_inputs, guidance)
-    denoiser = denoiser_of(pipe)
+    denoiser, companion = denoiser_of(pipe), getattr(pipe, hook.family.companion or "", None)
     with ExitStack() as stack:
         hook.attention = stack.enter_context(attention_watched(denoiser, layers))
-        stack.callback(denoiser.register_forward_pre_hook(hook.before, with_kwargs=True).remove)
-        stack.callback(denoiser.register_forward_hook(hook.after, with_kwargs=True).remove)
+        stack.enter_context(hooked(denoiser, hook.before, hook.after))
+        if companion is not None:
+            stack.enter_context(hooked(companion, hook.beside))
         yield
+    if hook.index < 0:
+        raise TraceError("The denoiser wasn't seen to run, so nothing could be judged: was it exchanged or wrapped?")
 
 
 class _Enough(Exception):

@@ -49,7 +49,7 @@ def setting_of(
     rows, columns = (size[i] if p is None else p // pipe.vae_scale_factor for i, p in enumerate((height, width)))
     return Setting(
         model_sha256=model_sha256(pipe.unet),
-        latent_shape=(config.in_channels, rows, columns),
+        latent_shape=(config.out_channels, rows, columns),
         timesteps=tuple(float(t) for t in scheduler.timesteps),
         steps=len(scheduler.timesteps),
         guidance_scale=guidance_scale,

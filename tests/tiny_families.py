@@ -1,8 +1,12 @@
-"""SDXL, SD3 and Flux at tiny size, with random weights, made in memory. See tests/tiny.py for Stable Diffusion."""
+"""SDXL, SD3, Flux, inpainting and ControlNets at tiny size, with random weights, made in memory. See tests/tiny.py for
+Stable Diffusion.
+"""
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -11,9 +15,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
-from tests.tiny import TOKENS, WIDTH, tiny_scheduler, tiny_text_encoder, tiny_tokenizer
+from tests.tiny import TOKENS, WIDTH, tiny_scheduler, tiny_sd, tiny_text_encoder, tiny_tokenizer
 
 
 def tiny_projection_encoder(width: int = WIDTH) -> CLIPTextModelWithProjection:
@@ -137,3 +142,44 @@ def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def tiny_picture(seed: int = 0) -> Image.Image:
+    """64 x 64 pixels of smooth colors."""
+    cells = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def tiny_mask() -> Image.Image:
+    """White, so repainted, in its right half."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    return mask
+
+
+def tiny_variant(base: type, kind: str, seed: int = 0):
+    """The Stable Diffusion or SDXL pipeline class `base` with the tiny components of its family.
+
+    `kind`: "text" as they are, "inpaint" with a denoiser of nine input channels, "control" with a ControlNet whose
+    last layers aren't zero, so that it matters.
+    """
+    pipe = tiny_sdxl(seed) if "XL" in base.__name__ else tiny_sd(seed=seed)
+    parts = {name: part for name, part in pipe.components.items() if name in base.__init__.__annotations__}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        if kind == "inpaint":
+            parts["unet"] = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9}).eval()
+        if kind == "control":
+            controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
+            parts["controlnet"] = _loud(controlnet)
+    more = {"add_watermarker": False} if "XL" in base.__name__ else {"requires_safety_checker": False}
+    made = base(**parts, **more)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def _loud(controlnet: ControlNetModel) -> ControlNetModel:
+    for name, weights in controlnet.named_parameters():
+        if name.startswith("controlnet_") and not weights.any():
+            torch.nn.init.normal_(weights, std=0.3)
+    return controlnet.eval()

@@ -30,13 +30,15 @@ DETECTORS = (NoiseGap(),)
 _calibrated = {}
 
 
-def thresholds(pipe, value=None, detectors=DETECTORS):
-    """Calibrated on 100 scores, once per checkpoint and detectors; `value` replaces every threshold's."""
+def thresholds(pipe, value=None, detectors=DETECTORS, more=()):
+    """Calibrated on 100 scores, once per checkpoint, pipeline and detectors; `value` replaces every threshold's. `more`
+    are the call's other arguments.
+    """
     if family_of(pipe).name == "flux":
         sampling = Sampling(STEPS, 3.5, 50, (("height", 64), ("width", 64), ("max_sequence_length", 16)))
     else:
-        sampling = Sampling(STEPS, 5.0, 50, (("height", 64), ("width", 64)))
-    key = (model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
+        sampling = Sampling(STEPS, 5.0, 50, tuple(dict(more).items()))
+    key = (type(pipe), model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
     if key not in _calibrated:
         _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", sampling)
     made = _calibrated[key]
@@ -45,12 +47,16 @@ def thresholds(pipe, value=None, detectors=DETECTORS):
 
 def state(pipe):
     """Hooks, processors, scheduler, weights and RNG of a pipeline, comparable with ==."""
-    unet = pipe.unet
+    denoiser = denoiser_of(pipe)
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modules = [module for part in parts for module in part.modules()]
     return {
-        "hooks": [list(h) for m in unet.modules() for h in (m._forward_hooks, m._forward_pre_hooks)],
-        "processors": {n: id(p) for n, p in unet.attn_processors.items()},
+        "hooks": [list(h) for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)],
+        "calls": [id(m._compiled_call_impl) for m in modules],
+        "processors": {n: id(p) for n, p in denoiser.attn_processors.items()},
         "scheduler": {k: str(v) for k, v in vars(pipe.scheduler).items()},
-        "weights": [float(p.detach().double().sum()) for p in unet.parameters()],
+        "weights": [float(p.detach().double().sum()) for part in parts for p in part.parameters()],
+        "gradients": [p.grad is not None or not p.requires_grad for part in parts for p in part.parameters()],
         "rng": torch.get_rng_state().tolist(),
-        "training": unet.training,
+        "training": [m.training for m in modules],
     }

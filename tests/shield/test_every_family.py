@@ -1,5 +1,9 @@
 """What holds for Stable Diffusion holds for every family of the table, on tiny real pipelines."""
 
+from dataclasses import dataclass
+from functools import partial
+
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,25 +17,47 @@ from shield.mitigations import MITIGATIONS, EmbeddingMix, NullPrompt
 from shield.policy import Policy
 from tests.shield.calls import noises, thresholds
 from tests.tiny import tiny_sd
-from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl
+from tests.tiny_families import tiny_flux, tiny_mask, tiny_picture, tiny_sd3, tiny_sdxl, tiny_variant
 
 PROMPTS = ["the cat", "a dog", "zzz, a picture by anna"]
-SIZE = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "np"}
+FLUX = {"height": 64, "width": 64, "max_sequence_length": 16}
 WAYS = {
     "sd": (tiny_sd, {}),
     "sdxl": (tiny_sdxl, {}),
     "sd3": (tiny_sd3, {}),
     "sd3_skip_layers": (tiny_sd3, {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0}),
-    "flux": (tiny_flux, {"max_sequence_length": 16}),
-    "flux_true": (tiny_flux, {"max_sequence_length": 16, "true_cfg_scale": 3.0, "negative_prompt": [""] * 3}),
+    "flux": (tiny_flux, FLUX),
+    "flux_true": (tiny_flux, {**FLUX, "true_cfg_scale": 3.0, "negative_prompt": [""] * 3}),
 }
+PICTURE, OTHER, MASK = tiny_picture(), tiny_picture(1), tiny_mask()
+VARIANTS = {
+    "img2img": ("Img2Img", "text", {"image": PICTURE, "strength": 0.8}),
+    "inpaint": ("Inpaint", "inpaint", {"image": PICTURE, "mask_image": MASK, "strength": 1.0}),
+    "inpaint_plain": ("Inpaint", "text", {"image": PICTURE, "mask_image": MASK, "strength": 0.8}),
+    "control": ("ControlNet", "control", {"image": PICTURE}),
+    "control_guess": ("ControlNet", "control", {"image": PICTURE, "guess_mode": True}),
+    "control_img2img": ("ControlNetImg2Img", "control", {"image": OTHER, "control_image": PICTURE, "strength": 0.8}),
+    "control_inpaint": (
+        "ControlNetInpaint", "control", {"image": OTHER, "control_image": PICTURE, "mask_image": MASK, "strength": 1.0},
+    ),
+}  # fmt: skip
+for _family, _prefix in (("sd", "StableDiffusion"), ("sdxl", "StableDiffusionXL")):
+    for _name, (_task, _kind, _more) in VARIANTS.items():
+        _base = getattr(diffusers, f"{_prefix}{_task}Pipeline")
+        WAYS[f"{_family}_{_name}"] = (partial(tiny_variant, _base, _kind), _more)
 every = pytest.mark.parametrize("way", WAYS)
+# One of each mechanism: layouts, pooled embeddings, packed latents, nine channels, a companion.
+of_each_kind = pytest.mark.parametrize("way", [*list(WAYS)[:6], "sd_inpaint", "sdxl_control"])
 
 
 def made(way):
     build, more = WAYS[way]
-    pipe = build()
-    return pipe, lambda prompts=PROMPTS, **o: {"prompt": prompts, **SIZE, **more, "generator": noises(3), **o}
+    pipe, small = build(), {"num_inference_steps": 3, "output_type": "np"}
+    return pipe, lambda prompts=PROMPTS, **o: {"prompt": prompts, **small, **more, "generator": noises(3), **o}
+
+
+def limits(pipe, way, value):
+    return thresholds(pipe, value, (NoiseGap(),), {k: v for k, v in WAYS[way][1].items() if "negative" not in k})
 
 
 def policy(way, **more):
@@ -48,8 +74,8 @@ def split_by(pipe, way, call, tests=PROMPTS):
     """Thresholds that flag the highest-scoring prompt alone, and its row."""
     values = scores(pipe, call)
     low, high = values.sort().values[-2:].tolist()
-    assert high > 1.05 * low, "the tiny model must tell these prompts apart"
-    return thresholds(pipe, (low + high) / 2, (NoiseGap(),)), int(values.argmax())
+    assert high > 1.02 * low, "the tiny model must tell these prompts apart"
+    return limits(pipe, way, (low + high) / 2), int(values.argmax())
 
 
 def equal_rows(bare, shielded):
@@ -58,12 +84,15 @@ def equal_rows(bare, shielded):
 
 def test_every_family_is_tried():
     assert {f.name for f in FAMILIES} == {way.split("_")[0] for way in WAYS}
+    tried = {"StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"}
+    tried |= {build.args[0].__name__ for build, _ in WAYS.values() if isinstance(build, partial)}
+    assert {p for f in FAMILIES for p in f.pipelines} == tried
 
 
 @every
 def test_nothing_flagged_is_bit_equal(way):
     pipe, call = made(way)
-    calls, made_thresholds = [], thresholds(pipe, 1e9)
+    calls, made_thresholds = [], limits(pipe, way, 1e9)
     bare = pipe(**call()).images
     handle = denoiser_of(pipe).register_forward_hook(lambda *_: calls.append(1))
     pipe(**call())
@@ -87,11 +116,13 @@ def test_one_flagged_row_leaves_the_others_bit_equal(way):
 
 @every
 def test_null_prompt_gives_the_picture_of_no_prompt(way):
-    """Pins the layout: which rows are whose, and that pooled embeddings go along."""
+    """Pins the layout: which rows are whose, and that pooled embeddings and the companion go along."""
+    if way.endswith("guess"):
+        pytest.skip("in guess mode the unconditional half, which stands in at the first step, knows no ControlNet")
     pipe, call = made(way)
     made_thresholds, row = split_by(pipe, way, call())
     result = Shield(pipe, policy(way, mitigations=(NullPrompt(),)), thresholds=made_thresholds)(**call())
-    if way == "sdxl":
+    if way.startswith("sdxl"):
         zeros = torch.zeros(3, 16, 32), torch.zeros(3, 16)
         empty = pipe(**call(None, prompt_embeds=zeros[0], pooled_prompt_embeds=zeros[1],
                             negative_prompt_embeds=zeros[0], negative_pooled_prompt_embeds=zeros[1])).images
@@ -106,29 +137,28 @@ def test_the_swap_gives_the_rewritten_prompts_picture(way):
     """The seam between the flagged step, which is predicted anew, and the later ones, whose inputs are swapped."""
     pipe, call = made(way)
     made_thresholds, row = split_by(pipe, way, call())
-    swapped = Policy(
-        mitigations=(EmbeddingMix(),), rewriters=(Always(),), extra_uncond=way == "flux", extra_calls=9
-    )
-    low = min(scores(pipe, call([Always.PROMPT] * 3)))
-    loose = [t for t in made_thresholds if low < t.value]
-    if not loose:
-        pytest.skip("the substitute scores as high as the flagged prompt on this tiny model")
+    substitute = min(SUBSTITUTES, key=lambda text: scores(pipe, call([text] * 3))[row])
+    swapped = policy(way, mitigations=(EmbeddingMix(),), rewriters=(Always(substitute),), extra_calls=9)
     result = Shield(pipe, swapped, thresholds=made_thresholds)(**call())
-    prompts = [Always.PROMPT if i == row else p for i, p in enumerate(PROMPTS)]
-    if result.verdicts[row].status == "mitigated":
-        assert np.allclose(pipe(**call(prompts)).images, result.images, atol=2e-3)
-    assert result.verdicts[row].status == "mitigated"
+    assert result.verdicts[row].status == "mitigated" and result.verdicts[row].rewritten_prompt == substitute
+    prompts = [substitute if i == row else p for i, p in enumerate(PROMPTS)]
+    assert np.allclose(pipe(**call(prompts)).images, result.images, atol=2e-3)
 
 
+SUBSTITUTES = ("a dog", "the cat", "zz", "anna")
+
+
+@dataclass
 class Always:
-    PROMPT = "a dog"
+    said: str
     name = "always"
+    needs_weights = False
 
-    def propose(self, prompt, concepts):
-        return [self.PROMPT]
+    def propose(self, prompt, concepts, weights=()):
+        return [self.said]
 
 
-@every
+@of_each_kind
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_every_mitigation_works_on_every_family(way, name):
     pipe, call = made(way)
