@@ -56,7 +56,7 @@ def test_the_metadata_names_the_license_the_script_and_open_ranges(wheel: zipfil
     about = Parser().parsestr(wheel.read(names["METADATA"]).decode())
     assert about["Name"] == "diffusion-shield" and about["License-Expression"] == "Apache-2.0"
     assert "licenses/LICENSE" in names
-    assert "diffshield = probes.cli:main" in wheel.read(names["entry_points.txt"]).decode()
+    assert "diffshield = ui.verb:main" in wheel.read(names["entry_points.txt"]).decode()
     asked = [text.split(";")[0] for text in about.get_all("Requires-Dist")]
     assert [text for text in asked if re.search("<|==|~=", text)] == [], "ranges stay open upwards"
 

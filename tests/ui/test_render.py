@@ -1,0 +1,148 @@
+"""What the tabs show: the right words, nothing by color alone, and every stranger's text as text."""
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from shield.concepts import Concept, Concepts
+from shield.types import Nearest, Score, Verdict, WordWeight
+from ui import render
+from ui.plots import in_words, score_plot
+
+EVIL = "<img src=x onerror=alert(1)>\"'&{0}{x}${1}`"
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the text between them, as a browser reads them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(str(text))
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def verdict(status: str = "passed", **more) -> Verdict:
+    return Verdict(0, "a cat", status, **more)
+
+
+@pytest.mark.parametrize("made", [
+    render.status(EVIL), render.note(EVIL), render.pictures([(EVIL, None, EVIL, "")]),
+    render.pictures([(EVIL, "data:image/png;base64,", EVIL, "box")]), render.rewritten(EVIL, "a " + EVIL),
+    render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]), render.nearest(Nearest(EVIL, "pdq", 1, 0, True), None),
+    render.nearest(Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,"),
+    render.mentions(EVIL, Concepts([Concept("onerror")]).found(EVIL)),
+    render.concepts_table([Concept(EVIL, aliases=(EVIL,), descriptions=(EVIL,), substitute=EVIL)], ""),
+    render.gallery_grid([(EVIL, None, 1)], 1, 1), render.table((EVIL,), [(EVIL,)], EVIL),
+    render.scores(verdict(scores=(Score(EVIL, 1.0, None, 0),))),
+])
+def test_a_strangers_text_stays_text(made) -> None:
+    """No tag and no attribute of theirs, and the text itself comes out whole."""
+    seen = Elements(made)
+    assert not any(attrs.get("src") == "x" or "onerror" in attrs for _, attrs in seen.tags)
+    whole = seen.text.replace("onerroronerror, name", "onerror") + "".join(
+        str(value) for _, attrs in seen.tags for value in attrs.values())
+    assert "onerror" in whole and "alert(1)" in whole
+
+
+@pytest.mark.parametrize("given, flagged, says", [
+    (verdict(), False, "Passed: nothing was flagged, so the shield changed nothing."),
+    (verdict("blocked", reasons=("a is above b",)), True, "Blocked: a is above b. A gray picture was handed out."),
+    (verdict("mitigated", reasons=("a",), rewritten_prompt="a dog"), True, "Flagged and drawn as 'a dog' instead: a."),
+    (verdict("mitigated", reasons=("a",)), True, "Flagged and steered elsewhere: a."),
+    (verdict(reasons=("a",)), True, "Flagged, and handed out all the same because this policy only watches: a."),
+    (verdict(reasons=("x couldn't judge",), scored=False), False, "Handed out without a judgement: x couldn't judge."),
+])
+def test_the_verdict_is_one_plain_sentence(given: Verdict, flagged: bool, says: str) -> None:
+    assert render.sentence(given, flagged) == says
+
+
+def test_a_flagged_picture_is_veiled_until_its_box_is_ticked() -> None:
+    shown = render.pictures([("one", "data:,1", "first", ""), ("two", "data:,2", "second", "box"),
+                             ("three", "data:,3", "third", "blurred")])
+    seen = Elements(shown)
+    assert [figure.get("class") for figure in seen.all("figure")] == ["", "ds-veiled", "ds-veiled"]
+    assert len(seen.all("input")) == 1 and "Show the flagged picture" in seen.text
+    assert [image["alt"] for image in seen.all("img")] == ["first", "second", "third"]
+
+
+def test_progress_counts_steps_and_mistakes_are_alerts() -> None:
+    seen = Elements(render.status("step", 5, 25))
+    assert seen.all("progress") == [{"max": "25", "value": "5", "aria-label": "Denoising steps"}]
+    assert seen.all("div")[0]["role"] == "status"
+    assert Elements(render.status("no", kind="bad")).all("div")[0]["role"] == "alert"
+    assert Elements(render.status("waiting")).all("progress") == []
+
+
+def test_rewriting_is_shown_word_by_word() -> None:
+    made = str(render.rewritten("bolto on a gray background", "a friendly robot on a gray background"))
+    assert "<del>bolto</del> <ins>a friendly robot</ins> on a gray background" in made
+    assert render.rewritten("a", None) == "" and "<del>" not in render.rewritten("a b", "a b c")
+
+
+def test_words_are_marked_by_their_share_of_the_strongest() -> None:
+    seen = Elements(render.heat("the orchard!", [WordWeight("the", 0, 3, 0.2), WordWeight("orchard", 4, 11, 0.8)]))
+    assert [span["style"] for span in seen.all("span")] == ["--share:0.25", "--share:1.00"]
+    assert seen.text.startswith("Which words carry itthe20% orchard80%!")
+    assert render.heat("the orchard", []) == ""
+
+
+def test_concepts_found_are_marked_where_they_stand() -> None:
+    found = Concepts([Concept("Quimble")]).found("a quimbel, please")
+    seen = Elements(render.mentions("a quimbel, please", found))
+    assert "a quimbelQuimble, misspelled, please" in seen.text and "1 protected concept found" in seen.text
+    assert "Nothing protected found" in Elements(render.mentions("a cat", [])).text
+
+
+def test_scores_say_their_threshold_or_that_there_is_none() -> None:
+    made = render.scores(verdict(scores=(Score("noise_gap", 1.5, 1.2, 0), Score("other", 0.5, None, 2)), extra_calls=3))
+    text = Elements(made).text
+    assert "noise_gap1.51.21flagged" in text and "other0.5none3can't judge" in text and "3 extra denoiser calls" in text
+    assert render.scores(verdict()) == ""
+
+
+def test_the_nearest_work_is_judged_in_words() -> None:
+    assert "That counts as a copy: pdq 0.950" in render.nearest(Nearest("w", "pdq", 0.95, 0.88, True), None)
+    assert "That is no copy" in render.nearest(Nearest("w", "pdq", 0.5, 0.88, False), None)
+    assert render.nearest(None, None) == ""
+
+
+def test_downloads_hold_the_picture_and_the_verdict() -> None:
+    picture = Image.new("RGB", (3, 2), (10, 20, 30))
+    links = Elements(render.downloads(picture, {"prompt": EVIL}, "name")).all("a")
+    assert [link["download"] for link in links] == ["name.png", "name.json"]
+    png, text = (base64.b64decode(link["href"].split(",", 1)[1]) for link in links)
+    assert Image.open(io.BytesIO(png)).getpixel((2, 1)) == (10, 20, 30) and json.loads(text) == {"prompt": EVIL}
+
+
+def test_lists_say_how_many_there_are() -> None:
+    concepts = [Concept(f"c{n}", aliases=("other",) if n else ()) for n in range(30)]
+    assert "25 of 30 concepts shown." in Elements(render.concepts_table(concepts, "")).text
+    found = Elements(render.concepts_table(concepts, "OTHER"))
+    assert "25 of 29 concepts shown; 30 in all." in found.text and len(found.all("tr")) == 26
+    assert "None of the 30 concepts fits." in Elements(render.concepts_table(concepts, "zebra")).text
+    assert "There are no protected works yet." in Elements(render.gallery_grid([], 0, 0)).text
+
+
+def test_the_plot_shows_its_scores_and_says_them() -> None:
+    curve = [2.0, 1.0, None, 0.5]
+    svg = score_plot(curve, "noise_gap", 1.5)
+    assert svg.startswith("<svg") and "threshold (step 1)" in svg and "noise_gap" in svg
+    assert "threshold" not in score_plot(curve, "noise_gap", None)
+    words = in_words(curve, "noise_gap", 1.5)
+    assert words == ("noise_gap without the shield: 2 at the first step, 0.5 at the last; above 1.5 at step 1 it is "
+                     "flagged.")
+    assert Elements(render.plot(svg, words)).all("svg")[0]["aria-label"] == words

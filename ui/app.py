@@ -1,0 +1,153 @@
+"""The page: what its tabs share, its theme, and the server. The tabs are in modules of their own.
+
+Everything slow runs in Gradio's queue, one picture at a time and in the order it was asked for, so that two visitors
+take turns. torch, diffusers and matplotlib are imported when something needs them: the page is there before the model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr  # noqa: E402
+
+from shield.errors import BadRequestError  # noqa: E402
+from shield.load import SHIPPED  # noqa: E402
+from ui.audits import Audits  # noqa: E402
+from ui.folders import Folders  # noqa: E402
+from ui.jobs import Job  # noqa: E402
+from ui.models import Models  # noqa: E402
+from ui.protected import LARGEST, Protected, testbed_seed  # noqa: E402
+from ui.tab_audit import audit_tab  # noqa: E402
+from ui.tab_protected import protected_tab  # noqa: E402
+from ui.tab_shield import shield_tab  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ui.drawing import Asked, Drawing, Frame
+
+TITLE = "diffusion-shield"
+HEAD = ('<div class="ds-head"><h1>diffusion-shield</h1><p>Type a prompt, see what the model recalls, why it was '
+        "flagged, and what the shield did about it.</p></div>")
+
+
+@dataclass
+class Page:
+    """What the tabs share: models, what is protected, run folders, and the picture each visitor is waiting for."""
+
+    models: Models
+    protected: Protected
+    folders: Folders
+    audits: Audits
+    jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
+    scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
+
+    def draw(self, asked: Asked, tell: Callable[[Frame | str], None]) -> Drawing:
+        """One picture with what is protected right now; tells frames, or a sentence while the model loads."""
+        if not self.models.settled(asked.model):
+            tell(f"Loading {asked.model}; this takes a few seconds …")
+        with self.models.used(asked.model) as loaded:
+            from ui.drawing import drawn
+
+            protected = self.protected
+            return drawn(loaded.pipe, asked, protected.gallery, protected.concepts, loaded.preview, tell)
+
+    def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
+        """The job, known as the one that this visitor is waiting for; an older one is canceled."""
+        self.stop(visitor)
+        self.jobs[visitor or ""] = job
+        return job
+
+    def stop(self, visitor: str | None) -> None:
+        """Cancels what this visitor is waiting for."""
+        job = self.jobs.pop(visitor or "", None)
+        if job is not None:
+            job.stop()
+
+
+    def report(self, name: str) -> str | None:
+        """A run's report.html where the server may hand it out from: a copy, so that no run folder is served."""
+        source = self.folders.path(name) / "report.html"
+        if not source.is_file() or not source.resolve().is_relative_to(self.folders.root.resolve()):
+            return None
+        target = Path(self.scratch.name) / f"{source.stat().st_mtime_ns}" / "report.html"
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+        return str(target)
+
+    def close(self) -> None:
+        """Cancels what is under way and removes what was made to be handed out."""
+        for visitor in list(self.jobs):
+            self.stop(visitor)
+        self.audits.close()
+        self.scratch.cleanup()
+
+
+def page_of(model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None,
+            device: str = "auto") -> Page:
+    """Everything behind a page. Raises RegistryError, GalleryError, WeightsError for folders that can't be read."""
+    from shield.concepts import Concepts
+
+    folder = protected or runs / "protected"
+    concepts, works = testbed_seed() if model in SHIPPED else ([], [])
+    seed = [] if (folder / "concepts.toml").exists() else [*concepts, *Concepts.load().concepts]
+    names = [model, *(SHIPPED if model in SHIPPED else ())]
+    folders = Folders(runs)
+    return Page(Models(names, device), Protected(folder, seed, works), folders, Audits(folders, device))
+
+
+def build(page: Page) -> gr.Blocks:
+    """The page's layout and wiring."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False, delete_cache=(3600, 3600)) as blocks:
+        gr.HTML(HEAD)
+        with gr.Tabs():
+            with gr.Tab("Shield", id="shield"):
+                shield_tab(page, blocks)
+            with gr.Tab("Protected", id="protected"):
+                protected_tab(page)
+            with gr.Tab("Audit", id="audit"):
+                audit_tab(page, blocks)
+        blocks.unload(_left(page))
+    return blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+
+
+def _left(page: Page) -> Callable[[gr.Request], None]:
+    def left(request: gr.Request) -> None:
+        page.stop(request.session_hash)
+
+    return left
+
+
+def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, share: bool = False,
+             auth: tuple[str, str] | None = None) -> gr.Blocks:
+    """The page, being served until its `close`. Raises BadRequestError for an address that can't be used."""
+    blocks = build(page)
+    try:
+        blocks.launch(
+            server_name=host, server_port=port, share=share, auth=auth, prevent_thread_lock=True, quiet=True,
+            show_error=False, max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False,
+            enable_monitoring=False, run_history=False, footer_links=["api"], theme=theme(),
+            css_paths=Path(__file__).with_name("page.css"))
+    except OSError as error:
+        raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None
+    return blocks
+
+
+def theme() -> Any:
+    """The system's own fonts, so that nothing is fetched from anywhere, and colors that can be read by all."""
+    base = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"],
+                             font_mono=["ui-monospace", "monospace"])
+    return base.set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        block_title_text_color="*neutral_700", block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_600", button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700")

@@ -1,0 +1,191 @@
+"""One prompt behind the shield and without it, on the same noise; told step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from probes.generate import generators
+from shield.attribution import word_weights
+from shield.conditioning import null_conditioning
+from shield.errors import BadRequestError, MissingSignalError
+from shield.families import family_of
+from shield.gallery import Gallery
+from shield.intercept import Forward, intercepted
+from shield.policy import preset
+from shield.thresholds import Threshold
+from shield.types import Case, Detector, Screen, Trace, Verdict, WordWeight
+from shield.wrapper import Shield
+from ui.preview import Preview, predicted_clean
+
+LONGEST = 1000
+MOST_STEPS = 150
+SHIELDED, UNSHIELDED = "behind the shield", "without the shield"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One picture that somebody asked for."""
+
+    prompt: str
+    model: str = "testbed"
+    policy: str = "balanced"
+    seed: int = 0
+    steps: int = 25
+    guidance_scale: float = 4.0
+
+    def checked(self) -> Asked:
+        """Itself, with its numbers as numbers. Raises BadRequestError."""
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise BadRequestError("A prompt is needed; type what to draw.")
+        if len(self.prompt) > LONGEST:
+            raise BadRequestError(f"A prompt has at most {LONGEST} characters here; {len(self.prompt)} were given.")
+        preset(self.policy)
+        return replace(
+            self, seed=_between(self.seed, 0, 2**63 - 1, "seed"), steps=_between(self.steps, 1, MOST_STEPS, "number "
+            "of steps"), guidance_scale=float(_between(self.guidance_scale, 0, 50, "guidance scale", whole=False)))
+
+
+def _between(value: Any, low: float, high: float, what: str, *, whole: bool = True) -> Any:
+    try:
+        number = float(value) if not whole else int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadRequestError(f"The {what} is a number; {value!r} was given.") from None
+    if not low <= number <= high:
+        raise BadRequestError(f"The {what} lies between {low:g} and {high:g}; {number:g} was given.")
+    return number
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One denoising step as it happens. `side` is SHIELDED or UNSHIELDED; `score` is known on the second only.
+
+    `shielded` is the picture that the shield has handed out already, once there is one; `flagged` whether it saw
+    anything by then.
+    """
+
+    side: str
+    step: int
+    steps: int
+    score: float | None
+    preview: Image.Image | None
+    shielded: Image.Image | None = None
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What came out. `curve` has the detector's score of each step alone, without the shield; `words` each word's
+    share of the prompt's pull, empty where no score was flagged.
+    """
+
+    asked: Asked
+    verdict: Verdict
+    flagged: bool
+    shielded: Image.Image
+    unshielded: Image.Image
+    detector: str
+    curve: list[float | None]
+    words: tuple[WordWeight, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether both pictures are equal to the bit."""
+        return self.shielded.size == self.unshielded.size and self.shielded.tobytes() == self.unshielded.tobytes()
+
+    def about(self) -> dict[str, Any]:
+        """Everything but the pictures, for JSON: numbers that aren't finite become None."""
+        scores = [{**asdict(s), "value": _finite(s.value), "flagged": s.flagged} for s in self.verdict.scores]
+        verdict = {**asdict(self.verdict), "scores": scores}
+        return {"request": asdict(self.asked), "flagged": self.flagged, "same_picture_without_the_shield": self.same,
+                "verdict": verdict, "detector": self.detector, "score_by_step": self.curve,
+                "words": [asdict(word) for word in self.words]}
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def drawn(pipe: Any, asked: Asked, gallery: Gallery | None, concepts: Screen | None, preview: Preview | None,
+          tell: Callable[[Frame], None], thresholds: Iterable[Threshold] | None = None) -> Drawing:
+    """Draws behind the shield, then the same noise without it. `tell` may raise to cancel. Raises what Shield raises.
+    """
+    policy = preset(asked.policy)
+    steps = _Steps(SHIELDED, preview, tell)
+    output = _called(Shield(pipe, policy, gallery, concepts, thresholds), asked, steps)
+    verdict, shielded = output.verdicts[0], output.images[0]
+    flagged = was_flagged(verdict)
+    watch = _Watch(pipe, asked, policy.detectors[0], explain=any(score.flagged for score in verdict.scores))
+    steps = _Steps(UNSHIELDED, preview, lambda frame: tell(replace(frame, shielded=shielded, flagged=flagged,
+                                                                   score=watch.curve[-1])))
+    with intercepted(pipe, watch):
+        unshielded = _called(pipe, asked, steps).images[0]
+    return Drawing(asked, verdict, flagged, shielded, unshielded, watch.detector.name, watch.curve, watch.words)
+
+
+def was_flagged(verdict: Verdict) -> bool:
+    """Whether anything was seen: a score above its threshold, a protected concept, a copy, or a picture held back."""
+    copied = verdict.nearest is not None and verdict.nearest.copied
+    return verdict.status != "passed" or bool(verdict.concepts) or copied or any(s.flagged for s in verdict.scores)
+
+
+def _called(call: Callable[..., Any], asked: Asked, steps: _Steps) -> Any:
+    with torch.no_grad():
+        return call(asked.prompt, num_inference_steps=asked.steps, guidance_scale=asked.guidance_scale,
+                    generator=generators([asked.seed]), callback_on_step_end=steps)
+
+
+class _Steps:
+    """A pipeline's own callback after each step: tells how far it is and what is being drawn."""
+
+    def __init__(self, side: str, preview: Preview | None, tell: Callable[[Frame], None]) -> None:
+        self.side, self.preview, self.tell = side, preview, tell
+        self._before: torch.Tensor | None = None
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        latents, picture = values["latents"].detach().float(), None
+        if self.preview is not None:
+            # What the first step began with isn't known here.
+            clean = latents if self._before is None else predicted_clean(pipe.scheduler, step, self._before, latents)
+            picture = self.preview.picture(clean[0])
+        self._before = latents
+        self.tell(Frame(self.side, step + 1, len(pipe.scheduler.timesteps), None, picture))
+        return values
+
+
+class _Watch:
+    """An `on_forward` for the bare pipeline: scores every step and, with `explain`, weighs the prompt's words once."""
+
+    def __init__(self, pipe: Any, asked: Asked, detector: Detector, explain: bool) -> None:
+        self.pipe, self.asked, self.explain = pipe, asked, explain
+        # One step at a time: a detector that reads several is asked about each alone.
+        self.detector: Any = replace(detector, first_k=1)  # type: ignore[type-var]
+        self.curve: list[float | None] = []
+        self.words: tuple[WordWeight, ...] = ()
+
+    def __call__(self, forward: Forward) -> None:
+        try:
+            step = forward.step(self.detector.needs, family_of(self.pipe).packed)
+            score = _finite(float(self.detector.score(Trace([step]))[0]))
+        except MissingSignalError:
+            score = None
+        # Separate guidance calls show a step twice: the prompt's half, then both.
+        self.curve[forward.index:] = [score]
+        if self.explain and forward.index == 0 and forward.noise_uncond is not None and not self.words:
+            self.words = self._weighed(forward)
+
+    def _weighed(self, forward: Forward) -> tuple[WordWeight, ...]:
+        null = null_conditioning(self.pipe, forward.conditioning.embeds.shape[1])
+        case = Case(
+            step=0, steps=self.asked.steps, guidance_scale=self.asked.guidance_scale, noise_cond=forward.noise_cond,
+            noise_uncond=forward.noise_uncond, original=forward.conditioning, safe=None, null=null,
+            rerun=lambda conditioning: forward.rerun([0], conditioning))
+        try:
+            return word_weights(self.pipe, self.asked.prompt, case, forward.noise_uncond,
+                                structure=self.detector.name == "structure_gap")
+        except MissingSignalError:
+            return ()

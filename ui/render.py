@@ -1,0 +1,200 @@
+"""What the Shield and Protected tabs show, as HTML. Plain functions: no page, no model, no state.
+
+Whatever comes from outside (prompts, names, reasons) goes through Markup.format, which escapes it. Nothing here is
+said by color alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from shield.concepts import Concept
+from shield.types import Mention, Nearest, Verdict, WordWeight
+
+EMPTY = Markup("")
+
+
+def data_url(image: Image.Image, kind: str = "PNG") -> str:
+    """The picture itself in place of an address, so that nothing is stored for a page to fetch."""
+    data = io.BytesIO()
+    image.convert("RGB").save(data, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def status(sentence: str, done: int | None = None, total: int | None = None, *, kind: str = "",
+           counted: str = "Denoising steps") -> Markup:
+    """One live line, with a progress bar where `counted` are known. `kind` "bad" for what went wrong."""
+    bar = EMPTY
+    if done is not None and total:
+        bar = Markup('<progress max="{}" value="{}" aria-label="{}"></progress>').format(total, done, counted)
+    role = "alert" if kind == "bad" else "status"
+    return Markup('<div class="ds-status ds-{}" role="{}"><p>{}</p>{}</div>').format(
+        kind or "plain", role, sentence, bar)
+
+
+def note(sentence: str) -> Markup:
+    """A quiet line."""
+    return Markup('<p class="ds-note" role="status">{}</p>').format(sentence)
+
+
+def sentence(verdict: Verdict, flagged: bool) -> str:
+    """The verdict for a reader who knows none of the words in it."""
+    why = "; ".join(verdict.reasons)
+    if verdict.status == "blocked":
+        return f"Blocked: {why}. A gray picture was handed out."
+    if verdict.status == "mitigated":
+        how = f"drawn as {verdict.rewritten_prompt!r} instead" if verdict.rewritten_prompt else "steered elsewhere"
+        return f"Flagged and {how}: {why}."
+    if flagged:
+        return f"Flagged, and handed out all the same because this policy only watches: {why}."
+    if not verdict.scored:
+        return f"Handed out without a judgement: {why}."
+    return "Passed: nothing was flagged, so the shield changed nothing."
+
+
+def pictures(figures: Iterable[tuple[str, str | None, str, str]]) -> Markup:
+    """Pictures side by side: (title, address or None, what the picture is in words, veil).
+
+    `veil` "blurred" blurs a picture; "box" does so until a box under it is ticked; "" shows it.
+    """
+    return Markup('<div class="ds-pair">{}</div>').format(EMPTY.join(_figure(*figure) for figure in figures))
+
+
+def _figure(title: str, address: str | None, words: str, veil: str) -> Markup:
+    if address is None:
+        shown = Markup('<div class="ds-none"><span>{}</span></div>').format(words)
+    else:
+        shown = Markup('<img src="{}" alt="{}">').format(address, words)
+    box = Markup('<label class="ds-veil"><input type="checkbox"> Show the flagged picture</label>')
+    return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(
+        "ds-veiled" if veil else "", title, shown, box if veil == "box" else EMPTY)
+
+
+def heat(prompt: str, words: Sequence[WordWeight]) -> Markup:
+    """The prompt with each word marked as strongly as it pulls."""
+    if not words:
+        return EMPTY
+    parts, place, strongest = [EMPTY], 0, max(word.weight for word in words) or 1.0
+    for word in words:
+        parts += [Markup("{}").format(prompt[place:word.start]),
+                  Markup('<span class="ds-word" style="--share:{}">{}<small>{}%</small></span>').format(
+                      f"{word.weight / strongest:.2f}", prompt[word.start:word.end], round(100 * word.weight))]
+        place = word.end
+    marked = EMPTY.join([*parts, Markup("{}").format(prompt[place:])])
+    return Markup('<section class="ds-part"><h3>Which words carry it</h3><p class="ds-words">{}</p><p class="ds-note">'
+                  "Each word's share of what pulls the picture away from chance.</p></section>").format(marked)
+
+
+def mentions(prompt: str, found: Sequence[Mention]) -> Markup:
+    """The prompt with its protected concepts marked, and how each was found."""
+    parts, place = [EMPTY], 0
+    for mention in found:
+        parts += [Markup("{}").format(prompt[place:mention.start]),
+                  Markup('<mark>{}<small>{}, {}</small></mark>').format(mention.text, mention.concept, mention.how)]
+        place = mention.end
+    text = EMPTY.join([*parts, Markup("{}").format(prompt[place:])])
+    note = f"{len(found)} protected {'concept' if len(found) == 1 else 'concepts'}" if found else "Nothing protected"
+    return Markup('<p class="ds-words">{}</p><p class="ds-note" role="status">{} found in this prompt.</p>').format(
+        text, note)
+
+
+def rewritten(before: str, after: str | None) -> Markup:
+    """The prompt that was drawn instead, word by word against the one that was asked for."""
+    if after is None:
+        return EMPTY
+    old, new, parts = before.split(), after.split(), []
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts.append(Markup("{}").format(" ".join(old[a:b])))
+            continue
+        if a < b:
+            parts.append(Markup("<del>{}</del>").format(" ".join(old[a:b])))
+        if c < d:
+            parts.append(Markup("<ins>{}</ins>").format(" ".join(new[c:d])))
+    return Markup('<section class="ds-part"><h3>Rewritten prompt</h3><p class="ds-words">{}</p></section>').format(
+        Markup(" ").join(parts))
+
+
+def nearest(found: Nearest | None, address: str | None) -> Markup:
+    """The protected work that the finished picture is most like, and whether that counts as a copy."""
+    if found is None:
+        return EMPTY
+    judged = "That counts as a copy" if found.copied else "That is no copy"
+    picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {found.work}") if address else EMPTY
+    return Markup('<section class="ds-part"><h3>Nearest protected work</h3><div class="ds-nearest">{}<p>{}<br>{}</p>'
+                  "</div></section>").format(
+        picture, found.work, f"{judged}: {found.metric} {found.score:.3f}, threshold {found.threshold:.3f}.")
+
+
+def scores(verdict: Verdict) -> Markup:
+    """Every detector's score beside its threshold, and what the shield cost."""
+    if not verdict.scores:
+        return EMPTY
+    said = {True: "flagged", False: "not flagged", None: "can't judge"}
+    rows = [(s.detector, f"{s.value:.4g}", "none" if s.threshold is None else f"{s.threshold:.4g}", s.step + 1,
+             said[s.flagged]) for s in verdict.scores]
+    cost = f"{verdict.extra_calls} extra denoiser calls, {verdict.milliseconds:.0f} ms in the shield."
+    return Markup('<section class="ds-part"><h3>Scores</h3>{}<p class="ds-note">{}</p></section>').format(
+        table(("detector", "score", "threshold", "step", ""), rows, "Scores of the detectors"), cost)
+
+
+def plot(svg: str, words: str) -> Markup:
+    """A plot of ours, with what it shows in words."""
+    marked = svg.replace("<svg ", str(Markup('<svg role="img" aria-label="{}" ').format(words)), 1)
+    return Markup('<figure class="ds-plot">{}<figcaption>{}</figcaption></figure>').format(Markup(marked), words)
+
+
+def downloads(picture: Image.Image, about: Mapping[str, Any], name: str) -> Markup:
+    """Links that save what was handed out, and everything that is known about it."""
+    text = json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+    verdict = f"data:application/json;base64,{base64.b64encode(text).decode()}"
+    return Markup('<p class="ds-downloads"><a download="{}.png" href="{}">Download the picture</a> '
+                  '<a download="{}.json" href="{}">Download the verdict (JSON)</a></p>').format(
+        name, data_url(picture), name, verdict)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Markup:
+    """A plain table; its caption is for screen readers. Cells that are Markup stay HTML."""
+    head = EMPTY.join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
+    body = EMPTY.join(Markup("<tr>{}</tr>").format(EMPTY.join(Markup("<td>{}</td>").format(cell) for cell in row))
+                      for row in rows)
+    return Markup('<div class="ds-scroll" tabindex="0" role="region" aria-label="{}"><table class="ds-table">'
+                  "<caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
+        caption, caption, head, body)
+
+
+def concepts_table(concepts: Sequence[Concept], wanted: str, limit: int = 25) -> Markup:
+    """The registry's entries that hold `wanted` anywhere, the first `limit` of them."""
+    needle = wanted.casefold().strip()
+    fits = [c for c in concepts if needle in "\n".join([c.name, c.kind, *c.aliases, *c.descriptions]).casefold()]
+    rows = [(c.name, c.kind, "; ".join(c.aliases), "; ".join(c.descriptions), c.substitute) for c in fits[:limit]]
+    listed = table(("name", "kind", "also called", "described as", "said instead"), rows, "Protected concepts")
+    return EMPTY.join([_shown(len(rows), len(fits), len(concepts), "concepts"), listed if rows else EMPTY])
+
+
+def gallery_grid(works: Sequence[tuple[str, str | None, int]], total: int, fits: int) -> Markup:
+    """Works as (name, picture's address, number of pictures)."""
+    cells = EMPTY.join(
+        Markup("<li>{}<span>{}</span></li>").format(
+            Markup('<img src="{}" alt="">').format(address) if address else EMPTY,
+            f"{name} ({count} pictures)" if count > 1 else name) for name, address, count in works)
+    grid = Markup('<ul class="ds-grid" aria-label="Protected pictures">{}</ul>').format(cells) if cells else EMPTY
+    return EMPTY.join([_shown(len(works), fits, total, "works"), grid])
+
+
+def _shown(shown: int, fits: int, total: int, what: str) -> Markup:
+    if not total:
+        text = f"There are no protected {what} yet."
+    elif not fits:
+        text = f"None of the {total} {what} fits."
+    else:
+        text = f"{shown} of {fits} {what} shown" + ("." if fits == total else f"; {total} in all.")
+    return note(text)

@@ -1,0 +1,169 @@
+"""The Audit tab: the run folders, what each found, and one quick audit at a time, live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from shield.errors import ShieldError
+from ui import render, render_runs
+from ui.folders import stages_of
+
+if TYPE_CHECKING:
+    from ui.app import Page
+
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+EVERY = 2.0
+ALL = "(all)"
+NOTHING = "Open a run to see what it found."
+
+
+def audit_tab(page: Page, blocks: gr.Blocks) -> None:
+    """Builds the tab inside the current Blocks."""
+    timer = gr.Timer(EVERY, active=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            runs = gr.HTML(elem_id="runs")
+        with gr.Column(scale=2, min_width=300):
+            model = gr.Dropdown(list(page.models.names), value=page.models.names[0], label="Model to audit",
+                                filterable=False)
+            with gr.Row():
+                start = gr.Button("Start a quick audit", variant="primary", elem_id="start-audit", min_width=200)
+                cancel = gr.Button("Cancel it", elem_id="cancel-audit", min_width=100)
+                resume = gr.Button("Continue the opened run", elem_id="resume-audit", min_width=200)
+            state = gr.HTML(elem_id="audit-state")
+    with gr.Row(equal_height=False):
+        chosen = gr.Dropdown([], value=None, label="Open a run", elem_id="run", scale=4)
+        refresh = gr.Button("Look again", scale=1)
+    opened, wanted, pages = _panels()
+    inputs, live = [chosen, *wanted], [runs, chosen, state, timer]
+    gr.on([blocks.load, refresh.click], _listed(page), None, live, **HIDDEN)
+    chosen.change(_opened(page), chosen, opened, **HIDDEN).then(_pages(page), inputs, pages, **HIDDEN)
+    gr.on([part.change for part in wanted], _pages(page), inputs, pages, trigger_mode="always_last", **HIDDEN)
+    start.click(_starter(page), model, live, **HIDDEN)
+    resume.click(_resumer(page), chosen, live, **HIDDEN)
+    cancel.click(_canceler(page), None, live, **HIDDEN)
+    timer.tick(_listed(page), None, live, **HIDDEN).then(_if_live(page, _opened(page), 5), chosen, opened, **HIDDEN
+                                                        ).then(_if_live(page, _pages(page), 2), inputs, pages, **HIDDEN)
+
+
+def _panels() -> tuple[list[Any], list[Any], list[Any]]:
+    """What an opened run shows: its parts, the fields that filter two of them, and those two."""
+    with gr.Tabs():
+        with gr.Tab("Summary", id="summary"):
+            summary = gr.HTML(str(render.note(NOTHING)), elem_id="run-summary")
+            report = gr.DownloadButton("Download the whole report (HTML)", visible=False, size="sm")
+        with gr.Tab("Curves", id="curves"):
+            curves = gr.HTML(elem_id="run-curves")
+        with gr.Tab("Works", id="works"):
+            with gr.Row():
+                text = gr.Textbox(label="Find in name or prompt", max_length=100)
+                group = gr.Dropdown([ALL], value=ALL, label="Group", filterable=False)
+                order = gr.Dropdown(list(render_runs.SORTS), value=render_runs.SORTS[0], label="Order",
+                                    filterable=False)
+                number = gr.Number(1, label="Page", precision=0, minimum=1)
+            copies = gr.Checkbox(label="Only works that were copied", container=False)
+            works = gr.HTML(elem_id="run-works")
+        with gr.Tab("Records", id="records"):
+            with gr.Row():
+                needle = gr.Textbox(label="Find in work, prompt or reason", max_length=100)
+                stage = gr.Dropdown([ALL], value=ALL, label="Stage", filterable=False)
+                place = gr.Number(1, label="Page", precision=0, minimum=1)
+            records = gr.HTML(elem_id="run-records")
+    return ([summary, report, curves, group, stage], [text, group, order, copies, number, stage, needle, place],
+            [works, records])
+
+
+def _listed(page: Page) -> Callable[[], list[Any]]:
+    return lambda: _list(page)
+
+
+def _list(page: Page, said: str = "", opened: str | None = None) -> list[Any]:
+    """The runs, the choice among them, the audit's state, and whether to look again soon.
+
+    `opened` is chosen; without it a visitor's choice stays.
+    """
+    listed, running = page.folders.listed(), page.audits.running
+    names = [run.name for run in listed]
+    if running and page.audits.name not in names:
+        names = [str(page.audits.name), *names]
+    sentence, done, total = page.audits.state()
+    bar = (done, total) if running else (None, None)
+    choice: dict[str, Any] = {} if opened is None else {"value": opened}
+    return [str(render_runs.runs_table(listed)), gr.Dropdown(names, **choice),
+            str(render.status(said or sentence, *bar, counted="Stages of the audit")), gr.Timer(active=running)]
+
+
+def _opened(page: Page) -> Callable[[str | None], list[Any]]:
+    def opened(name: str | None) -> list[Any]:
+        hidden = gr.DownloadButton(visible=False)
+        if not name:
+            return [str(render.note(NOTHING)), hidden, "", gr.skip(), gr.skip()]
+        try:
+            run, records = page.folders.opened(name), page.folders.records(name)
+            summary = render.EMPTY.join([render_runs.summary(run, records), render_runs.stages(stages_of(run))])
+            curves, report = render_runs.curves(run, records), page.report(name)
+        except ShieldError as error:
+            return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip()]
+        stages = list(dict.fromkeys(str(record.get("stage")) for record in records))
+        button = hidden if report is None else gr.DownloadButton(value=report, visible=True)
+        return [str(summary), button, str(curves), gr.Dropdown([ALL, *render_runs.groups(records)]),
+                gr.Dropdown([ALL, *stages])]
+
+    return opened
+
+
+def _pages(page: Page) -> Callable[..., list[str]]:
+    def pages(name: str | None, text: str, group: str, order: str, copies: bool, number: float, stage: str,
+              needle: str, place: float) -> list[str]:
+        if not name:
+            return ["", ""]
+        try:
+            records, folder = page.folders.records(name), page.folders.path(name)
+        except ShieldError as error:
+            return [str(render.status(str(error), kind="bad")), ""]
+        wanted = render_runs.Wanted(text or "", "" if group == ALL else group, copies, order, int(number or 1))
+        return [str(render_runs.works(folder, records, wanted)),
+                str(render_runs.record_table(records, "" if stage == ALL else stage, needle or "", int(place or 1)))]
+
+    return pages
+
+
+def _if_live(page: Page, show: Callable[..., list[Any]], count: int) -> Callable[..., list[Any]]:
+    """Shows again only the run that is being written; another one that is open doesn't change."""
+    def shown(name: str | None, *fields: Any) -> list[Any]:
+        return show(name, *fields) if name and name == page.audits.name else [gr.skip()] * count
+
+    return shown
+
+
+def _starter(page: Page) -> Callable[[str], list[Any]]:
+    def start(model: str) -> list[Any]:
+        try:
+            return _list(page, opened=page.audits.start(page.models.checked(model)))
+        except (ShieldError, OSError) as error:
+            return _list(page, str(error))
+
+    return start
+
+
+def _resumer(page: Page) -> Callable[[str | None], list[Any]]:
+    def resume(name: str | None) -> list[Any]:
+        if not name:
+            return _list(page, "Open the run to continue first.")
+        try:
+            return _list(page, opened=page.audits.resume(name))
+        except (ShieldError, OSError) as error:
+            return _list(page, str(error))
+
+    return resume
+
+
+def _canceler(page: Page) -> Callable[[], list[Any]]:
+    def cancel() -> list[Any]:
+        page.audits.cancel()
+        return _list(page)
+
+    return cancel

@@ -1,0 +1,194 @@
+"""The Protected tab: what the shield looks for. Changes are saved at once and hold for the next picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from shield.concepts import Concept
+from shield.errors import ShieldError
+from ui import render
+from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, Protected
+
+if TYPE_CHECKING:
+    from ui.app import Page
+
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+NEW = "(a new one)"
+SHOWN = 24
+THUMBNAIL = 160
+
+
+def protected_tab(page: Page) -> None:
+    """Builds the tab inside the current Blocks."""
+    with gr.Tabs():
+        with gr.Tab("Concepts", id="concepts"):
+            _concepts(page.protected)
+        with gr.Tab("Pictures", id="pictures"):
+            _pictures(page.protected)
+
+
+def _concepts(store: Protected) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            trial = gr.Textbox(label="Try a prompt", placeholder="What would be found in it?", max_length=1000)
+            found = gr.HTML(elem_id="trial")
+            wanted = gr.Textbox(label="Find a concept", placeholder="name, alias or description", max_length=100)
+            listed = gr.HTML(_table(store, ""), elem_id="concepts")
+        with gr.Column(scale=2, min_width=300):
+            gr.HTML("<h3>Add or change a concept</h3>")
+            chosen = gr.Dropdown(_names(store), value=NEW, label="Concept to change")
+            fields = _fields()
+            with gr.Row():
+                save = gr.Button("Save", variant="primary", elem_id="save-concept")
+                remove = gr.Button("Remove", elem_id="remove-concept")
+            said = gr.HTML(elem_id="concept-said")
+    gr.on([trial.submit, trial.blur], lambda text: _tried(store, text), trial, found, **HIDDEN)
+    wanted.change(lambda text: _table(store, text), wanted, listed, trigger_mode="always_last", **HIDDEN)
+    chosen.input(lambda name: _filled(store, name), chosen, fields, **HIDDEN)
+    outputs = [said, listed, chosen, *fields]
+    save.click(_saver(store), [chosen, wanted, *fields], outputs, **HIDDEN)
+    remove.click(_remover(store), [chosen, wanted], outputs, **HIDDEN)
+
+
+def _tried(store: Protected, prompt: str) -> str:
+    return str(render.mentions(prompt, store.concepts.found(prompt))) if prompt else ""
+
+
+def _fields() -> list[Any]:
+    lines = "one on each line"
+    return [gr.Textbox(label="Name", max_length=LONGEST_NAME), gr.Dropdown(list(KINDS), value=KINDS[0], label="Kind",
+                                                                           filterable=False),
+            gr.Textbox(label="Also called", info=lines, lines=2), gr.Textbox(label="Described as", info=lines, lines=2),
+            gr.Textbox(label="Said instead in a rewritten prompt", max_length=LONGEST_NAME),
+            gr.Textbox(label="Spellings near it that mean something else", info=lines, lines=1)]
+
+
+def _names(store: Protected) -> list[str]:
+    return [NEW, *sorted(c.name for c in store.concepts.concepts)]
+
+
+def _table(store: Protected, wanted: str) -> str:
+    return str(render.concepts_table(store.concepts.concepts, wanted or ""))
+
+
+def _filled(store: Protected, name: str) -> list[Any]:
+    try:
+        concept = Concept("") if name == NEW else store.concept(name)
+    except ShieldError:
+        concept = Concept("")
+    return [concept.name, concept.kind, "\n".join(concept.aliases), "\n".join(concept.descriptions),
+            concept.substitute, "\n".join(concept.allow)]
+
+
+def _saver(store: Protected) -> Callable[..., list[Any]]:
+    def save(chosen: str, wanted: str, name: str, kind: str, aliases: str, descriptions: str, substitute: str,
+             allow: str) -> list[Any]:
+        concept = Concept(name or "", kind, *(tuple((text or "").splitlines()) for text in (aliases, descriptions)),
+                          substitute or "", tuple((allow or "").splitlines()))
+        return _changed(store, wanted, f"Saved {concept.name}; it holds for the next picture.",
+                        lambda: store.save_concept(concept, None if chosen == NEW else chosen))
+
+    return save
+
+
+def _remover(store: Protected) -> Callable[..., list[Any]]:
+    def remove(chosen: str, wanted: str) -> list[Any]:
+        if chosen == NEW:
+            return [_said("Choose the concept to remove.", bad=True), *[gr.skip()] * 8]
+        return _changed(store, wanted, f"Removed {chosen}.", lambda: store.remove_concept(chosen))
+
+    return remove
+
+
+def _changed(store: Protected, wanted: str, sentence: str, change: Callable[[], None]) -> list[Any]:
+    """What a change said, and the list and the form after it; the form keeps what was typed if it was refused."""
+    try:
+        change()
+    except (ShieldError, OSError) as error:
+        return [_said(str(error), bad=True), *[gr.skip()] * 8]
+    return [_said(sentence), _table(store, wanted), gr.Dropdown(_names(store), value=NEW), *_filled(store, NEW)]
+
+
+def _said(sentence: str, bad: bool = False) -> str:
+    return str(render.status(sentence, kind="bad" if bad else "passed"))
+
+
+def _pictures(store: Protected) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            wanted = gr.Textbox(label="Find a work", placeholder="part of its name", max_length=100)
+            shown = gr.HTML(_grid(store, ""), elem_id="gallery")
+        with gr.Column(scale=2, min_width=300):
+            gr.HTML("<h3>Add pictures</h3>")
+            work = gr.Textbox(label="Name of the work", max_length=LONGEST_NAME, elem_id="work-name")
+            files = gr.File(file_count="multiple", label=f"Pictures ({', '.join(FORMATS)}, up to "
+                            f"{LARGEST // 2**20} MB each)", file_types=[".png", ".jpg", ".jpeg", ".webp"], height=140,
+                            elem_id="upload")
+            add = gr.Button("Add", variant="primary", elem_id="add-pictures")
+            gr.HTML("<h3>Rename or remove</h3>")
+            chosen = gr.Dropdown(store.names(), value=None, label="Work to change")
+            name = gr.Textbox(label="New name", max_length=LONGEST_NAME)
+            with gr.Row():
+                rename = gr.Button("Rename")
+                remove = gr.Button("Remove")
+            said = gr.HTML(elem_id="gallery-said")
+    outputs = [said, shown, chosen, work, files, name]
+    wanted.change(lambda text: _grid(store, text), wanted, shown, trigger_mode="always_last", **HIDDEN)
+    add.click(_adder(store), [work, files, wanted], outputs, **HIDDEN)
+    rename.click(_renamer(store), [chosen, name, wanted], outputs, **HIDDEN)
+    remove.click(_dropper(store), [chosen, wanted], outputs, **HIDDEN)
+
+
+def _grid(store: Protected, wanted: str) -> str:
+    names = store.names()
+    fits = [name for name in names if (wanted or "").casefold().strip() in name.casefold()]
+    counts = {name: sum(entry["work"] == name for entry in store.works) for name in fits[:SHOWN]}
+    works = [(name, _thumbnail(store.picture(name)), count) for name, count in counts.items()]
+    return str(render.gallery_grid(works, len(names), len(fits)))
+
+
+def _thumbnail(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with Image.open(file) as picture:
+            small = picture.convert("RGB")
+    except OSError:
+        return None
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return render.data_url(small, "JPEG")
+
+
+def _adder(store: Protected) -> Callable[..., list[Any]]:
+    def add(work: str, files: list[str] | None, wanted: str) -> list[Any]:
+        return _changed_gallery(store, wanted, f"Added to {work}; it is protected from the next picture on.",
+                                lambda: store.add_pictures(work or "", [Path(file) for file in files or ()]))
+
+    return add
+
+
+def _renamer(store: Protected) -> Callable[..., list[Any]]:
+    def rename(chosen: str | None, name: str, wanted: str) -> list[Any]:
+        return _changed_gallery(store, wanted, f"Renamed to {name}.", lambda: store.rename_work(chosen or "", name))
+
+    return rename
+
+
+def _dropper(store: Protected) -> Callable[..., list[Any]]:
+    def remove(chosen: str | None, wanted: str) -> list[Any]:
+        return _changed_gallery(store, wanted, f"Removed {chosen}.", lambda: store.remove_work(chosen or ""))
+
+    return remove
+
+
+def _changed_gallery(store: Protected, wanted: str, sentence: str, change: Callable[[], Any]) -> list[Any]:
+    try:
+        change()
+    except (ShieldError, OSError) as error:
+        return [_said(str(error), bad=True), *[gr.skip()] * 5]
+    return [_said(sentence), _grid(store, wanted), gr.Dropdown(store.names(), value=None), "", None, ""]
