@@ -128,13 +128,16 @@ ENCODERS: dict[str, Callable[[Any, list[str], int | None], Conditioning]] = {
 }
 
 
-@torch.no_grad()
-def encoded(pipe: Any, prompts: list[str], tokens: int | None = None) -> Conditioning:
+def encoded(
+    pipe: Any, prompts: list[str], tokens: int | None = None, differentiable: bool = False
+) -> Conditioning:
     """The conditioning of these prompts, one row each, by the pipeline's own encoders.
 
-    `tokens` is the length T that the running call uses, where the family leaves it to the caller.
+    `tokens` is the length T that the running call uses, where the family leaves it to the caller. `differentiable`
+    keeps the graph.
     """
-    return ENCODERS[family_of(pipe).name](pipe, prompts, tokens)
+    with torch.set_grad_enabled(differentiable):
+        return ENCODERS[family_of(pipe).name](pipe, prompts, tokens)
 
 
 @torch.no_grad()

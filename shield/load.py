@@ -28,7 +28,7 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_check
     if dtype is None and (str(name) in SHIPPED or place == "cpu"):
         dtype = torch.float32
     source = _source(name)
-    with _quiet():
+    with quiet():
         pipe = _from_pretrained(source, dtype, safety_checker)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
@@ -96,7 +96,7 @@ def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the loading bars of diffusers and transformers; both are left as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

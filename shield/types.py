@@ -152,6 +152,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class WordWeight:
+    """A word at characters start..end of the prompt and its share (0..1) of the prompt's pull."""
+
+    text: str
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Nearest:
     """The nearest protected picture of a finished picture. `score` grows with similarity; `copied` by the gallery's
     rule.
@@ -178,6 +188,7 @@ class Verdict:
     concepts: tuple[str, ...] = ()
     nearest: Nearest | None = None
     scored: bool = True
+    token_weights: tuple[WordWeight, ...] = ()
     extra_calls: int = 0
     milliseconds: float = 0.0
 
@@ -241,12 +252,20 @@ Mitigation = ConditioningMitigation | PredictionMitigation
 
 
 class Rewriter(Protocol):
-    """Proposes other prompts. Proposals only: one counts when the prompt screen and the detectors pass it."""
+    """Proposes other prompts. Proposals only: one counts when the prompt screen and the detectors pass it.
+
+    `needs_weights`: it wants to know which words pull, which costs a denoiser call and its gradient.
+    """
 
     @property
     def name(self) -> str: ...
 
-    def propose(self, prompt: str, concepts: Sequence["Mention"]) -> Iterable[str]:
+    @property
+    def needs_weights(self) -> bool: ...
+
+    def propose(
+        self, prompt: str, concepts: Sequence["Mention"], weights: Sequence[WordWeight] = ()
+    ) -> Iterable[str]:
         """Other prompts, best first; none when it has no idea. `concepts` are the protected ones found in it."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shield.attribution import word_weights
 from shield.conditioning import Conditioning, encoded, null_conditioning, written
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.families import Family
@@ -29,6 +30,7 @@ from shield.types import (
     Score,
     Screen,
     Trace,
+    WordWeight,
 )
 
 
@@ -48,6 +50,7 @@ class Watched:
     swap: Conditioning | None = None
     safe: Conditioning | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    weights: tuple[WordWeight, ...] = ()
     extra_calls: int = 0
 
     @property
@@ -193,7 +196,7 @@ class Watcher:
     def _mitigated(self, forward: Forward, image: Watched) -> Tensor | None:
         """The first mitigation that holds; blocks when none does. Returns the row's new prediction, if there is one."""
         for mitigation in self.policy.mitigations:
-            for prompt in self._proposals(image) if mitigation.needs_prompt else (None,):
+            for prompt in self._proposals(forward, image) if mitigation.needs_prompt else (None,):
                 image.safe = None if prompt is None else encoded(self.pipe, [prompt], self._tokens)
                 image.mitigation, image.rewritten, image.memory = mitigation, prompt, {}
                 prediction = self._tried(forward, image, mitigation)
@@ -203,16 +206,29 @@ class Watcher:
         image.reasons += ("no mitigation passed the detectors",)
         return self._emptied(forward, image)
 
-    def _proposals(self, image: Watched) -> Iterator[str]:
+    def _proposals(self, forward: Forward, image: Watched) -> Iterator[str]:
         """Rewritten prompts in which the screen finds nothing, as long as extra calls are left."""
         if image.prompt is None:
             return
         for rewriter in self.policy.rewriters:
-            for prompt in rewriter.propose(image.prompt, image.mentions):
+            if rewriter.needs_weights and not image.weights:
+                image.weights = self._weighed(forward, image)
+            for prompt in rewriter.propose(image.prompt, image.mentions, image.weights):
                 if image.extra_calls >= self.policy.extra_calls:
                     return
                 if self.plan.screen is None or not self.plan.screen.found(prompt):
                     yield prompt
+
+    def _weighed(self, forward: Forward, image: Watched) -> tuple[WordWeight, ...]:
+        """Which words pull, within the budget of extra calls; none when they can't be told."""
+        uncond = None if forward.noise_uncond is None or self.plan.own_uncond else forward.noise_uncond[[image.row]]
+        if image.prompt is None or image.extra_calls + (uncond is None) >= self.policy.extra_calls:
+            return ()
+        structure = "noise_gap" not in {score.detector for score in image.scores if score.flagged}
+        try:
+            return word_weights(self.pipe, image.prompt, self._case(forward, image), uncond, structure)
+        except MissingSignalError:
+            return ()
 
     def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
         """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""

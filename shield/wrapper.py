@@ -214,6 +214,7 @@ def _verdict(image: Watched, nearest: Any, milliseconds: float) -> Verdict:
         concepts=tuple(m.concept for m in image.mentions),
         nearest=nearest,
         scored=image.scored,
+        token_weights=image.weights,
         extra_calls=image.extra_calls,
         milliseconds=milliseconds,
     )

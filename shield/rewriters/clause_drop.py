@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shield.types import Mention
+from shield.types import Mention, WordWeight
 
 _QUOTED = re.compile(r"[\"“„«][^\"”“»]+[\"”“»]")
 _BREAK = re.compile(r"\s*[,;:|]\s*|\s+[-–—]\s+|\s+(?=by\s)", re.IGNORECASE)
@@ -25,15 +25,18 @@ class ClauseDrop:
     limit: int = 4
 
     name: ClassVar[str] = "clause_drop"
+    needs_weights: ClassVar[bool] = False
 
-    def propose(self, prompt: str, concepts: Sequence[Mention]) -> Iterable[str]:
+    def propose(
+        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
+    ) -> Iterable[str]:
         """Shorter prompts, longest first, without repetition and never the original or nothing at all."""
         clauses = [clause.strip() for clause in _BREAK.split(prompt) if clause.strip()]
-        shorter = {_tidy(_QUOTED.sub("", prompt))}
+        shorter = {tidy(_QUOTED.sub("", prompt))}
         for dropped in range(len(clauses)):
-            shorter.add(_tidy(_joined(clauses[:dropped] + clauses[dropped + 1 :])))
-        shorter |= {_tidy(clause) for clause in clauses}
-        kept = (p for p in shorter if p and p != _tidy(prompt) and not p.lower().startswith("by "))
+            shorter.add(tidy(_joined(clauses[:dropped] + clauses[dropped + 1 :])))
+        shorter |= {tidy(clause) for clause in clauses}
+        kept = (p for p in shorter if p and p != tidy(prompt) and not p.lower().startswith("by "))
         return sorted(kept, key=lambda p: (-len(p), p))[: self.limit]
 
 
@@ -45,6 +48,7 @@ def _joined(clauses: Sequence[str]) -> str:
     return text
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """`text` without what a left-out part leaves behind: spaces, lone commas, "by" with no one after it."""
     spaced = re.sub(r"\s+(?=[,;:])", "", _DANGLING.sub("", re.sub(r"\s+", " ", text)))
     return spaced.strip(" ,;:|-–—")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shield.types import Mention
+from shield.types import Mention, WordWeight
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,11 @@ class ConceptSubstitution:
     """Proposes the prompt with substitutes in, then the prompt with the mentions left out. Nothing without mentions."""
 
     name: ClassVar[str] = "concept_substitution"
+    needs_weights: ClassVar[bool] = False
 
-    def propose(self, prompt: str, concepts: Sequence[Mention]) -> Iterable[str]:
+    def propose(
+        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
+    ) -> Iterable[str]:
         """At most two prompts."""
         if not concepts:
             return
