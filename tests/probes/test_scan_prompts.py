@@ -3,10 +3,6 @@
 import csv
 import json
 import math
-import random
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -114,35 +110,3 @@ def test_the_verb_prints_and_resumes(file, tmp_path):
     again = CliRunner().invoke(app, [*arguments, "--resume", "--json"])
     assert json.loads(again.stdout)["summary"]["scores"]["noise_gap"]["n"] == 2
     assert (tmp_path / "run/records.jsonl").read_bytes() == records
-
-
-CODE = """
-import sys
-from pathlib import Path
-from probes.scan import Sampling
-from probes.scan_prompts import scan
-scan(Path(sys.argv[1]), Path(sys.argv[2]), sampling=Sampling(3, 5.0, 2), seeds=range(20), device="cpu", resume=True,
-     show_progress=False)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_killed_scan_ends_like_an_uninterrupted_one(file, tmp_path):
-    whole = run(file, tmp_path / "whole", seeds=range(20))
-    draw = random.Random(0)
-    for _ in range(20):
-        child = subprocess.Popen([sys.executable, "-c", CODE, str(file), str(tmp_path / "cut")])
-        records = tmp_path / "cut" / "records.jsonl"
-        held = len(records.read_bytes()) if records.exists() else 0
-        while child.poll() is None and not (records.exists() and len(records.read_bytes()) > held):
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.3))
-        child.kill()
-        if child.wait() == 0:
-            break
-    subprocess.run([sys.executable, "-c", CODE, str(file), str(tmp_path / "cut")], check=True)
-    cut, uncut = (list(Run.open(tmp_path / name).records()) for name in ("cut", "whole"))
-    assert cut == uncut and len(cut) == 100
-    table = parquet.read_table(tmp_path / "cut" / "results.parquet")
-    assert table.equals(parquet.read_table(whole.table))

@@ -1,0 +1,161 @@
+"""kill -9 at random moments, again and again: scan, attack and harden go on and end as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from pyarrow import parquet
+from safetensors.torch import load_file
+
+from probes.attack import ATTACK, attack
+from probes.attacks import AdversarialEmbedding
+from probes.fine_tuning import FineTuning
+from probes.harden import HARDEN, harden
+from probes.hardeners import AdversarialFineTuning
+from probes.hardening import Hardening
+from probes.localizers import RandomMask
+from probes.panel import Sizes
+from probes.runs import Run
+from probes.scan import Sampling
+from probes.scan_prompts import scan
+from probes.types import Subject
+from probes.verbs import Asked
+from tests.probes.tiny_testbed import tiny_testbed
+from tests.tiny import tiny_sd
+
+KILLS = 20
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600),
+              pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork and signals")]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_testbed(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch, weights):
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
+
+
+def started(work):
+    """A process of its own that does the work, forked, so that nothing has to be imported again; its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def ended(child):
+    """Exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_again_and_again(work, folder, seconds):
+    """Kill the work KILLS times and let it end; how often it was killed before it had ended.
+
+    Mostly a random while after it has written something new, now and then blindly. ``seconds`` is what it takes.
+    """
+    draw, kills = random.Random(0), 0
+    for _ in range(KILLS):
+        before, child = written(folder), started(work)
+        blind = draw.random() < 0.3
+        until = time.monotonic() + (draw.uniform(0, seconds / 5) if blind else 10 * seconds + 60)
+        running = True
+        while running and time.monotonic() < until and (blind or written(folder) == before):
+            time.sleep(0.005)
+            running = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        if running and not blind:
+            time.sleep(draw.uniform(0, seconds / 30))
+        os.kill(child, signal.SIGKILL)
+        status = ended(child)
+        assert status in (0, -signal.SIGKILL), "a resumed run failed"
+        kills += status != 0
+    assert ended(started(work)) == 0
+    return kills
+
+
+def written(folder):
+    """Changes with whatever is written to the folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file that has been renamed meanwhile
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def taken(work):
+    start = time.monotonic()
+    assert ended(started(work)) == 0
+    return time.monotonic() - start
+
+
+def same_runs(one, other):
+    """The same records in the same order, none twice, and the same pictures and embeddings, to the byte."""
+    ours, theirs = (list(Run.open(folder).records()) for folder in (one, other))
+    assert ours == theirs and len({record["id"] for record in ours}) == len(ours)
+    for pattern in ("pictures/**/*.png", "embeddings/**/*.safetensors"):
+        names = [sorted(path.relative_to(folder) for path in folder.glob(pattern)) for folder in (one, other)]
+        assert names[0] == names[1]
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names[0])
+    figures = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    assert [Run.open(folder).status for folder in (one, other)] == ["complete", "complete"]
+    for key in figures[0].keys() - {"cost"}:
+        assert figures[0][key] == figures[1][key], key
+    return ours
+
+
+def test_scan(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("the cat\nred\na thing\nother\nthe end\n")
+
+    def work(name):
+        return lambda: scan(file, tmp_path / name, sampling=Sampling(3, 5.0, 2), seeds=range(40), device="cpu",
+                            resume=True, show_progress=False)
+    seconds = taken(work("whole"))
+    assert killed_again_and_again(work("cut"), tmp_path / "cut", seconds) >= KILLS / 2
+    assert len(same_runs(tmp_path / "cut", tmp_path / "whole")) == 200
+    tables = [parquet.read_table(tmp_path / name / "results.parquet") for name in ("cut", "whole")]
+    assert tables[0].equals(tables[1])
+
+
+def test_attack(tmp_path):
+    RandomMask(density=0.1).locate(Subject(tiny_sd(), "tiny")).mask.save(tmp_path / "mask.safetensors")
+    plan = replace(ATTACK, sizes=Sizes(members=2, nonmembers=2, scenes=0), picture_seeds=(1, 2, 3),
+                   sampling=Sampling(2, 5.0, 2), attack=AdversarialEmbedding(rows=1))
+
+    def work(name):
+        return lambda: attack(tmp_path / name, Asked(device="cpu"), mask=tmp_path / "mask.safetensors", plan=plan,
+                              steps=(0, 1, 2, 4), batch=1, resume=True, show_progress=False)
+    seconds = taken(work("whole"))
+    assert killed_again_and_again(work("cut"), tmp_path / "cut", seconds) >= KILLS / 2
+    records = same_runs(tmp_path / "cut", tmp_path / "whole")
+    assert sum(record["stage"] == "attacked" for record in records) == 2 * 3 * 4
+
+
+def test_harden(tmp_path):
+    hardening = Hardening(members=2, dev=1, keep=3, tries=2, hardener=AdversarialFineTuning(
+        keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1)),
+        schedule=FineTuning(epochs=4, updates=1, lr=1e-3, batch=1, checkpoint_every=1))
+    plan = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), hardening=hardening,
+                   sampling=Sampling(2, 5.0, 2), attack=AdversarialEmbedding(steps=2, batch=1))
+
+    def work(name):
+        return lambda: harden(tmp_path / name, Asked(device="cpu"), plan=plan, steps=(0, 2), resume=True,
+                              show_progress=False)
+    seconds = taken(work("whole"))
+    assert killed_again_and_again(work("cut"), tmp_path / "cut", seconds) >= KILLS / 2
+    same_runs(tmp_path / "cut", tmp_path / "whole")
+    weights = [load_file(tmp_path / name / "harden" / "hardened.safetensors") for name in ("cut", "whole")]
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
