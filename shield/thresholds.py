@@ -93,10 +93,21 @@ def calibrated(
 
     Raises BadRequestError for scores that aren't finite, a rate outside (0, 1), or too few negatives for the rate.
     """
+    value, interval = quantile(detector.name, scores, fpr)
+    return Threshold(
+        detector.name, options_of(detector), model, setting, value, fpr, len(scores), interval, dict(provenance or {})
+    )
+
+
+def quantile(name: str, scores: Sequence[float], fpr: float) -> tuple[float, tuple[float, float]]:
+    """The score above which at most `fpr` of new negatives like these lie, and the 95 % interval of that quantile.
+
+    Raises BadRequestError for scores that aren't finite, a rate outside (0, 1), or too few scores for the rate.
+    """
     if not 0.0 < fpr < 1.0:
         raise BadRequestError(f"A false-positive rate lies between 0 and 1; {fpr:g} was given.")
     if not all(math.isfinite(s) for s in scores):
-        raise BadRequestError(f"{detector.name} gave scores that are no numbers; nothing was calibrated.")
+        raise BadRequestError(f"{name} gave scores that are no numbers; nothing was calibrated.")
     n = len(scores)
     rank = math.ceil(round((1.0 - fpr) * (n + 1), 9))
     if rank > n:
@@ -104,10 +115,7 @@ def calibrated(
         raise BadRequestError(f"A false-positive rate of {fpr:g} needs at least {need} negatives; {n} were given.")
     ordered = sorted(float(s) for s in scores)
     low, high = _rank_interval(n, 1.0 - fpr)
-    return Threshold(
-        detector.name, options_of(detector), model, setting, ordered[rank - 1], fpr, n,
-        (ordered[low], ordered[high]), dict(provenance or {}),
-    )  # fmt: skip
+    return ordered[rank - 1], (ordered[low], ordered[high])
 
 
 def _rank_interval(n: int, share: float, level: float = 0.95) -> tuple[int, int]:

@@ -136,12 +136,15 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0."""
+    """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0. `nearest`: the
+    work or concept that a preview was found most like.
+    """
 
     detector: str
     value: float
     threshold: float | None
     step: int
+    nearest: str | None = None
 
     @property
     def flagged(self) -> bool | None:
@@ -271,7 +274,9 @@ class Rewriter(Protocol):
 
 @dataclass(frozen=True)
 class Mention:
-    """A protected concept found in a prompt: `text` is what stood there at characters start..end, `how` it matched."""
+    """A protected concept found in a prompt: `text` is what stood there at characters start..end, `how` it matched,
+    with its `similarity` where it was found by meaning.
+    """
 
     concept: str
     text: str
@@ -279,6 +284,7 @@ class Mention:
     end: int
     how: str
     substitute: str
+    similarity: float | None = None
 
 
 class Screen(Protocol):

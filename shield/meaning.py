@@ -1,0 +1,185 @@
+"""Concepts that a prompt means without naming them, and that a picture shows: one space for texts and pictures.
+
+Every name, alias and description of a concept is a point in a CLIP's space (shield/openclip.py). A prompt is read
+whole and clause by clause, so that a description in a long prompt isn't averaged away; where a reading lies nearer to
+a concept than the threshold allows, the concept counts as mentioned. The threshold is calibrated on declared benign
+prompts, the hardest of which are generic neighbors ("a robot on a blue background"). GoG (arXiv 2503.16171) compares
+the whole prompt with a fixed 0.8 through a paid API, which long prompts pass. Names in disguise are the spelling
+screen's part (shield/concepts.py); this one asks it first, and adds what it didn't find.
+
+A text tower reads order and articles ("the robot, red, with one wheel" lies far from "the red robot with one wheel"),
+so don't trust it for scrambled descriptions: the spelling screen finds those by their words.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from shield.concepts import Concepts
+from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.openclip import OpenClip
+from shield.thresholds import quantile
+from shield.types import Mention
+from shield.weights import weights_dir
+
+FORMAT = 1
+COMMAND = "diffshield calibrate-concepts"
+_KINDS = "picture|photo|photograph|image|drawing|painting|illustration|portrait|render"
+_LEAD = re.compile(rf"^(?:(?:an?|the)\s+)?(?:(?:{_KINDS})\s+of\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
+_BREAK = re.compile(
+    r"[\s,;:.!?|()\[\]\n]*[,;:.!?|()\[\]\n][\s,;:.!?|()\[\]\n]*"
+    r"|\s+(?:on|in\s+front\s+of|in|at|under|over|near|beside|behind|next\s+to)\s+",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Similarity above which a prompt means a concept: for these concepts and this CLIP only.
+
+    `fpr` is the wanted share of benign prompts above it, `negatives` how many it was made from, `interval` the 95 %
+    interval of the quantile it estimates, `provenance` which prompts they were.
+    """
+
+    openclip_sha256: str
+    concepts_sha256: str
+    value: float
+    fpr: float
+    negatives: int
+    interval: tuple[float, float]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Meaning:
+    """A screen: what `concepts` finds by spelling, and what a CLIP finds by meaning.
+
+    `limit`: a Limit, or the folder to find it in, by default beside the shipped thresholds. Raises NotCalibratedError
+    when none was made for this CLIP and these concepts, WeightsError for a CLIP that can't be loaded.
+    """
+
+    def __init__(
+        self, concepts: Concepts, openclip: OpenClip | Path | str, limit: Limit | Path | str | None = None
+    ) -> None:
+        self.space = Space(concepts, openclip)
+        self.limit = limit if isinstance(limit, Limit) else found_limit(self.space, limit)
+        if self.limit.openclip_sha256 != self.space.openclip.sha256 or self.limit.concepts_sha256 != self.space.sha256:
+            raise NotCalibratedError(f"The limit was made for another CLIP or other concepts; run `{COMMAND}`.")
+
+    def found(self, prompt: str) -> list[Mention]:
+        """Every protected concept in `prompt`, in order of place; by meaning only where spelling found nothing."""
+        kept = list(self.space.concepts.found(prompt))
+        for mention in sorted(self.space.meant(prompt, self.limit.value), key=lambda m: -(m.similarity or 0.0)):
+            if all(mention.end <= k.start or k.end <= mention.start for k in kept):
+                kept.append(mention)
+        return sorted(kept, key=lambda m: m.start)
+
+
+class Space:
+    """Concepts as points of a CLIP's space, and how near prompts and pictures come to them."""
+
+    def __init__(self, concepts: Concepts, openclip: OpenClip | Path | str) -> None:
+        self.concepts = concepts
+        self.openclip = openclip if isinstance(openclip, OpenClip) else OpenClip(openclip)
+        texts = [(c, t) for c in concepts.concepts for t in (c.name, *c.aliases, *c.descriptions)]
+        if not texts:
+            raise BadRequestError("A screen by meaning needs at least one concept; the registry is empty.")
+        self._owners = [concept for concept, _ in texts]
+        self._points = self.openclip.texts([_plain(text) for _, text in texts])
+        self.sha256 = sha256(json.dumps([[c.name, _plain(t)] for c, t in texts]).encode()).hexdigest()
+
+    def similarity(self, prompt: str) -> float:
+        """Cosine of the nearest reading of `prompt` to the nearest concept; -1 for a prompt without words."""
+        return float(self._nearest(prompt)[1].max(initial=-1.0))
+
+    def meant(self, prompt: str, above: float) -> Iterator[Mention]:
+        """The concept of each reading that is nearer than `above`."""
+        for (start, end), row in zip(*self._nearest(prompt, reduced=False), strict=True):
+            best = int(row.argmax())
+            if row[best] > above:
+                concept, similarity = self._owners[best], float(row[best])
+                yield Mention(concept.name, prompt[start:end], start, end, "meaning", concept.substitute, similarity)
+
+    def _nearest(self, prompt: str, reduced: bool = True) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """(places of the readings, (N,) best or (N, texts) all cosines)."""
+        spans = list(readings(prompt))
+        if not spans:
+            return [], np.empty((0,))
+        cosines = self.openclip.texts([_plain(prompt[start:end]) for start, end in spans]) @ self._points.T
+        return spans, cosines.max(axis=1) if reduced else cosines
+
+    def shown(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
+        """(cosine, name) of the concept whose texts each picture is nearest to."""
+        cosines = self.openclip.pictures(pictures) @ self._points.T
+        best = cosines.argmax(axis=1)
+        return [(float(row[b]), self._owners[b].name) for row, b in zip(cosines, best, strict=True)]
+
+
+def readings(prompt: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of each clause with a word in it and, where there are several, of the whole prompt."""
+    edges = [0, *(edge for gap in _BREAK.finditer(prompt) for edge in gap.span()), len(prompt)]
+    clauses = [(s, e) for s, e in zip(edges[::2], edges[1::2], strict=True) if _plain(prompt[s:e]) != _plain("")]
+    yield from clauses
+    if len(clauses) > 1:
+        yield clauses[0][0], clauses[-1][1]
+
+
+def _plain(text: str) -> str:
+    """One form for both sides of a comparison: a text tower tells "the robot" from "a picture of a robot"."""
+    return "a " + _LEAD.sub("", " ".join(text.lower().split()))
+
+
+def calibrated_limit(
+    space: Space, prompts: Sequence[str], fpr: float, provenance: Mapping[str, Any] | None = None
+) -> Limit:
+    """The limit above which at most `fpr` of prompts like these lie. They mean none of the concepts, by declaration.
+
+    Prompts in which a concept is spelled out aren't counted; how many is kept. Raises BadRequestError for too few.
+    """
+    benign = [prompt for prompt in dict.fromkeys(prompts) if not space.concepts.found(prompt)]
+    value, interval = quantile("The screen by meaning", [space.similarity(prompt) for prompt in benign], fpr)
+    about = {"openclip": space.openclip.source, "spelled_out": len(set(prompts)) - len(benign), **(provenance or {})}
+    return Limit(space.openclip.sha256, space.sha256, value, fpr, len(benign), interval, about)
+
+
+def limits_folder() -> Path:
+    """Where limits are shipped and written by default."""
+    return weights_dir() / "thresholds" / "concepts"
+
+
+def save_limit(limit: Limit, folder: Path) -> Path:
+    """Writes one JSON file, whole or not at all; a limit for the same CLIP and concepts is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_key(limit.openclip_sha256, limit.concepts_sha256)}.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"format": FORMAT, **asdict(limit)}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
+    """The limit for this CLIP and these concepts. Raises NotCalibratedError, and WeightsError for a broken file."""
+    place = limits_folder() if folder is None else Path(folder)
+    path = place / f"{_key(space.openclip.sha256, space.sha256)}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"its format isn't {FORMAT}")
+        low, high = data.pop("interval")
+        return Limit(**data, interval=(float(low), float(high)))
+    except FileNotFoundError:
+        raise NotCalibratedError(
+            f"The screen by meaning has no limit for these concepts and this CLIP in {place}; run `{COMMAND}`."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None
+
+
+def _key(openclip: str, concepts: str) -> str:
+    return sha256(f"{openclip} {concepts}".encode()).hexdigest()[:16]
