@@ -36,13 +36,12 @@ BYTES = 2 ** 30
 def activation_rows(subject: Subject, groups: Groups, seed: int) -> list[dict[str, Any]]:
     """For each feed-forward and value layer the mean distance of activations within the blocks of each group.
 
-    Group "floor" is added: each caption with NOISES noises. Feed-forward layers count by their inner neurons, value
+    Group "noises" is added: each caption with NOISES noises. Feed-forward layers count by their inner neurons, value
     layers by their outputs.
     """
-    floor = [[caption] * NOISES for block in groups["captions"] for caption in block]
-    every = {**groups, "floor": floor}
+    every = {**groups, "noises": [[caption] * NOISES for block in groups["captions"] for caption in block]}
     embeds = torch.stack([one for blocks in every.values() for block in blocks for one in block])
-    seeds = [seed + place if name == "floor" else seed for name, blocks in every.items() for block in blocks
+    seeds = [seed + place if name == "noises" else seed for name, blocks in every.items() for block in blocks
              for place in range(len(block))]
     rows = []
     for paths in _affordable(subject, embeds[:1], seed, len(embeds)):

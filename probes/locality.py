@@ -6,13 +6,14 @@ normal noises; those whose picture is a copy are compared.
     embeddings    distances between results of one work, beside those between captions; whether a result stays nearest
                   to its own start
     activations   distances between a layer's activations (feed-forward and value layers) for the results of one work at
-                  one fixed noise, beside those of captions of different works; the floor is one caption at different
-                  noises, the ceiling the starts, which trigger nothing
+                  one fixed noise, beside those of captions of different works, of the starts, which trigger nothing,
+                  and of one caption at different noises
     masks         overlap of the weights that a localizer flags for each embedding alone: results of one work, captions
                   of different works, and random masks of each one's size; overlaps come with the sizes of the sets
 
-Ours adds floor, ceiling, random masks and sizes, without which neither "far apart" nor "overlapping" means anything.
-Activations and subspace masks are those of the first denoising step, where all embeddings meet the same latent.
+Ours adds starts, other noises, random masks and sizes, without which neither "far apart" nor "overlapping" means
+anything. Activations and subspace masks are those of the first denoising step, where all embeddings meet the same
+latent.
 """
 
 from __future__ import annotations
@@ -232,12 +233,16 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """The three analyses for a terminal."""
     found, lines = summary["locality"], []
     for row in found.get("embeddings", ()):
-        if row["value"] is not None:
-            interval = f"{row['low']:.3g} to {row['high']:.3g}, {row['n']} embeddings"
-            lines.append(f"embeddings, {row['group']}: {row['value']:.3g} apart ({interval})")
+        lines.append(f"embeddings, {row['group']}: {_told(row)} apart, {row['n']} embeddings")
     for name in ("activations", "masks"):
         for row in found.get(name, ()):
-            known = [f"{group} {cell['value']:.3g} ({cell['low']:.3g} to {cell['high']:.3g})"
-                     for group, cell in row["groups"].items() if cell["value"] is not None]
-            lines.append(f"{name}, {row['layer']}: {', '.join(known) or 'nothing to compare'}")
+            told = ", ".join(f"{group} {_told(cell)}" for group, cell in row["groups"].items())
+            lines.append(f"{name}, {row['layer']}: {told}")
     return [*lines, *summary["limits"]]
+
+
+def _told(cell: Mapping[str, Any]) -> str:
+    if cell["value"] is None:
+        return "unknown"
+    interval = "" if cell["low"] is None else f" ({cell['low']:.3g} to {cell['high']:.3g})"
+    return f"{cell['value']:.3g}{interval}"

@@ -16,7 +16,7 @@ _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GROUPS = (("results", "results of one work", MEMBER, "o"),
            ("captions", "captions of different works", NONMEMBER, "s"),
            ("starts", "starts, which trigger nothing", TWIN, "^"),
-           ("floor", "one caption, other noise", "#888888", "D"),
+           ("noises", "one caption, other noise", "#888888", "D"),
            ("random, results", "random masks as large as the results'", "#E69F00", "v"),
            ("random, captions", "random masks as large as the captions'", "#888888", "D"))
 
@@ -37,7 +37,7 @@ def plots(found: Mapping[str, Any]) -> dict[str, str]:
 def map_plot(found: Mapping[str, Any]) -> str:
     """Starts (hollow), results (filled) and captions (crosses) in the plane of most variance, a color for each work."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        figure = Figure(figsize=(9.2, 4.4), layout="constrained")
         axes = figure.subplots()
         for group, marker, size, name in (("starts", "o", 34, "start"), ("results", "o", 34, "result"),
                                           ("captions", "x", 40, "caption of a work")):
@@ -76,8 +76,8 @@ def layers_plot(rows: Sequence[Mapping[str, Any]], label: str) -> str:
             cells = [(place, row["groups"].get(group)) for place, row in zip(places, rows, strict=True)]
             drawn = [(place, cell) for place, cell in cells if cell is not None and cell["value"] is not None]
             values = [cell["value"] for _, cell in drawn]
-            errors = ([max(0.0, cell["value"] - cell["low"]) for _, cell in drawn],
-                      [max(0.0, cell["high"] - cell["value"]) for _, cell in drawn])
+            errors = [[0.0 if cell[end] is None else abs(cell["value"] - cell[end]) for _, cell in drawn]
+                      for end in ("low", "high")]
             axes.errorbar(values, [place for place, _ in drawn], xerr=errors, color=color, marker=marker, linestyle="",
                           markersize=4.5, capsize=2, label=name)
         axes.set_yticks(range(len(rows)), [short(row["layer"]) for row in rows])

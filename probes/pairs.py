@@ -16,9 +16,10 @@ DRAWS = 1000
 
 
 def mean_of_pairs(blocks: Sequence[NDArray[np.float64]], *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
-    """Mean of all pairs within blocks (n, n), symmetric; nan is a pair without a value. ``value`` None without any.
+    """Mean of all pairs within blocks (n, n), symmetric; nan is a pair without a value.
 
-    ``n`` counts members of all blocks, ``pairs`` those with a value, ``unscored`` those without.
+    ``n`` counts members of all blocks, ``pairs`` those with a value, ``unscored`` those without. ``value`` is None
+    without any pair, ``low`` and ``high`` also with fewer than three: too few to resample.
     """
     blocks = [np.asarray(block, dtype=np.float64) for block in blocks if len(block) > 1]
     sums, counts = _resampled(blocks, [np.ones((1, len(block))) for block in blocks])
@@ -28,6 +29,9 @@ def mean_of_pairs(blocks: Sequence[NDArray[np.float64]], *, level: float = 0.95,
                                              for block in blocks)}
     if not found["pairs"]:
         return found
+    found["value"] = float(sums.sum() / counts.sum())
+    if found["pairs"] < 3:
+        return found
     draw = np.random.default_rng(seed)
     picked = [draw.multinomial(len(block), np.full(len(block), 1 / len(block)), size=DRAWS) for block in blocks]
     totals, numbers = _resampled(blocks, picked)
@@ -35,7 +39,7 @@ def mean_of_pairs(blocks: Sequence[NDArray[np.float64]], *, level: float = 0.95,
     total, number = (often * totals).sum(axis=0), (often * numbers).sum(axis=0)
     means = total[number > 0] / number[number > 0]
     low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
-    return {**found, "value": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}
+    return {**found, "low": float(low), "high": float(high)}
 
 
 def _resampled(blocks: Sequence[NDArray], picked: Sequence[NDArray]) -> tuple[NDArray, NDArray]:

@@ -27,6 +27,9 @@ STYLE: dict[Any, Any] = {
 
 CURVES = (("attacked", "members", MEMBER, "o"), ("nonmember_attacked", "matched non-members", NONMEMBER, "s"),
           ("twin_attacked", "clean twin, same works", TWIN, "^"))
+HARDENED = (("hardened_attacked", "members, hardened", MEMBER, "o"),
+            ("hardened_nonmember_attacked", "matched non-members, hardened", NONMEMBER, "s"),
+            ("twin_attacked", "clean twin, same works", TWIN, "^"))
 
 
 def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, threshold: float | None) -> str:
@@ -54,13 +57,13 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
         return svg(figure)
 
 
-def attack_plot(curve: Sequence[Row]) -> str:
+def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES) -> str:
     """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9), layout="constrained")
         axes = figure.subplots()
         steps = sorted({row["attack_steps"] for row in curve})
-        for shift, (stage, name, color, marker) in zip((-0.06, 0, 0.06), CURVES, strict=True):
+        for shift, (stage, name, color, marker) in zip((-0.06, 0, 0.06), curves, strict=True):
             rows = [row for row in curve if row["stage"] == stage]
             if rows:
                 places = [steps.index(row["attack_steps"]) + shift for row in rows]
@@ -69,8 +72,40 @@ def attack_plot(curve: Sequence[Row]) -> str:
         axes.set(ylim=(-0.04, 1.04), xlabel="steps of the attack on the prompt's embedding (0: the plain caption)",
                  ylabel="share of pictures that are copies")
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if any(row["rate"] is not None for row in curve):
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return svg(figure)
+
+
+def tradeoff_plot(rows: Sequence[Row], before: Row) -> str:
+    """Share of copies against the share of weights pruned, with the random control; and harm against it, as SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 3.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        places = [100 * row["density"] for row in rows]
+        points(left, places, rows, "rate", MEMBER, "o", "located weights")
+        points(left, places, [row["random"] for row in rows], "rate", NONMEMBER, "s", "as many random weights")
+        if before["rate"] is not None:
+            left.axhline(before["rate"], color="#888888", linestyle="--", linewidth=1, label="before")
+        left.set(ylim=(-0.04, 1.04), xlabel="weights pruned (%)", ylabel="share of pictures that are copies")
+        left.legend(frameon=False)
+        harm, label = _harm(rows)
+        points(right, places, harm, "value", MEMBER, "o")
+        right.axhline(0, color="#888888", linewidth=0.8)
+        right.set(xlabel="weights pruned (%)", ylabel=label)
+        for axes in (left, right):
+            axes.grid(axis="y", color="#88888844", linewidth=0.8)
+        return svg(figure)
+
+
+def _harm(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """Loss of alignment where it is known, else drift, of ordinary scenes."""
+    if any(row["utility"] for row in rows):
+        losses = [row["utility"] or {} for row in rows]
+        return [{**loss, "value": loss.get("loss")} for loss in losses], "loss of scene alignment"
+    drifts: list[Row] = [
+        next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
+    return drifts, "drift of ordinary scenes"
 
 
 def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, color: str, marker: str,

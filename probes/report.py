@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from probes import plots, summary
+from probes import locality_plots, mask_plots, plots, summary
 from probes.metrics.statistics import bootstrap_mean
 from probes.runs import Record, Run, RunError, write_json
 from probes.sheets import sheets
@@ -45,8 +45,17 @@ GROUPS = {
     "styles": "house styles",
     "scenes": "ordinary scenes",
 }
+LOCALITY = {"results": "results of one work", "starts": "starts of one work",
+            "captions": "captions of different works", "captions of non-members": "captions of pictures never seen"}
 CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin",
             "hardened_nonmember_attacked": "pictures the model never saw"}
+
+# How the sentence about an attack on members begins, and what it means if it beats its controls.
+_ATTACKS = {"attacked": ("An attacker who tunes the prompt's embedding for {} steps got the work back",
+                         "so the attack shows memory that is still there"),
+            "hardened_attacked": ("From the hardened model the same attack at {} steps got the work back",
+                                  "so hardening left memory that can be found")}
+_NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
 
 # Stage, group, and how the sentence about their rate begins.
 _SAYINGS = (
@@ -57,6 +66,8 @@ _SAYINGS = (
     ("shielded", "members", "Behind the shield, what was handed out was a copy"),
     ("pruned", "members", "After pruning the located weights, the caption returned a copy"),
     ("random_pruned", "members", "With as many random weights pruned instead, it returned a copy"),
+    ("locality", "members", "Searched from noise, the works came back"),
+    ("hardened", "members", "After hardening, the caption returned a copy"),
 )
 
 
@@ -64,7 +75,7 @@ def write_report(folder: Path | str) -> Path:
     """Write report.json and report.html into the run folder; returns the HTML's path. RunError if it is no run."""
     run = Run.open(folder)
     records = list(run.records())
-    if not records:
+    if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
     figures = figures_of(run, records)
     sentences = plain_words(figures, records)
@@ -72,7 +83,8 @@ def write_report(folder: Path | str) -> Path:
     page = _environment().get_template("report.html.jinja").render(
         run=run.about, folder=run.folder.resolve().name, records=len(records), sentences=sentences, figures=figures,
         rows=table_rows(figures), plots=_plots(figures, records), sheets=sheets(run.folder, records),
-        group_names=GROUPS, control_names=CONTROLS, stages=_read_json(run.folder / "stages.json") or [])
+        group_names=GROUPS, stage_names=STAGES, locality_names=LOCALITY, control_names=CONTROLS,
+        stages=_read_json(run.folder / "stages.json") or [])
     path = run.folder / "report.html"
     temporary = path.with_name("report.html.part")
     try:
@@ -95,7 +107,8 @@ def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
                   "limits": [f"The run ({run.status}) has written no summary: these figures are from the "
                              f"{len(records)} records it holds."]}
     empty: dict[str, Any] = {"rows": [], "curve": [], "gaps": [], "ladder": [], "limits": [], "criterion": {},
-                             "detector": {}, "mask": {}, "utility": None, "model": None}
+                             "detector": {}, "mask": {}, "utility": None, "model": None, "tradeoff": [],
+                             "drift": [], "scores": [], "hardening": None, "locality": None}
     return {**empty, **stored, "criterion": stored.get("criterion") or {}}
 
 
@@ -124,46 +137,60 @@ def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[s
     said = []
     for stage, group, start in _SAYINGS:
         row = found.get((stage, group))
+        if stage == "hardened":
+            said += attack_words(figures, "attacked")
         if row and row["rate"] is not None:
             said.append(f"{start} in {share(row)}.")
-    said += attack_words(figures)
-    utility = figures["utility"]
-    if utility:
-        said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} to "
-                    f"{utility['alignment_after']:.3f} through pruning (loss {utility['loss']:.3f}, 95% interval "
-                    f"{utility['low']:.3f} to {utility['high']:.3f}, {utility['scenes']} scenes).")
-    return [*said, unscored_words(records)]
+    said += attack_words(figures, "hardened_attacked")
+    for utility, what in ((figures["utility"], "pruning"), ((figures["hardening"] or {}).get("utility"), "hardening")):
+        if utility:
+            said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} "
+                        f"to {utility['alignment_after']:.3f} through {what} (loss {utility['loss']:.3f}, 95% interval "
+                        f"{utility['low']:.3f} to {utility['high']:.3f}, {utility['scenes']} scenes).")
+    return [*said, *mask_words(figures["mask"]), *unscored_words(records)]
 
 
-def attack_words(figures: Mapping[str, Any]) -> list[str]:
-    """The attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
+def mask_words(mask: Mapping[str, Any]) -> list[str]:
+    """How many weights were located, where a run measured how much the masks of other prompts overlap."""
+    overlaps = [row for row in mask.get("overlap", ()) if row["iou"] is not None]
+    if not overlaps:
+        return []
+    last = overlaps[-1]
+    random = "none" if last["iou_random"] is None else f"{last['iou_random']:.2f}"
+    return [f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) were located with {mask['prompts']} "
+            f"prompts. Two sets of {last['prompts']} prompts that share none find masks that overlap by "
+            f"{last['iou']:.2f} (intersection over union); random masks of that size by {random}."]
+
+
+def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
+    """An attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
     steps = max((row["attack_steps"] for row in figures["curve"]), default=0)
-    member = next((r for r in figures["curve"] if r["stage"] == "attacked" and r["attack_steps"] == steps), None)
+    member = next((r for r in figures["curve"] if (r["stage"], r["attack_steps"]) == (stage, steps)), None)
     if not steps or member is None or member["rate"] is None:
         return []
-    said = [f"An attacker who tunes the prompt's embedding for {steps} steps got the work back in {share(member)}."]
+    start, memory = _ATTACKS[stage]
+    said = [f"{start.format(steps)} in {share(member)}."]
     for gap in figures["gaps"]:
-        if gap["attack_steps"] == steps and gap["gap"] is not None:
-            meaning = ("so the attack shows memory that is still there" if gap["low"] > 0 else
-                       "so at this budget the attack shows no memory beyond what the control gives as well")
+        if (gap["stage"], gap["attack_steps"]) == (stage, steps) and gap["gap"] is not None:
             interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
             said.append(f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
-                        f"{100 * gap['gap']:+.0f} percentage points ({interval}), {meaning}.")
+                        f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
+                        f"{memory if gap['low'] > 0 else _NOTHING}.")
     return said
 
 
-def unscored_words(records: Sequence[Record]) -> str:
-    """How many pictures couldn't be judged, and why most of them couldn't."""
-    pictures = [r for r in records if r["stage"] not in ("work", "scan") and r["kind"] != "scene"]
+def unscored_words(records: Sequence[Record]) -> list[str]:
+    """How many pictures couldn't be judged, and why most of them couldn't; nothing where none were drawn."""
+    pictures = [r for r in records if r["stage"] not in summary.MATERIAL and r["kind"] not in ("scene", "kept")]
     reasons: dict[str, int] = defaultdict(int)
     for record in pictures:
         if record.get("copied") is None:
             reasons[record.get("unjudged") or "no reason given"] += 1
     if not reasons:
-        return f"All {len(pictures)} pictures of works and prompts could be judged."
+        return [f"All {len(pictures)} pictures of works and prompts could be judged."] if pictures else []
     listed = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
-    return (f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
-            "as copies nor as clean.")
+    return [f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
+            "as copies nor as clean."]
 
 
 def share(row: Mapping[str, Any]) -> str:
@@ -188,8 +215,19 @@ def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, M
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
         scores = ladder_scores(records, metric)
         drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
-    if any(row["rate"] is not None for row in figures["curve"]):
-        drawn["curve"] = Markup(plots.attack_plot(figures["curve"]))
+    curve = [row for row in figures["curve"] if row["rate"] is not None]
+    for name, curves in (("attacked", plots.CURVES), ("hardened_attacked", plots.HARDENED)):
+        if any(row["stage"] == name for row in curve):
+            drawn[name] = Markup(plots.attack_plot(figures["curve"], curves))
+    if figures["tradeoff"]:
+        before = next((row for row in figures["rows"] if (row["stage"], row["group"]) == ("before", "members")), None)
+        drawn["tradeoff"] = Markup(plots.tradeoff_plot(figures["tradeoff"], before or {"rate": None}))
+    if figures["mask"].get("densities"):
+        drawn["density"] = Markup(mask_plots.density_plot(figures["mask"]["densities"]))
+    if figures["mask"].get("overlap"):
+        drawn["overlap"] = Markup(mask_plots.overlap_plot(figures["mask"]["overlap"]))
+    for name, svg in locality_plots.plots(figures["locality"] or {}).items():
+        drawn[f"locality_{name}"] = Markup(svg)
     return drawn
 
 

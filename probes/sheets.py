@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from probes.metrics.copies import rgb
 from probes.runs import Record
-from probes.summary import group_of
+from probes.summary import MATERIAL, group_of
 
 # How many items of each group a report shows.
 ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "scenes": 6, "characters": 6, "styles": 4}
@@ -31,7 +31,7 @@ COLUMNS = (
     ("attacked", ("attacked", "nonmember_attacked")),
     ("from noise", ("locality",)),
     ("hardened", ("hardened",)),
-    ("attacked again", ("hardened_attacked",)),
+    ("attacked again", ("hardened_attacked", "hardened_nonmember_attacked")),
     ("clean twin", ("twin",)),
     ("twin attacked", ("twin_attacked",)),
 )
@@ -43,7 +43,7 @@ def sheets(folder: Path, records: Sequence[Record]) -> list[dict[str, Any]]:
     """One sheet for each group that has pictures: group, columns (titles), total items, rows."""
     by_item: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record["stage"] != "scan":
+        if record["stage"] == "work" or record["stage"] not in MATERIAL:
             by_item[record["item"]].append(record)
     found = []
     for group, limit in ROWS.items():

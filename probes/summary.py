@@ -16,7 +16,7 @@ from math import sqrt
 from statistics import median
 from typing import Any
 
-from probes.metrics.statistics import Interval, auroc, bootstrap_mean, rate_interval, tpr_at_fpr
+from probes.metrics.statistics import Interval, bootstrap_auroc, bootstrap_mean, rate_interval, tpr_at_fpr
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -117,10 +117,12 @@ def detector_figures(records: Iterable[Record], members: Collection[str]) -> dic
     found = {}
     for name in dict.fromkeys(name for record in scanned for name in record["scores"]):
         scores = [(record, record["scores"].get(name)) for record in scanned]
-        ones = [score for record, score in scores if record["item"] in members and score is not None]
-        others = [score for record, score in scores if group_of(record) == "nonmembers" and score is not None]
-        known = bool(ones and others)
-        found[name] = {"auroc": auroc(ones, others) if known else None,
+        ours = [(score, r["item"]) for r, score in scores if r["item"] in members and score is not None]
+        theirs = [(score, r["item"]) for r, score in scores if group_of(r) == "nonmembers" and score is not None]
+        (ones, items), (others, strangers) = (zip(*side, strict=True) if side else ((), ()) for side in (ours, theirs))
+        area, known = bootstrap_auroc(ones, others, items, strangers), bool(ones and others)
+        found[name] = {"auroc": area.value if known else None, "low": area.low if known else None,
+                       "high": area.high if known else None,
                        "tpr_at_1_fpr": tpr_at_fpr(ones, others, 0.01)[0] if known else None, "n": len(ones),
                        "n_nonmembers": len(others), "unscored": sum(score is None for _, score in scores)}
     return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 
 from probes.drift import drift
 from probes.errors import MaskError
@@ -17,7 +15,7 @@ from probes.localize import Norms, load_norms
 from probes.localizers import FFNSubspace, RandomMask
 from probes.localizers.ffn_subspace import matching_weights
 from probes.metrics import CopyJudge
-from probes.plots import MEMBER, NONMEMBER, STYLE, points, svg
+from probes.plots import tradeoff_plot
 from probes.pruners import pruned
 from probes.runs import Record
 from probes.scan import jobs_for
@@ -102,33 +100,3 @@ def _metric(loop: Loop) -> str | None:
     judge = loop.known.judge
     return judge.metrics[0].name if isinstance(judge, CopyJudge) else None
 
-
-def tradeoff_plot(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> str:
-    """Share of copies against the share of weights pruned, with the random control; and harm against it, as SVG."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 3.7), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        places = [100 * row["density"] for row in rows]
-        points(left, places, rows, "rate", MEMBER, "o", "located weights")
-        points(left, places, [row["random"] for row in rows], "rate", NONMEMBER, "s", "as many random weights")
-        if before["rate"] is not None:
-            left.axhline(before["rate"], color="#888888", linestyle="--", linewidth=1, label="before")
-        left.set(ylim=(-0.04, 1.04), xlabel="weights pruned (%)", ylabel="share of pictures that are copies")
-        left.legend(frameon=False)
-        harm, label = _harm(rows)
-        points(right, places, harm, "value", MEMBER, "o")
-        right.axhline(0, color="#888888", linewidth=0.8)
-        right.set(xlabel="weights pruned (%)", ylabel=label)
-        for axes in (left, right):
-            axes.grid(axis="y", color="#88888844", linewidth=0.8)
-        return svg(figure)
-
-
-def _harm(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
-    """Loss of alignment where it is known, else drift, of ordinary scenes."""
-    if any(row["utility"] for row in rows):
-        losses = [row["utility"] or {} for row in rows]
-        return [{**loss, "value": loss.get("loss")} for loss in losses], "loss of scene alignment"
-    drifts: list[Mapping[str, Any]] = [
-        next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
-    return drifts, "drift of ordinary scenes"

@@ -12,6 +12,7 @@ from probes.metrics.sscd import ImmaculateSscd, Sscd
 from probes.metrics.statistics import (
     Interval,
     auroc,
+    bootstrap_auroc,
     bootstrap_difference,
     bootstrap_mean,
     rate_interval,
@@ -23,6 +24,7 @@ COPY_METRICS = {metric.name: metric for metric in (TiledL2, NormalizedL2, Pdq, S
 
 __all__ = [
     "COPY_METRICS", "Alignment", "Calibration", "CopyJudge", "ImmaculateSscd", "Interval", "Metric", "Neighbor",
-    "NormalizedL2", "Pdq", "ReferenceIndex", "Sscd", "TiledL2", "auroc", "bootstrap_difference", "bootstrap_mean",
-    "calibrate", "load_calibrations", "rate_interval", "rgb", "save_calibrations", "tpr_at_fpr", "wilson",
+    "NormalizedL2", "Pdq", "ReferenceIndex", "Sscd", "TiledL2", "auroc", "bootstrap_auroc", "bootstrap_difference",
+    "bootstrap_mean", "calibrate", "load_calibrations", "rate_interval", "rgb", "save_calibrations", "tpr_at_fpr",
+    "wilson",
 ]

@@ -101,6 +101,32 @@ def bootstrap_difference(ones: ArrayLike, others: ArrayLike, clusters_ones: Sequ
                     method="bootstrap")
 
 
+def bootstrap_auroc(positives: ArrayLike, negatives: ArrayLike, clusters: Sequence[Hashable] | None = None,
+                    clusters_negatives: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS,
+                    seed: int = 0) -> Interval:
+    """AUROC with the percentile bootstrap interval, resampling whole clusters of both sides."""
+    high, low = _finite(positives, "positives"), _finite(negatives, "negatives")
+    if not high.size or not low.size:
+        return Interval(float("nan"), float("nan"), float("nan"), high.size + low.size, 0, method="bootstrap")
+    wins = (high[:, None] > low[None, :]) + 0.5 * (high[:, None] == low[None, :])
+    ours, theirs = _members(high.size, clusters), _members(low.size, clusters_negatives)
+    wins, pairs = ours @ wins @ theirs.T, ours.sum(axis=1)[:, None] * theirs.sum(axis=1)[None, :]
+    rng = np.random.default_rng(seed)
+    often, other = (rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=draws)
+                    for side in (ours, theirs))
+    found = ((often @ wins) * other).sum(axis=1) / ((often @ pairs) * other).sum(axis=1)
+    return Interval(float(wins.sum() / pairs.sum()), *_percentiles(found, level), high.size + low.size,
+                    len(ours) + len(theirs), method="bootstrap")
+
+
+def _members(size: int, clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
+    """(clusters, values) 1 where a value belongs to a cluster."""
+    names = list(range(size)) if clusters is None else list(clusters)
+    if len(names) != size:
+        raise ValueError(f"There are {size} values and {len(names)} cluster names.")
+    return np.array([[float(name == cluster) for name in names] for cluster in dict.fromkeys(names)])
+
+
 def rate_interval(outcomes: Sequence[bool | None], clusters: Sequence[Hashable] | None = None, *, level: float = 0.95,
                   draws: int = DRAWS, seed: int = 0) -> Interval:
     """Share of True among the judged outcomes; None counts as unscored and is left out, never as False.

@@ -91,8 +91,8 @@ def test_activation_distances_by_hand_in_any_grouping(subject, monkeypatch):
     assert rows[0]["groups"]["results"]["value"] == pytest.approx(float((values[0] - values[1]).norm()), rel=1e-4)
     far = [float((values[a] - values[b]).norm()) for a, b in ((0, 1), (0, 2), (1, 2))]
     assert rows[0]["groups"]["captions"]["value"] == pytest.approx(np.mean(far), rel=1e-4)
-    assert rows[0]["groups"]["floor"]["value"] > 0
-    assert all(row["groups"]["floor"]["value"] == 0 for row in rows if row["kind"] == "value")
+    assert rows[0]["groups"]["noises"]["value"] > 0
+    assert all(row["groups"]["noises"]["value"] == 0 for row in rows if row["kind"] == "value")
     monkeypatch.setattr("probes.layers.BYTES", 1)   # every layer alone
     again = activation_rows(subject, groups, 5)
     assert [row["layer"] for row in again] == [row["layer"] for row in rows]

@@ -19,6 +19,8 @@ def test_nothing_to_compare_is_none():
     for blocks in ([], [np.zeros((1, 1))], [np.full((2, 2), np.nan)]):
         found = mean_of_pairs(blocks)
         assert found["value"] is found["low"] is found["high"] is None and found["pairs"] == 0
+    pair = mean_of_pairs([np.array([[0.0, 2.0], [2.0, 0.0]])])
+    assert (pair["value"], pair["low"], pair["high"]) == (2.0, None, None), "one pair has no interval"
 
 
 def test_the_interval_is_that_of_resampled_members():

@@ -75,6 +75,12 @@ def folder(tmp_path: Path) -> Path:
                     run.append(record(folder, stage, item, seed, top, steps=50))
                     if top:
                         run.append(record(folder, "twin_attacked", item, seed, None if seed else False, steps=50))
+                    again = "hardened_attacked" if top else "hardened_nonmember_attacked"
+                    run.append(record(folder, "hardened", item, seed, False))
+                    run.append(record(folder, again, item, seed, item["look"] == 0, steps=50))
+                if top and seed == 0:
+                    run.append(record(folder, "surrogates", item, seed, False))
+        run.append(record(folder, "kept", {**stranger(9), "kind": "kept"}, 0, None))
         run.finish()
     return folder
 
@@ -130,8 +136,11 @@ def test_the_page_says_what_the_records_say(folder: Path) -> None:
     assert "returned a copy in 6 of 12 pictures (50%" in text
     assert "Behind the shield, what was handed out was a copy in 0 of 6 pictures (0%, 95% interval 0 to 56%" in text
     assert "tunes the prompt's embedding for 50 steps got the work back in 6 of 6 pictures" in text
-    assert "pictures could not be judged (3: tiled_l2 can't score it)" in text
-    for title in ("original", "before", "shielded", "pruned", "attacked", "clean twin", "twin attacked", "blocked"):
+    assert "3 of 90 pictures could not be judged (3: tiled_l2 can't score it)" in text
+    assert "After hardening, the caption returned a copy in 0 of 6 pictures" in text
+    assert "From the hardened model the same attack at 50 steps got the work back in 2 of 6 pictures" in text
+    for title in ("original", "before", "shielded", "pruned", "attacked", "hardened", "attacked again", "clean twin",
+                  "twin attacked", "blocked", "The attack on the hardened model"):
         assert title in text
 
 
@@ -152,6 +161,53 @@ def test_a_summary_that_the_run_wrote_is_taken_as_it_is(folder: Path) -> None:
     write_json(folder / "summary.json", {"format": 1, "model": "testbed", "rows": [row], "limits": ["Only <this>."]})
     text = "".join(parsed(write_report(folder)).text)
     assert "31 of 40 pictures (78%, 95% interval 60 to 90%, 4 works)" in text and "Only <this>." in text
+
+
+UTILITY = {"alignment_before": 0.3, "alignment_after": 0.29, "loss": 0.01, "low": 0.0, "high": 0.02, "n": 8,
+           "scenes": 4, "unscored": 0}
+HARDENING = {"hardener": "adversarial_fine_tuning", "works": ["a", "b"], "dev": ["c"], "keep": 12, "epochs": 2.0,
+             "stopped_early": True, "borrowed_surrogates": 1, "utility": UTILITY,
+             "checks": [{"epoch": 1, "caption": 0, "caption_judged": 1, "attack": 1, "attack_judged": 1}]}
+
+
+def pairs(value: float | None, **more: Any) -> dict[str, Any]:
+    around = {"low": None, "high": None} if value is None else {"low": 0.9 * value, "high": 1.1 * value}
+    return {"value": value, **around, "n": 8, "blocks": 2, "pairs": 12, "unscored": 1, **more}
+
+
+def test_hardening_drift_and_the_tradeoff_are_shown_with_their_numbers(folder: Path) -> None:
+    row = {"stage": "before", "group": "members", "rung": None, "n": 40, "works": 4, "unscored": 2, "copied": 31,
+           "rate": 0.775, "low": 0.6, "high": 0.9, "interval": "bootstrap", "median_score": 0.1}
+    drift = {"stage": "hardened", "group": "scenes", **pairs(0.2), "works": 4, "seeds": 0.5}
+    point = {**row, "k": 0.1, "density": 0.023, "weights": 9, "random": {**row, "copied": 30}, "utility": UTILITY}
+    write_json(folder / "summary.json", {"rows": [row], "tradeoff": [point], "drift": [drift], "hardening": HARDENING})
+    text = re.sub(r"\s+", " ", "".join(parsed(write_report(folder)).text))
+    assert "adversarial_fine_tuning (epochs: 2, ended early by the check on the latter): 2 works, and 1 more" in text
+    assert "Surrogates borrowed from ordinary pictures" in text and "0.180 to 0.220" in text
+    assert "through hardening (loss 0.010, 95% interval 0.000 to 0.020, 4 scenes)" in text
+    assert "31 of 40 (2 not judged)" in text and "30 of 40 (2 not judged)" in text and "2.30%" in text
+
+
+def test_a_run_without_pictures_is_reported_from_its_figures(tmp_path: Path) -> None:
+    overlap = {"prompts": 4, "iou": 0.5, "iou_random": None, "weights": [25, 25]}
+    mask = {"localizer": "ffn_subspace", "weights": 50, "size": 1000, "density": 0.05, "prompts": 8,
+            "densities": {"a": 0.1, "b": 0.0}, "overlap": [overlap]}
+    groups = {name: pairs(0.5) for name in ("results", "captions", "starts", "noises")}
+    masks = {name: pairs(None) for name in ("results", "captions", "random, results", "random, captions")}
+    points = [{"group": group, "block": n, "x": n, "y": 1.0} for group in ("starts", "results", "captions")
+              for n in range(2)]
+    locality = {"embeddings": [{"group": "results", **pairs(3.0)}], "works": ["a", "b"], "steps": 50, "activations": [
+        {"layer": "a", "kind": "value", "groups": groups}], "map": {"explained": 0.4, "points": points},
+        "stay": {"n": 8, "nearest_to_own_start": 7, "moved": 1.0}, "masks": [
+            {"layer": "a", "kind": "ffn_subspace", "groups": masks, "sizes": {"results": 5.0, "captions": 4.0}}]}
+    with Run.create(tmp_path / "run", {}, kind="localize", model={"name": "testbed"}) as run:
+        run.finish()
+    write_json(tmp_path / "run" / "summary.json", {"model": "testbed", "mask": mask, "locality": locality})
+    page = parsed(write_report(tmp_path / "run"))
+    text = re.sub(r"\s+", " ", "".join(page.text))
+    assert "50 of 1000 weights (5.00%) were located with 8 prompts" in text
+    assert "random masks of that size by none" in text
+    assert "7 of 8 results lie nearer" in text and sum(tag == "svg" for tag, _ in page.tags) == 5
 
 
 @pytest.mark.parametrize("stages", [["scan"], ["before"], ["work"], ["scan", "before"]])
@@ -213,7 +269,10 @@ def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
     row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
            "low": 0.7, "high": 1.0}
     gap = {"stage": "attacked", "attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
-    said = attack_words({"curve": [row], "gaps": [gap]})
+    said = attack_words({"curve": [row], "gaps": [gap]}, "attacked")
+    again = attack_words({"curve": [{**row, "stage": "hardened_attacked"}], "gaps": [
+        {**gap, "stage": "hardened_attacked"}]}, "hardened_attacked")
+    assert "hardened model" in again[0] and ("left memory" if low > 0 else "no memory beyond") in again[1]
     assert "9 of 10" in said[0] and "+40 percentage points" in said[1] and meaning in said[1]
     assert table_rows({"rows": [], "curve": [row]})[0]["label"] == "pruned, then attacked (50 steps)"
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from probes.metrics import (
     auroc,
+    bootstrap_auroc,
     bootstrap_difference,
     bootstrap_mean,
     rate_interval,
@@ -23,6 +24,17 @@ def test_auroc_by_hand() -> None:
     assert auroc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
     assert auroc([1], [2]) == 0 and auroc([2], [1]) == 1 and auroc([1], [1]) == 0.5
     assert np.isnan(auroc([], [1]))
+
+
+def test_auroc_with_its_interval_resamples_works() -> None:
+    ones, others = np.array([3.0, 3.0, 1.0, 1.0]), np.array([2.0, 2.0, 0.0])
+    found = bootstrap_auroc(ones, others, ["a", "a", "b", "b"])
+    assert found.value == auroc(ones, others) and (found.n, found.clusters) == (7, 5)
+    # Drawing only work "b" loses against both 2s; drawing only "a" wins everything.
+    assert found.low < 0.5 and found.high == 1.0
+    alone = bootstrap_auroc(ones, others)
+    assert alone.high - alone.low < found.high - found.low
+    assert np.isnan(bootstrap_auroc([], [1]).value)
 
 
 @given(positives=scores, negatives=scores)
