@@ -86,6 +86,7 @@ def _spread(weights: list[float], tokenizer: Any, prompt: str, looked_up: Tensor
 
 
 def _shares(prompt: str, weights: list[float]) -> tuple[WordWeight, ...]:
-    words = [(m.group(), m.start(), m.end(), sum(weights[m.start() : m.end()])) for m in WORD.finditer(prompt)]
-    total = sum(weight for *_, weight in words)
-    return tuple(WordWeight(*place, weight / total) for *place, weight in words if total > 0)
+    words = list(WORD.finditer(prompt))
+    sums = [sum(weights[word.start() : word.end()]) for word in words]
+    total = sum(sums)
+    return tuple(WordWeight(w.group(), *w.span(), s / total) for w, s in zip(words, sums, strict=True) if total > 0)

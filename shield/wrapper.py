@@ -187,15 +187,18 @@ def _says_something(negative: Any) -> bool:
 
 @contextmanager
 def _restored_on_error(pipe: Any, generator: Any) -> Iterator[None]:
-    """After an exception the scheduler's state and the caller's generators are as they were before the block."""
+    """After an exception the scheduler's state, the caller's generators and torch's own are as before the block."""
     generators = generator if isinstance(generator, list | tuple) else [generator]
     states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    scheduler = dict(vars(pipe.scheduler))
+    scheduler, cpu = dict(vars(pipe.scheduler)), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     except BaseException:
         vars(pipe.scheduler).clear()
         vars(pipe.scheduler).update(scheduler)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(cuda)
         for kept, state in states:
             kept.set_state(state)
         raise

@@ -31,13 +31,15 @@ EXAMPLES = (
         "an oil painting of two people embracing",
     ),
 )
+BLANK = "somebody or something"
 LONGEST = 2000  # characters; text encoders read at most about as many
 _REFUSAL = re.compile(r"(i|i'm|i am|i can|sorry|as an|here is|here's|certainly|sure)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Proposes at most `proposals` prompts: the likeliest answer, then sampled ones (from a fixed seed, so repeatable).
+    """Proposes at most `proposals` prompts: the likeliest answer, then sampled ones (from a fixed seed, so repeatable)
+    to the prompt with blanks for the names, which a small model would repeat.
 
     `path`: a folder with an instruction-tuned model and its tokenizer, or a .gguf file (needs the gguf package). It is
     loaded once, when first needed. Small models often repeat what they should leave out; such answers cost no denoiser
@@ -60,9 +62,11 @@ class LanguageModel:
         self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
     ) -> Iterable[str]:
         """Answers that can pass for a description of the same scene. Raises WeightsError for an unusable model."""
-        asked, said, kept = _asked(prompt, concepts), {prompt}, _content(_without(prompt, concepts))
+        named, blank = _asked(prompt, concepts), _asked(_without(prompt, concepts, BLANK), ())
+        said, kept = {prompt}, _content(_without(prompt, concepts))
         for turn in range(self.proposals):
-            text = _cleaned(_answered(self, asked, turn), kept, 3 * len(prompt) + 40)
+            answer = _answered(self, named if turn == 0 else blank, turn)
+            text = _cleaned(answer, kept, 3 * len(prompt) + 40)
             if text and text not in said:
                 said.add(text)
                 yield text
@@ -73,18 +77,18 @@ def _asked(prompt: str, concepts: Sequence[Mention]) -> str:
     return f"Leave out: {names}. Description: {' '.join(prompt.split())[:LONGEST]}"
 
 
-def _without(prompt: str, concepts: Sequence[Mention]) -> str:
+def _without(prompt: str, concepts: Sequence[Mention], said: str = " ") -> str:
     for mention in sorted(concepts, key=lambda m: -m.start):
-        prompt = prompt[: mention.start] + " " + prompt[mention.end :]
+        prompt = prompt[: mention.start] + said + prompt[mention.end :]
     return prompt
 
 
 def _cleaned(answer: str, kept: set[str], longest: int) -> str:
-    """The answer's first line without quotes; empty when it is no description with one of the words to be kept."""
+    """The answer's first line without quotes; empty when it is no description, or has no word of those to keep."""
     line = next((line.strip() for line in answer.splitlines() if line.strip()), "")
     line = line.removeprefix("Description:").strip(" \"'“”*.")
-    is_other = kept and not _content(line) & kept
-    return "" if is_other or len(line) > longest or _REFUSAL.match(line) else line
+    is_other = (kept and not _content(line) & kept) or BLANK in line.lower() or _REFUSAL.match(line)
+    return "" if is_other or len(line) > longest else line
 
 
 def _content(text: str) -> set[str]:
