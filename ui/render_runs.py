@@ -20,6 +20,8 @@ from ui.render import EMPTY, plot, table
 WORKS_A_PAGE = 12
 RECORDS_A_PAGE = 40
 SORTS = ("as recorded", "exposures, most first", "copies first", "name")
+# What probes/audit.py writes of every picture; a run of another kind may hold records of its own shape.
+ANSWER = {"stage", "kind", "item", "scores", "copied"}
 JUDGED = {True: "copy", False: "no copy", None: "not judged"}
 
 
@@ -34,17 +36,15 @@ def runs_table(runs: Sequence[Listed]) -> Markup:
 
 def summary(run: Run, records: Sequence[Record]) -> Markup:
     """What was found in plain words, and what the run can't say."""
-    figures = report.figures_of(run, records)
+    answers = [record for record in records if ANSWER <= record.keys()]
+    figures = report.figures_of(run, answers)
     head = Markup('<p class="ds-note">{} of {}, {}, {} records</p>').format(
         run.about.get("kind", "run"), figures["model"] or (run.about.get("model") or {}).get("name") or "?",
         run.status, len(records))
-    if not all({"stage", "kind", "item"} <= record.keys() for record in records[:1]):
-        return head
-    said = _list(report.plain_words(figures, records)) if records else EMPTY
+    said = Markup("<h3>In plain words</h3>{}").format(_list(report.plain_words(figures, answers))) if answers else EMPTY
     limits = figures["limits"]
     unsaid = Markup("<h3>What this can't say</h3>{}").format(_list(limits)) if limits else EMPTY
-    return Markup('<section class="ds-part">{}<h3>In plain words</h3>{}{}{}</section>').format(
-        head, said, unsaid, _rates(figures))
+    return Markup('<section class="ds-part">{}{}{}{}</section>').format(head, said, unsaid, _rates(figures))
 
 
 def _list(sentences: Iterable[str]) -> Markup:
@@ -75,12 +75,12 @@ def stages(entries: Sequence[Mapping[str, Any]]) -> Markup:
 
 def curves(run: Run, records: Sequence[Record]) -> Markup:
     """Ladder, attack beside its controls, and mask by layer: those that this run has."""
-    figures = report.figures_of(run, records)
-    drawn = []
+    answers = [record for record in records if ANSWER <= record.keys()]
+    figures, drawn = report.figures_of(run, answers), []
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = figures["criterion"].get("decides") or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
-        svg = plots.ladder_plot(figures["ladder"], report.ladder_scores(records, metric), metric, threshold)
+        svg = plots.ladder_plot(figures["ladder"], report.ladder_scores(answers, metric), metric, threshold)
         drawn.append(plot(svg, "Copies by how often a work was shown in training, with 95% intervals over works."))
     if any(row["rate"] is not None for row in figures["curve"]):
         drawn.append(plot(plots.attack_plot(figures["curve"]), "The attack beside its controls, with 95% intervals "
@@ -119,8 +119,7 @@ def by_item(records: Iterable[Record]) -> dict[str, list[Record]]:
     """The records of each work that have pictures, by its id."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        answers = record.get("stage") == "work" or record.get("stage") not in MATERIAL
-        if answers and "item" in record and "kind" in record:
+        if ANSWER <= record.keys() and (record["stage"] == "work" or record["stage"] not in MATERIAL):
             found[record["item"]].append(record)
     return {item: rows for item, rows in found.items() if any(row["stage"] != "work" for row in rows)}
 

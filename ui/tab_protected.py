@@ -126,10 +126,10 @@ def _pictures(store: Protected) -> None:
         with gr.Column(scale=2, min_width=300):
             gr.HTML("<h3>Add pictures</h3>")
             work = gr.Textbox(label="Name of the work", max_length=LONGEST_NAME, elem_id="work-name")
-            files = gr.File(file_count="multiple", label=f"Pictures ({', '.join(FORMATS)}, up to "
-                            f"{LARGEST // 2**20} MB each)", file_types=[".png", ".jpg", ".jpeg", ".webp"], height=140,
-                            elem_id="upload")
-            add = gr.Button("Add", variant="primary", elem_id="add-pictures")
+            gr.HTML(str(render.note(f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each; they are added as soon "
+                                    "as they are chosen.")))
+            files = gr.UploadButton("Choose pictures to add", file_count="multiple", variant="primary",
+                                    file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="upload")
             gr.HTML("<h3>Rename or remove</h3>")
             chosen = gr.Dropdown(store.names(), value=None, label="Work to change")
             name = gr.Textbox(label="New name", max_length=LONGEST_NAME)
@@ -137,9 +137,9 @@ def _pictures(store: Protected) -> None:
                 rename = gr.Button("Rename")
                 remove = gr.Button("Remove")
             said = gr.HTML(elem_id="gallery-said")
-    outputs = [said, shown, chosen, work, files, name]
+    outputs = [said, shown, chosen, work, name]
     wanted.change(lambda text: _grid(store, text), wanted, shown, trigger_mode="always_last", **HIDDEN)
-    add.click(_adder(store), [work, files, wanted], outputs, **HIDDEN)
+    files.upload(_adder(store), [work, files, wanted], outputs, **HIDDEN)
     rename.click(_renamer(store), [chosen, name, wanted], outputs, **HIDDEN)
     remove.click(_dropper(store), [chosen, wanted], outputs, **HIDDEN)
 
@@ -190,5 +190,5 @@ def _changed_gallery(store: Protected, wanted: str, sentence: str, change: Calla
     try:
         change()
     except (ShieldError, OSError) as error:
-        return [_said(str(error), bad=True), *[gr.skip()] * 5]
-    return [_said(sentence), _grid(store, wanted), gr.Dropdown(store.names(), value=None), "", None, ""]
+        return [_said(str(error), bad=True), *[gr.skip()] * 4]
+    return [_said(sentence), _grid(store, wanted), gr.Dropdown(store.names(), value=None), "", ""]

@@ -1,0 +1,45 @@
+"""A page that is really served, on tiny untrained models: the whole chain, without the effects."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shield.load import load
+from shield.policy import preset
+from shield.settings import setting_of
+from shield.thresholds import calibrated, save_threshold
+from shield.weights import ENVIRONMENT
+from tests.probes.tiny_testbed import tiny_testbed
+from ui.app import Page, launched, page_of
+
+
+@contextmanager
+def weights(folder: Path) -> Iterator[Path]:
+    """A tiny testbed in the place of the shipped one, for this process and those that it starts.
+
+    Its thresholds are out of reach: what isn't protected by name isn't flagged.
+    """
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = str(tiny_testbed(folder))
+    try:
+        setting = setting_of(load("testbed", device="cpu"), 25, 5.0)
+        for detector in preset("balanced").detectors:
+            save_threshold(calibrated(detector, [1e6] * 99, 0.05, setting, "testbed"), folder / "thresholds")
+        yield folder
+    finally:
+        os.environ.pop(ENVIRONMENT)
+        if before is not None:
+            os.environ[ENVIRONMENT] = before
+
+
+@contextmanager
+def served(runs: Path, **options) -> Iterator[tuple[str, Page]]:
+    """The page's address, and what is behind it."""
+    page = page_of("testbed", runs, device="cpu")
+    blocks = launched(page, **options)
+    try:
+        yield blocks.local_url, page
+    finally:
+        page.close()
+        blocks.close(verbose=False)

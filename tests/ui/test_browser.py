@@ -1,0 +1,333 @@
+"""The page in a real browser: each tab's main path, cancel, phone and desktop, light and dark, keyboard, axe."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from probes.audit import audit
+from shield.load import SHIPPED
+from tests.probes.test_audit_command import PLAN
+from tests.ui.pictures import saved
+from tests.ui.serving import served
+
+# Gradio's own, with pandas 3.
+QUIET = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200), QUIET]
+SHOTS = Path(__file__).resolve().parents[2] / "docs" / "ui"
+EVIL = "<img src=x onerror='window.evil=1'> ${window.evil=1} {{evil}}"
+TABS = ("Shield", "Protected", "Audit")
+
+
+def open_tab(page, *names: str) -> None:
+    for name in names:
+        page.get_by_role("tab", name=name, exact=True).click()
+
+
+def draw(page, prompt: str, steps: int, wait: bool = True) -> str:
+    """Asks for a picture; returns the sentence that came with it."""
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    sampling = page.get_by_role("button", name="Model and sampling")
+    if not page.get_by_label("Seed").is_visible():
+        sampling.click()
+    page.get_by_label("number input for Denoising steps").fill(str(steps))
+    page.evaluate("document.querySelector('#shield-status .ds-status').dataset.old = 1")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    if not wait:
+        return ""
+    new = page.locator("#shield-status .ds-status:not([data-old])")
+    done = new.get_by_text(re.compile("^(Passed|Flagged|Blocked|Handed|Something)"))
+    done.wait_for()
+    return done.inner_text().strip()
+
+
+def test_a_benign_prompt_passes_and_is_the_same_on_both_sides(visit: Callable, tmp_path: Path) -> None:
+    page = visit()
+    assert draw(page, "a red thing 1", 2) == "Passed: nothing was flagged, so the shield changed nothing."
+    pictures = page.locator("#shield-pictures")
+    assert "(the same, to the bit)" in pictures.inner_text()
+    assert pictures.get_by_role("checkbox").count() == 0 and pictures.get_by_role("img").count() == 2
+    page.get_by_role("img", name=re.compile("without the shield: .* at the first step")).wait_for()
+    with page.expect_download() as picture:
+        page.get_by_role("link", name="Download the picture").click()
+    with page.expect_download() as verdict:
+        page.get_by_role("link", name="Download the verdict (JSON)").click()
+    assert Image.open(picture.value.path()).size == (64, 64)
+    assert json.loads(Path(verdict.value.path()).read_text())["verdict"]["status"] == "passed"
+    assert page.get_by_role("button", name="Cancel", exact=True).is_disabled()
+
+
+def test_a_flagged_prompt_is_veiled_rewritten_and_explained(visit: Callable) -> None:
+    page = visit()
+    assert draw(page, "a drawing of mikey mouse", 2).startswith(("Flagged and drawn as", "Blocked"))
+    veiled = page.locator("#shield-pictures figure", has_text="Without the shield")
+    image = veiled.get_by_role("img")
+    assert "blur" in image.evaluate("e => getComputedStyle(e).filter")
+    veiled.get_by_label("Show the flagged picture").check()
+    assert image.evaluate("e => getComputedStyle(e).filter") == "none"
+    details = page.locator("#shield-details")
+    assert "Mickey Mouse, misspelled" in details.inner_text()
+    assert (details.locator("del").inner_text(), details.locator("ins").inner_text()) == ("mikey", "a cartoon")
+
+
+def test_a_strangers_html_stays_text(visit: Callable) -> None:
+    page = visit()
+    draw(page, EVIL, 1)
+    assert draw(page, EVIL + " Mickey Mouse", 1).startswith(("Flagged", "Blocked"))
+    assert EVIL.split(" ${")[0] in page.locator("#shield-details").inner_text()
+    open_tab(page, "Protected")
+    page.get_by_label("Try a prompt").fill(EVIL)
+    page.get_by_label("Try a prompt").press("Enter")
+    page.locator("#trial").get_by_text("{{evil}}").wait_for()
+    page.get_by_label("Name", exact=True).fill(EVIL)
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.locator("#concept-said").get_by_text("Saved <img").wait_for()
+    assert page.evaluate("window.evil") is None and page.locator("img[src='x']").count() == 0
+
+
+def test_cancel_stops_a_picture_and_the_next_one_is_drawn(visit: Callable) -> None:
+    page = visit()
+    draw(page, "a red thing 1", 100, wait=False)
+    page.locator("#shield-status").get_by_text(re.compile("step [2-9] of 100")).wait_for()
+    assert page.get_by_role("progressbar", name="Denoising steps").is_visible()
+    assert page.locator("#shield-pictures img").count() == 1, "the preview"
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.locator("#shield-status").get_by_text("Canceled.").wait_for()
+    assert draw(page, "a red thing 1", 1).startswith("Passed")
+
+
+def test_a_mistake_is_one_sentence(visit: Callable) -> None:
+    page = visit()
+    page.get_by_label("Prompt", exact=True).fill("  ")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("alert").get_by_text("A prompt is needed; type what to draw.").wait_for()
+
+
+def test_a_concept_is_added_tried_and_removed(visit: Callable) -> None:
+    page = visit()
+    open_tab(page, "Protected", "Concepts")
+    page.get_by_label("Name", exact=True).fill("Glimmerwick")
+    page.get_by_label("Also called").fill("the lamp moth\nglim")
+    page.get_by_role("button", name="Save", exact=True).click()
+    said = page.locator("#concept-said")
+    said.get_by_text("Saved Glimmerwick").wait_for()
+    page.get_by_label("Name", exact=True).fill("glim")
+    page.get_by_role("button", name="Save", exact=True).click()
+    said.get_by_text("stands for both").wait_for()
+    page.get_by_label("Try a prompt").fill("a glimmerwikc at night")
+    page.get_by_label("Try a prompt").press("Enter")
+    page.locator("#trial").get_by_text("Glimmerwick, misspelled").wait_for()
+    page.get_by_label("Find a concept").fill("lamp moth")
+    page.locator("#concepts").get_by_text(re.compile("1 of 1 concepts shown")).wait_for()
+    page.get_by_label("Concept to change").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Glimmer")
+    page.get_by_role("option", name="Glimmerwick").click()
+    page.get_by_role("button", name="Remove", exact=True).first.click()
+    said.get_by_text("Removed Glimmerwick.").wait_for()
+
+
+def test_a_broken_file_is_refused_and_a_good_one_protected(visit: Callable, tmp_path: Path) -> None:
+    page = visit()
+    open_tab(page, "Protected", "Pictures")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(saved(tmp_path, 1).read_bytes()[:120])
+    name, said = page.get_by_label("Name of the work"), page.locator("#gallery-said")
+    name.fill("Harbor <b>at</b> night")
+    for file, says in ((broken, "broken.png can't be read as a PNG, JPEG or WEBP picture"),
+                       (saved(tmp_path, 2), "Added to Harbor <b>at</b> night")):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Choose pictures to add").click()
+        chooser.value.set_files(str(file))
+        said.get_by_text(says).wait_for()
+    page.get_by_label("Find a work").fill("harbor")
+    page.locator("#gallery").get_by_text("Harbor <b>at</b> night").wait_for()
+
+
+@pytest.fixture(scope="module")
+def finished(place) -> Iterator[str]:
+    """A real audit of the tiny testbed, of the smallest size, in the page's runs folder."""
+    audit("testbed", place[1].folders.root / "smallest", plan=PLAN, device="cpu", show_progress=False)
+    yield "smallest"
+
+
+def choose(page, label: str, option: str) -> None:
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finished: str) -> None:
+    page = visit()
+    open_tab(page, "Audit")
+    page.locator("#runs").get_by_text(finished).wait_for()
+    choose(page, "Open a run", finished)
+    page.locator("#run-summary").get_by_text("In plain words").wait_for()
+    with page.expect_download() as report:
+        page.get_by_role("button", name="Download the whole report (HTML)").click()
+    assert "In plain words" in Path(report.value.path()).read_text()
+    open_tab(page, "Curves")
+    page.get_by_role("img", name=re.compile("Copies by how often")).wait_for()
+    page.get_by_role("img", name=re.compile("Share of each layer")).wait_for()
+    open_tab(page, "Works")
+    works = page.locator("#run-works")
+    works.get_by_role("img").first.wait_for()
+    page.get_by_label("Find in name or prompt").fill("nonmember")
+    works.get_by_text(re.compile(r"Works 1 to 2 of 2")).wait_for()
+    page.get_by_label("Only works that were copied").check()
+    works.get_by_text("No works fit.").wait_for()
+    open_tab(page, "Records")
+    choose(page, "Stage", "scan")
+    page.locator("#run-records").get_by_text(re.compile("^Records 1 to")).wait_for()
+
+
+def test_an_audit_is_started_watched_and_canceled(visit: Callable) -> None:
+    page = visit()
+    open_tab(page, "Audit")
+    state = page.locator("#audit-state")
+    page.get_by_role("button", name="Start a quick audit").click()
+    state.get_by_text(re.compile(r"audit-[\d-]+: (stage \d+ of|loading)")).wait_for()
+    state.get_by_text(re.compile(r"stage [2-9] of \d+")).wait_for(timeout=600_000)
+    page.get_by_role("button", name="Start a quick audit").click()
+    state.get_by_text("is running; wait for it or cancel it").wait_for()
+    page.locator("#run-summary").get_by_text(re.compile("running")).wait_for()
+    page.get_by_role("button", name="Cancel it").click()
+    state.get_by_text("was canceled; what it had done is kept").wait_for()
+    page.get_by_role("button", name="Look again").click()
+    page.locator("#runs").get_by_text("interrupted").wait_for()
+
+
+def test_everything_can_be_done_with_the_keyboard(visit: Callable) -> None:
+    page = visit()
+
+    def tab_to(found: str) -> None:
+        """Presses Tab until the focused element's name or text is this."""
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            named = page.evaluate("""() => { const e = document.activeElement;
+                const label = e.labels && e.labels.length ? e.labels[0].innerText : '';
+                return [e.getAttribute('aria-label'), label, e.innerText].filter(Boolean).join('|'); }""")
+            if found in named:
+                assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle != 'none' || "
+                                     "getComputedStyle(document.activeElement).boxShadow != 'none'"), "focus shows"
+                return
+        raise AssertionError(f"Tab never reached {found}")
+
+    tab_to("Prompt")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Mickey Mouse")
+    tab_to("Draw")
+    page.keyboard.press("Enter")
+    page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
+    tab_to("Show the flagged picture")
+    page.keyboard.press("Space")
+    assert page.locator(".ds-veiled img").evaluate("e => getComputedStyle(e).filter") == "none"
+    page.get_by_role("tab", name="Shield").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_label("Try a prompt").wait_for()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_tab_is_wider_than_its_screen(visit: Callable, finished: str, width: int) -> None:
+    page = visit(width)
+    draw(page, "Mickey Mouse on the moon", 1)
+    for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Audit",)):
+        for name in names:
+            if width > 500:
+                open_tab(page, name)
+            else:
+                to_tab_on_phone(page, name)
+        if names == ("Audit",):
+            choose(page, "Open a run", finished)
+            page.locator("#run-summary").get_by_text("In plain words").wait_for()
+        wide = page.evaluate("() => document.scrollingElement.scrollWidth")
+        assert wide <= width, f"{names} is {wide} pixels wide"
+
+
+def to_tab_on_phone(page, name: str) -> None:
+    """On a narrow screen tabs that don't fit are in a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.is_visible():
+        page.get_by_role("button", name=re.compile("more|overflow", re.I)).first.click()
+        tab = page.get_by_role("button", name=name, exact=True)
+    tab.click()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dark: bool) -> None:
+    page = visit(dark=dark)
+    draw(page, "Mickey Mouse on the moon", 1)
+    page.evaluate(axe)
+    found = {}
+    for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Audit", "Summary"),
+                  ("Audit", "Works"), ("Audit", "Records")):
+        open_tab(page, *names)
+        if names == ("Audit", "Summary"):
+            choose(page, "Open a run", finished)
+            page.locator("#run-summary").get_by_text("In plain words").wait_for()
+        page.wait_for_timeout(500)
+        for rule in page.evaluate("() => axe.run()")["violations"]:
+            if rule["impact"] in ("serious", "critical"):
+                nodes = [(node["target"], node["html"][:200], node["failureSummary"]) for node in rule["nodes"][:4]]
+                found[f"{' '.join(names)}: {rule['id']}"] = nodes
+    assert not found, json.dumps(found, indent=1)
+
+
+def test_the_page_is_there_before_the_model(tmp_path: Path) -> None:
+    """Processor time stands for the ten seconds, so that a busy machine doesn't decide."""
+    command = [sys.executable, "-m", "ui", "--runs", str(tmp_path), "--port", "7999"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout.readline().startswith("The page is at http://127.0.0.1:7999")
+        assert httpx.get("http://127.0.0.1:7999/").status_code == 200
+        spent = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        seconds = (int(spent[11]) + int(spent[12])) / os.sysconf("SC_CLK_TCK")
+        assert seconds < 10.0, f"{seconds:.1f} s of processor time"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page on the shipped testbed, with an audit of the smallest size."""
+    runs = tmp_path_factory.mktemp("shipped")
+    audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
+    with served(runs) as (url, _):
+        yield url
+
+
+def test_screenshots(visit: Callable, shipped: str) -> None:
+    """Every tab, in light, dark and on a phone, on the shipped model; the README shows some of them."""
+    assert "testbed" in SHIPPED
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)):
+        page = visit(width, dark, shipped)
+        page.get_by_role("button", name="A protected character by name").click()
+        page.get_by_role("button", name="Draw", exact=True).click()
+        page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
+        page.wait_for_timeout(500)
+        page.screenshot(path=SHOTS / f"shield-{name}.png", full_page=True)
+        go = to_tab_on_phone if width < 500 else open_tab
+        go(page, "Protected")
+        page.get_by_label("Try a prompt").fill("a drawing of quimbel, a friendly monster")
+        page.get_by_label("Try a prompt").press("Enter")
+        page.wait_for_timeout(1500)
+        page.screenshot(path=SHOTS / f"protected-{name}.png")
+        go(page, "Pictures")
+        page.wait_for_timeout(1000)
+        page.screenshot(path=SHOTS / f"pictures-{name}.png")
+        go(page, "Audit")
+        choose(page, "Open a run", "smallest")
+        page.locator("#run-summary").get_by_text("In plain words").wait_for()
+        page.wait_for_timeout(500)
+        page.screenshot(path=SHOTS / f"audit-{name}.png", full_page=True)
+        time.sleep(0.1)
