@@ -1,0 +1,150 @@
+"""An exception anywhere inside a shielded call leaves the pipeline and every random state as they were.
+
+Every entry of every table is made to fail after it has done its work, in every kind of family; and the denoiser is
+made to fail at every single one of its calls, which is where hooks, gradients and swapped embeddings are under way.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from shield import Shield
+from shield.concepts import Concept, Concepts
+from shield.detectors import DETECTORS, Anisotropy, NoiseGap
+from shield.errors import ShieldError
+from shield.intercept import denoiser_of
+from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NullPrompt
+from shield.policy import Policy
+from shield.rewriters import REWRITERS, ClauseDrop, TokenAttribution
+from shield.types import ConditioningMitigation
+from tests.shield import test_rewriters
+from tests.shield.calls import noises, state
+from tests.shield.test_every_family import WAYS, made
+
+KINDS = [*list(WAYS)[:6], "sd_img2img", "sd_inpaint", "sdxl_control"]
+SCREEN = Concepts([Concept("anna", substitute="a cat")])
+PROMPTS = ["the cat", "a picture by anna"]
+
+once = cache(made)  # a call that fails leaves its pipeline as it was, so the next test can have it
+
+
+class Inside(Exception):
+    """Raised by what is under test; nothing else raises it."""
+
+
+def failing(cls, method):
+    """`cls`, whose `method` does its work and then raises."""
+
+    def fail(self, *args, **kwargs):
+        made = getattr(super(type(self), self), method)(*args, **kwargs)
+        list(made) if method == "propose" else None
+        raise Inside
+
+    return type(cls.__name__, (cls,), {method: fail})
+
+
+def assert_restored(way, policy, raises=Inside):
+    pipe, call = once(way)
+    pipe(**call(PROMPTS, negative_prompt=None, generator=noises(2)))
+    generators, before = noises(2), state(pipe)
+    kept = [g.get_state() for g in generators]
+    with pytest.raises(raises):
+        Shield(pipe, policy, concepts=SCREEN, thresholds=[])(
+            **call(PROMPTS, negative_prompt=[""] * 2, generator=generators)
+        )
+    assert state(pipe) == before
+    assert all(torch.equal(g.get_state(), k) for g, k in zip(generators, kept, strict=True))
+
+
+@pytest.mark.parametrize("way", KINDS)
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_that_fails(way, name):
+    detector = failing(DETECTORS[name], "score")()
+    policy = Policy(detectors=(detector,), on_unscored="pass", extra_uncond=True)
+    assert_restored(way, policy, (Inside, ShieldError))  # not every family has the layer that attention_entropy reads
+
+
+@pytest.mark.parametrize("way", KINDS)
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_a_mitigation_that_fails(way, name):
+    cls = MITIGATIONS[name]
+    method = "conditioned" if isinstance(cls(), ConditioningMitigation) else "predicted"
+    mitigation = failing(cls, method)()
+    if name == "null_prompt":
+        mitigation = failing(Unshortened, "conditioned")()
+    if way == "flux" and name in ("embedding_descent", "opposite_guidance"):
+        pytest.skip("says that it needs guidance before it has changed anything")
+    assert_restored(way, Policy(detectors=(), mitigations=(mitigation,)))
+
+
+class Unshortened(EmbeddingMix):
+    """The empty prompt by the way of every other mitigation; the watcher knows NullPrompt and takes a short cut."""
+
+    needs_prompt = False
+
+    def conditioned(self, case):
+        return NullPrompt().conditioned(case)
+
+
+@pytest.mark.parametrize("way", KINDS)
+@pytest.mark.parametrize("name", REWRITERS)
+def test_a_rewriter_that_fails(way, name):
+    plain = test_rewriters.made(name)
+    rewriter = failing(type(plain), "propose")(**({"path": plain.path} if name == "language_model" else {}))
+    assert_restored(way, Policy(detectors=(), rewriters=(rewriter,), mitigations=(EmbeddingMix(),)))
+
+
+DESCENT, MIX = EmbeddingDescent(iterations=2), EmbeddingMix()
+
+
+@pytest.mark.parametrize(
+    "way, mitigation",
+    [("sd", DESCENT), ("sdxl_control", MIX)],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_denoiser_that_fails_at_any_of_its_calls(way, mitigation):
+    pipe, call = once(way)
+    pipe(**call(PROMPTS, generator=noises(2)))
+    policy = Policy(
+        detectors=(NoiseGap(), Anisotropy()), on_unscored="pass", rewriters=(TokenAttribution(), ClauseDrop()),
+        mitigations=(mitigation,), extra_calls=4,
+    )  # fmt: skip
+    calls, limit = [], 0
+
+    def fail(module, args, kwargs):
+        calls.append(1)
+        if len(calls) > limit:
+            raise Inside
+
+    handle = denoiser_of(pipe).register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        while _fails_and_restores(call, pipe, policy):
+            calls.clear()
+            limit += 1
+    finally:
+        handle.remove()
+    assert limit >= 4  # three steps, and at least one call of the shield's own
+
+
+def _fails_and_restores(call, pipe, policy):
+    generators, before = noises(2), state(pipe)
+    kept = [g.get_state() for g in generators]
+    shield = Shield(pipe, policy, concepts=SCREEN, thresholds=[])
+    try:
+        shield(**call(PROMPTS, negative_prompt=None, generator=generators))
+        return False
+    except Inside:
+        assert state(pipe) == before
+        assert all(torch.equal(g.get_state(), k) for g, k in zip(generators, kept, strict=True))
+        return True
+
+
+def test_without_a_generator_torchs_own_state_is_restored():
+    pipe, call = once("sd")
+    before = torch.get_rng_state()
+    with pytest.raises(Inside):
+        Shield(pipe, Policy(detectors=(failing(NoiseGap, "score")(),), on_unscored="pass"), thresholds=[])(
+            **call(PROMPTS, generator=None)
+        )
+    assert torch.equal(torch.get_rng_state(), before)
