@@ -1,0 +1,171 @@
+"""The ways into a call that no prompt screen and no detector sees, watched.
+
+A prompt can come as embeddings, which can't be read; a picture can come in to be changed, or as the latents to start
+from; a callback can exchange latents or embeddings once the first steps have been scored. Each is noticed here and
+told in the verdict. A given picture that the gallery knows is dealt with like a finished copy (`on_copy`); what nobody
+could judge by the policy's `on_unseen`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shield.conditioning import Conditioning, read
+from shield.errors import ShieldError
+from shield.families import Family
+from shield.gallery import Gallery
+
+PICTURES = ("image", "control_image", "ip_adapter_image")
+EMBEDDED = "the prompt came as embeddings, which the screen for concepts can't read"
+SIGMAS = 6.0  # beyond which latents are no sample of plain noise
+
+OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
+
+
+@dataclass
+class Unseen:
+    """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows."""
+
+    blind: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+    _first: Conditioning | None = None
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], is_screened: bool, gallery: Gallery | None) -> "Unseen":
+        """What the arguments of a call already tell."""
+        noticed = cls()
+        if is_screened and request.get("prompt") is None:
+            noticed.blind.append(EMBEDDED)
+        if request.get("ip_adapter_image_embeds") is not None:
+            noticed.blind.append("a picture came as embeddings (ip_adapter_image_embeds)")
+        if (request.get("denoising_end") or 1.0) < 1.0:
+            noticed.blind.append("the picture leaves before it is finished (denoising_end)")
+        if isinstance(request.get("latents"), Tensor) and not is_noise(request["latents"]):
+            noticed.blind.append("the latents to start from aren't plain noise")
+        if gallery:
+            noticed._compare(request, gallery)
+        return noticed
+
+    def _compare(self, request: Mapping[str, Any], gallery: Gallery) -> None:
+        for name in PICTURES:
+            for number, picture in enumerate(_pictures(request.get(name)), start=1):
+                try:
+                    nearest = gallery.nearest(_opened(picture))
+                except (ShieldError, TypeError, ValueError):
+                    self._notice(f"given picture {number} ({name}) can't be compared with the gallery")
+                    continue
+                if nearest is not None and nearest.copied:
+                    score = f"{nearest.metric} {nearest.score:.3f}"
+                    self.copies.append(f"given picture {number} ({name}) copies {nearest.work} ({score})")
+
+    def arguments(self, request: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's arguments with its callbacks watched. What they do stays as it is."""
+        changed = dict(kwargs)
+        given, legacy = request.get("callback_on_step_end"), request.get("kwargs", {}).get("callback")
+        if given is not None and kwargs.get("callback_on_step_end") is not given:
+            self._notice("a callback given by position isn't watched; give it by name")
+        elif given is not None:
+            changed["callback_on_step_end"] = self._watched(given)
+            if hasattr(given, "tensor_inputs"):
+                changed["callback_on_step_end_tensor_inputs"] = given.tensor_inputs
+        if legacy is not None:
+            changed["callback"] = self._watched_legacy(legacy)
+        return changed
+
+    def _watched(self, callback: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        def call(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            before = _kept(tensors.get("latents"))
+            after = callback(pipe, step, timestep, tensors)
+            if before is not None and _changed(*before, after.get("latents", before[0])):
+                self._notice(f"a callback changed the latents after step {step + 1}")
+            return after
+
+        return call
+
+    def _watched_legacy(self, callback: Callable[[int, Any, Tensor], Any]) -> Callable[[int, Any, Tensor], Any]:
+        def call(step: int, timestep: Any, latents: Tensor) -> Any:
+            before = _kept(latents)
+            after = callback(step, timestep, latents)
+            if before is not None and _changed(*before, latents):
+                self._notice(f"a callback changed the latents after step {step + 1}")
+            return after
+
+        return call
+
+    def inputs(self, family: Family, on_inputs: OnInputs) -> OnInputs:
+        """`on_inputs` that first looks whether the conditional rows' embeddings are still those of the first step."""
+
+        def call(named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
+            if not is_uncond:
+                now = read(family, named, len(named[family.sample]) - batch, batch)
+                if self._first is None:
+                    self._first = Conditioning(now.embeds.clone(), None if now.pooled is None else now.pooled.clone())
+                elif not _equal(self._first, now):
+                    self._notice("the prompt's embeddings were exchanged under way")
+            return on_inputs(named, batch, is_uncond)
+
+        return call
+
+    def _notice(self, what: str) -> None:
+        if not any(told.split(" after step")[0] == what.split(" after step")[0] for told in self.blind):
+            self.blind.append(what)
+
+
+def is_noise(latents: Tensor) -> bool:
+    """Whether every row of (B, ...) has a mean of 0, a variance of 1, and neighbors along no axis that resemble each
+    other, as far as a sample of its size can tell. A noised or inverted picture has neighbors that do.
+    """
+    rows = latents.detach().float().cpu()
+    size = rows[0].numel()
+    allowed = SIGMAS / math.sqrt(size)
+    statistics = [rows.flatten(1).mean(1), (rows.flatten(1).pow(2).mean(1) - 1.0) / math.sqrt(2.0)]
+    for axis in range(1, rows.ndim):
+        ahead, behind = rows.narrow(axis, 1, rows.shape[axis] - 1), rows.narrow(axis, 0, rows.shape[axis] - 1)
+        statistics.append((ahead * behind).flatten(1).sum(1) / size)
+    return all(bool((value.abs() <= allowed).all()) for value in statistics)
+
+
+def _equal(first: Conditioning, now: Conditioning) -> bool:
+    if now.embeds.shape != first.embeds.shape or not torch.equal(now.embeds, first.embeds):
+        return False
+    return now.pooled is None or first.pooled is None or torch.equal(now.pooled, first.pooled)
+
+
+def _kept(latents: Any) -> tuple[Tensor, Tensor] | None:
+    return (latents, latents.clone()) if isinstance(latents, Tensor) else None
+
+
+def _changed(given: Tensor, copy: Tensor, after: Any) -> bool:
+    same = isinstance(after, Tensor) and after.shape == copy.shape
+    return not same or not torch.equal(after, copy) or not torch.equal(given, copy)
+
+
+def _pictures(given: Any) -> list[Any]:
+    """The pictures in whatever a pipeline takes for one: a picture, an array or tensor of several, nested lists."""
+    if given is None:
+        return []
+    if isinstance(given, list | tuple):
+        return [picture for part in given for picture in _pictures(part)]
+    if isinstance(given, Tensor | np.ndarray) and given.ndim == 4:
+        return list(given)
+    return [given]
+
+
+def _opened(picture: Any) -> Image.Image:
+    """One picture as PIL. Floats are 0..1, or -1..1 when any is negative. ValueError for latents."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, Tensor):
+        picture = picture.detach().float().cpu().numpy().transpose(1, 2, 0)
+    if picture.ndim != 3 or picture.shape[2] not in (1, 3):
+        raise ValueError("no picture of one or three channels")
+    if picture.dtype != np.uint8:
+        picture = picture / 2 + 0.5 if picture.min() < 0 else picture
+        picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).convert("RGB")
