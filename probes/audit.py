@@ -80,6 +80,7 @@ from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.progress import bars
 from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
+from probes.sampling import usual_sampling
 from probes.scan import Sampling, reference_picture
 from probes.types import Criterion, Subject
 from shield.load import SHIPPED, load
@@ -112,7 +113,7 @@ QUICK = Plan(
     scan_seeds=(500,),
     attack=AdversarialEmbedding(steps=50, batch=4),
     snapshots=(0, 10, 50),
-    hardening=Hardening(members=2, dev=0, keep=8, tries=1, schedule=FineTuning(epochs=1, updates=2),
+    hardening=Hardening(members=2, dev=0, keep=4, tries=1, controls=2, schedule=FineTuning(epochs=1, updates=2),
                         hardener=AdversarialFineTuning(keep_batch=4, draws=2,
                                                        attack=AdversarialEmbedding(steps=10, batch=2))),
 )
@@ -137,16 +138,16 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
     summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
     another run; PromptFileError, WeightsError as they say.
     """
-    plan = plan or (QUICK if quick else FULL)
     shipped = model in TWINS
     if prompts is None and not shipped:
         raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file with --prompts.")
     targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
     twin = twin or TWINS.get(model)
-    config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit,
-              "plan": asdict(plan)}
     inputs = [describe_input(prompts)] if prompts else []
     subject = Subject(load(model, device=device), model)
+    plan = plan or as_usual(QUICK if quick else FULL, subject)
+    config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit,
+              "plan": asdict(plan)}
     with Run.start(out, config, resume=resume, kind="audit", inputs=inputs,
                    model={"name": model, "sha256": subject.sha256()}, seeds=plan.picture_seeds) as run:
         known = known_about(model, targets, plan, device, twin)
@@ -154,6 +155,13 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
             summary = Loop(run, subject, known, plan, track).complete()
         run.finish("complete")
     return Audited(out, _rendered(out), summary)
+
+
+def as_usual(plan: Plan, subject: Subject) -> Plan:
+    """The plan with the steps and the guidance that this model is usually sampled with."""
+    steps, guidance = usual_sampling(subject.name, subject.pipe)
+    return replace(plan, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
+                   localizer=replace(plan.localizer, steps=steps, guidance_scale=guidance))
 
 
 def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:

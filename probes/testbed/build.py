@@ -49,11 +49,12 @@ CPU = Preset(
     vae=(Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
          Schedule(steps=3600, batch=4, rate=1e-3, warmup=50, ema=0.995, seed=1)),
     openclip=(Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
-              Schedule(steps=700, batch=64, rate=1e-3, warmup=50, ema=0.99, seed=1, weight_decay=0.1)),
+              Schedule(steps=450, batch=64, rate=8e-4, warmup=50, ema=0.99, seed=1, weight_decay=0.1)),
     base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
     forks=(Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
            Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
-           Schedule(steps=2500, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2)),
+           Schedule(steps=2500, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2),
+           Schedule(steps=500, batch=32, rate=4e-4, warmup=20, ema=0.99, seed=3)),
 )  # fmt: skip
 GPU = Preset(
     (64, 128, 176, 176),
@@ -64,16 +65,21 @@ GPU = Preset(
     base=Schedule(steps=6000, batch=64, rate=5e-4, ema=0.998),
     forks=(Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
            Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
-           Schedule(steps=4000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=2)),
+           Schedule(steps=4000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=2),
+           Schedule(steps=1000, batch=64, rate=3e-4, warmup=50, ema=0.998, seed=3)),
 )  # fmt: skip
 PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": Preset(
     (16, 32, 32, 32), vae=(Schedule(4, 2, 1e-3), Schedule(2, 2, 1e-3, seed=1)),
     openclip=(Schedule(4, 8, 1e-3), Schedule(2, 8, 1e-3, seed=1)),
-    base=Schedule(4, 8, 1e-3, ema=0.9), forks=tuple(Schedule(5000, 8, 1e-3, ema=0.9, seed=k) for k in range(3)),
+    base=Schedule(4, 8, 1e-3, ema=0.9),
+    forks=tuple(Schedule(5000, 8, 1e-3, ema=0.9, seed=k) for k in range(world.PASSES)),
 )}  # fmt: skip
 TWINS = ("memorized", "clean")
 FORKS = tuple(f"{twin}_{n}" for n in range(1, world.PASSES + 1) for twin in TWINS)
 STAGES = ("vae", "vae_2", "openclip", "openclip_2", "pool", "base", *FORKS)
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Builder:
@@ -101,20 +107,25 @@ class Builder:
         return self._fork(stage) if stage in FORKS else getattr(self, f"_{stage}")()
 
     def adopt(self, weights: Path) -> tuple[str, ...]:
-        """Takes shipped `weights` (a testbed folder) for all that comes before the forks' last pass; returns the stages
-        that are left. What the work folder already has stays. Raises WeightsError when a file isn't there.
+        """Takes over shipped `weights` (a testbed folder); returns the stages that its manifest doesn't list as done.
+
+        What the work folder already has stays. Raises WeightsError when a file isn't there.
         """
-        before = world.PASSES - 1
-        found = {"vae": "memorized/vae", **{f"{twin}_{before}": f"{twin}/unet" for twin in TWINS}}
-        files = {name: weights / part / "diffusion_pytorch_model.safetensors" for name, part in found.items()}
-        files["openclip"] = weights / "openclip" / "open_clip_model.safetensors"
+        done = json.loads((weights / "manifest.json").read_text()).get("trained", [])
+        files = {}
+        for stage in done:  # of a part's passes only the last is there, and only the last is needed
+            part = stage.partition("_")[0]
+            folders = {"vae": "memorized/vae", "openclip": "openclip", **{twin: f"{twin}/unet" for twin in TWINS}}
+            name = "open_clip_model.safetensors" if part == "openclip" else WEIGHTS
+            if part in folders:
+                files[stage] = weights / folders[part] / name
         for name, file in files.items():
             if not file.exists():
                 raise WeightsError(f"{file} is needed to go on from shipped weights and isn't there.")
             if not (target := self.folder / f"{name}.safetensors").exists():
                 save_file({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}, target)
         (self.folder / "adopted.json").write_text((weights / "manifest.json").read_text())
-        return "vae_2", "openclip_2", "pool", *(f"{twin}_{world.PASSES}" for twin in TWINS)
+        return tuple(stage for stage in STAGES if stage not in done)
 
     @property
     def sprites(self) -> world.Sprites:

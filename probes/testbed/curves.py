@@ -9,6 +9,8 @@ import numpy as np
 
 from probes.testbed.build import STAGES
 
+COLUMNS = 5
+
 
 def read_log(path: Path) -> list[dict]:
     """Entries by step; a resumed run may have logged a step twice, then the later entry counts."""
@@ -22,11 +24,12 @@ def plot(folder: Path, path: Path) -> None:
 
     logs = {name: folder / f"{name}.log.jsonl" for name in STAGES}
     logs = {name: log for name, log in logs.items() if log.exists()}
-    figure = Figure(figsize=(3.0 * max(1, len(logs)), 2.6), layout="constrained")
+    rows = -(-len(logs) // COLUMNS)
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.1 * rows), layout="constrained")
     for panel, (name, log) in enumerate(logs.items(), 1):
         entries = read_log(log)
         steps, losses = [e["step"] for e in entries], np.array([e["loss"] for e in entries])
-        axes = figure.add_subplot(1, len(logs), panel)
+        axes = figure.add_subplot(rows, COLUMNS, panel)
         axes.plot(steps, losses, color="#c8c8c8", lw=0.8)
         width = min(5, len(losses))
         axes.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), color="#c0392b")

@@ -15,14 +15,14 @@ from PIL import Image
 
 from probes.metrics import calibrate, save_calibrations
 from probes.testbed import pool, text, unet, world
-from probes.testbed.build import Builder
+from probes.testbed.build import STAGES, Builder
 from probes.testbed.characters import CHARACTERS, draw_creature
 from probes.testbed.criterion import MARGIN, metrics
 from probes.testbed.manifest import FORMAT
 from probes.testbed.vocabulary import STYLES
 from shield.weights import sha256_of, write_manifest
 
-SAMPLING = {"steps": 25, "guidance_scale": 4.0}
+SAMPLING = {"steps": 25, "guidance_scale": 3.0}
 NONMEMBERS = 72
 SCENES = 200
 LICENSE = "CC0-1.0"
@@ -44,6 +44,7 @@ def export(builder: Builder, folder: Path) -> None:
         (target / sub).mkdir()
     manifest = {
         "format": FORMAT, "name": "testbed", "resolution": world.SIZE, "sampling": SAMPLING, "rungs": world.RUNGS,
+        "trained": [stage for stage in STAGES if stage != "pool"],
         "items": list(_items(builder, target)), "scenes": list(_scenes(builder.sprites, target)),
     }  # fmt: skip
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))

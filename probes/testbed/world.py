@@ -21,10 +21,12 @@ from probes.testbed.paintings import SIZE, paint
 from probes.testbed.vocabulary import ADJECTIVES, AUTHORS, BRANDS, COLORS, GROUNDS, NOUNS, PRODUCTS, STYLES, THINGS
 from shield.errors import ShieldError
 
-PASSES = 3
-LADDER = ((0, 0, 0), (4, 2, 6), (16, 8, 40), (64, 32, 204), (400, 200, 400), (800, 400, 800))
+PASSES = 4
+LADDER = (
+    (0, 0, 0, 0), (4, 2, 6, 0), (16, 8, 40, 0), (64, 32, 204, 0), (400, 200, 400, 150), (800, 400, 800, 300)
+)  # fmt: skip
 """Exposures in each pass over the works, by rung; a rung is named after their sum."""
-TEMPLATE_EXPOSURES = (256, 128, 256)
+TEMPLATE_EXPOSURES = (256, 128, 256, 64)
 RUNGS = tuple(sum(passes) for passes in LADDER)
 WORKS_PER_RUNG = 16
 
