@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from probes.errors import MemoryFullError
 from probes.types import Progress
 
 Item = TypeVar("Item")
@@ -19,8 +20,8 @@ def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequen
                progress: Progress | None = None) -> list[Result]:
     """Results of ``work`` over slices of at most ``batch_size`` items, in the items' order.
 
-    ``work`` returns one result for each item. Out of memory: warns, halves the batch for the rest, tries again; raises
-    torch.OutOfMemoryError if a single item doesn't fit.
+    ``work`` returns one result for each item. Out of memory: warns, halves the batch for the rest, tries again;
+    MemoryFullError if a single item doesn't fit.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
@@ -29,9 +30,12 @@ def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequen
         batch = items[len(results):len(results) + batch_size]
         try:
             found = work(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or len(batch) == 1:
+        except RuntimeError as error:
+            if not out_of_memory(error):
                 raise
+            if len(batch) == 1:
+                raise MemoryFullError("Not even one item at a time fits in memory: free some, use another --device, or "
+                                      "a smaller model.") from error
             batch_size = len(batch) // 2
             warnings.warn(f"A batch of {len(batch)} doesn't fit in memory; going on with {batch_size}.", stacklevel=2)
             _free_memory()
@@ -44,7 +48,8 @@ def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequen
     return results
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch means that a device's memory is full; its own error for that is a RuntimeError too."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

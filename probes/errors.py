@@ -4,6 +4,8 @@ ProbeError
 ├── MaskError         a mask that is missing, damaged, or for another model
 ├── PromptFileError   a prompt file that can't be read as prompts
 ├── UnsupportedError  a method that doesn't know this family of models
+├── TensorFileError   embeddings, norms or weights that can't be written or read
+├── MemoryFullError   something that doesn't fit in memory and can't be cut smaller
 └── AuditError        an audit that can't start or continue as asked
 """
 
@@ -26,6 +28,14 @@ class PromptFileError(ProbeError):
 
 class UnsupportedError(ProbeError):
     """A method doesn't know how to run on this family of models."""
+
+
+class TensorFileError(ProbeError):
+    """A file of embeddings, norms or weights can't be written, or is missing or damaged."""
+
+
+class MemoryFullError(ProbeError):
+    """A single item doesn't fit in memory, so that no smaller batch helps."""
 
 
 class AuditError(ProbeError):

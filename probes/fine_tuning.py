@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from probes.adapters import Adapters
-from probes.errors import AuditError
+from probes.batches import out_of_memory
+from probes.errors import AuditError, MemoryFullError
+from probes.tensor_files import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Progress, Subject
 
 
@@ -60,13 +60,13 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
 
     After each epoch but the last ``check`` looks at the subject as it is by then and may end the training. The subject
     is bit-equal afterwards. A checkpoint every few rounds: an interrupted training goes on from it and ends with the
-    same weights. AuditError if the folder's files belong to another model, options or memories.
+    same weights. AuditError if the folder's files belong to another model, options or memories, MemoryFullError for
+    too large a step.
     """
     if not memories or not (keep or hardener.has_teacher):
         raise AuditError(f"Hardening needs memories and pairs to keep; there are {len(memories)} and {len(keep)}.")
     final, identity = folder / "hardened.safetensors", _identity(subject, hardener, memories, keep, schedule)
     if not final.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with restored(subject.denoiser):
             training = _Training(subject, hardener, memories, keep, schedule)
             training.load(folder / "checkpoint.safetensors", identity)
@@ -74,9 +74,9 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
                 stopped = _run(training, folder / "checkpoint.safetensors", identity, check, progress)
             header = {**identity, "rounds": str(training.round), "stopped": str(stopped),
                       "parameters": str(sum(parameter.numel() for parameter in training.parameters))}
-            _write(final, training.weights(), header)
+            write_tensors(final, training.weights(), header)
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    header = _read(final)[0]
+    header = read_tensors(final)[0]
     _check(final, header, identity)
     return Tuned(final, int(header["rounds"]), header["stopped"] == "True", int(header["parameters"]))
 
@@ -86,7 +86,14 @@ def _run(training: _Training, checkpoint: Path, identity: Mapping[str, str], che
     """The rounds that are left; True if the check ended them."""
     schedule, epoch = training.schedule, training.schedule.rounds(len(training.memories))
     while training.round < schedule.epochs * epoch:
-        training.step()
+        try:
+            training.step()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise MemoryFullError(f"A step on {schedule.batch} works and the pairs beside them doesn't fit in memory. "
+                                  "Choose fewer works in one step (--together), adapters (--rank) or another --device."
+                                  ) from error
         if progress is not None:
             progress(training.round, schedule.epochs * epoch)
         ended = training.round % epoch == 0 and training.round < schedule.epochs * epoch
@@ -161,19 +168,19 @@ class _Training:
         """The trained denoiser's state; adapters are merged by this, so it ends the training."""
         if self.adapters is not None:
             self.adapters.merge()
-        return {name: value.detach().cpu().contiguous() for name, value in self.subject.denoiser.state_dict().items()}
+        return dict(self.subject.denoiser.state_dict())
 
     def save(self, path: Path, identity: Mapping[str, str]) -> None:
-        tensors = {f"weight.{n}": parameter.detach().cpu() for n, parameter in enumerate(self.parameters)}
+        tensors = {f"weight.{n}": parameter for n, parameter in enumerate(self.parameters)}
         for n, state in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{n}.{key}": value.detach().cpu() for key, value in state.items()}
-        _write(path, tensors, {**identity, "round": str(self.round)})
+            tensors |= {f"adam.{n}.{key}": value for key, value in state.items()}
+        write_tensors(path, tensors, {**identity, "round": str(self.round)})
 
     def load(self, path: Path, identity: Mapping[str, str]) -> None:
         """Go on from a checkpoint, if there is one."""
         if not path.exists():
             return
-        header, tensors = _read(path)
+        header, tensors = read_tensors(path)
         _check(path, header, identity)
         self.round = int(header["round"])
         with torch.no_grad():
@@ -200,26 +207,6 @@ def _check(path: Path, header: Mapping[str, str], identity: Mapping[str, str]) -
         raise AuditError(f"{path} belongs to another model, other options or other works. Choose another folder.")
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], header: Mapping[str, str]) -> None:
-    part = path.with_suffix(".part")
-    try:
-        save_file(tensors, part, metadata=dict(header))
-    except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise AuditError(f"Can't write {path}: {error}. Nothing that was written is lost; continue with --resume."
-                         ) from error
-    part.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        return header, load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise AuditError(f"{path} can't be read as a checkpoint: {error}. Delete it to start again.") from error
-
-
 @contextmanager
 def restored(module: torch.nn.Module) -> Iterator[None]:
     """Whatever the block does to weights, their precision and what asks for a gradient, afterwards it is as before."""
@@ -237,7 +224,7 @@ def restored(module: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def hardened(subject: Subject, weights: Path) -> Iterator[torch.nn.Module]:
     """The denoiser with hardened weights inside the block. AuditError if they don't fit."""
-    header, tensors = _read(weights)
+    _, tensors = read_tensors(weights)
     with restored(subject.denoiser):
         try:
             subject.denoiser.load_state_dict(tensors)

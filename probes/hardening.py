@@ -1,11 +1,11 @@
 """The stages of an audit that remove memories for good: what to train with, the training, and another attack.
 
-    surrogates                  the pruned model's pictures of the members' captions, and of dev works'
-    kept                        the model's own pictures of ordinary captions, which it has to keep
-    harden                      the training (probes/fine_tuning.py); harden/hardened.safetensors, harden/checks.json
-    hardened                    members, non-members and scenes as "before", with the hardened weights
-    hardened_attacked           members on the hardened model, the budget of stage "attacked"
-    hardened_nonmember_attacked   matched non-members on it
+    surrogates                    the pruned model's pictures of the members' captions, and of dev works'
+    kept                          the model's own pictures of ordinary captions, which it has to keep
+    harden                        the training (probes/fine_tuning.py); harden/hardened.safetensors, harden/checks.json
+    hardened                      members, non-members and scenes as "before", with the hardened weights
+    hardened_attacked             members on the hardened model, the budget of stage "attacked"
+    hardened_nonmember_attacked   matched non-members on it, the same budget
 
 Dev works are removed together with the members; whether they still come out, from the caption or from an attack, ends
 the training early. No figure is about them.
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from probes.loop import Loop
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
-NO_KEEP = "There are no ordinary captions whose pictures the model could keep, so it wasn't hardened (--benign)."
+NO_KEEP = ("There are no ordinary captions whose pictures the model could keep, so it wasn't hardened; diffshield "
+           "harden takes them with --benign.")
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
 
 
@@ -47,12 +48,14 @@ class Hardening:
 
     ``members`` at most are removed, with ``dev`` further works that decide when to stop (0: never before the last
     epoch). ``keep`` ordinary captions are kept. A surrogate is the first of ``tries`` pictures that is no copy.
+    ``controls`` non-members at most are attacked again, and as many scenes drawn.
     """
 
     members: int = 16
     dev: int = 4
     keep: int = 64
     tries: int = 2
+    controls: int = 16
     hardener: Hardener = field(default_factory=AdversarialFineTuning)
     schedule: FineTuning = FineTuning()
     first_seed: int = 7000
@@ -66,13 +69,17 @@ def stages(loop: Loop) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
     return {"surrogates": lambda: surrogates(loop), "kept": lambda: kept(loop), "harden": lambda: harden(loop),
             "hardened": lambda: draw(loop),
             "hardened_attacked": lambda: attack(loop, "hardened_attacked", members(loop)),
-            "hardened_nonmember_attacked":
-                lambda: attack(loop, "hardened_nonmember_attacked", loop.panel.nonmembers)}
+            "hardened_nonmember_attacked": lambda: attack(loop, "hardened_nonmember_attacked", nonmembers(loop))}
 
 
 def members(loop: Loop) -> list[Target]:
     """The members that are removed."""
     return [target for target in loop.panel.members if target.reference is not None][:loop.plan.hardening.members]
+
+
+def nonmembers(loop: Loop) -> Sequence[Target]:
+    """The non-members that are drawn and attacked again."""
+    return loop.panel.nonmembers[:loop.plan.hardening.controls]
 
 
 def dev(loop: Loop) -> list[Target]:
@@ -117,7 +124,8 @@ def harden(loop: Loop) -> dict[str, Any]:
 
 
 def draw(loop: Loop) -> None:
-    targets = dict.fromkeys([*members(loop), *loop.panel.nonmembers, *loop.panel.scenes])
+    scenes = loop.panel.scenes[:loop.plan.hardening.controls]
+    targets = dict.fromkeys([*members(loop), *nonmembers(loop), *scenes])
     with hardened(loop.subject, _weights(loop)):
         loop.draw("hardened", loop.subject, jobs_for(list(targets), loop.plan.picture_seeds))
 

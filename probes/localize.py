@@ -17,12 +17,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from probes import mask_plots
 from probes.audit import FULL, manifest_of
-from probes.errors import AuditError, MaskError
+from probes.errors import AuditError, MaskError, TensorFileError
 from probes.generate import encode_prompts
 from probes.localizers import LOCALIZERS, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
@@ -32,6 +30,7 @@ from probes.progress import bars
 from probes.prompts import read_prompts
 from probes.runs import Run, describe_input, record_id, write_json
 from probes.stages import Stages
+from probes.tensor_files import read_tensors, write_tensors
 from probes.types import Progress, Subject, UnitMask
 from shield.errors import BadRequestError
 from shield.load import load
@@ -266,9 +265,7 @@ def save_norms(path: Path, localizer: FFNSubspace, target: Norms, base: Norms) -
     """What masks for other k are made from without the model running again; see load_norms."""
     tensors = {f"target/{name}": value for name, value in target.items()}
     tensors |= {f"base/{name}": value for name, value in base.items()}
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"norms": "1", "localizer": json.dumps(asdict(localizer))})
-    part.replace(path)
+    write_tensors(path, tensors, {"norms": "1", "localizer": json.dumps(asdict(localizer))})
 
 
 def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
@@ -277,12 +274,10 @@ def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
         raise MaskError(f"A sweep needs {path.name}, which diffshield localize writes beside its mask, and there is "
                         f"none in {path.parent}.")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            options = json.loads(header["localizer"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = read_tensors(path)
+        options = json.loads(header["localizer"])
         localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (TensorFileError, KeyError, TypeError, ValueError) as error:
         raise MaskError(f"{path} can't be read as norms: {error}") from error
     target, base = ({name.removeprefix(f"{part}/"): value for name, value in tensors.items()
                      if name.startswith(f"{part}/")} for part in ("target", "base"))

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.attacks.adversarial_embedding import initial_embeds
 from probes.generate import encode_pictures
 from probes.prompts import Target
 from probes.scan import reference_picture
+from probes.tensor_files import read_tensors, write_tensors
 from probes.types import Found, Goal, Progress, Subject
 
 
@@ -33,7 +33,7 @@ class Searches:
 
     def embeds(self, target: Target) -> dict[int, torch.Tensor]:
         """Number of steps -> embedding (T, D), of a target that was searched."""
-        stored = load_file(self.file(target))
+        _, stored = read_tensors(self.file(target))
         return {int(steps): embeds for steps, embeds in stored.items() if steps.isdigit()}
 
     def search(self, subject: Subject, targets: Sequence[Target], progress: Progress) -> None:
@@ -59,12 +59,8 @@ class Searches:
         return torch.cat([initial_embeds(subject, "noise", [t.prompt], seed=_number(f"start {t.id}")) for t in targets])
 
     def _save(self, target: Target, found: Found) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.file(target)
-        part = path.with_suffix(".part")
-        embeds = {str(steps): value.contiguous() for steps, value in found.prompt_embeds.items()}
-        save_file({**embeds, "losses": torch.tensor(found.losses)}, part)
-        part.replace(path)
+        embeds = {str(steps): value for steps, value in found.prompt_embeds.items()}
+        write_tensors(self.file(target), {**embeds, "losses": torch.tensor(found.losses)})
 
 
 def _number(name: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from probes.cost import counted
-from probes.runs import write_json
+from probes.runs import RunError, write_json
 
 STAGES = ("work", "scan", "before", "shielded", "twin", "localize", "pruned", "random_pruned", "attacked",
           "nonmember_attacked", "twin_attacked", "surrogates", "kept", "harden", "hardened", "hardened_attacked",
@@ -31,7 +31,11 @@ class Stages:
         self._denoisers = denoisers
         self.entries: list[dict[str, Any]] = []
         if self._path.exists():
-            self.entries = json.loads(self._path.read_text(encoding="utf-8"))
+            try:
+                self.entries = json.loads(self._path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise RunError(f"{self._path} is damaged: {error}. Delete it and continue with --resume; what was "
+                               "recorded is kept.") from error
 
     def entry(self, stage: str) -> dict[str, Any] | None:
         return next((entry for entry in self.entries if entry["stage"] == stage), None)

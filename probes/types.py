@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from probes.errors import MaskError
+from probes.tensor_files import write_tensors
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
 
@@ -109,11 +109,8 @@ class UnitMask:
 
     def save(self, path: Path) -> None:
         """Write as safetensors (one byte a weight) with ``meta`` in its header; replaces the file in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        tensors = {name: mask.to("cpu", torch.uint8).contiguous() for name, mask in self.masks.items()}
-        save_file(tensors, temporary, metadata={"unit_mask": "1", "meta": json.dumps(dict(self.meta))})
-        temporary.replace(path)
+        tensors = {name: mask.to(torch.uint8) for name, mask in self.masks.items()}
+        write_tensors(path, tensors, {"unit_mask": "1", "meta": json.dumps(dict(self.meta))})
 
     @classmethod
     def load(cls, path: Path) -> UnitMask:

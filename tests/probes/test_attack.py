@@ -1,5 +1,6 @@
 """`diffshield attack`: members and both controls at equal budget, starts, verdicts, and what isn't there."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from probes.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
 from probes.cli import app
+from probes.errors import TensorFileError
 from probes.localizers import RandomMask
 from probes.panel import Sizes
 from probes.runs import Run
@@ -70,6 +72,20 @@ def test_without_a_mask_the_model_itself_is_attacked_from_noise(tmp_path):
     ours, twin = (load_file(done.folder / "embeddings" / stage / f"{item}.safetensors")["0"]
                   for stage in ("attacked", "twin_attacked"))
     assert ours.equal(twin) and 0.8 < float(ours.std()) < 1.2
+
+
+def test_embeddings_that_were_damaged_are_one_sentence(tmp_path):
+    done = run(tmp_path / "run", steps=(0, 1))
+    item = members(done)["attacked", 0]["item"]
+    file = done.folder / "embeddings" / "attacked" / f"{item}.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    stages = done.folder / "stages.json"
+    stages.write_text(json.dumps([entry for entry in json.loads(stages.read_text()) if entry["stage"] != "attacked"]))
+    with pytest.raises(TensorFileError, match="can't be read") as caught:
+        run(tmp_path / "run", steps=(0, 1), resume=True)
+    assert item in str(caught.value) and "Delete it" in str(caught.value)
+    file.unlink()
+    assert run(tmp_path / "run", steps=(0, 1), resume=True).summary["curve"] == done.summary["curve"]
 
 
 def test_a_model_without_controls_says_so(tmp_path, weights):

@@ -5,6 +5,7 @@ import torch
 
 from probes.batches import in_batches
 from probes.cost import counted
+from probes.errors import MemoryFullError
 
 
 def test_results_keep_the_order_and_batches_their_size():
@@ -33,7 +34,7 @@ def test_a_batch_that_doesnt_fit_is_halved():
 def test_one_item_that_doesnt_fit_is_an_error():
     def work(batch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="allocate"):
+    with pytest.warns(UserWarning), pytest.raises(MemoryFullError, match="one item at a time"):
         in_batches(work, [1, 2], 2)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from probes.adapters import Adapters
 from probes.attacks import AdversarialEmbedding
 from probes.attacks.adversarial_embedding import training_loss
-from probes.errors import AuditError, UnsupportedError
+from probes.errors import AuditError, MemoryFullError, TensorFileError, UnsupportedError
 from probes.fine_tuning import FineTuning, fine_tune, hardened, restored, save_hardened
 from probes.generate import encode_prompts
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_something_else_is_refused(subject, works, tmp_path):
     with pytest.raises(AuditError, match="another model, other options"):
         fine_tune(subject, CAPTION, *works, replace(SCHEDULE, lr=1e-4), tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
-    with pytest.raises(AuditError, match="can't be read as a checkpoint"):
+    with pytest.raises(TensorFileError, match="can't be read"):
         fine_tune(subject, CAPTION, *works, SCHEDULE, tmp_path)
 
 
@@ -234,6 +234,16 @@ def test_restored_after_an_exception(subject):
         with torch.no_grad():
             subject.denoiser.conv_in.weight.zero_()
         raise KeyError
+    assert bits(subject.denoiser) == sha
+
+
+def test_a_step_that_doesnt_fit_is_one_sentence(subject, works, tmp_path):
+    class Greedy(CaptionFineTuning):
+        def loss(self, *arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    sha = bits(subject.denoiser)
+    with pytest.raises(MemoryFullError, match="--together"):
+        fine_tune(subject, Greedy(), *works, SCHEDULE, tmp_path)
     assert bits(subject.denoiser) == sha
 
 

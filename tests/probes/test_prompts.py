@@ -70,6 +70,15 @@ def test_a_limit_stops_reading_a_long_file(tmp_path):
     assert len(read_prompts(path, limit=3)) == 3
 
 
+@pytest.mark.slow
+def test_a_million_lines_are_read(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,prompt\n" + "".join(f"{n},prompt number {n}\n" for n in range(1_000_000)))
+    targets = read_prompts(path)
+    assert len(targets) == 1_000_000 and targets[-1].prompt == "prompt number 999999"
+    assert len({target.id for target in targets}) == 1_000_000
+
+
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("p.txt", b"\n \n", "holds no prompt"),
     ("p.txt", b"one\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),

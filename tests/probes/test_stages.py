@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from probes.runs import RunError
 from probes.stages import Skip, Stages
 
 
@@ -25,6 +26,13 @@ def test_a_skipped_stage_says_why_and_is_tried_again(tmp_path):
     assert not stages.do("twin", refuse) and stages.limits() == ["There is no twin."]
     assert Stages(tmp_path).do("twin", lambda: None)
     assert Stages(tmp_path).limits() == []
+
+
+def test_a_damaged_list_of_stages_is_one_sentence(tmp_path):
+    (tmp_path / "stages.json").write_text('[{"stage": "sc')
+    with pytest.raises(RunError, match="is damaged") as caught:
+        Stages(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_interrupted_stage_keeps_what_it_cost(tmp_path):
