@@ -89,11 +89,12 @@ def calibrate(
     BadRequestError (too few negatives for the rate) before anything is written.
     """
     scores, setting = scored(pipe, detectors, prompts, seeds, sampling, progress)
-    about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": _versions(), **(provenance or {})}
+    about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": versions(), **(provenance or {})}
     return [calibrated(d, scores[d.name], fpr, setting, model, about) for d in detectors]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the libraries that scores depend on."""
     import diffusers
     import transformers
 

@@ -8,7 +8,7 @@ or one that is rotated.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from shield.errors import BadRequestError, GalleryError
+from shield.thresholds import quantile
 from shield.types import Nearest
 
 THUMBNAIL = 32
@@ -23,7 +24,12 @@ PDQ_BITS = 256
 PDQ_MATCH = 31
 PDQ_QUALITY = 50
 CORRELATION = 0.9
+SAME = 0.999
 FORMAT = 1
+UNCALIBRATED = {
+    "correlation": "the default, calibrated on nothing; run `diffshield calibrate-gallery`",
+    "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
+}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -57,7 +63,9 @@ def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
 
 
 class Gallery:
-    """Protected pictures by work. `correlation` above which, and `pdq_distance` up to which, a picture is a copy."""
+    """Protected pictures by work. `correlation` above which, and `pdq_distance` up to which, a picture is a copy.
+    `provenance` says where the two come from.
+    """
 
     def __init__(self, correlation: float = CORRELATION, pdq_distance: int = PDQ_MATCH) -> None:
         import faiss
@@ -65,6 +73,7 @@ class Gallery:
         if not 0.0 < correlation <= 1.0:
             raise BadRequestError(f"A correlation threshold lies between 0 and 1; {correlation:g} was given.")
         self.correlation, self.pdq_distance = correlation, pdq_distance
+        self.provenance: Mapping[str, Any] = dict(UNCALIBRATED)
         self._works: list[str] = []
         self._thumbnails = np.empty((0, 3 * THUMBNAIL**2), np.float32)
         self._hashes = np.empty((0, PDQ_BITS // 8), np.uint8)
@@ -106,11 +115,14 @@ class Gallery:
             thumbnails.append(feature)
             hashes.append(pdq(image))
         if works:
+            good = np.array([quality >= PDQ_QUALITY for _, quality in hashes])
+            bits, rows = np.stack([bits for bits, _ in hashes]), np.stack(thumbnails)
             self._works += works
-            self._thumbnails = np.concatenate([self._thumbnails, np.stack(thumbnails)])
-            self._hashes = np.concatenate([self._hashes, np.stack([h for h, _ in hashes])])
-            self._good = np.concatenate([self._good, np.array([q >= PDQ_QUALITY for _, q in hashes])])
-            self._index()
+            self._thumbnails = np.concatenate([self._thumbnails, rows])
+            self._hashes = np.concatenate([self._hashes, bits])
+            self._good = np.concatenate([self._good, good])
+            self._flat.add(rows)
+            self._binary.add(bits[good])
 
     def remove(self, work: str) -> int:
         """Removes a work's pictures and returns how many there were. Raises GalleryError for an unknown work."""
@@ -137,14 +149,42 @@ class Gallery:
         if not self._works:
             return None
         picture = opened(image)
-        views = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-        scores, indexes = self._flat.search(np.stack([thumbnail(view) for view in views]), 1)
-        best = int(scores[:, 0].argmax())
-        score, work = float(scores[best, 0]), self._works[int(indexes[best, 0])]
-        matched = None if score > self.correlation else self._pdq_match(views)
+        score, work = self.similar([picture])[0]
+        matched = None if score > self.correlation else self._pdq_match(_views(picture))
         if matched is not None:
             return matched
         return Nearest(work, "correlation", score, self.correlation, score > self.correlation)
+
+    def similar(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
+        """(correlation, work) of the protected picture that each one, or its mirror image, correlates with most."""
+        views = np.stack([thumbnail(view) for picture in pictures for view in _views(picture)])
+        scores, indexes = (found.reshape(-1, 2) for found in self._flat.search(views, 1))
+        best = scores.argmax(axis=1)
+        return [(float(scores[i, b]), self._works[int(indexes[i, b])]) for i, b in enumerate(best)]
+
+    def calibrate(self, noncopies: Iterable[tuple[str, Any]], fpr: float, source: str = "") -> None:
+        """Sets `correlation` so that at most `fpr` of pictures like these, (name, path or picture), count as copies.
+
+        They copy neither a protected picture nor each other, by declaration: what is counted is each one's correlation
+        with the nearest of all those. Raises BadRequestError for too few, GalleryError for an unreadable picture or one
+        that a protected picture equals; nothing is changed then.
+        """
+        named = [(name, opened(picture)) for name, picture in noncopies]
+        features = np.stack([thumbnail(p) for _, p in named]) if named else np.empty((0, 3 * THUMBNAIL**2), np.float32)
+        others = self._faiss.IndexFlatIP(features.shape[1])
+        others.add(features)
+        nearest = []
+        for place, (name, picture) in enumerate(named):
+            score, work = self.similar([picture])[0] if self._works else (-1.0, "")
+            if score > SAME:
+                raise GalleryError(f"{name} is the protected picture of {work}, so it is no example of a non-copy.")
+            found, indexes = others.search(np.stack([thumbnail(view) for view in _views(picture)]), 2)
+            nearest.append(max([score, *found[(indexes != place) & (indexes >= 0)].tolist()]))
+        value, interval = quantile("The gallery", nearest, fpr)
+        if value <= 0.0:
+            raise BadRequestError("These pictures are too plain to calibrate with; use such as are to be checked.")
+        about = {"fpr": fpr, "noncopies": len(named), "interval": list(interval), "works": len(self), "source": source}
+        self.correlation, self.provenance = value, {**self.provenance, "correlation": about}
 
     def _pdq_match(self, views: Sequence[Image.Image]) -> Nearest | None:
         hashed = [bits for bits, quality in map(pdq, views) if quality >= PDQ_QUALITY]
@@ -162,8 +202,9 @@ class Gallery:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / "features.npz", thumbnails=self._thumbnails, hashes=self._hashes, good=self._good)
-        data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance}
-        text = json.dumps({**data, "works": self._works}, indent=1, ensure_ascii=False) + "\n"
+        data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance,
+                "provenance": self.provenance, "works": self._works}  # fmt: skip
+        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         part = folder / "gallery.json.part"
         part.write_text(text, encoding="utf-8")
         part.replace(folder / "gallery.json")
@@ -180,10 +221,15 @@ class Gallery:
             with np.load(folder / "features.npz", allow_pickle=False) as features:
                 gallery._thumbnails, gallery._hashes = features["thumbnails"], features["hashes"]
                 gallery._good = features["good"]
-            gallery._works = list(data["works"])
+            gallery._works, gallery.provenance = list(data["works"]), dict(data.get("provenance", UNCALIBRATED))
             if not len(gallery._works) == len(gallery._thumbnails) == len(gallery._hashes) == len(gallery._good):
                 raise ValueError("its ids and features differ in number")
             gallery._index()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
+
+
+def _views(picture: Image.Image) -> list[Image.Image]:
+    """A picture and its mirror image."""
+    return [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]

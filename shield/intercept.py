@@ -9,6 +9,7 @@ it, also after an exception, the denoiser holds the hooks that it held before.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from shield.prediction import noise_levels, prediction_type
 from shield.types import ATTENTION, SIGNALS, Step, Trace
 
 Rerun = Callable[..., Tensor]
+
+_DEPTH: ContextVar[int] = ContextVar("depth", default=0)
 
 
 @dataclass
@@ -84,13 +87,19 @@ class _Hook:
         self.pipe, self.family = pipe, family_of(pipe)
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
         self.companion = Companion(self.family, self._stacked)
+        self.depth = _DEPTH.get()
         self.busy = False
         self.index = -1
         self.previous: Forward | None = None
 
+    @property
+    def _blind(self) -> bool:
+        """What runs is no step of this hook's call."""
+        return self.busy or self.depth != _DEPTH.get()
+
     def beside(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook of the companion: lets `on_inputs` replace its arguments, and remembers them."""
-        if self.busy:
+        if self._blind:
             return None
         named = named_arguments(self.family, args, kwargs)
         changed = self._changed_inputs(named, self.companion.batch(named), False)
@@ -99,7 +108,7 @@ class _Hook:
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook: lets `on_inputs` replace the denoiser's arguments."""
-        if self.busy or self.on_inputs is None:
+        if self._blind or self.on_inputs is None:
             return None
         named = named_arguments(self.family, args, kwargs)
         if _is_aside(named):
@@ -113,7 +122,7 @@ class _Hook:
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Forward hook: shows the step to `on_forward` and returns the denoiser's output with its answer in."""
-        if self.busy:
+        if self._blind:
             return None
         named = named_arguments(self.family, args, kwargs)
         if _is_aside(named):
@@ -265,6 +274,16 @@ def intercepted(
         yield
     if hook.index < 0:
         raise TraceError("The denoiser wasn't seen to run, so nothing could be judged: was it exchanged or wrapped?")
+
+
+@contextmanager
+def once_more() -> Iterator[None]:
+    """Within the block the pipeline is called again; hooks that were set outside it don't see that call."""
+    token = _DEPTH.set(_DEPTH.get() + 1)
+    try:
+        yield
+    finally:
+        _DEPTH.reset(token)
 
 
 class _Enough(Exception):

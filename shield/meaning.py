@@ -94,6 +94,11 @@ class Space:
         self._points = self.openclip.texts([_plain(text) for _, text in texts])
         self.sha256 = sha256(json.dumps([[c.name, _plain(t)] for c, t in texts]).encode()).hexdigest()
 
+    @property
+    def fingerprint(self) -> str:
+        """Of this CLIP and these concepts together."""
+        return fingerprint(self.openclip.sha256, self.sha256)
+
     def similarity(self, prompt: str) -> float:
         """Cosine of the nearest reading of `prompt` to the nearest concept; -1 for a prompt without words."""
         return float(self._nearest(prompt)[1].max(initial=-1.0))
@@ -156,7 +161,7 @@ def limits_folder() -> Path:
 def save_limit(limit: Limit, folder: Path) -> Path:
     """Writes one JSON file, whole or not at all; a limit for the same CLIP and concepts is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(limit.openclip_sha256, limit.concepts_sha256)}.json"
+    path = folder / f"{fingerprint(limit.openclip_sha256, limit.concepts_sha256)}.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"format": FORMAT, **asdict(limit)}, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
@@ -166,7 +171,7 @@ def save_limit(limit: Limit, folder: Path) -> Path:
 def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
     """The limit for this CLIP and these concepts. Raises NotCalibratedError, and WeightsError for a broken file."""
     place = limits_folder() if folder is None else Path(folder)
-    path = place / f"{_key(space.openclip.sha256, space.sha256)}.json"
+    path = place / f"{space.fingerprint}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format") != FORMAT:
@@ -181,5 +186,6 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
         raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None
 
 
-def _key(openclip: str, concepts: str) -> str:
+def fingerprint(openclip: str, concepts: str) -> str:
+    """Of a CLIP and concepts together."""
     return sha256(f"{openclip} {concepts}".encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from shield.errors import BadRequestError
+from shield.preview import as_pictures, decoded
 from shield.types import Verdict
 
 GRAY = 0.5
@@ -41,17 +42,22 @@ def pil_images(pipe: Any, images: Any, output_type: str) -> list[Image.Image]:
         return _decoded(pipe, images)
     if isinstance(images, torch.Tensor):
         images = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(pixels) for pixels in (np.clip(images, 0, 1) * 255).round().astype(np.uint8)]
+    return as_pictures(torch.from_numpy(images))
 
 
 def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
     if latents.ndim != 4:
         raise BadRequestError("Packed latents can't be checked against a gallery; ask for output_type='pil'.")
-    config = pipe.vae.config
-    with torch.no_grad():
-        scaled = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        decoded = pipe.vae.decode(scaled.to(pipe.vae.dtype), return_dict=False)[0]
-    return pipe.image_processor.postprocess(decoded.detach(), output_type="pil")
+    return as_pictures(decoded(pipe, latents).permute(0, 2, 3, 1))
+
+
+def replaced(images: Any, index: int, source: Any) -> Any:
+    """The pictures with one replaced by the same one of `source`; the others are the same objects or bits."""
+    if isinstance(images, list):
+        return [source[i] if i == index else image for i, image in enumerate(images)]
+    changed = images.copy() if isinstance(images, np.ndarray) else images.clone()
+    changed[index] = source[index]
+    return changed
 
 
 def blanked(images: Any, index: int) -> Any:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.mitigations import EmbeddingMix, NullPrompt
+from shield.preview import PREVIEWS
 from shield.rewriters import ClauseDrop, ConceptSubstitution
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
 ON_FLAG = ("mitigate", "block", "report")
 ON_UNSCORED = ("raise", "block", "pass")
 ON_COPY = ("block", "report")
+ON_UNSEEN = ("block", "report")
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,17 @@ class Policy:
     concept. `on_flag`: "mitigate" tries `mitigations` in order, each with the prompts that `rewriters` propose in
     order, and blocks when none passes the detectors; "block" returns a blank picture; "report" changes nothing.
     `on_unscored`: what happens when an image couldn't be judged; "raise" and "block" fail closed. `on_copy`: the same
-    for a finished picture that copies a protected one. `extra_calls` bounds the extra denoiser calls for a flagged
-    image while proposals are tried. `extra_uncond` allows one extra call a scored step for all images when guidance
-    is off, which leaves no gap to score.
+    for a finished or given picture that copies a protected one. `on_unseen`: what happens when something came into the
+    call that nobody could look at (shield/unseen.py): a prompt as embeddings, a callback's changes. `extra_calls`
+    bounds the extra denoiser calls for a flagged image while proposals are tried. `extra_uncond` allows one extra call
+    a scored step for all images when guidance is off, which leaves no gap to score.
+
+    `watch_steps`: at which shares of the schedule (0 is the first step) previews are compared with the gallery and, by
+    meaning, with the concepts, as far as they are given; `preview` is how they are made (shield/preview.py). A hit is a
+    flag like any other, and an image that is being mitigated already gets the next mitigation. `retries`: how often a
+    finished picture that is a copy after all, or that nothing helped once it was under way, is drawn again on the same
+    noise before it is blocked: with the next mitigation, or from the first step on with what came late. A retry costs
+    a second call of the whole batch.
     """
 
     detectors: tuple[Detector, ...] = (NoiseGap(),)
@@ -33,16 +43,24 @@ class Policy:
     on_flag: str = "mitigate"
     on_unscored: str = "raise"
     on_copy: str = "block"
+    on_unseen: str = "report"
     extra_calls: int = 4
     extra_uncond: bool = False
+    watch_steps: tuple[float, ...] = ()
+    preview: str = "linear"
+    retries: int = 1
 
     def __post_init__(self) -> None:
-        allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY}
+        allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY, "on_unseen": ON_UNSEEN}
+        allowed["preview"] = PREVIEWS
         for option, values in allowed.items():
             if getattr(self, option) not in values:
                 raise BadRequestError(f"{option} is one of {', '.join(values)}; {getattr(self, option)!r} was given.")
-        if self.extra_calls < 0:
-            raise BadRequestError(f"extra_calls can't be negative; {self.extra_calls} was given.")
+        for option in ("extra_calls", "retries"):
+            if getattr(self, option) < 0:
+                raise BadRequestError(f"{option} can't be negative; {getattr(self, option)} was given.")
+        if not all(0.0 <= share <= 1.0 for share in self.watch_steps):
+            raise BadRequestError(f"watch_steps are shares from 0 to 1 of the schedule; {self.watch_steps} was given.")
 
     @property
     def horizon(self) -> int:
@@ -60,9 +78,9 @@ def preset(name: str) -> Policy:
     runs without guidance. Raises BadRequestError.
     """
     presets = {
-        "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass"),
+        "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass", retries=0),
         "balanced": Policy(),
-        "strict": replace(Policy(), on_unscored="block", extra_uncond=True),
+        "strict": replace(Policy(), on_unscored="block", on_unseen="block", extra_uncond=True),
     }
     if name not in presets:
         raise BadRequestError(f"There is no policy {name!r}; use {', '.join(presets)}.")
@@ -78,13 +96,26 @@ class Decision:
     scored: bool = True
 
 
-def decided(scores: Sequence[Score], mentions: Sequence[Mention], policy: Policy) -> Decision:
-    """What to do with one image. A flag outweighs a missing judgement, and both outweigh a pass."""
-    flags = [f"{s.detector} {s.value:.4g} is above {s.threshold:.4g}" for s in scores if s.flagged]
-    flags += [f"the prompt mentions {m.concept} ({m.how})" for m in mentions]
+def decided(
+    scores: Sequence[Score], mentions: Sequence[Mention], policy: Policy, earlier: Sequence[str] = ()
+) -> Decision:
+    """What to do with one image. A flag outweighs a missing judgement, and both outweigh a pass. `earlier`: what
+    another attempt at this image was flagged for.
+    """
+    flags = [*earlier, *(_flag(score) for score in scores if score.flagged)]
+    flags += [f"the prompt mentions {m.concept} ({_how(m)})" for m in mentions]
     unscored = [f"{s.detector} couldn't judge" for s in scores if s.flagged is None]
     if flags:
         return Decision(policy.on_flag, tuple(flags + unscored), not unscored)
     if unscored:
         return Decision("block" if policy.on_unscored != "pass" else "pass", tuple(unscored), False)
     return Decision("pass")
+
+
+def _flag(score: Score) -> str:
+    of = "" if score.nearest is None else f" of {score.nearest} at step {score.step + 1}"
+    return f"{score.detector}{of} {score.value:.4g} is above {score.threshold:.4g}"
+
+
+def _how(mention: Mention) -> str:
+    return mention.how if mention.similarity is None else f"{mention.how}, {mention.similarity:.3f}"

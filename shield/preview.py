@@ -91,7 +91,7 @@ def decoded(pipe: Any, latents: Tensor) -> Tensor:
 
 def small_pictures(pipe: Any, latents: Tensor) -> list[Image.Image]:
     """The "decode" preview of (B, C, H, W)."""
-    size = [min(side, SMALL) for side in latents.shape[2:]]
+    size = (min(latents.shape[2], SMALL), min(latents.shape[3], SMALL))
     return as_pictures(decoded(pipe, adaptive_avg_pool2d(latents.float(), size)).permute(0, 2, 3, 1))
 
 

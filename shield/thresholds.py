@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
-from shield.types import Detector
 
 FORMAT = 1
 TIMESTEP_TOLERANCE = 1.0
@@ -57,6 +56,17 @@ class Setting:
         return None
 
 
+class Scorer(Protocol):
+    """What thresholds are for: a frozen dataclass whose fields are its options."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def first_k(self) -> int:
+        """How many steps from the first on it depends on."""
+
+
 @dataclass(frozen=True)
 class Threshold:
     """Flag an image whose score is above `value`.
@@ -76,13 +86,13 @@ class Threshold:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def options_of(detector: Detector) -> dict[str, Any]:
+def options_of(detector: Scorer) -> dict[str, Any]:
     """A detector's options by name."""
     return {f.name: getattr(detector, f.name) for f in fields(detector)}  # type: ignore[arg-type]
 
 
 def calibrated(
-    detector: Detector,
+    detector: Scorer,
     scores: Sequence[float],
     fpr: float,
     setting: Setting,
@@ -161,7 +171,9 @@ def _read(path: Path) -> Threshold:
         raise WeightsError(f"{path} isn't a threshold file ({error}); run `diffshield calibrate` again.") from None
 
 
-def found(thresholds: Iterable[Threshold], detector: Detector, setting: Setting) -> Threshold:
+def found(
+    thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate"
+) -> Threshold:
     """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
     command.
     """
@@ -175,4 +187,4 @@ def found(thresholds: Iterable[Threshold], detector: Detector, setting: Setting)
         misses.append(why)
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
-    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield calibrate`.")
+    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield {command}`.")

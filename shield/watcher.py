@@ -4,7 +4,7 @@ One Watcher serves one call. It is the `on_forward` and `on_inputs` of intercept
 touches only the rows of flagged images, so that the others come out bit-equal.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -32,19 +32,25 @@ from shield.types import (
     Trace,
     WordWeight,
 )
+from shield.watch import Check, Look, Watch
 
 
 @dataclass
 class Watched:
-    """One image of the call and what has become of it."""
+    """One image of the call and what has become of it. `tried` counts the policy's mitigations that are used up, and
+    `spent` those that had their chance from the first step on. `earlier`: what an attempt before was flagged for.
+    """
 
     row: int
     prompt: str | None
     mentions: Sequence[Mention] = ()
+    earlier: tuple[str, ...] = ()
     scores: list[Score] = field(default_factory=list)
     action: str = "pass"
     reasons: tuple[str, ...] = ()
     scored: bool = True
+    tried: int = 0
+    spent: int = 0
     mitigation: Mitigation | None = None
     rewritten: str | None = None
     swap: Conditioning | None = None
@@ -56,13 +62,13 @@ class Watched:
     @property
     def open(self) -> bool:
         """Still undecided: nothing has been done about this image."""
-        return self.action == "pass"
+        return self.action in ("pass", "report")
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
-    prompt's.
+    prompt's. `size`: its pictures' height and width.
     """
 
     family: Family
@@ -72,10 +78,14 @@ class Plan:
     guided: bool
     own_uncond: bool
     screen: Screen | None = None
+    watch: Watch | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 class Watcher:
-    """Observes and steers one call. `seconds` is the time it took itself."""
+    """Observes and steers one call. `seconds` is the time it took itself, `calls` how often it was shown a prediction,
+    `settings` which settings each check of the watch ran at.
+    """
 
     def __init__(self, pipe: Any, plan: Plan, images: list[Watched], guidance_scale: Callable[[], float]) -> None:
         self.pipe, self.plan, self.images = pipe, plan, images
@@ -83,7 +93,9 @@ class Watcher:
         self._guidance_scale = guidance_scale
         self.trace = Trace()
         self.timesteps: list[float] = []
-        self.seconds = 0.0
+        self.seconds, self.calls = 0.0, 0
+        self.settings: dict[Check, Setting] = {}
+        self._due: list[Check] = []
         self._tokens = 0
         self._null: Conditioning | None = None
 
@@ -107,19 +119,17 @@ class Watcher:
 
     def on_forward(self, forward: Forward) -> Tensor | None:
         """The conditional predictions with flagged images' rows edited; None while nothing is flagged."""
+        self.calls += 1
         if self.plan.guided and forward.noise_uncond is None:
             return None
         started = perf_counter()
         self._tokens = forward.conditioning.embeds.shape[1]
+        self._due = [] if self.plan.watch is None else self.plan.watch.due(forward.index)
         edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
         edits |= dict(self._predicted(forward, edits))
+        edits |= self._looked(forward, edits) if self._due else {}
         self.seconds += perf_counter() - started
-        if not edits:
-            return None
-        changed = forward.noise_cond.clone()
-        for row, prediction in edits.items():
-            changed[row] = prediction[0].to(changed)
-        return changed
+        return _edited(forward.noise_cond, edits) if edits else None
 
     def _observed(self, forward: Forward) -> dict[int, Tensor]:
         """Records, scores and decides; returns the rows that a new conditioning predicted anew."""
@@ -177,28 +187,70 @@ class Watcher:
 
     def _acted(self, forward: Forward) -> dict[int, Tensor]:
         """Decides every open image, and starts to mitigate or block those that were flagged."""
-        edits = {}
+        edits: dict[int, Tensor] = {}
         for image in self.images:
-            if not image.open:
-                continue
-            decision = decided(image.scores, image.mentions, self.policy)
-            image.action, image.reasons, image.scored = decision.action, decision.reasons, decision.scored
-            if image.action == "mitigate":
-                prediction = self._mitigated(forward, image)
-            elif image.action == "block":
-                prediction = self._emptied(forward, image)
-            else:
-                continue
-            if prediction is not None:
-                edits[image.row] = prediction
+            if image.open:
+                decision = decided(image.scores, image.mentions, self.policy, image.earlier)
+                image.action, image.reasons, image.scored = decision.action, decision.reasons, decision.scored
+                edits |= self._steered(forward, image)
         return edits
 
-    def _mitigated(self, forward: Forward, image: Watched) -> Tensor | None:
-        """The first mitigation that holds; blocks when none does. Returns the row's new prediction, if there is one."""
-        for mitigation in self.policy.mitigations:
+    def _steered(self, forward: Forward, image: Watched) -> dict[int, Tensor]:
+        """Does what was decided; the row with its new prediction, or nothing."""
+        if image.action == "mitigate":
+            return {image.row: self._mitigated(forward, image)}
+        return {image.row: self._emptied(forward, image)} if image.action == "block" else {}
+
+    def _looked(self, forward: Forward, edits: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Compares previews with what is protected. What was open is decided again; what is being mitigated and comes
+        near all the same gets the next mitigation.
+        """
+        images = [image for image in self.images if image.open or image.action == "mitigate"]
+        if not images:
+            return {}
+        mitigated = [image for image in images if not image.open]
+        looks = self._looks(forward, _edited(forward.noise_cond, edits), [image.row for image in images])
+        for check, said in zip(self._due, looks, strict=True):
+            limit = self._limit(check, forward)
+            for image, (value, nearest) in zip(images, said, strict=True):
+                image.scores.append(Score(check.name, value, limit, forward.index, nearest))
+        changed = self._acted(forward)
+        for image in mitigated:
+            decision = decided(image.scores[-len(self._due) :], (), self.policy)
+            image.scored &= decision.scored
+            if decision.action in ("mitigate", "block"):
+                image.action, image.reasons = decision.action, (*image.reasons, *decision.reasons)
+                changed |= self._steered(forward, image)
+        return changed
+
+    def _looks(self, forward: Forward, prediction: Tensor, rows: Sequence[int]) -> list[list[Look]]:
+        """What each due check says about these rows of a conditional prediction (B, ...)."""
+        assert self.plan.watch is not None
+        picked = replace(forward, latents=forward.latents[list(rows)])
+        looks = self.plan.watch.seen(picked, prediction[list(rows)], self._due, self.plan.size)
+        if self.policy.on_unscored == "raise" and any(value != value for said in looks for value, _ in said):
+            raise MissingSignalError("A preview shows no picture: the latents hold NaN, or this step predicts none.")
+        return looks
+
+    def _limit(self, check: Check, forward: Forward) -> float | None:
+        """The check's threshold at this step; None where there is none and the policy doesn't say to raise."""
+        scale, shape = self._guidance_scale(), tuple(forward.latents.shape[1:])
+        self.settings[check] = running_setting(self.pipe, self.plan.model_sha256, shape, [forward.timestep], scale)
+        try:
+            return found(self.plan.thresholds, check, self.settings[check], "calibrate-watch").value
+        except NotCalibratedError:
+            if self.policy.on_unscored == "raise":
+                raise
+            return None
+
+    def _mitigated(self, forward: Forward, image: Watched) -> Tensor:
+        """The row's new prediction by the next mitigation that holds; blocks when none does."""
+        for mitigation in self.policy.mitigations[image.tried :]:
+            image.tried += 1
+            image.spent = image.tried if forward.index == 0 else image.spent
             for prompt in self._proposals(forward, image) if mitigation.needs_prompt else (None,):
                 image.safe = None if prompt is None else encoded(self.pipe, [prompt], self._tokens)
-                image.mitigation, image.rewritten, image.memory = mitigation, prompt, {}
+                image.mitigation, image.rewritten, image.memory, image.swap = mitigation, prompt, {}, None
                 prediction = self._tried(forward, image, mitigation)
                 if prediction is not None:
                     return prediction
@@ -233,7 +285,8 @@ class Watcher:
     def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
         """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""
         if isinstance(mitigation, NullPrompt):
-            return self._emptied(forward, image)
+            prediction = self._emptied(forward, image)
+            return prediction if self._passes(forward, image, prediction) else None
         case, conditioning = self._case(forward, image), None
         try:
             if isinstance(mitigation, PredictionMitigation):
@@ -243,14 +296,23 @@ class Watcher:
                 prediction = case.rerun(conditioning)
         except MissingSignalError:
             return None
-        if checked and not self._holds(image, prediction):
+        if checked and not (self._holds(forward, image, prediction) and self._passes(forward, image, prediction)):
             return None
         image.swap = conditioning
         return prediction
 
-    def _holds(self, image: Watched, prediction: Tensor) -> bool:
+    def _passes(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
+        """Whether every check that is due at the current step passes this image's (1, ...) prediction."""
+        if not self._due:
+            return True
+        alone = replace(forward, latents=forward.latents[[image.row]])
+        limits = [self._limit(check, forward) for check in self._due]
+        values = [said[0][0] for said in self._looks(alone, prediction, [0])]
+        return all(limit is not None and value <= limit for value, limit in zip(values, limits, strict=True))
+
+    def _holds(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
         """Whether every detector that has a threshold passes the image with this prediction at the current step."""
-        if not self.trace.steps:
+        if not self.trace.steps or self.trace.steps[-1].index != forward.index:
             return True
         trace = self.trace.rows([image.row])
         archived = prediction.detach().to("cpu", torch.float32)
@@ -298,3 +360,13 @@ class Watcher:
             rerun=rerun,
             memory=image.memory,
         )
+
+
+def _edited(noise_cond: Tensor, edits: Mapping[int, Tensor]) -> Tensor:
+    """The conditional predictions with some rows replaced; the same tensor when there are none."""
+    if not edits:
+        return noise_cond
+    changed = noise_cond.clone()
+    for row, prediction in edits.items():
+        changed[row] = prediction[0].to(changed)
+    return changed

@@ -1,8 +1,8 @@
 """`Shield`: a diffusers pipeline that watches itself. Call it like the pipeline; the output has `.verdicts`."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,13 +13,16 @@ from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.families import Family, family_of
 from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
-from shield.intercept import denoiser_of, intercepted, watched_layers
+from shield.intercept import denoiser_of, intercepted, once_more, watched_layers
 from shield.load import load
-from shield.output import blanked, images_of, pil_images, with_verdicts
+from shield.output import blanked, images_of, pil_images, replaced, with_verdicts
 from shield.policy import Policy, preset
+from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.settings import setting_of
 from shield.thresholds import Threshold, load_thresholds
-from shield.types import Screen, Verdict
+from shield.types import Nearest, Screen, Verdict
+from shield.unseen import Unseen
+from shield.watch import Watch, picture_size, watch_of
 from shield.watcher import Plan, Watched, Watcher
 from shield.weights import weights_dir
 
@@ -29,12 +32,13 @@ __all__ = ["Shield", "setting_of"]
 class Shield:
     """Wraps a pipeline so that memorized and protected pictures don't leave it.
 
-    `policy`: a Policy or a preset's name. `gallery`: finished pictures are checked against it. `concepts`: prompts are
-    screened for them. `thresholds`: a folder or Threshold objects; by default the shipped ones. What isn't flagged is
-    bit-equal to the bare pipeline's on the same seed and costs no denoiser call.
+    `policy`: a Policy or a preset's name. `gallery`: finished pictures are checked against it, and previews with
+    Policy(watch_steps=...). `concepts`: prompts are screened for them, a Concepts by spelling, a Meaning also by what
+    they mean. `thresholds`: a folder or Threshold objects; by default the shipped ones. What isn't flagged is bit-equal
+    to the bare pipeline's on the same seed and costs no denoiser call.
 
-    Raises UnsupportedPipelineError, and NotCalibratedError when no detector of the policy was ever calibrated for
-    this checkpoint (unless the policy says to block or pass what it can't judge).
+    Raises UnsupportedPipelineError, and NotCalibratedError when a detector or a check of the policy was never
+    calibrated for this checkpoint (unless the policy says to block or pass what it can't judge).
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Shield:
         self.gallery, self.concepts = gallery, concepts
         self.thresholds: list[Threshold] = _thresholds(thresholds)
         self._fingerprint: tuple[Any, str] | None = None
+        self._watched: tuple[Any, Watch | None] | None = None
         self._refuse_uncalibrated()
 
     @classmethod
@@ -67,15 +72,53 @@ class Shield:
         """
         started = perf_counter()
         request = _bound(self.pipe, args, kwargs)
-        images = _watched(request, self.concepts)
-        watcher = Watcher(self.pipe, self._plan(request), images, lambda: self._guidance_scale(request))
-        guidance = self._guidance_scale(request) if self.family.layout == "separate" else None
+        unseen = Unseen.of(request, self.concepts is not None, self.gallery)
+        call = _Call(args, unseen.arguments(request, kwargs), request, unseen)
+        generator = request.get("generator")
+        images, plan = _watched(request, self.concepts), self._plan(request)
         before = perf_counter() - started
-        with _restored_on_error(self.pipe, request.get("generator")):
-            layers = watched_layers(self.policy.needs)
-            with intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers):
-                output = self.pipe(*args, **kwargs)
-            return self._checked(output, watcher, request, before)
+        with restored_on_error(self.pipe, generator):
+            rewound = kept_noise(generator)
+            drawn = self._drawn(call, plan, images)
+            for _ in range(self.policy.retries):
+                wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], self.policy)]
+                if not wrong:
+                    break
+                self._redraw(drawn, wrong, call, plan, rewound)
+        return self._finished(drawn, unseen, before)
+
+    def _drawn(self, call: "_Call", plan: Plan, images: list[Watched]) -> "_Drawn":
+        """Runs the pipeline, watched, and compares what came out with the gallery."""
+        watcher = Watcher(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
+        guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
+        layers = watched_layers(self.policy.needs)
+        on_inputs = call.unseen.inputs(self.family, watcher.on_inputs)
+        with intercepted(self.pipe, watcher.on_forward, on_inputs, guidance, layers):
+            output = self.pipe(*call.args, **call.kwargs)
+        started = perf_counter()
+        pictures = images_of(output)
+        nearest = self._nearest(pictures, call.request.get("output_type") or "pil", images)
+        for image in images:
+            found = nearest[image.row]
+            if found is not None and found.copied:
+                image.reasons += (f"the picture copies {found.work} ({found.metric} {found.score:.3f})",)
+        return _Drawn(output, pictures, images, nearest, watcher.seconds + perf_counter() - started, watcher.calls)
+
+    def _redraw(
+        self, drawn: "_Drawn", rows: Sequence[int], call: "_Call", plan: Plan, rewound: Callable[[], None]
+    ) -> None:
+        """Draws the whole call again on the same noise and takes these images from it."""
+        started, ended = perf_counter(), kept_noise(call.request.get("generator"))
+        rewound()
+        images = [retried(image) if image.row in rows else left_aside(image.row) for image in drawn.images]
+        with once_more():
+            second = self._drawn(call, plan, images)
+        ended()
+        for row in rows:
+            drawn.pictures = replaced(drawn.pictures, row, second.pictures)
+            drawn.images[row] = joined(drawn.images[row], second.images[row], second.calls)
+            drawn.nearest[row] = second.nearest[row]
+        drawn.seconds += perf_counter() - started
 
     def _plan(self, request: Mapping[str, Any]) -> Plan:
         stacked = self.family.layout == "stacked"
@@ -93,7 +136,16 @@ class Shield:
             guided=not stacked and separate and scale > 1.0,
             own_uncond=negative or given,
             screen=self.concepts,
+            watch=self._watch(),
+            size=picture_size(self.pipe, request.get("height"), request.get("width")),
         )
+
+    def _watch(self) -> Watch | None:
+        """What is looked for on the way; made anew when the gallery was filled or the autoencoder exchanged."""
+        now = (self.pipe.vae, self.gallery, bool(self.gallery))
+        if self._watched is None or self._watched[0] != now:
+            self._watched = (now, watch_of(self.pipe, self.policy, self.gallery, self.concepts))
+        return self._watched[1]
 
     def _guidance_scale(self, request: Mapping[str, Any]) -> float:
         name = "guidance_scale" if self.family.layout == "stacked" else "true_cfg_scale"
@@ -112,34 +164,61 @@ class Shield:
         if self.policy.on_unscored != "raise":
             return
         made = {t.detector for t in self.thresholds if t.setting.model_sha256 == self.model_sha256}
-        for detector in self.policy.detectors:
-            if detector.name not in made:
+        needed = [(detector.name, "calibrate") for detector in self.policy.detectors]
+        watch = self._watch()
+        needed += [(check.name, "calibrate-watch") for check in (watch.checks if watch else ())]
+        for name, command in needed:
+            if name not in made:
                 raise NotCalibratedError(
-                    f"{detector.name} was never calibrated for this checkpoint ({self.model_sha256[:12]}); "
-                    "run `diffshield calibrate`, or choose a policy with on_unscored='block' or 'pass'."
+                    f"{name} was never calibrated for this checkpoint ({self.model_sha256[:12]}); "
+                    f"run `diffshield {command}`, or choose a policy with on_unscored='block' or 'pass'."
                 )
 
-    def _checked(self, output: Any, watcher: Watcher, request: Mapping[str, Any], before: float) -> Any:
-        """Checks the finished pictures against the gallery and blanks the blocked ones."""
+    def _finished(self, drawn: "_Drawn", unseen: Unseen, before: float) -> Any:
+        """The pipeline's output with blocked pictures blanked, and the verdicts."""
         started = perf_counter()
-        images = images_of(output)
-        nearest = self._nearest(images, request.get("output_type") or "pil")
-        for image in watcher.images:
-            copied = nearest[image.row]
-            if copied is not None and copied.copied:
-                image.reasons += (f"the picture copies {copied.work} ({copied.metric} {copied.score:.3f})",)
-                image.action = self.policy.on_copy if image.action != "block" else "block"
+        for image in drawn.images:
+            found = drawn.nearest[image.row]
+            image.reasons += (*unseen.copies, *unseen.blind)
+            image.scored &= not unseen.blind
+            copied = (found is not None and found.copied) or unseen.copies
+            if (copied and self.policy.on_copy == "block") or (unseen.blind and self.policy.on_unseen == "block"):
+                image.action = "block"
             if image.action == "block":
-                images = blanked(images, image.row)
-        seconds = before + watcher.seconds + perf_counter() - started
-        share = 1000.0 * seconds / max(len(watcher.images), 1)
-        verdicts = [_verdict(image, nearest[image.row], share) for image in watcher.images]
-        return with_verdicts(output, images, verdicts)
+                drawn.pictures = blanked(drawn.pictures, image.row)
+        seconds = before + drawn.seconds + perf_counter() - started
+        share = 1000.0 * seconds / max(len(drawn.images), 1)
+        verdicts = [_verdict(image, drawn.nearest[image.row], share) for image in drawn.images]
+        return with_verdicts(drawn.output, drawn.pictures, verdicts)
 
-    def _nearest(self, images: Any, output_type: str) -> list[Any]:
-        if self.gallery is None or not len(self.gallery):
-            return [None] * len(images)
-        return [self.gallery.nearest(picture) for picture in pil_images(self.pipe, images, output_type)]
+    def _nearest(self, pictures: Any, output_type: str, images: Sequence[Watched]) -> list[Nearest | None]:
+        """Of each image that is wanted, the protected picture that it is most like."""
+        if not self.gallery:
+            return [None] * len(pictures)
+        finished = pil_images(self.pipe, pictures, output_type)
+        return [None if image.action == "aside" else self.gallery.nearest(finished[image.row]) for image in images]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of the pipeline, as it was made and with all arguments by name."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    request: dict[str, Any]
+    unseen: Unseen
+
+
+@dataclass
+class _Drawn:
+    """What a call came to so far. `calls` of the denoiser were the pipeline's own, `seconds` the shield's."""
+
+    output: Any
+    pictures: Any
+    images: list[Watched]
+    nearest: list[Nearest | None]
+    seconds: float
+    calls: int
 
 
 def _thresholds(given: Path | str | Iterable[Threshold] | None) -> list[Threshold]:
@@ -175,33 +254,24 @@ def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[Watched]
         prompts = [None] * len(embeds)
     else:
         raise BadRequestError(f"A prompt is a text or a list of texts; {type(prompt).__name__} was given.")
+    prompts = [_joined(text, row, request) for row, text in enumerate(prompts)]
     copies = request.get("num_images_per_prompt") or 1
     texts = [p for p in prompts for _ in range(copies)]
     mentions = {p: screen.found(p) for p in set(prompts) if p} if screen else {}
     return [Watched(row, text, mentions.get(text, ()) if text else ()) for row, text in enumerate(texts)]
 
 
+def _joined(prompt: str | None, row: int, request: Mapping[str, Any]) -> str | None:
+    """A prompt with those that other text encoders are given instead of it."""
+    if prompt is None:
+        return None
+    others = (request.get("prompt_2"), request.get("prompt_3"))
+    texts = [other[row : row + 1] if isinstance(other, list | tuple) else [other] for other in others]
+    return ", ".join(dict.fromkeys([prompt, *(text for some in texts for text in some if text)]))
+
+
 def _says_something(negative: Any) -> bool:
     return any(negative) if isinstance(negative, list | tuple) else bool(negative)
-
-
-@contextmanager
-def _restored_on_error(pipe: Any, generator: Any) -> Iterator[None]:
-    """After an exception the scheduler's state, the caller's generators and torch's own are as before the block."""
-    generators = generator if isinstance(generator, list | tuple) else [generator]
-    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    scheduler, cpu = dict(vars(pipe.scheduler)), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    except BaseException:
-        vars(pipe.scheduler).clear()
-        vars(pipe.scheduler).update(scheduler)
-        torch.set_rng_state(cpu)
-        torch.cuda.set_rng_state_all(cuda)
-        for kept, state in states:
-            kept.set_state(state)
-        raise
 
 
 def _verdict(image: Watched, nearest: Any, milliseconds: float) -> Verdict:

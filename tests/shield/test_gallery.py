@@ -131,3 +131,66 @@ def test_pdq_hash_is_256_bits_and_tells_quality():
     bits, quality = pdq(picture(3))
     assert bits.shape == (32,) and bits.dtype == np.uint8 and quality > 50
     assert pdq(Image.new("RGB", (64, 64), "red"))[1] < 50
+
+
+def noncopies(n, first=1000):
+    return [(f"other-{i}", picture(first + i)) for i in range(n)]
+
+
+def test_calibrated_correlation_is_a_quantile_of_leave_one_out_neighbors(gallery):
+    """Against numpy: each non-copy's correlation with its nearest neighbor among the works and the other non-copies."""
+    others = noncopies(19)
+    gallery.calibrate(others, 0.05, "by hand")
+    features = np.stack([thumbnail(p) for _, p in others])
+    mirrored = np.stack([thumbnail(p.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) for _, p in others])
+    works = np.stack([thumbnail(picture(i)) for i in range(20)])
+    nearest = []
+    for i in range(19):
+        rest = np.concatenate([works, np.delete(features, i, axis=0)])
+        nearest.append(max((rest @ features[i]).max(), (rest @ mirrored[i]).max()))
+    assert gallery.correlation == pytest.approx(max(nearest), abs=1e-5)  # 95 % of 19: the largest
+    about = gallery.provenance["correlation"]
+    assert (about["fpr"], about["noncopies"], about["works"], about["source"]) == (0.05, 19, 20, "by hand")
+    assert gallery.nearest(picture(7)).copied and not gallery.nearest(picture(2000)).copied
+
+
+def test_where_the_thresholds_come_from_is_always_stated(gallery, tmp_path):
+    assert "calibrate-gallery" in gallery.provenance["correlation"] and "Meta" in gallery.provenance["pdq_distance"]
+    gallery.calibrate(noncopies(19), 0.05)
+    gallery.save(tmp_path)
+    loaded = Gallery.load(tmp_path)
+    assert loaded.provenance == gallery.provenance and loaded.correlation == gallery.correlation
+    data = json.loads((tmp_path / "gallery.json").read_text())
+    data.pop("provenance")
+    (tmp_path / "gallery.json").write_text(json.dumps(data))
+    assert "calibrate-gallery" in Gallery.load(tmp_path).provenance["correlation"]
+
+
+def test_bad_noncopies_change_nothing(gallery):
+    before = gallery.correlation, dict(gallery.provenance)
+    flat = [(str(i), Image.new("RGB", (9, 9), "red")) for i in range(19)]
+    with pytest.raises(GalleryError, match="protected picture of work-3"):
+        gallery.calibrate([*noncopies(19), ("mine", picture(3))], 0.05)
+    for bad in (noncopies(5), []):
+        with pytest.raises(BadRequestError, match="at least 19 negatives"):
+            gallery.calibrate(bad, 0.05)
+    with pytest.raises(BadRequestError, match="too plain"):
+        Gallery().calibrate(flat, 0.05)
+    assert (gallery.correlation, dict(gallery.provenance)) == before
+
+
+def test_similar_takes_many_pictures_and_finds_what_nearest_finds(gallery):
+    pictures = [picture(3), picture(5).transpose(Image.Transpose.FLIP_LEFT_RIGHT), picture(500)]
+    found = gallery.similar(pictures)
+    assert [work for _, work in found[:2]] == ["work-3", "work-5"]
+    assert found[0][0] == pytest.approx(1.0, abs=1e-5) and found[1][0] == pytest.approx(1.0, abs=1e-5)
+    nearest = gallery.nearest(pictures[2])
+    assert (nearest.score, nearest.work) == (pytest.approx(found[2][0]), found[2][1])
+
+
+def test_works_added_one_by_one_are_found_like_works_added_at_once(gallery):
+    single = Gallery()
+    for i in range(20):
+        single.add([(f"work-{i}", picture(i))])
+    gray = picture(7).convert("L")
+    assert single.nearest(gray) == gallery.nearest(gray) and single.works == gallery.works

@@ -1,0 +1,104 @@
+"""Thresholds of the trajectory watch: how like the protected pictures do benign prompts come out, step by step?
+
+Each batch runs up to the last step that is watched, behind the same code that watches later.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from shield.calibrate import Sampling, versions
+from shield.errors import BadRequestError
+from shield.families import family_of
+from shield.fingerprint import model_sha256
+from shield.gallery import Gallery
+from shield.intercept import Forward, denoiser_of, intercepted
+from shield.policy import Policy
+from shield.thresholds import Threshold, calibrated
+from shield.types import Screen
+from shield.watch import Watch, picture_size, watch_of
+from shield.watcher import Plan, Watched, Watcher
+
+
+def calibrate_watch(
+    pipe: Any,
+    steps: Sequence[float],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    fpr: float,
+    model: str,
+    gallery: Gallery | None = None,
+    concepts: Screen | None = None,
+    preview: str = "linear",
+    sampling: Sampling = Sampling(),  # noqa: B008
+    provenance: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Threshold]:
+    """One threshold for each of the `steps` (shares of the schedule, as in Policy.watch_steps) and for each of the
+    gallery and the concepts (a Meaning), that flags at most `fpr` of prompts like these, known to be benign.
+
+    Raises BadRequestError without prompts or anything to compare with, and for too few prompts for the rate.
+    """
+    if not prompts or not seeds:
+        raise BadRequestError(f"{len(prompts)} prompts and {len(seeds)} seeds were given; one of each is needed.")
+    looking = Policy(
+        detectors=(), on_flag="report", on_unscored="pass", watch_steps=tuple(steps), preview=preview, retries=0
+    )
+    watch = watch_of(pipe, looking, gallery, concepts)
+    if watch is None:
+        raise BadRequestError("There is nothing to watch for: give steps, and a gallery or concepts by meaning.")
+    work = [(prompt, seed) for seed in seeds for prompt in prompts]
+    scores: list[list[float]] = [[] for _ in watch.checks]
+    watcher, sha256 = None, model_sha256(denoiser_of(pipe))
+    for start in range(0, len(work), sampling.batch_size):
+        batch = work[start : start + sampling.batch_size]
+        watcher = _watched(pipe, sha256, looking, watch, batch, sampling)
+        for image in watcher.images:
+            for values, score in zip(scores, image.scores, strict=True):
+                values.append(score.value)
+        if progress is not None:
+            progress(len(batch))
+    assert watcher is not None
+    about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": versions(), **(provenance or {})}
+    about |= {"works": 0 if gallery is None else len(gallery)}
+    about |= {} if watch.preview is None else {"preview_explained": watch.preview.explained}
+    return [
+        calibrated(check, values, fpr, watcher.settings[check], model, about)
+        for check, values in zip(watch.checks, scores, strict=True)
+    ]
+
+
+class _Done(Exception):
+    """Ends a pipeline call once every check has been made. Never leaves this file."""
+
+
+def _watched(
+    pipe: Any, sha256: str, policy: Policy, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
+) -> Watcher:
+    """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
+    options = dict(sampling.options)
+    plan = Plan(
+        family=family_of(pipe),
+        policy=policy,
+        thresholds=(),
+        model_sha256=sha256,
+        guided=False,
+        own_uncond=False,
+        watch=watch,
+        size=picture_size(pipe, options.get("height"), options.get("width")),
+    )
+    images = [Watched(row, prompt) for row, (prompt, _) in enumerate(batch)]
+    watcher = Watcher(pipe, plan, images, lambda: sampling.guidance_scale)
+
+    def on_forward(forward: Forward) -> None:
+        watcher.on_forward(forward)
+        if len(images[0].scores) == len(watch.checks):
+            raise _Done
+
+    noises = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
+    call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale, "generator": noises}
+    with torch.no_grad(), suppress(_Done), intercepted(pipe, on_forward):
+        pipe(prompt=[prompt for prompt, _ in batch], **call, **options)
+    return watcher
