@@ -124,6 +124,9 @@ class Builder:
                 raise WeightsError(f"{file} is needed to go on from shipped weights and isn't there.")
             if not (target := self.folder / f"{name}.safetensors").exists():
                 save_file({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}, target)
+        if "vae_2" in done:
+            config = json.loads((weights / "memorized" / "vae" / "config.json").read_text())
+            (self.folder / "vae_scale.json").write_text(json.dumps(config["scaling_factor"]))
         (self.folder / "adopted.json").write_text((weights / "manifest.json").read_text())
         return tuple(stage for stage in STAGES if stage not in done)
 

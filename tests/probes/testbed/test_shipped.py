@@ -12,8 +12,12 @@ from PIL import Image
 
 import shield
 from probes.generate import generate
+from probes.testbed import world
+from probes.testbed.build import CPU, Builder
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
+from probes.testbed.training import Limits
+from probes.testbed.unet import new_unet
 from shield.errors import WeightsError
 from shield.weights import sha256_of, verify, weights_dir
 
@@ -93,3 +97,12 @@ def sampling() -> dict:
 def test_the_text_encoder_is_the_same_in_both_twins() -> None:
     one, two = (shield.load(n, device="cpu").text_encoder.state_dict() for n in ("testbed", "testbed-clean"))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_training_can_go_on_from_the_shipped_weights(tmp_path: Path) -> None:
+    builder = Builder(tmp_path, None, "cpu", "cpu", Limits())
+    assert builder.adopt(weights_dir() / "testbed") == ("pool",)
+    unet = builder._loaded(new_unet(CPU.channels, 0), f"memorized_{world.PASSES}")
+    shipped = shield.load("testbed", device="cpu").unet.state_dict()
+    assert all(torch.equal(value, shipped[key]) for key, value in unet.state_dict().items())
+    assert builder.trained_openclip() and builder.trained_vae().config.scaling_factor
