@@ -37,6 +37,8 @@ class Audits:
 
     def resume(self, name: str) -> str:
         """Goes on with an audit that was stopped. Raises RunError, AuditError."""
+        if not name:
+            raise AuditError("Open the run to continue first.")
         run = self.folders.opened(name)
         if run.about.get("kind") != "audit" or not run.config.get("quick"):
             raise AuditError("Only quick audits can be continued here; use `diffshield audit --resume` for others.")

@@ -17,10 +17,11 @@ from shield.families import family_of
 from shield.gallery import Gallery
 from shield.intercept import Forward, intercepted
 from shield.policy import preset
+from shield.preview import Preview
 from shield.thresholds import Threshold
 from shield.types import Case, Detector, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
-from ui.preview import Preview, predicted_clean
+from ui.preview import picture_of, predicted_clean
 
 LONGEST = 1000
 MOST_STEPS = 150
@@ -149,9 +150,10 @@ class _Steps:
     def __call__(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         latents, picture = values["latents"].detach().float(), None
         if self.preview is not None:
-            # What the first step began with isn't known here.
-            clean = latents if self._before is None else predicted_clean(pipe.scheduler, step, self._before, latents)
-            picture = self.preview.picture(clean[0])
+            # What the first step began with isn't known here; the shield may begin again.
+            before = None if step == 0 else self._before
+            clean = latents if before is None else predicted_clean(pipe.scheduler, step, before, latents)
+            picture = picture_of(self.preview, clean)
         self._before = latents
         self.tell(Frame(self.side, step + 1, len(pipe.scheduler.timesteps), None, picture))
         return values

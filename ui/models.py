@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from shield.errors import BadRequestError, ShieldError
 
 if TYPE_CHECKING:
-    from ui.preview import Preview
+    from shield.preview import Preview
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A pipeline and what shows its latents; None where they have no autoencoder of the usual kind."""
+    """A pipeline and what shows its latents; None for families that pack them."""
 
     pipe: Any
     preview: Preview | None
@@ -72,8 +72,9 @@ class Models:
             self._loading.add(name)
             try:
                 self._ready[name] = _load(name, self.device)
-            except ShieldError as error:
-                self._failed[name] = str(error)
+            except Exception as error:
+                ours = isinstance(error, ShieldError)
+                self._failed[name] = str(error) if ours else f"{name} couldn't be loaded: {type(error).__name__}."
                 raise
             finally:
                 self._loading.discard(name)
@@ -83,10 +84,10 @@ class Models:
 def _load(name: str, device: str) -> Loaded:
     from shield.families import family_of
     from shield.load import load
-    from ui.preview import Preview
+    from shield.preview import preview_of
 
     pipe = load(name, device=device)
-    return Loaded(pipe, None if family_of(pipe).packed else Preview(pipe))
+    return Loaded(pipe, None if family_of(pipe).packed else preview_of(pipe))
 
 
 def _size(pipe: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from probes.errors import AuditError
 from shield.errors import ShieldError
 from ui import render, render_runs
 from ui.folders import stages_of
@@ -34,6 +35,7 @@ def audit_tab(page: Page, blocks: gr.Blocks) -> None:
                 cancel = gr.Button("Cancel it", elem_id="cancel-audit", min_width=100)
                 resume = gr.Button("Continue the opened run", elem_id="resume-audit", min_width=200)
             state = gr.HTML(elem_id="audit-state")
+            said = gr.HTML(elem_id="audit-said")
     with gr.Row(equal_height=False):
         chosen = gr.Dropdown([], value=None, label="Open a run", elem_id="run", scale=4)
         refresh = gr.Button("Look again", scale=1)
@@ -42,9 +44,9 @@ def audit_tab(page: Page, blocks: gr.Blocks) -> None:
     gr.on([blocks.load, refresh.click], _listed(page), None, live, **HIDDEN)
     chosen.change(_opened(page), chosen, opened, **HIDDEN).then(_pages(page), inputs, pages, **HIDDEN)
     gr.on([part.change for part in wanted], _pages(page), inputs, pages, trigger_mode="always_last", **HIDDEN)
-    start.click(_starter(page), model, live, **HIDDEN)
-    resume.click(_resumer(page), chosen, live, **HIDDEN)
-    cancel.click(_canceler(page), None, live, **HIDDEN)
+    start.click(_starter(page), model, [*live, said], **HIDDEN)
+    resume.click(_resumer(page), chosen, [*live, said], **HIDDEN)
+    cancel.click(_canceler(page), None, [*live, said], **HIDDEN)
     timer.tick(_listed(page), None, live, **HIDDEN).then(_if_live(page, _opened(page), 5), chosen, opened, **HIDDEN
                                                         ).then(_if_live(page, _pages(page), 2), inputs, pages, **HIDDEN)
 
@@ -80,7 +82,7 @@ def _listed(page: Page) -> Callable[[], list[Any]]:
     return lambda: _list(page)
 
 
-def _list(page: Page, said: str = "", opened: str | None = None) -> list[Any]:
+def _list(page: Page, opened: str | None = None) -> list[Any]:
     """The runs, the choice among them, the audit's state, and whether to look again soon.
 
     `opened` is chosen; without it a visitor's choice stays.
@@ -93,7 +95,7 @@ def _list(page: Page, said: str = "", opened: str | None = None) -> list[Any]:
     bar = (done, total) if running else (None, None)
     choice: dict[str, Any] = {} if opened is None else {"value": opened}
     return [str(render_runs.runs_table(listed)), gr.Dropdown(names, **choice),
-            str(render.status(said or sentence, *bar, counted="Stages of the audit")), gr.Timer(active=running)]
+            str(render.status(sentence, *bar, counted="Stages of the audit")), gr.Timer(active=running)]
 
 
 def _opened(page: Page) -> Callable[[str | None], list[Any]]:
@@ -140,30 +142,24 @@ def _if_live(page: Page, show: Callable[..., list[Any]], count: int) -> Callable
 
 
 def _starter(page: Page) -> Callable[[str], list[Any]]:
-    def start(model: str) -> list[Any]:
-        try:
-            return _list(page, opened=page.audits.start(page.models.checked(model)))
-        except (ShieldError, OSError) as error:
-            return _list(page, str(error))
-
-    return start
+    return lambda model: _done(page, lambda: page.audits.start(page.models.checked(model)))
 
 
 def _resumer(page: Page) -> Callable[[str | None], list[Any]]:
-    def resume(name: str | None) -> list[Any]:
-        if not name:
-            return _list(page, "Open the run to continue first.")
-        try:
-            return _list(page, opened=page.audits.resume(name))
-        except (ShieldError, OSError) as error:
-            return _list(page, str(error))
-
-    return resume
+    return lambda name: _done(page, lambda: page.audits.resume(name or ""))
 
 
 def _canceler(page: Page) -> Callable[[], list[Any]]:
-    def cancel() -> list[Any]:
-        page.audits.cancel()
-        return _list(page)
+    def cancel() -> None:
+        if not page.audits.cancel():
+            raise AuditError("No audit that was started from this page is running.")
 
-    return cancel
+    return lambda: _done(page, cancel)
+
+
+def _done(page: Page, change: Callable[[], str | None]) -> list[Any]:
+    """The list after a change, which opens the run that it names; what was wrong stays until the next one."""
+    try:
+        return [*_list(page, change()), ""]
+    except (ShieldError, OSError) as error:
+        return [*_list(page), str(render.status(str(error), kind="bad"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,7 @@ def ui(
     application = _application()
     page = application.page_of(model, runs, protected, device)
     blocks = application.launched(page, host, port, share=share, auth=user)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
     try:
         typer.echo(f"The page is at {blocks.share_url or blocks.local_url} (Ctrl-C ends it).")
         sys.stdout.flush()

@@ -127,3 +127,10 @@ def test_the_verb_explains_itself_without_gradio_or_torch() -> None:
     wrong = subprocess.run([sys.executable, "-m", "ui", "--model", "/nowhere", "--auth", "x"], capture_output=True,
                            text=True)
     assert wrong.returncode == 1 and wrong.stdout == "" and wrong.stderr.count("\n") == 1
+
+
+def test_the_documented_call_works(place, capsys: pytest.CaptureFixture) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "ui" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(code.replace("http://127.0.0.1:7860", place[0]).replace("steps=25", "steps=2"), {})
+    assert "Passed: nothing was flagged" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -196,8 +197,8 @@ def test_an_audit_is_started_watched_and_canceled(visit: Callable) -> None:
     state.get_by_text(re.compile(r"audit-[\d-]+: (stage \d+ of|loading)")).wait_for()
     state.get_by_text(re.compile(r"stage [2-9] of \d+")).wait_for(timeout=600_000)
     page.get_by_role("button", name="Start a quick audit").click()
-    state.get_by_text("is running; wait for it or cancel it").wait_for()
-    page.locator("#run-summary").get_by_text(re.compile("running")).wait_for()
+    page.locator("#audit-said").get_by_text("is running; wait for it or cancel it").wait_for()
+    page.locator("#run-summary").get_by_text(re.compile("audit of testbed, running")).wait_for()
     page.get_by_role("button", name="Cancel it").click()
     state.get_by_text("was canceled; what it had done is kept").wait_for()
     page.get_by_role("button", name="Look again").click()
@@ -293,7 +294,7 @@ def test_the_page_is_there_before_the_model(tmp_path: Path) -> None:
         assert seconds < 10.0, f"{seconds:.1f} s of processor time"
     finally:
         process.terminate()
-        process.wait(30)
+        assert process.wait(60) == 128 + signal.SIGTERM, "it closes what it opened"
 
 
 @pytest.fixture(scope="module")

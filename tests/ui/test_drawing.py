@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,12 +13,13 @@ from shield.errors import BadRequestError
 from shield.gallery import Gallery
 from shield.intercept import denoiser_of
 from shield.policy import preset
+from shield.preview import preview_of
 from shield.thresholds import Threshold, calibrated
 from shield.wrapper import setting_of
 from tests.tiny import tiny_scheduler
 from ui.drawing import SHIELDED, UNSHIELDED, Asked, drawn
 from ui.jobs import Stopped
-from ui.preview import Preview, predicted_clean
+from ui.preview import predicted_clean
 
 ASKED = Asked("the cat", policy="monitor", steps=3, guidance_scale=3.0, seed=5)
 CAT = Concepts([Concept("cat", substitute="a dog")])
@@ -33,7 +33,7 @@ def threshold(pipe, value: float) -> Threshold:
 
 def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
     frames = []
-    drawing = drawn(pipe, ASKED, None, None, Preview(pipe), frames.append)
+    drawing = drawn(pipe, ASKED, None, None, preview_of(pipe), frames.append)
     assert [(frame.side, frame.step) for frame in frames] == [(side, n) for side in (SHIELDED, UNSHIELDED)
                                                               for n in (1, 2, 3)]
     assert drawing.same and not drawing.flagged and drawing.words == ()
@@ -122,18 +122,3 @@ def test_the_clean_latent_between_two_steps(scheduler: str) -> None:
              "flow": lambda: (1 - made.sigmas[2]) * x0 + made.sigmas[2] * eps}[scheduler]()
     assert torch.allclose(predicted_clean(made, 1, x, after), x0, atol=2e-2)
     assert torch.allclose(predicted_clean(made, 4, x, x0), x0, atol=1e-4), "after the last step it is there"
-
-
-def test_previews_show_the_colors_of_the_picture() -> None:
-    """On the shipped autoencoder: a preview is a blurred version of what its latents decode to."""
-    from shield.load import load
-
-    pipe = load("testbed", device="cpu")
-    preview = Preview(pipe)
-    picture = Image.new("RGB", (128, 128), (200, 40, 40))
-    picture.paste((30, 60, 200), (0, 64, 128, 128))
-    pixels = pipe.image_processor.preprocess(picture)
-    with torch.no_grad():
-        latents = pipe.vae.encode(pixels).latent_dist.mean[0] * pipe.vae.config.scaling_factor
-    shown = np.asarray(preview.picture(latents).resize((2, 2), Image.Resampling.BOX), float)
-    assert np.abs(shown[0] - (200, 40, 40)).max() < 45 and np.abs(shown[1] - (30, 60, 200)).max() < 45
