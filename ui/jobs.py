@@ -20,7 +20,8 @@ class Job(Generic[Told, Result]):
 
     def __init__(self, work: Callable[[Callable[[Told], None]], Result]) -> None:
         self.result: Result | None = None
-        self._work, self._error = work, None
+        self._work = work
+        self._error: Exception | None = None
         self._told: SimpleQueue[Any] = SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

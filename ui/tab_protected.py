@@ -88,12 +88,15 @@ def _filled(store: Protected, name: str) -> list[Any]:
 def _saver(store: Protected) -> Callable[..., list[Any]]:
     def save(chosen: str, wanted: str, name: str, kind: str, aliases: str, descriptions: str, substitute: str,
              allow: str) -> list[Any]:
-        concept = Concept(name or "", kind, *(tuple((text or "").splitlines()) for text in (aliases, descriptions)),
-                          substitute or "", tuple((allow or "").splitlines()))
+        concept = Concept(name or "", kind, _lines(aliases), _lines(descriptions), substitute or "", _lines(allow))
         return _changed(store, wanted, f"Saved {concept.name}; it holds for the next picture.",
                         lambda: store.save_concept(concept, None if chosen == NEW else chosen))
 
     return save
+
+
+def _lines(text: str | None) -> tuple[str, ...]:
+    return tuple((text or "").splitlines())
 
 
 def _remover(store: Protected) -> Callable[..., list[Any]]:

@@ -42,7 +42,7 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
 
 
 def _inputs(page: Page, blocks: gr.Blocks) -> tuple[list[Any], gr.Button, gr.Button]:
-    steps, scale = _usual(page.models.names[0])
+    usual_steps, usual_scale = _usual(page.models.names[0])
     found = examples(page.models.names[0], page.protected.concepts.concepts)
     prompt = gr.Textbox(found[0][1], label="Prompt", lines=2, max_lines=6, max_length=1000, elem_id="prompt")
     with gr.Row(elem_classes="ds-examples"):
@@ -56,8 +56,8 @@ def _inputs(page: Page, blocks: gr.Blocks) -> tuple[list[Any], gr.Button, gr.But
     with gr.Accordion("Model and sampling", open=False):
         model = gr.Dropdown(list(page.models.names), value=page.models.names[0], label="Model", filterable=False)
         seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.", precision=0, minimum=0)
-        steps = gr.Slider(1, 100, value=steps, step=1, label="Denoising steps")
-        guidance = gr.Slider(0, 20, value=scale, step=0.5, label="Guidance scale")
+        steps = gr.Slider(1, 100, value=usual_steps, step=1, label="Denoising steps")
+        guidance = gr.Slider(0, 20, value=usual_scale, step=0.5, label="Guidance scale")
     gr.on([blocks.load, model.change], _loading(page), model, state, concurrency_limit=None, **HIDDEN)
     return [prompt, model, policy, seed, steps, guidance], go, cancel
 
