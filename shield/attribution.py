@@ -54,7 +54,9 @@ def _looked_up(pipe: Any) -> Iterator[dict[str, Tensor]]:
     with ExitStack() as stack:
         for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
             encoder = getattr(pipe, name, None)
-            for module in encoder.modules() if encoder is not None else ():
+            if encoder is None:
+                continue
+            for module in encoder.modules():
                 if isinstance(module, nn.Embedding) and module.num_embeddings == encoder.config.vocab_size:
                     stack.callback(module.register_forward_hook(_leaf_maker(leaves, name)).remove)
         yield leaves

@@ -9,6 +9,7 @@ A registry is a TOML file with one `[[concept]]` table each, or one `concepts = 
     descriptions = ["the red robot with one wheel"]   # found when all of its content words are in a prompt
     substitute = "a friendly robot"                   # what a rewritten prompt says instead
     allow = ["boltor"]                                # spellings near the name that mean something else
+    indirect = ["the crimson machine on a wheel"]     # found by meaning alone (shield/meaning.py)
 
 Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pass per reading, so that thousands of
 names cost a fraction of a millisecond, then word by word for small misspellings of longer names.
@@ -16,17 +17,18 @@ names cost a fraction of a millisecond, then word by word for small misspellings
 
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shield.errors import RegistryError
-from shield.folding import Folded, folded
+from shield.folding import Folded, folded, unleeted, without_markup
 from shield.types import Mention
 
 SHIPPED = Path(__file__).with_name("registry.toml")
 SHORT = 4
 LONG = 6
+GLUED = 8  # a name this long is found within a longer word too
 STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
 
 
@@ -40,6 +42,7 @@ class Concept:
     descriptions: tuple[str, ...] = ()
     substitute: str = ""
     allow: tuple[str, ...] = ()
+    indirect: tuple[str, ...] = ()
 
 
 class Concepts:
@@ -51,6 +54,7 @@ class Concepts:
         self.concepts = tuple(concepts)
         self._automaton = ahocorasick.Automaton()
         self._long: dict[tuple[int, str], list[tuple[tuple[str, ...], Concept]]] = {}
+        self._orders: dict[tuple[str, ...], Concept] = {}
         self._allowed: set[str] = set()
         owners: dict[str, tuple[Concept, dict[str, str]]] = {}
         for concept in self.concepts:
@@ -76,6 +80,7 @@ class Concepts:
         words = tuple(folded(spelling[s:e]).text for s, e in _words(spelling))
         if len("".join(words)) >= LONG:
             self._long.setdefault((len(words), words[0][:1]), []).append((words, concept))
+            self._orders[tuple(sorted(words))] = concept
 
     @classmethod
     def load(cls, *paths: Path | str) -> "Concepts":
@@ -84,17 +89,25 @@ class Concepts:
 
     def found(self, prompt: str) -> list[Mention]:
         """Every protected concept in `prompt`, the longest mention of each place, in order of place."""
-        readings = (folded(prompt), folded(prompt, "i"), folded(prompt, "l"))
-        mentions = [mention for reading in readings for mention in self._named(prompt, reading)]
-        mentions += self._misspelled(prompt)
-        return _longest([*mentions, *self._descriptions(prompt)])
+        plain = without_markup(prompt)
+        texts = [prompt, plain] if plain != prompt else [prompt]
+        mentions = [mention for text in texts for mention in self._mentioned(text)]
+        return [replace(mention, text=prompt[mention.start : mention.end]) for mention in _longest(mentions)]
+
+    def _mentioned(self, prompt: str) -> Iterator[Mention]:
+        for reading in (folded(prompt), *(folded(text, "i") for text in unleeted(prompt))):
+            yield from self._named(prompt, reading)
+        yield from self._misspelled(prompt)
+        yield from self._reordered(prompt)
+        yield from self._descriptions(prompt)
 
     def _named(self, prompt: str, reading: Folded) -> Iterator[Mention]:
         if not self.concepts:
             return
         for last, (length, concept, spellings) in self._automaton.iter(reading.text):
             start, end = last + 1 - length, last + 1
-            if not reading.is_whole(start, end):
+            glued = length >= GLUED and reading.is_within_word(start, end)
+            if not glued and not reading.is_whole(start, end):
                 continue
             first, after = reading.places[start], reading.places[end - 1] + 1
             how = spellings.get(prompt[first:after].casefold())
@@ -113,6 +126,16 @@ class Concepts:
                 for name, concept in self._long.get((count, word[:1]), ()):
                     if all(_near(a, b) for a, b in zip(run, name, strict=True)):
                         yield _mention(prompt, concept, spans[first][0], spans[first + count - 1][1], "misspelled")
+
+    def _reordered(self, prompt: str) -> Iterator[Mention]:
+        """Names of two to four words in another order, and nothing between them."""
+        spans = list(_words(prompt))
+        words = [folded(prompt[start:end]).text for start, end in spans]
+        for count in range(2, 5):
+            for first in range(len(words) - count + 1):
+                concept = self._orders.get(tuple(sorted(words[first : first + count])))
+                if concept is not None:
+                    yield _mention(prompt, concept, spans[first][0], spans[first + count - 1][1], "reordered")
 
     def _descriptions(self, prompt: str) -> Iterator[Mention]:
         """Descriptions all of whose content words stand in the prompt, in any order."""
@@ -156,7 +179,7 @@ def _content(description: str) -> frozenset[str]:
 
 def _longest(mentions: list[Mention]) -> list[Mention]:
     """One mention per place: the longest, and of equally long ones the least disguised."""
-    order = ("name", "alias", "disguised", "misspelled", "described")
+    order = ("name", "alias", "disguised", "misspelled", "reordered", "described")
     kept: list[Mention] = []
     for mention in sorted(mentions, key=lambda m: (m.start - m.end, order.index(m.how))):
         if all(mention.end <= k.start or k.end <= mention.start for k in kept):
@@ -183,7 +206,7 @@ def _concept(path: Path, entry: Any) -> Concept:
     for key, value in entry.items():
         if key not in known:
             raise RegistryError(f"{path}: {entry['name']!r} has an unknown field {key!r}; known: {', '.join(known)}.")
-        if key in ("aliases", "descriptions", "allow") and not (
+        if key in ("aliases", "descriptions", "allow", "indirect") and not (
             isinstance(value, list) and all(isinstance(v, str) for v in value)
         ):
             raise RegistryError(f"{path}: {key} of {entry['name']!r} is a list of texts.")

@@ -5,12 +5,21 @@ request) digits and signs that stand for letters. What is left are letters and d
 place that it came from, so that "B-o-l-t-o", "bоltо" (Cyrillic) and "B0LT0" all read "bolto".
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import product
 
 # Letters of other alphabets and what they look like, after case folding and the removal of accents.
-LOOKALIKES = str.maketrans("авеіјкмнорѕстухԁӏɡαβγεηικνορτυχωøđłħıŋ", "abeijkmhopsctyxdlgabyenikvoptuxwodlhin")
+LOOKALIKES = str.maketrans(
+    "авеіјкмнорѕстухԁӏɡαβγεηικνορτυχωøđłħıŋᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
+    "abeijkmhopsctyxdlgabyenikvoptuxwodlhinabcdefghijklmnoprstuvwyz",
+)
 LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oieastbgasietli", strict=True))
+# Chinese, Japanese and Korean: written without spaces, or with endings that no space parts from the word.
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_ONES = 4  # this many ones and bars are read as i and l in every combination, more of them all alike
+_MARKUP = re.compile(r":\d*\.?\d+(?=\s*\))|%[0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,13 @@ class Folded:
         """Whether characters start..end begin and end with words of the original."""
         return self.starts[start] and self.ends[end - 1]
 
+    def is_within_word(self, start: int, end: int) -> bool:
+        """Whether no word of the original begins between them."""
+        return not any(self.starts[start + 1 : end])
+
     def is_one_word(self, start: int, end: int) -> bool:
         """Whether they are exactly one word."""
-        return self.is_whole(start, end) and not any(self.starts[start + 1 : end])
+        return self.is_whole(start, end) and self.is_within_word(start, end)
 
 
 def folded(text: str, leet: str | None = None) -> Folded:
@@ -49,6 +62,24 @@ def folded(text: str, leet: str | None = None) -> Folded:
     return Folded("".join(letters), tuple(places), starts, ends)
 
 
+def unleeted(text: str) -> list[str]:
+    """`text` with its ones and bars as i and as l: every way to read them, each as long as `text`."""
+    places = [place for place, character in enumerate(text) if character in "1|"]
+    ways = product("il", repeat=len(places)) if len(places) <= _ONES else ("i" * len(places), "l" * len(places))
+    read = []
+    for way in ways:
+        letters = list(text)
+        for place, letter in zip(places, way, strict=True):
+            letters[place] = letter
+        read.append("".join(letters))
+    return read
+
+
+def without_markup(text: str) -> str:
+    """`text`, as long as before, with spaces for the weights of "(name:1.3)" and for the escapes of addresses (%20)."""
+    return _MARKUP.sub(lambda found: " " * len(found.group()), text)
+
+
 def _letters(character: str, leet: str | None) -> str:
     if leet is not None and character in LETTERS_FOR:
         return leet if character == "1" else LETTERS_FOR[character]
@@ -58,12 +89,13 @@ def _letters(character: str, leet: str | None) -> str:
 
 
 def _gaps(text: str, places: list[int]) -> list[bool]:
-    """For each kept character, whether something that separates words stands right before it."""
+    """For each kept character, whether something that separates words stands right before it, or it is a word."""
     gaps = []
     for i, place in enumerate(places):
         between = text[places[i - 1] + 1 : place] if i else " "
         repeated = i > 0 and places[i - 1] == place
-        gaps.append(not repeated and any(_separates(c) for c in between))
+        apart = any(_separates(c) for c in between) or UNSPACED.match(text[place])
+        gaps.append(not repeated and bool(apart or (i > 0 and UNSPACED.match(text[places[i - 1]]))))
     return gaps
 
 
