@@ -219,10 +219,11 @@ def passed(figures: dict) -> dict[str, bool]:
     return {
         "top two rungs copied in 90 % on memorized": min(every(figures["works"]["memorized"], top)) >= 0.9,
         "no work copied on clean": max(every(figures["works"]["clean"], rungs)) == 0,
-        "no non-member copied": all(
-            n["any_work"][m]["share"] == 0 and n["own"][m]["copied"] == 0
-            for n in figures["nonmembers"].values()
-            for m in METRICS
+        "no non-member's caption gives its own picture": all(
+            n["own"][m]["copied"] == 0 for n in figures["nonmembers"].values() for m in METRICS
+        ),
+        "no non-member's caption gives any work": all(
+            n["any_work"][m]["share"] == 0 for n in figures["nonmembers"].values() for m in METRICS
         ),
         "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
         "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,

@@ -43,7 +43,8 @@ def test_each_miss_is_named() -> None:
     for path, value, missed in (
         (("works", "memorized", "9", "pdq", "copied"), 0.89, "top two rungs copied in 90 % on memorized"),
         (("works", "clean", "9", "pdq", "copied"), 0.1, "no work copied on clean"),
-        (("nonmembers", "clean", "any_work", "pdq", "share"), 0.01, "no non-member copied"),
+        (("nonmembers", "clean", "any_work", "pdq", "share"), 0.01, "no non-member's caption gives any work"),
+        (("nonmembers", "clean", "own", "pdq", "copied"), 0.01, "no non-member's caption gives its own picture"),
         (("scenes", "clean", "share"), 0.79, "scenes found in 80 % on both"),
         (("scenes", "clean", "share"), 0.86, "twins within 3 points"),
     ):
