@@ -14,7 +14,7 @@ import typer
 from probes.runs import versions, write_json
 from shield.errors import ShieldError
 
-BENCHMARKS = ("copy_scores", "shield_overhead", "attack_batching", "localization_cost")
+BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batching", "localization_cost")
 
 
 def main(

@@ -21,9 +21,10 @@ class Figure:
     repeats: int
 
 
-def seconds(work: Callable[[], Any], repeats: int = 5) -> list[float]:
-    """Wall seconds of each repeat; the first call loads what is loaded once and isn't among them."""
-    work()
+def seconds(work: Callable[[], Any], repeats: int = 5, warm: bool = True) -> list[float]:
+    """Wall seconds of each repeat; a first call loads what is loaded once and isn't among them, unless not ``warm``."""
+    if warm:
+        work()
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
