@@ -17,6 +17,7 @@ import typer
 import typer.core
 
 from probes.bench.cli import bench_app
+from probes.protect_cli import register
 from probes.testbed.cli import testbed_app
 from shield.errors import ShieldError
 
@@ -44,6 +45,7 @@ class Verbs(typer.core.TyperGroup):
 app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="A copyright shield and a memorization probe for text-to-image diffusion models.")
 app.add_typer(testbed_app, name="testbed")
+register(app)
 app.add_typer(bench_app, name="bench")
 
 Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")]

@@ -1,11 +1,11 @@
 """Concepts that a prompt means without naming them, and that a picture shows: one space for texts and pictures.
 
-Every name, alias and description of a concept is a point in a CLIP's space (shield/openclip.py). A prompt is read
-whole and clause by clause, so that a description in a long prompt isn't averaged away; where a reading lies nearer to
-a concept than the threshold allows, the concept counts as mentioned. The threshold is calibrated on declared benign
-prompts, the hardest of which are generic neighbors ("a robot on a blue background"). GoG (arXiv 2503.16171) compares
-the whole prompt with a fixed 0.8 through a paid API, which long prompts pass. Names in disguise are the spelling
-screen's part (shield/concepts.py); this one asks it first, and adds what it didn't find.
+Every name, alias and description of a concept is a point in a CLIP's space (shield/openclip.py); its `indirect`
+descriptions are read here alone. A prompt is read whole and clause by clause, so that a description in a long prompt
+isn't averaged away; where a reading lies nearer to a concept than the limit allows, the concept counts as mentioned.
+The limit is calibrated on declared benign prompts, the hardest of which are generic neighbors ("a robot on a blue
+background"). GoG (arXiv 2503.16171) compares the whole prompt with a fixed 0.8 through a paid API, which long prompts
+pass. Names in disguise are the spelling screen's part (shield/concepts.py), which is asked too.
 
 A text tower reads order and articles ("the robot, red, with one wheel" lies far from "the red robot with one wheel"),
 so don't trust it for scrambled descriptions: the spelling screen finds those by their words.
@@ -73,9 +73,13 @@ class Meaning:
             raise NotCalibratedError(f"The limit was made for another CLIP or other concepts; run `{COMMAND}`.")
 
     def found(self, prompt: str) -> list[Mention]:
-        """Every protected concept in `prompt`, in order of place; by meaning only where spelling found nothing."""
-        kept = list(self.space.concepts.found(prompt))
-        for mention in sorted(self.space.meant(prompt, self.limit.value), key=lambda m: -(m.similarity or 0.0)):
+        """Every protected concept in `prompt`, in order of place: what is spelled out, then what is meant, then what is
+        described by its words in any order, which says the least about which concept it is.
+        """
+        spelled = self.space.concepts.found(prompt)
+        meant = sorted(self.space.meant(prompt, self.limit.value), key=lambda m: -(m.similarity or 0.0))
+        kept: list[Mention] = []
+        for mention in sorted([*spelled, *meant], key=lambda m: (m.how == "described", m.how == "meaning")):
             if all(mention.end <= k.start or k.end <= mention.start for k in kept):
                 kept.append(mention)
         return sorted(kept, key=lambda m: m.start)
@@ -87,7 +91,7 @@ class Space:
     def __init__(self, concepts: Concepts, openclip: OpenClip | Path | str) -> None:
         self.concepts = concepts
         self.openclip = openclip if isinstance(openclip, OpenClip) else OpenClip(openclip)
-        texts = [(c, t) for c in concepts.concepts for t in (c.name, *c.aliases, *c.descriptions)]
+        texts = [(c, t) for c in concepts.concepts for t in (c.name, *c.aliases, *c.descriptions, *c.indirect)]
         if not texts:
             raise BadRequestError("A screen by meaning needs at least one concept; the registry is empty.")
         self._owners = [concept for concept, _ in texts]

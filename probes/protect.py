@@ -1,0 +1,137 @@
+"""Calibrates what protects a rights holder's own pictures and concepts: galleries, the screen by meaning, the watch.
+
+Everything has defaults on the testbed: its works, its characters, and negatives of the dev split. Of another model only
+its owner knows which prompts and pictures are benign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from probes.prompts import read_prompts
+from probes.sampling import usual_sampling
+from shield.concepts import Concept, Concepts
+from shield.errors import BadRequestError
+from shield.gallery import PICTURES, Gallery
+from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
+from shield.thresholds import Threshold, save_threshold
+
+NEIGHBORS = 4000  # draws, which bring all 208 kinds
+GROUNDS = ("a blue background", "a pink striped background", "a gray dotted background", "a green checkered background")
+
+
+def gallery_at(folder: Path) -> Gallery:
+    """A saved gallery, or the pictures of a folder. Raises GalleryError."""
+    return Gallery.load(folder) if (folder / "gallery.json").is_file() else Gallery.from_folder(folder)
+
+
+def works_gallery() -> Gallery:
+    """The testbed's works of both splits."""
+    from probes.testbed.manifest import load_manifest
+
+    gallery = Gallery()
+    gallery.add([(work.id, work.file) for work in load_manifest().works() if work.file is not None])
+    return gallery
+
+
+def testbed_concepts(split: str | None = None) -> Concepts:
+    """The testbed's characters: names, aliases, and what they look like in full and in short."""
+    from probes.testbed.manifest import load_manifest
+
+    made = []
+    for item in load_manifest().characters(split):
+        name, *aliases = item.aliases
+        full = item.description or ""
+        substitute, short = f"a {full.split()[2]}", (described_in_short(full),)
+        made.append(Concept(name, "character", tuple(aliases), (full,), substitute, indirect=short))
+    return Concepts(made)
+
+
+def neighbor_captions(split: str) -> list[str]:
+    """Prompts for robots and monsters that are none of the characters, described in short and in full. Every other kind
+    of them is held out.
+    """
+    from probes.testbed.characters import neighbor
+
+    full = {neighbor(np.random.default_rng(seed)).description for seed in range(NEIGHBORS)}
+    chosen = sorted({described_in_short(description) for description in full})[split == "heldout" :: 2]
+    described = sorted({*chosen, *(description for description in full if described_in_short(description) in chosen)})
+    return [f"a {text.removeprefix('the ')} on {GROUNDS[i % len(GROUNDS)]}" for i, text in enumerate(described)]
+
+
+def described_in_short(description: str) -> str:
+    """A description without what the creature has on its head; that much sets each character apart already."""
+    return description.rsplit(" and ", 1)[0]
+
+
+def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *, fpr: float = 0.01) -> Gallery:
+    """A gallery whose copy threshold comes from a folder of pictures that copy nothing in it, nor each other.
+
+    Saved in ``out``, by default where it was loaded from. GalleryError for what can't be read, BadRequestError for too
+    few pictures or no place to save a gallery that was made from a folder of pictures.
+    """
+    loaded = gallery_at(gallery)
+    if out is None and not (gallery / "gallery.json").is_file():
+        raise BadRequestError(f"{gallery} is a folder of pictures; name the folder to save the gallery in with --out.")
+    files = sorted(path for path in noncopies.rglob("*") if path.suffix.lower() in PICTURES)
+    loaded.calibrate([(str(file), file) for file in files], fpr, str(noncopies))
+    loaded.save(out or gallery)
+    return loaded
+
+
+def calibrate_concepts(out: Path | None = None, *, registry: Sequence[Path] = (), openclip: str = "testbed",
+                       prompts: Path | None = None, fpr: float = 0.01) -> tuple[Path, Limit]:
+    """The limit of the screen by meaning, and its file.
+
+    Without ``registry`` the testbed's characters; without ``prompts`` their generic neighbors, which are the negatives
+    of those characters alone. BadRequestError for another registry without prompts, and for too few of them.
+    """
+    if registry and prompts is None:
+        raise BadRequestError("Nobody knows which prompts mean none of these concepts: give a file of them: --prompts.")
+    space = Space(Concepts.load(*registry) if registry else testbed_concepts(), openclip)
+    benign = [target.prompt for target in read_prompts(prompts)] if prompts else neighbor_captions("dev")
+    source = str(prompts) if prompts else "testbed dev neighbors of the characters"
+    limit = calibrated_limit(space, benign, fpr, {"negatives": source})
+    return save_limit(limit, out or limits_folder()), limit
+
+
+def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: Path | None = None,
+                    registry: Sequence[Path] = (), openclip: str | None = None, prompts: Path | None = None,
+                    seeds: Sequence[int], fpr: float, preview: str = "linear", schedule: int | None = None,
+                    guidance_scale: float | None = None, batch_size: int = 8, device: str = "auto",
+                    progress: Callable[[int, int], None] | None = None) -> dict[Path, Threshold]:
+    """One threshold file for each step and for each of gallery and concepts (the latter with ``openclip``).
+
+    On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
+    BadRequestError for another model without prompts, and for too few of them.
+    """
+    from probes.calibrate import negatives_of
+    from shield.calibrate import Sampling
+    from shield.calibrate_watch import calibrate_watch as calibrated_by
+    from shield.load import load
+
+    on_testbed = model.startswith("testbed")
+    if prompts is None and not on_testbed:
+        raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
+    works = gallery_at(gallery) if gallery is not None else works_gallery() if on_testbed else None
+    screen = None
+    if openclip is not None:
+        screen = Meaning(Concepts.load(*registry) if registry or not on_testbed else testbed_concepts(), openclip)
+    benign = [t.prompt for t in read_prompts(prompts)] if prompts else negatives_of(("nonmembers", "scenes"))
+    source = str(prompts) if prompts else "testbed dev nonmembers and scenes"
+    total, done = len(benign) * len(seeds), 0
+
+    def count(seen: int) -> None:
+        nonlocal done
+        done += seen
+        if progress is not None:
+            progress(done, total)
+
+    pipe = load(model, device=device)
+    sampling = Sampling(*usual_sampling(model, pipe, schedule, guidance_scale), batch_size)
+    made = calibrated_by(pipe, steps, benign, list(seeds), fpr, model, works, screen, preview, sampling,
+                         {"negatives": source, "gallery": str(gallery or "testbed works")}, count)
+    return {save_threshold(threshold, out): threshold for threshold in made}

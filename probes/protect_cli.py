@@ -1,0 +1,117 @@
+"""diffshield calibrate-gallery | calibrate-concepts | calibrate-watch: parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
+Registry = Annotated[list[Path] | None, typer.Option(help="Registry of concepts (TOML), several times if need be; by "
+                                                          "default the testbed's characters.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these verbs to the command line."""
+    for verb in (calibrate_gallery, calibrate_concepts, calibrate_watch):
+        app.command(name=verb.__name__.replace("_", "-"))(verb)
+
+
+def calibrate_gallery(
+    gallery: Annotated[Path, typer.Argument(help="A saved gallery, or a folder of protected pictures.")],
+    noncopies: Annotated[Path, typer.Argument(help="Folder of pictures that copy none of those, nor each other.")],
+    out: Annotated[Path | None, typer.Option(help="Where to save the gallery; by default where it was.")] = None,
+    fpr: Fpr = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Make a gallery's copy threshold from pictures that are known not to be copies."""
+    from probes.protect import calibrate_gallery as make
+
+    made = make(gallery, noncopies, out, fpr=fpr)
+    found = {"gallery": str(out or gallery), "works": len(made), "correlation": made.correlation,
+             "provenance": made.provenance}
+    _print(found, as_json, f"copy above a correlation of {made.correlation:.4g} ({len(made)} pictures protected), "
+                           f"{out or gallery}")
+
+
+def calibrate_concepts(
+    registry: Registry = None,
+    openclip: Annotated[str, typer.Option(help="testbed, an OpenCLIP folder, NAME:PRETRAINED as open_clip lists them, "
+                                               "or hf-hub:OWNER/NAME.")] = "testbed",
+    prompts: Annotated[Path | None, typer.Option(help="Prompts that mean none of the concepts; without a registry the "
+                                                      "characters' generic neighbors.")] = None,
+    fpr: Fpr = 0.01,
+    out: Annotated[Path | None, typer.Option(help="Folder for the limit; by default the shipped ones'.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Also say what the screens find and flag on the testbed, both "
+                                                        "splits; without a registry.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the limit above which a prompt means a protected concept without naming it."""
+    from dataclasses import asdict
+
+    from probes.protect import calibrate_concepts as make
+
+    if check and registry:
+        raise typer.BadParameter("--check knows the testbed's characters alone; leave --registry out.")
+    path, limit = make(out, registry=registry or (), openclip=openclip, prompts=prompts, fpr=fpr)
+    found: dict[str, Any] = {"file": str(path), "limit": asdict(limit)}
+    lines = [f"meant above a similarity of {limit.value:.4g} ({limit.negatives} negatives, at most {limit.fpr:.1%} "
+             f"flagged), {path}"]
+    if check:
+        from probes.screens import checked, lines_of
+
+        found["check"] = [asdict(rate) for rate in checked(limit, openclip)]
+        lines += lines_of(found["check"])
+    _print(found, as_json, "\n".join(lines))
+
+
+def calibrate_watch(
+    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")
+                     ] = "testbed",
+    steps: Annotated[str, typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in "
+                                            "Policy(watch_steps=...).")] = "0,0.5",
+    gallery: Annotated[Path | None, typer.Option(help="A saved gallery or a folder of pictures; of the testbed, by "
+                                                      "default its works.")] = None,
+    registry: Registry = None,
+    openclip: Annotated[str | None, typer.Option(help="Also look for the concepts, with this CLIP.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Benign prompts, known not to be memorized.")] = None,
+    fpr: Fpr = 0.01,
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
+    preview: Annotated[str, typer.Option(help="linear or decode.")] = "linear",
+    schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way."""
+    from contextlib import ExitStack
+    from dataclasses import asdict
+    from functools import cache
+
+    from probes.progress import bars
+    from probes.protect import calibrate_watch as make
+    from shield.weights import weights_dir
+
+    try:
+        shares = [float(part) for part in steps.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"Comma-separated numbers are needed, not {steps!r}.") from None
+    with ExitStack() as stack:
+        bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
+        made = make(model, shares, out or weights_dir() / "thresholds", gallery=gallery, registry=registry or (),
+                    openclip=openclip, prompts=prompts, seeds=range(100, 100 + seeds), fpr=fpr, preview=preview,
+                    schedule=schedule, guidance_scale=guidance, batch_size=batch, device=device,
+                    progress=lambda done, total: bar()(done, total))
+    lines = [f"{t.detector} at {t.options['share']:g}: flags above {t.value:.4g} ({t.negatives} negatives, at most "
+             f"{t.fpr:.1%} flagged), {path}" for path, t in made.items()]
+    _print({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
+
+
+def _print(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text)
