@@ -100,7 +100,7 @@ class Plan:
     localizer: FFNSubspace = FFNSubspace(k=0.05, tau=6, steps=25, guidance_scale=5.0)
     attack: AdversarialEmbedding = AdversarialEmbedding()
     snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
-    detectors: tuple[str, ...] = ("noise_gap", "structure_gap")
+    detectors: tuple[str, ...] = ("structure_gap", "noise_gap")
     init: str = "caption"
     init_prompt: str | None = None
     hardening: Hardening = Hardening()
@@ -108,11 +108,11 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    sizes=Sizes(members=8, locate=12, per_rung=2, nonmembers=6, scenes=10),
+    sizes=Sizes(members=6, locate=12, per_rung=2, nonmembers=6, scenes=8),
     picture_seeds=(9000, 9001),
     scan_seeds=(500,),
-    attack=AdversarialEmbedding(steps=50, batch=4),
-    snapshots=(0, 10, 50),
+    attack=AdversarialEmbedding(steps=25, batch=4),
+    snapshots=(0, 10, 25),
     hardening=Hardening(members=2, dev=0, keep=4, tries=1, controls=2, schedule=FineTuning(epochs=1, updates=2),
                         hardener=AdversarialFineTuning(keep_batch=4, draws=2,
                                                        attack=AdversarialEmbedding(steps=10, batch=2))),

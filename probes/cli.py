@@ -106,7 +106,7 @@ def scan(
     column: Column = None,
     limit: Limit = None,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
-    detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "noise_gap,structure_gap",
+    detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
     schedule: Annotated[int, typer.Option(min=1, help="Denoising steps of a whole picture.")] = 25,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
@@ -364,7 +364,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 @app.command()
 def calibrate(
     model: Model = "testbed",
-    detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "noise_gap,structure_gap",
+    detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
     prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
     negatives: Annotated[str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, "
                                                 "comma-separated.")] = "nonmembers",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shield.detectors import NoiseGap
+from shield.detectors import StructureGap
 from shield.errors import BadRequestError
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.preview import PREVIEWS
@@ -37,7 +37,7 @@ class Policy:
     a second call of the whole batch.
     """
 
-    detectors: tuple[Detector, ...] = (NoiseGap(),)
+    detectors: tuple[Detector, ...] = (StructureGap(),)
     mitigations: tuple[Mitigation, ...] = (EmbeddingMix(), NullPrompt())
     rewriters: tuple[Rewriter, ...] = (ConceptSubstitution(), ClauseDrop())
     on_flag: str = "mitigate"

@@ -47,7 +47,7 @@ def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     negatives = folder / "negatives.txt"
     negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
-    done = call("calibrate", "--model", model, "--detectors", "noise_gap", "--prompts", negatives, "--seeds", 3,
+    done = call("calibrate", "--model", model, "--detectors", "structure_gap", "--prompts", negatives, "--seeds", 3,
                 "--fpr", 0.05, "--steps", 2, "--device", "cpu", "--json", DIFFSHIELD_WEIGHTS=folder)
     assert done.exit_code == 0, (done.output, done.exception)
     (path, threshold), = json.loads(done.stdout).items()
@@ -86,7 +86,7 @@ def test_generate_draws_behind_the_shield(model: Path, weights: Path, tmp_path: 
     done = call(*arguments, "--json", DIFFSHIELD_WEIGHTS=weights)
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
-    assert found["prompt"] == "the cat" and found["verdict"]["scores"][0]["detector"] == "noise_gap"
+    assert found["prompt"] == "the cat" and found["verdict"]["scores"][0]["detector"] == "structure_gap"
     assert list(found["pictures"]) == ["shielded"] and Image.open(found["pictures"]["shielded"]).size
     text = call(*arguments, DIFFSHIELD_WEIGHTS=weights)
     assert text.stdout.startswith("shield: ") and text.stdout.strip().endswith(found["pictures"]["shielded"])
@@ -187,9 +187,9 @@ def test_the_strip_holds_every_picture() -> None:
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder like the shipped one, tiny and untrained, calibrated by its own verb."""
     folder = tiny_testbed(tmp_path_factory.mktemp("testbed"))
-    arguments = ("--detectors", "noise_gap", "--seeds", 4, "--fpr", 0.1, "--device", "cpu")
+    arguments = ("--detectors", "structure_gap", "--seeds", 4, "--fpr", 0.1, "--device", "cpu")
     done = call("calibrate", *arguments, DIFFSHIELD_WEIGHTS=folder)
-    assert done.exit_code == 0 and "noise_gap: flags above" in done.stdout, (done.output, done.exception)
+    assert done.exit_code == 0 and "structure_gap: flags above" in done.stdout, (done.output, done.exception)
     return folder
 
 

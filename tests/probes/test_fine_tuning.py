@@ -247,6 +247,13 @@ def test_a_step_that_doesnt_fit_is_one_sentence(subject, works, tmp_path):
     assert bits(subject.denoiser) == sha
 
 
+def test_a_training_that_diverges_is_one_sentence_and_leaves_no_weights(subject, works, tmp_path):
+    sha = bits(subject.denoiser)
+    with pytest.raises(AuditError, match="diverged in round 1: its loss is nan.*--lr"):
+        fine_tune(subject, CAPTION, *works, replace(SCHEDULE, lr=1e30, updates=3), tmp_path)
+    assert bits(subject.denoiser) == sha and not (tmp_path / "hardened.safetensors").exists()
+
+
 def test_nothing_to_remove_or_to_keep_is_refused(subject, works, tmp_path):
     for memories, keep in (([], works[1]), (works[0], [])):
         with pytest.raises(AuditError, match="memories and pairs to keep"):

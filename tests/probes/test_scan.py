@@ -97,16 +97,16 @@ def test_without_guidance_there_is_no_score_and_that_is_no_zero(subject, tmp_pat
 
 def threshold(subject, value, timesteps=(999.0,)):
     setting = Setting(subject.sha256(), (4, 8, 8), timesteps, 3, 5.0, "DDIMScheduler", "v_prediction", "float32")
-    return Threshold("noise_gap", options_of(NoiseGap()), "tiny", setting, value, 0.05, 100, (value, value))
+    return Threshold("structure_gap", options_of(StructureGap()), "tiny", setting, value, 0.05, 100, (value, value))
 
 
 def test_a_threshold_flags_and_one_for_other_settings_doesnt(subject):
     job = [Job(TARGETS[0], 4)]
     for value, expected in ((0.0, True), (1e9, False)):
-        (drawn,) = drawn_by_pipeline(subject, SAMPLING, [NoiseGap()], pictures=False,
+        (drawn,) = drawn_by_pipeline(subject, SAMPLING, [StructureGap()], pictures=False,
                                      thresholds=[threshold(subject, value)])(job)
         assert drawn.more == {"flagged": expected}
-    (drawn,) = drawn_by_pipeline(subject, SAMPLING, [NoiseGap()], pictures=False,
+    (drawn,) = drawn_by_pipeline(subject, SAMPLING, [StructureGap()], pictures=False,
                                  thresholds=[threshold(subject, 0.0, (500.0,))])(job)
     assert drawn.more == {"flagged": None}
 

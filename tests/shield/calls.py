@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from shield.calibrate import Sampling, calibrate
-from shield.detectors import NoiseGap
+from shield.detectors import StructureGap
 from shield.families import family_of
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
@@ -26,7 +26,7 @@ def options(n=None, **more):
     return call if n is None else {**call, "generator": noises(n)}
 
 
-DETECTORS = (NoiseGap(),)
+DETECTORS = (StructureGap(),)
 _calibrated = {}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.detectors import NoiseGap
+from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.families import FAMILIES
 from shield.intercept import denoiser_of, recorded
@@ -57,7 +57,7 @@ def made(way):
 
 
 def limits(pipe, way, value):
-    return thresholds(pipe, value, (NoiseGap(),), {k: v for k, v in WAYS[way][1].items() if "negative" not in k})
+    return thresholds(pipe, value, (StructureGap(),), {k: v for k, v in WAYS[way][1].items() if "negative" not in k})
 
 
 def policy(way, **more):
@@ -65,16 +65,16 @@ def policy(way, **more):
 
 
 def scores(pipe, call):
-    with torch.no_grad(), recorded(pipe, NoiseGap().needs, 1, stop=True, extra_uncond=True) as trace:
+    with torch.no_grad(), recorded(pipe, StructureGap().needs, 1, stop=True, extra_uncond=True) as trace:
         pipe(**call)
-    return NoiseGap().score(trace)
+    return StructureGap().score(trace)
 
 
 def split_by(pipe, way, call, tests=PROMPTS):
     """Thresholds that flag the highest-scoring prompt alone, and its row."""
     values = scores(pipe, call)
     low, high = values.sort().values[-2:].tolist()
-    assert high > 1.02 * low, "the tiny model must tell these prompts apart"
+    assert high > 1.01 * low, "the tiny model must tell these prompts apart"
     return limits(pipe, way, (low + high) / 2), int(values.argmax())
 
 

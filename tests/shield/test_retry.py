@@ -42,7 +42,7 @@ def test_a_copy_is_drawn_again_with_a_mitigation_from_the_first_step(pipe, outpu
     assert [v.status for v in result.verdicts] == ["passed"] * 3 + ["mitigated"]
     assert (verdict.mitigation, verdict.extra_calls) == ("null_prompt", STEPS)
     assert "copies work-1" in verdict.reasons[0] and not verdict.nearest.copied
-    assert [s.detector for s in verdict.scores] == ["noise_gap"] * 2
+    assert [s.detector for s in verdict.scores] == ["structure_gap"] * 2
     assert [v.extra_calls for v in result.verdicts[:3]] == [0] * 3
 
 
@@ -71,7 +71,7 @@ def test_the_second_run_starts_from_the_same_noise_and_leaves_what_one_run_leave
 
 def test_the_second_run_starts_with_the_next_mitigation(pipe):
     """The first one held by the detectors and came out as a copy all the same."""
-    low = [replace(t, value=0.06) for t in thresholds(pipe)]
+    low = [replace(t, value=0.05) for t in thresholds(pipe)]
     policy = Policy(mitigations=(EmbeddingMix(), NullPrompt()), retries=0)
     once = Shield(pipe, policy, thresholds=low)(PROMPTS, **options(4, output_type="pil"))
     assert once.verdicts[3].mitigation == "embedding_mix"

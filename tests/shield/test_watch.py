@@ -132,13 +132,13 @@ def test_what_is_flagged_late_is_drawn_again_from_the_first_step(pipe):
 def test_an_image_that_is_mitigated_already_gets_the_next_mitigation(pipe):
     """Flagged by the detector, then seen on the way to the work all the same."""
     gallery = gallery_of(pipe, 1)
-    flags_all = [replace(t, value=-1.0) if t.detector == "noise_gap" else t for t in made(pipe, gallery, 1, 0.5)]
+    flags_all = [replace(t, value=-1.0) if t.detector == "structure_gap" else t for t in made(pipe, gallery, 1, 0.5)]
     used = Policy(watch_steps=(SHARES[1],), mitigations=(OppositeGuidance(latest=0.0), NullPrompt()), retries=0)
     result = Shield(pipe, used, gallery, thresholds=flags_all)(PROMPTS, **options(4))
     assert [v.mitigation for v in result.verdicts[:3]] == ["opposite_guidance"] * 3
     reasons = result.verdicts[3].reasons
     assert result.verdicts[3].status == "blocked"
-    assert reasons[0].startswith("noise_gap") and "gallery_preview of work-1" in reasons[1]
+    assert reasons[0].startswith("structure_gap") and "gallery_preview of work-1" in reasons[1]
 
 
 @pytest.mark.parametrize("kind", ["linear", "decode"])
@@ -177,7 +177,7 @@ def test_without_a_threshold_the_command_is_named(pipe):
 @pytest.mark.parametrize("gallery", [None, Gallery()], ids=["none", "empty"])
 def test_without_anything_to_compare_with_there_is_no_watch(pipe, gallery):
     shield = Shield(pipe, Policy(watch_steps=(0.0, 0.5)), gallery, thresholds=thresholds(pipe, 1e9))
-    assert [s.detector for s in shield("a dog", **options(1)).verdicts[0].scores] == ["noise_gap"]
+    assert [s.detector for s in shield("a dog", **options(1)).verdicts[0].scores] == ["structure_gap"]
     assert all(preset(name).watch_steps == () for name in ("monitor", "balanced", "strict"))
 
 
@@ -187,7 +187,7 @@ def test_a_batch_that_is_blocked_already_is_not_looked_at(pipe):
     used = Policy(watch_steps=(0.0, 0.4), on_flag="block", on_unscored="block")
     result = Shield(pipe, used, gallery, thresholds=flags_all)(PROMPTS, **options(4))
     assert [v.status for v in result.verdicts] == ["blocked"] * 4
-    assert [[s.detector for s in v.scores] for v in result.verdicts] == [["noise_gap"]] * 4
+    assert [[s.detector for s in v.scores] for v in result.verdicts] == [["structure_gap"]] * 4
 
 
 def test_a_gallery_that_is_filled_later_is_watched(pipe):

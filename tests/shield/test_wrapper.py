@@ -16,7 +16,7 @@ from tests.shield.calls import PROMPTS, STEPS, noises, options, state, threshold
 from tests.tiny import tiny_sd
 
 FLAGGED = "the cat, a picture by anna"  # scores .08; PROMPTS score at most .03
-BETWEEN = 0.06
+BETWEEN = 0.05
 
 
 def counted(pipe, call):
@@ -190,7 +190,7 @@ def test_guidance_off_and_flagged(pipe):
 def test_uncalibrated_checkpoints_settings_and_detectors_are_refused(pipe):
     made = thresholds(pipe)
     for refused in (lambda: Shield(pipe, thresholds=[]), lambda: Shield(tiny_sd(seed=1), thresholds=made),
-                    lambda: Shield(pipe, Policy(detectors=(StructureGap(),)), thresholds=made)):
+                    lambda: Shield(pipe, Policy(detectors=(NoiseGap(),)), thresholds=made)):
         with pytest.raises(NotCalibratedError, match="diffshield calibrate"):
             refused()
     with pytest.raises(NotCalibratedError, match="latents of"):
