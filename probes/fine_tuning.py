@@ -60,8 +60,8 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
 
     After each epoch but the last ``check`` looks at the subject as it is by then and may end the training. The subject
     is bit-equal afterwards. A checkpoint every few rounds: an interrupted training goes on from it and ends with the
-    same weights. AuditError if the folder's files belong to another model, options or memories, MemoryFullError for
-    too large a step.
+    same weights. AuditError if the folder's files belong to another model, options or memories, and for a training
+    that diverges; MemoryFullError for too large a step.
     """
     if not memories or not (keep or hardener.has_teacher):
         raise AuditError(f"Hardening needs memories and pairs to keep; there are {len(memories)} and {len(keep)}.")
@@ -132,6 +132,9 @@ class _Training:
         for update in range(self.schedule.updates):
             draw = torch.Generator().manual_seed(self._number(f"update {update}"))
             loss = self.hardener.loss(self.subject, self.teacher, lesson, self.keep, draw)
+            if not torch.isfinite(loss):
+                raise AuditError(f"The training diverged in round {self.round + 1}: its loss is {loss.item()}. Choose "
+                                 f"a learning rate below {self.schedule.lr:g} (--lr) and another --out.")
             self.adam.zero_grad(set_to_none=True)
             loss.backward()
             self.adam.step()

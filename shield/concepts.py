@@ -111,7 +111,7 @@ class Concepts:
                 continue
             first, after = reading.places[start], reading.places[end - 1] + 1
             how = spellings.get(prompt[first:after].casefold())
-            if how or length > SHORT or reading.is_one_word(start, end):
+            if how or length > SHORT or reading.is_one_word(start, end) or reading.is_spelled(start, end):
                 yield _mention(prompt, concept, first, after, how or "disguised")
 
     def _misspelled(self, prompt: str) -> Iterator[Mention]:

@@ -37,6 +37,10 @@ class Folded:
         """Whether characters start..end begin and end with words of the original."""
         return self.starts[start] and self.ends[end - 1]
 
+    def is_spelled(self, start: int, end: int) -> bool:
+        """Whether each of them is a word of its own: "l u z o"."""
+        return all(self.starts[start:end]) and self.ends[end - 1]
+
     def is_within_word(self, start: int, end: int) -> bool:
         """Whether no word of the original begins between them."""
         return not any(self.starts[start + 1 : end])

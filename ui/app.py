@@ -134,7 +134,7 @@ def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, sh
         blocks.launch(
             server_name=host, server_port=port, share=share, auth=auth, prevent_thread_lock=True, quiet=True,
             show_error=False, max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False,
-            enable_monitoring=False, run_history=False, footer_links=["api"], theme=theme(),
+            enable_monitoring=False, run_history=False, footer_links=[], theme=theme(),
             css_paths=Path(__file__).with_name("page.css"))
     except OSError as error:
         raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None

@@ -19,7 +19,7 @@ from shield.intercept import Forward, intercepted
 from shield.policy import preset
 from shield.preview import Preview
 from shield.thresholds import Threshold
-from shield.types import Case, Detector, Screen, Trace, Verdict, WordWeight
+from shield.types import Case, Detector, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
 from ui.preview import picture_of, predicted_clean
 
@@ -80,8 +80,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What came out. `curve` has the detector's score of each step alone, without the shield; `words` each word's
-    share of the prompt's pull, empty where no score was flagged.
+    """What came out. Without the shield: `recalled` is the protected work that the picture is most like, `curve` the
+    detector's score of each step alone, `words` each word's share of the prompt's pull, empty where no score was
+    flagged.
     """
 
     asked: Asked
@@ -89,6 +90,7 @@ class Drawing:
     flagged: bool
     shielded: Image.Image
     unshielded: Image.Image
+    recalled: Nearest | None
     detector: str
     curve: list[float | None]
     words: tuple[WordWeight, ...]
@@ -102,9 +104,10 @@ class Drawing:
         """Everything but the pictures, for JSON: numbers that aren't finite become None."""
         scores = [{**asdict(s), "value": _finite(s.value), "flagged": s.flagged} for s in self.verdict.scores]
         verdict = {**asdict(self.verdict), "scores": scores}
-        return {"request": asdict(self.asked), "flagged": self.flagged, "same_picture_without_the_shield": self.same,
-                "verdict": verdict, "detector": self.detector, "score_by_step": self.curve,
-                "words": [asdict(word) for word in self.words]}
+        return {"request": asdict(self.asked), "flagged": self.flagged, "verdict": verdict,
+                "same_picture_without_the_shield": self.same,
+                "nearest_without_the_shield": None if self.recalled is None else asdict(self.recalled),
+                "detector": self.detector, "score_by_step": self.curve, "words": [asdict(word) for word in self.words]}
 
 
 def _finite(value: float) -> float | None:
@@ -125,7 +128,9 @@ def drawn(pipe: Any, asked: Asked, gallery: Gallery | None, concepts: Screen | N
                                                                    score=watch.curve[-1])))
     with intercepted(pipe, watch):
         unshielded = _called(pipe, asked, steps).images[0]
-    return Drawing(asked, verdict, flagged, shielded, unshielded, watch.detector.name, watch.curve, watch.words)
+    recalled = None if gallery is None else gallery.nearest(unshielded)
+    return Drawing(asked, verdict, flagged, shielded, unshielded, recalled, watch.detector.name, watch.curve,
+                   watch.words)
 
 
 def was_flagged(verdict: Verdict) -> bool:

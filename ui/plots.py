@@ -23,6 +23,7 @@ def score_plot(curve: Sequence[float | None], detector: str, threshold: float | 
             axes.axhline(threshold, color=STYLE["text.color"], linestyle="--", linewidth=1, label="threshold (step 1)")
         axes.set(xlabel="denoising step", ylabel=detector)
         axes.set_ylim(bottom=0)
+        axes.set_xlim(0.5, len(curve) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
         axes.legend(frameon=False, loc="best")

@@ -47,7 +47,7 @@ def note(sentence: str) -> Markup:
 
 def sentence(verdict: Verdict, flagged: bool) -> str:
     """The verdict for a reader who knows none of the words in it."""
-    why = "; ".join(verdict.reasons)
+    why = "; ".join(dict.fromkeys(verdict.reasons))  # a second attempt gives its reasons again
     if verdict.status == "blocked":
         return f"Blocked: {why}. A gray picture was handed out."
     if verdict.status == "mitigated":
@@ -78,6 +78,11 @@ def _figure(title: str, address: str | None, words: str, veil: str) -> Markup:
         "ds-veiled" if veil else "", title, shown, box if veil == "box" else EMPTY)
 
 
+def titled(title: str, content: Markup) -> Markup:
+    """A part of the page under its title."""
+    return Markup('<section class="ds-part"><h3>{}</h3>{}</section>').format(title, content)
+
+
 def heat(prompt: str, words: Sequence[WordWeight]) -> Markup:
     """The prompt with each word marked as strongly as it pulls."""
     if not words:
@@ -89,8 +94,8 @@ def heat(prompt: str, words: Sequence[WordWeight]) -> Markup:
                       f"{word.weight / strongest:.2f}", prompt[word.start:word.end], round(100 * word.weight))]
         place = word.end
     marked = EMPTY.join([*parts, Markup("{}").format(prompt[place:])])
-    return Markup('<section class="ds-part"><h3>Which words carry it</h3><p class="ds-words">{}</p><p class="ds-note">'
-                  "Each word's share of what pulls the picture away from chance.</p></section>").format(marked)
+    return titled("Which words carry it", Markup('<p class="ds-words">{}</p><p class="ds-note">Each word\'s share of '
+                                                 "what pulls the picture away from chance.</p>").format(marked))
 
 
 def mentions(prompt: str, found: Sequence[Mention]) -> Markup:
@@ -119,19 +124,22 @@ def rewritten(before: str, after: str | None) -> Markup:
             parts.append(Markup("<del>{}</del>").format(" ".join(old[a:b])))
         if c < d:
             parts.append(Markup("<ins>{}</ins>").format(" ".join(new[c:d])))
-    return Markup('<section class="ds-part"><h3>Rewritten prompt</h3><p class="ds-words">{}</p></section>').format(
-        Markup(" ").join(parts))
+    return titled("Rewritten prompt", Markup('<p class="ds-words">{}</p>').format(Markup(" ").join(parts)))
 
 
-def nearest(found: Nearest | None, address: str | None) -> Markup:
-    """The protected work that the finished picture is most like, and whether that counts as a copy."""
-    if found is None:
-        return EMPTY
-    judged = "That counts as a copy" if found.copied else "That is no copy"
-    picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {found.work}") if address else EMPTY
-    return Markup('<section class="ds-part"><h3>Nearest protected work</h3><div class="ds-nearest">{}<p>{}<br>{}</p>'
-                  "</div></section>").format(
-        picture, found.work, f"{judged}: {found.metric} {found.score:.3f}, threshold {found.threshold:.3f}.")
+def nearest(found: Iterable[tuple[str, Nearest | None, str | None]]) -> Markup:
+    """The protected works that finished pictures are most like: (which picture, work, its address), and whether that
+    counts as a copy.
+    """
+    rows = EMPTY.join(_nearest(side, work, address) for side, work, address in found if work is not None)
+    return titled("Nearest protected work", rows) if rows else EMPTY
+
+
+def _nearest(side: str, work: Nearest, address: str | None) -> Markup:
+    judged = "that counts as a copy" if work.copied else "that is no copy"
+    picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {work.work}") if address else EMPTY
+    return Markup('<div class="ds-nearest">{}<p><strong>{}:</strong> {}<br>{}</p></div>').format(
+        picture, side, work.work, f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}.")
 
 
 def scores(verdict: Verdict) -> Markup:
@@ -140,10 +148,10 @@ def scores(verdict: Verdict) -> Markup:
         return EMPTY
     said = {True: "flagged", False: "not flagged", None: "can't judge"}
     rows = [(s.detector, f"{s.value:.4g}", "none" if s.threshold is None else f"{s.threshold:.4g}", s.step + 1,
-             said[s.flagged]) for s in verdict.scores]
-    cost = f"{verdict.extra_calls} extra denoiser calls, {verdict.milliseconds:.0f} ms in the shield."
-    return Markup('<section class="ds-part"><h3>Scores</h3>{}<p class="ds-note">{}</p></section>').format(
-        table(("detector", "score", "threshold", "step", ""), rows, "Scores of the detectors"), cost)
+             said[s.flagged]) for s in dict.fromkeys(verdict.scores)]
+    calls = "1 extra denoiser call" if verdict.extra_calls == 1 else f"{verdict.extra_calls} extra denoiser calls"
+    return Markup('<section class="ds-part">{}<p class="ds-note">{}, {:.0f} ms in the shield.</p></section>').format(
+        table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), calls, verdict.milliseconds)
 
 
 def plot(svg: str, words: str) -> Markup:
@@ -162,7 +170,7 @@ def downloads(picture: Image.Image, about: Mapping[str, Any], name: str) -> Mark
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Markup:
-    """A plain table; its caption is for screen readers. Cells that are Markup stay HTML."""
+    """A plain table under its caption. Cells that are Markup stay HTML."""
     head = EMPTY.join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
     body = EMPTY.join(Markup("<tr>{}</tr>").format(EMPTY.join(Markup("<td>{}</td>").format(cell) for cell in row))
                       for row in rows)
@@ -196,5 +204,6 @@ def _shown(shown: int, fits: int, total: int, what: str) -> Markup:
     elif not fits:
         text = f"None of the {total} {what} fits."
     else:
-        text = f"{shown} of {fits} {what} shown" + ("." if fits == total else f"; {total} in all.")
+        more = "; say more above to see others" if shown < fits else ""
+        text = f"{shown} of {fits} {what} shown" + more + ("." if fits == total else f"; {total} in all.")
     return note(text)

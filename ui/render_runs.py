@@ -153,7 +153,7 @@ def _about(rows: Sequence[Record]) -> Markup:
     exposures = first.get("exposures")
     shown = "" if exposures is None else f"shown {exposures} times" if exposures else "never shown"
     prompt = next((row["prompt"] for row in rows if row.get("prompt")), "")
-    return Markup('<strong>{}</strong><br>{}<br><span class="ds-note">{}</span>').format(first["item"], prompt, shown)
+    return Markup('<strong>{}</strong>{}<br><span class="ds-note">{}</span>').format(first["item"], prompt, shown)
 
 
 def _cell(folder: Path, rows: Sequence[Record], found: Sequence[str], title: str) -> Markup:

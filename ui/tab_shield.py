@@ -16,12 +16,15 @@ from ui.examples import examples
 from ui.jobs import Job
 
 if TYPE_CHECKING:
+    from shield.types import Nearest
     from ui.app import Page
     from ui.drawing import Drawing, Frame
 
 POLICIES = [("balanced: mitigate what is flagged", "balanced"), ("strict: also block what can't be judged", "strict"),
             ("monitor: only watch", "monitor")]
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# On a phone the pictures are below everything else.
+INTO_VIEW = "() => document.querySelector('#shield-status').scrollIntoView({block: 'nearest'})"
 READY = "Type a prompt, or take one of the examples, and draw it."
 BROKEN = "Something broke that shouldn't; the terminal that serves this page says what."
 LATER = "drawn after it, from the same noise"
@@ -37,6 +40,7 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
                        gr.HTML(_waiting(), elem_id="shield-pictures"), gr.HTML(elem_id="shield-details"), go, cancel]
     drawing = gr.on([go.click, inputs[0].submit], _generate(page), inputs, outputs, concurrency_limit=1,
                     concurrency_id="model", trigger_mode="once", **HIDDEN)
+    gr.on([go.click, inputs[0].submit], None, None, None, js=INTO_VIEW, **HIDDEN)
     cancel.click(_cancel(page), None, outputs, cancels=[drawing], queue=False, **HIDDEN)
     _api(page)
 
@@ -177,13 +181,19 @@ def _details(page: Page, drawing: Drawing) -> Any:
         plot = render.plot(score_plot(drawing.curve, drawing.detector, threshold),
                            in_words(drawing.curve, drawing.detector, threshold))
     found = page.protected.concepts.found(prompt) if verdict.concepts else []
-    work = None if verdict.nearest is None else page.protected.picture(verdict.nearest.work)
-    address = None if work is None else render.data_url(Image.open(work))
+    sides = [("Behind the shield", verdict.nearest), ("Without the shield", drawing.recalled)]
+    near = [(side, work, _work_address(page, work)) for side, work in sides[:1 if drawing.same else 2]]
     name = f"diffshield-{drawing.asked.model}-{drawing.asked.seed}".replace("/", "-")
     return render.EMPTY.join([
-        render.heat(prompt, drawing.words), render.mentions(prompt, found) if found else render.EMPTY,
-        render.rewritten(prompt, verdict.rewritten_prompt), render.nearest(verdict.nearest, address), plot,
+        render.heat(prompt, drawing.words), render.titled("Protected in the prompt", render.mentions(prompt, found))
+        if found else render.EMPTY,
+        render.rewritten(prompt, verdict.rewritten_prompt), render.nearest(near), plot,
         render.scores(verdict), render.downloads(drawing.shielded, drawing.about(), name)])
+
+
+def _work_address(page: Page, work: Nearest | None) -> str | None:
+    file = None if work is None else page.protected.picture(work.work)
+    return None if file is None else render.data_url(Image.open(file))
 
 
 def _cancel(page: Page) -> Any:

@@ -45,11 +45,11 @@ class Seen(list):
 
 
 @pytest.fixture
-def visit(chromium, place) -> Iterator[Callable]:
-    """visit(width, dark) opens the page; complaints of the browser fail the test."""
+def browse(chromium) -> Iterator[Callable]:
+    """browse(url, width, dark) opens a page; complaints of the browser fail the test."""
     seen, contexts = Seen(), []
 
-    def opened(width: int = 1280, dark: bool = False, url: str = place[0]):
+    def opened(url: str, width: int = 1280, dark: bool = False):
         context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True,
                                        color_scheme="dark" if dark else "light", reduced_motion="reduce")
         contexts.append(context)
@@ -64,6 +64,12 @@ def visit(chromium, place) -> Iterator[Callable]:
     for context in contexts:
         context.close()
     assert list(seen) == []
+
+
+@pytest.fixture
+def visit(browse: Callable, place) -> Callable:
+    """visit(width, dark) opens the page of the tiny testbed."""
+    return lambda width=1280, dark=False: browse(place[0], width, dark)
 
 
 @pytest.fixture(scope="session")

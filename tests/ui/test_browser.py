@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,39 +14,14 @@ import pytest
 from PIL import Image
 
 from probes.audit import audit
-from shield.load import SHIPPED
 from tests.probes.test_audit_command import PLAN
 from tests.ui.pictures import saved
-from tests.ui.serving import served
+from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
 
 # Gradio's own, with pandas 3.
 QUIET = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200), QUIET]
-SHOTS = Path(__file__).resolve().parents[2] / "docs" / "ui"
 EVIL = "<img src=x onerror='window.evil=1'> ${window.evil=1} {{evil}}"
-TABS = ("Shield", "Protected", "Audit")
-
-
-def open_tab(page, *names: str) -> None:
-    for name in names:
-        page.get_by_role("tab", name=name, exact=True).click()
-
-
-def draw(page, prompt: str, steps: int, wait: bool = True) -> str:
-    """Asks for a picture; returns the sentence that came with it."""
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    sampling = page.get_by_role("button", name="Model and sampling")
-    if not page.get_by_label("Seed").is_visible():
-        sampling.click()
-    page.get_by_label("number input for Denoising steps").fill(str(steps))
-    page.evaluate("document.querySelector('#shield-status .ds-status').dataset.old = 1")
-    page.get_by_role("button", name="Draw", exact=True).click()
-    if not wait:
-        return ""
-    new = page.locator("#shield-status .ds-status:not([data-old])")
-    done = new.get_by_text(re.compile("^(Passed|Flagged|Blocked|Handed|Something)"))
-    done.wait_for()
-    return done.inner_text().strip()
 
 
 def test_a_benign_prompt_passes_and_is_the_same_on_both_sides(visit: Callable, tmp_path: Path) -> None:
@@ -160,11 +134,6 @@ def finished(place) -> Iterator[str]:
     yield "smallest"
 
 
-def choose(page, label: str, option: str) -> None:
-    page.get_by_label(label, exact=True).click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
 def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finished: str) -> None:
     page = visit()
     open_tab(page, "Audit")
@@ -253,15 +222,6 @@ def test_no_tab_is_wider_than_its_screen(visit: Callable, finished: str, width: 
         assert wide <= width, f"{names} is {wide} pixels wide"
 
 
-def to_tab_on_phone(page, name: str) -> None:
-    """On a narrow screen tabs that don't fit are in a menu."""
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.is_visible():
-        page.get_by_role("button", name=re.compile("more|overflow", re.I)).first.click()
-        tab = page.get_by_role("button", name=name, exact=True)
-    tab.click()
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dark: bool) -> None:
     page = visit(dark=dark)
@@ -295,40 +255,3 @@ def test_the_page_is_there_before_the_model(tmp_path: Path) -> None:
     finally:
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM, "it closes what it opened"
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page on the shipped testbed, with an audit of the smallest size."""
-    runs = tmp_path_factory.mktemp("shipped")
-    audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
-    with served(runs) as (url, _):
-        yield url
-
-
-def test_screenshots(visit: Callable, shipped: str) -> None:
-    """Every tab, in light, dark and on a phone, on the shipped model; the README shows some of them."""
-    assert "testbed" in SHIPPED
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)):
-        page = visit(width, dark, shipped)
-        page.get_by_role("button", name="A protected character by name").click()
-        page.get_by_role("button", name="Draw", exact=True).click()
-        page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
-        page.wait_for_timeout(500)
-        page.screenshot(path=SHOTS / f"shield-{name}.png", full_page=True)
-        go = to_tab_on_phone if width < 500 else open_tab
-        go(page, "Protected")
-        page.get_by_label("Try a prompt").fill("a drawing of quimbel, a friendly monster")
-        page.get_by_label("Try a prompt").press("Enter")
-        page.wait_for_timeout(1500)
-        page.screenshot(path=SHOTS / f"protected-{name}.png")
-        go(page, "Pictures")
-        page.wait_for_timeout(1000)
-        page.screenshot(path=SHOTS / f"pictures-{name}.png")
-        go(page, "Audit")
-        choose(page, "Open a run", "smallest")
-        page.locator("#run-summary").get_by_text("In plain words").wait_for()
-        page.wait_for_timeout(500)
-        page.screenshot(path=SHOTS / f"audit-{name}.png", full_page=True)
-        time.sleep(0.1)

@@ -68,6 +68,8 @@ def test_a_copy_of_a_protected_picture_is_flagged(pipe) -> None:
     gallery.add([("mine", generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0])])
     drawing = drawn(pipe, ASKED, gallery, None, None, lambda told: None)
     assert drawing.verdict.nearest.work == "mine" and drawing.verdict.nearest.copied and drawing.flagged
+    assert drawing.recalled.work == "mine" and drawing.recalled.copied
+    assert json.dumps(drawing.about(), allow_nan=False)
 
 
 @pytest.mark.parametrize("step", [1, 4])

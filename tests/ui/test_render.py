@@ -42,8 +42,8 @@ def verdict(status: str = "passed", **more) -> Verdict:
 @pytest.mark.parametrize("made", [
     render.status(EVIL), render.note(EVIL), render.pictures([(EVIL, None, EVIL, "")]),
     render.pictures([(EVIL, "data:image/png;base64,", EVIL, "box")]), render.rewritten(EVIL, "a " + EVIL),
-    render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]), render.nearest(Nearest(EVIL, "pdq", 1, 0, True), None),
-    render.nearest(Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,"),
+    render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]), render.nearest([(EVIL, Nearest(EVIL, "pdq", 1, 0, True), None)]),
+    render.nearest([("one", Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,")]),
     render.mentions(EVIL, Concepts([Concept("onerror")]).found(EVIL)),
     render.concepts_table([Concept(EVIL, aliases=(EVIL,), descriptions=(EVIL,), substitute=EVIL)], ""),
     render.gallery_grid([(EVIL, None, 1)], 1, 1), render.table((EVIL,), [(EVIL,)], EVIL),
@@ -115,9 +115,17 @@ def test_scores_say_their_threshold_or_that_there_is_none() -> None:
 
 
 def test_the_nearest_work_is_judged_in_words() -> None:
-    assert "That counts as a copy: pdq 0.950" in render.nearest(Nearest("w", "pdq", 0.95, 0.88, True), None)
-    assert "That is no copy" in render.nearest(Nearest("w", "pdq", 0.5, 0.88, False), None)
-    assert render.nearest(None, None) == ""
+    copied, other = Nearest("w", "pdq", 0.95, 0.88, True), Nearest("v", "pdq", 0.5, 0.88, False)
+    text = Elements(render.nearest([("Behind", other, None), ("Without", copied, "data:,"), ("None", None, None)])).text
+    assert text == ("Nearest protected workBehind: vpdq 0.500, threshold 0.880: that is no copy."
+                    "Without: wpdq 0.950, threshold 0.880: that counts as a copy.")
+    assert render.nearest([("Behind", None, None)]) == ""
+
+
+def test_what_a_second_attempt_repeats_is_said_once() -> None:
+    twice = verdict("mitigated", reasons=("a", "b", "a"), scores=(Score("x", 1.0, 0.5, 0),) * 2)
+    assert render.sentence(twice, True) == "Flagged and steered elsewhere: a; b."
+    assert len(Elements(render.scores(twice)).all("tr")) == 2
 
 
 def test_downloads_hold_the_picture_and_the_verdict() -> None:
@@ -130,9 +138,10 @@ def test_downloads_hold_the_picture_and_the_verdict() -> None:
 
 def test_lists_say_how_many_there_are() -> None:
     concepts = [Concept(f"c{n}", aliases=("other",) if n else ()) for n in range(30)]
-    assert "25 of 30 concepts shown." in Elements(render.concepts_table(concepts, "")).text
+    more = "concepts shown; say more above to see others"
+    assert f"25 of 30 {more}." in Elements(render.concepts_table(concepts, "")).text
     found = Elements(render.concepts_table(concepts, "OTHER"))
-    assert "25 of 29 concepts shown; 30 in all." in found.text and len(found.all("tr")) == 26
+    assert f"25 of 29 {more}; 30 in all." in found.text and len(found.all("tr")) == 26
     assert "None of the 30 concepts fits." in Elements(render.concepts_table(concepts, "zebra")).text
     assert "There are no protected works yet." in Elements(render.gallery_grid([], 0, 0)).text
 

@@ -1,0 +1,57 @@
+"""Pictures of every tab on the shipped model, in light, dark and on a phone: docs/ui/*.png, made by looking."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from probes.audit import audit
+from tests.probes.test_audit_command import PLAN
+from tests.ui.serving import served
+from tests.ui.steps import choose, open_tab, to_tab_on_phone
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800),
+              pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")]
+SHOTS = Path(__file__).resolve().parents[2] / "docs" / "ui"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page on the shipped testbed, with an audit of the smallest size."""
+    runs = tmp_path_factory.mktemp("shipped")
+    audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
+    with served(runs) as (url, _):
+        yield url
+
+
+@pytest.mark.parametrize("name, width, dark", [("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)])
+def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark: bool) -> None:
+    page, go = browse(shipped, width, dark), to_tab_on_phone if width < 500 else open_tab
+    SHOTS.mkdir(parents=True, exist_ok=True)
+
+    def shot(tab: str, whole: bool = False) -> None:
+        page.wait_for_timeout(1000)
+        page.evaluate("window.scrollTo(0, 0)")
+        page.screenshot(path=SHOTS / f"{tab}-{name}.png", full_page=whole)
+
+    page.get_by_role("button", name="A memorized work").click()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
+    if name == "light":
+        page.get_by_label("Show the flagged picture").first.check()
+    shot("shield", whole=True)
+    go(page, "Protected")
+    page.get_by_label("Try a prompt").fill("a drawing of quimbel, a friendly monster")
+    page.get_by_label("Try a prompt").press("Enter")
+    page.locator("#trial").get_by_text("quimble, misspelled").wait_for()
+    shot("protected")
+    go(page, "Pictures")
+    shot("pictures")
+    go(page, "Audit")
+    choose(page, "Open a run", "smallest")
+    page.locator("#run-summary").get_by_text("In plain words").wait_for()
+    shot("audit")
+    go(page, "Works")
+    page.locator("#run-works").get_by_role("img").first.wait_for()
+    shot("works", whole=True)
