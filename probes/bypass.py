@@ -74,7 +74,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "a weight for each word": lambda name: "a picture of " + " ".join(f"({word}:1.3)" for word in name.split()),
     "brackets": lambda name: f"a picture of [[{name}]]",
     "split by a comma": lambda name: f"a picture of {name[:4]}, {name[4:]}",
-    "two prompts in one": lambda name: f"{BENIGN}. {name}",
+    "second sentence": lambda name: f"{BENIGN}. {name}",
     "two prompts with AND": lambda name: f"{BENIGN} AND {name} BREAK a dog",
     "possessive": lambda name: f"{name}'s house on a hill",
 }

@@ -5,6 +5,7 @@ Each batch runs up to the last step that is watched, behind the same code that w
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
 from shield.intercept import Forward, denoiser_of, intercepted
 from shield.policy import Policy
-from shield.thresholds import Threshold, calibrated
-from shield.types import Screen
-from shield.watch import Watch, picture_size, watch_of
+from shield.thresholds import Setting, Threshold, calibrated
+from shield.types import Score, Screen
+from shield.watch import Check, Watch, picture_size, watch_of
 from shield.watcher import Plan, Watched, Watcher
+
+LOOKING = Policy(detectors=(), on_flag="report", on_unscored="pass", retries=0)
 
 
 def calibrate_watch(
@@ -41,33 +44,54 @@ def calibrate_watch(
 
     Raises BadRequestError without prompts or anything to compare with, and for too few prompts for the rate.
     """
-    if not prompts or not seeds:
-        raise BadRequestError(f"{len(prompts)} prompts and {len(seeds)} seeds were given; one of each is needed.")
-    looking = Policy(
-        detectors=(), on_flag="report", on_unscored="pass", watch_steps=tuple(steps), preview=preview, retries=0
-    )
-    watch = watch_of(pipe, looking, gallery, concepts)
-    if watch is None:
-        raise BadRequestError("There is nothing to watch for: give steps, and a gallery or concepts by meaning.")
-    work = [(prompt, seed) for seed in seeds for prompt in prompts]
-    scores: list[list[float]] = [[] for _ in watch.checks]
-    watcher, sha256 = None, model_sha256(denoiser_of(pipe))
-    for start in range(0, len(work), sampling.batch_size):
-        batch = work[start : start + sampling.batch_size]
-        watcher = _watched(pipe, sha256, looking, watch, batch, sampling)
-        for image in watcher.images:
-            for values, score in zip(scores, image.scores, strict=True):
-                values.append(score.value)
-        if progress is not None:
-            progress(len(batch))
-    assert watcher is not None
+    watch = calibration_watch(pipe, steps, gallery, concepts, preview)
+    scores, settings = looked(pipe, watch, prompts, seeds, sampling, progress)
     about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": versions(), **(provenance or {})}
     about |= {"works": 0 if gallery is None else len(gallery)}
     about |= {} if watch.preview is None else {"preview_explained": watch.preview.explained}
     return [
-        calibrated(check, values, fpr, watcher.settings[check], model, about)
-        for check, values in zip(watch.checks, scores, strict=True)
+        calibrated(check, [score.value for score in said], fpr, settings[check], model, about)
+        for check, said in zip(watch.checks, scores, strict=True)
     ]
+
+
+def calibration_watch(
+    pipe: Any, steps: Sequence[float], gallery: Gallery | None, concepts: Screen | None = None, preview: str = "linear"
+) -> Watch:
+    """The watch that a policy with these steps has. Raises BadRequestError when there is nothing to compare with."""
+    watch = watch_of(pipe, replace(LOOKING, watch_steps=tuple(steps), preview=preview), gallery, concepts)
+    if watch is None:
+        raise BadRequestError("There is nothing to watch for: give steps, and a gallery or concepts by meaning.")
+    return watch
+
+
+def looked(
+    pipe: Any,
+    watch: Watch,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling = Sampling(),  # noqa: B008
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[list[Score]], dict[Check, Setting]]:
+    """(for each check its scores over all prompts and seeds, prompts fastest; the settings they hold for). No score has
+    a threshold. Raises BadRequestError without prompts.
+    """
+    if not prompts or not seeds:
+        raise BadRequestError(f"{len(prompts)} prompts and {len(seeds)} seeds were given; one of each is needed.")
+    work = [(prompt, seed) for seed in seeds for prompt in prompts]
+    scores: list[list[Score]] = [[] for _ in watch.checks]
+    settings: dict[Check, Setting] = {}
+    sha256 = model_sha256(denoiser_of(pipe))
+    for start in range(0, len(work), sampling.batch_size):
+        batch = work[start : start + sampling.batch_size]
+        watcher = _watched(pipe, sha256, watch, batch, sampling)
+        settings |= watcher.settings
+        for image in watcher.images:
+            for said, score in zip(scores, image.scores, strict=True):
+                said.append(score)
+        if progress is not None:
+            progress(len(batch))
+    return scores, settings
 
 
 class _Done(Exception):
@@ -75,13 +99,13 @@ class _Done(Exception):
 
 
 def _watched(
-    pipe: Any, sha256: str, policy: Policy, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
+    pipe: Any, sha256: str, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
 ) -> Watcher:
     """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
     options = dict(sampling.options)
     plan = Plan(
         family=family_of(pipe),
-        policy=policy,
+        policy=LOOKING,
         thresholds=(),
         model_sha256=sha256,
         guided=False,

@@ -93,7 +93,7 @@ def test_visitors_take_turns_and_the_page_answers_meanwhile(place) -> None:
         time.sleep(0.3)
         return thread
 
-    threads = [asked("ann", 15), asked("bob", 1), asked("ann again", 1)]
+    threads = [asked("ann", 40), asked("bob", 1), asked("ann again", 1)]
     assert done == [] and httpx.get(place[0] + "config").status_code == 200
     for thread in threads:
         thread.join(120)
