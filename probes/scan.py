@@ -22,6 +22,7 @@ from probes.generate import generators, quiet
 from probes.metrics import Alignment
 from probes.prompts import Target
 from probes.runs import Record, Run, record_id
+from probes.shared_uncond import SharedUncond, shareable
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.intercept import recorded
@@ -160,7 +161,8 @@ def _record(identity: str, stage: str, model: str, job: Job, drawn: Drawn, judge
 
 def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[Detector] = (), *,
                       pictures: bool = True, thresholds: Sequence[Threshold] = ()) -> Draw:
-    """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read.
+    """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
+    unconditional prediction of a seed where that is exact (probes/shared_uncond.py).
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
     """
@@ -169,12 +171,18 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
     needs = frozenset().union(*(detector.needs for detector in detectors)) if detectors else frozenset()
     if not pictures and not detectors:
         raise ValueError("Without pictures and without detectors there is nothing to scan.")
+    shares = not pictures and shareable(subject.pipe, detectors, sampling.guidance_scale)
+    shared = SharedUncond(subject.pipe) if shares else None
+    guidance_scale = 1.0 if shares else sampling.guidance_scale
 
     def draw(jobs: Sequence[Job]) -> list[Drawn]:
         images: list[Image.Image | None] = [None] * len(jobs)
-        with quiet(subject.pipe), torch.no_grad(), recorded(subject.pipe, needs, first_k, stop=not pictures) as trace:
-            output = subject.pipe(**condition(subject, jobs), generator=generators([job.seed for job in jobs]),
-                                  num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale)
+        seeds = [job.seed for job in jobs]
+        uncond = shared.of(seeds) if shared else False
+        with (quiet(subject.pipe), torch.no_grad(),
+              recorded(subject.pipe, needs, first_k, stop=not pictures, extra_uncond=uncond) as trace):
+            output = subject.pipe(**condition(subject, jobs), generator=generators(seeds),
+                                  num_inference_steps=sampling.steps, guidance_scale=guidance_scale)
             images = list(output.images)
         scores: list[dict[str, float | None]] = [{} for _ in jobs]
         for detector in detectors:

@@ -68,6 +68,7 @@ class Forward:
 
 
 OnForward = Callable[[Forward], Tensor | None]
+PredictUncond = Callable[[Forward], Tensor]
 OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
 
 
@@ -304,14 +305,19 @@ def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
 
 @contextmanager
 def recorded(
-    pipe: Any, needs: Iterable[str], first_k: int | None = None, stop: bool = False, extra_uncond: bool = False
+    pipe: Any,
+    needs: Iterable[str],
+    first_k: int | None = None,
+    stop: bool = False,
+    extra_uncond: "bool | PredictUncond" = False,
 ) -> Iterator[Trace]:
     """Records `needs` (of types.SIGNALS) of one pipeline call's first `first_k` steps (all when None).
 
     `stop=True` ends the pipeline call quietly once those steps are recorded: the block is left at that point, without
     the call's result. `extra_uncond=True` predicts the empty prompt beside every recorded step that has no
-    unconditional prediction (guidance off, or distilled): one more denoiser call. The trace stays valid after the
-    block. Nothing is changed, so pictures are bit-equal.
+    unconditional prediction (guidance off, or distilled): one more denoiser call. A function there is asked instead,
+    with the Forward; probes/shared_uncond.py is one. The trace stays valid after the block. Nothing is changed, so
+    pictures are bit-equal.
 
         with recorded(pipe, {"noise_cond", "noise_uncond"}, first_k=1, stop=True) as trace:
             pipe(prompts)
@@ -321,13 +327,19 @@ def recorded(
     """
     needs = _checked_needs(needs)
     family, trace = family_of(pipe), Trace()
-    null = partial(null_conditioning, pipe) if extra_uncond and "noise_uncond" in needs else None
-    recorder = _Recorder(family, needs, first_k, stop, trace, null)
+    predict = partial(_predicted_null, pipe) if extra_uncond is True else extra_uncond or None
+    recorder = _Recorder(family, needs, first_k, stop, trace, predict if "noise_uncond" in needs else None)
     with ExitStack() as stack:
         if stop:
             stack.enter_context(suppress(_Enough))
         stack.enter_context(intercepted(pipe, recorder, layers=watched_layers(needs)))
         yield trace
+
+
+def _predicted_null(pipe: Any, forward: Forward) -> Tensor:
+    """What the denoiser predicts for the empty prompt on every row of this step."""
+    rows = range(len(forward.noise_cond))
+    return forward.rerun(rows, null_conditioning(pipe, forward.conditioning.embeds.shape[1]).repeated(len(rows)))
 
 
 class _Recorder:
@@ -340,9 +352,9 @@ class _Recorder:
         first_k: int | None,
         stop: bool,
         trace: Trace,
-        null: Callable[[int], Conditioning] | None,
+        predict_uncond: PredictUncond | None,
     ) -> None:
-        self.family, self.needs, self.trace, self.null = family, needs, trace, null
+        self.family, self.needs, self.trace, self.predict_uncond = family, needs, trace, predict_uncond
         self.first_k = float("inf") if first_k is None else first_k
         self.stop = stop
 
@@ -351,10 +363,8 @@ class _Recorder:
             if self.stop:
                 raise _Enough
             return
-        if forward.noise_uncond is None and self.null is not None:
-            rows = range(len(forward.noise_cond))
-            null = self.null(forward.conditioning.embeds.shape[1])
-            forward = replace(forward, noise_uncond=forward.rerun(rows, null.repeated(len(rows))))
+        if forward.noise_uncond is None and self.predict_uncond is not None:
+            forward = replace(forward, noise_uncond=self.predict_uncond(forward))
         step = forward.step(self.needs, self.family.packed)
         completes = forward.index < len(self.trace.steps)
         if completes:
