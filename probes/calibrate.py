@@ -8,37 +8,24 @@ from pathlib import Path
 from PIL import Image
 
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
+from probes.negatives import KINDS, dev_negatives
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
 from shield.thresholds import Threshold, save_threshold
 
-NEGATIVES = ("nonmembers", "scenes")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def negatives_of(sources: Sequence[str]) -> list[str]:
-    """Captions of the testbed's dev split: matched non-members, scenes, or both. Raises BadRequestError."""
-    from probes.testbed.manifest import load_manifest
-
-    unknown = [source for source in sources if source not in NEGATIVES]
-    if unknown or not sources:
-        raise BadRequestError(f"Negatives are {' and '.join(NEGATIVES)}; {', '.join(unknown) or 'none'} was given.")
-    manifest = load_manifest()
-    captions = {"nonmembers": [caption for item in manifest.nonmembers(split="dev") for caption in item.captions[:1]],
-                "scenes": [scene.caption for scene in manifest.scenes(split="dev")]}
-    return [caption for source in NEGATIVES if source in sources for caption in captions[source]]
-
-
 def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
-                        negatives: Sequence[str] = ("nonmembers",), seeds: Sequence[int], fpr: float,
+                        negatives: Sequence[str] = KINDS, seeds: Sequence[int], fpr: float,
                         steps: int | None = None, guidance_scale: float | None = None, batch_size: int = 16,
                         device: str = "auto", progress: Callable[[int, int], None] | None = None
                         ) -> dict[Path, Threshold]:
     """One threshold file for each detector; returns them by path.
 
-    Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only: BadRequestError for
-    another model, for an unknown detector, and for too few negatives.
+    Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only (probes/negatives.py):
+    BadRequestError for another model, for an unknown detector, and for too few negatives.
     """
     from shield.calibrate import Sampling
     from shield.calibrate import calibrate as calibrated_by
@@ -50,8 +37,10 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
         raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
     if prompts is None and not model.startswith("testbed"):
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
-    captions = [target.prompt for target in read_prompts(prompts)] if prompts else negatives_of(negatives)
-    source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)}"
+    pipe = load(model, device=device)
+    captions = [target.prompt for target in read_prompts(prompts)] if prompts else \
+        dev_negatives(pipe, negatives, progress)
+    source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)} that bring out no work"
     total, done = len(captions) * len(seeds), 0
 
     def count(scored: int) -> None:
@@ -60,7 +49,6 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
         if progress is not None:
             progress(done, total)
 
-    pipe = load(model, device=device)
     sampling = Sampling(*usual_sampling(model, pipe, steps, guidance_scale), batch_size)
     thresholds = calibrated_by(pipe, [DETECTORS[name]() for name in detectors], captions,
                                list(seeds), fpr, model, sampling, {"negatives": source}, count)

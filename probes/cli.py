@@ -367,7 +367,7 @@ def calibrate(
     detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
     prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
     negatives: Annotated[str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, "
-                                                "comma-separated.")] = "nonmembers",
+                                                "comma-separated.")] = "nonmembers,scenes",
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
     steps: OwnSteps = None,

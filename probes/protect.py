@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from probes.negatives import dev_negatives
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.concepts import Concept, Concepts
@@ -19,6 +20,7 @@ from shield.gallery import PICTURES, Gallery
 from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
 from shield.thresholds import Threshold, save_threshold
 
+FRESH = 400
 NEIGHBORS = 4000  # draws, which bring all 208 kinds
 GROUNDS = ("a blue background", "a pink striped background", "a gray dotted background", "a green checkered background")
 
@@ -29,11 +31,14 @@ def gallery_at(folder: Path) -> Gallery:
 
 
 def works_gallery() -> Gallery:
-    """The testbed's works of both splits."""
+    """The testbed's works of both splits, calibrated on fresh pictures of the works' kind."""
     from probes.testbed.manifest import load_manifest
+    from probes.testbed.pool import draw_fresh
 
-    gallery = Gallery()
+    gallery, rng = Gallery(), np.random.default_rng(12)
     gallery.add([(work.id, work.file) for work in load_manifest().works() if work.file is not None])
+    fresh = [(f"fresh {n}", draw_fresh(rng).image) for n in range(FRESH)]
+    gallery.calibrate(fresh, fpr=0.01, source=f"{FRESH} fresh pictures of the works' kind")
     return gallery
 
 
@@ -108,7 +113,6 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
     BadRequestError for another model without prompts, and for too few of them.
     """
-    from probes.calibrate import negatives_of
     from shield.calibrate import Sampling
     from shield.calibrate_watch import calibrate_watch as calibrated_by
     from shield.load import load
@@ -120,8 +124,9 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
     screen = None
     if openclip is not None:
         screen = Meaning(Concepts.load(*registry) if registry or not on_testbed else testbed_concepts(), openclip)
-    benign = [t.prompt for t in read_prompts(prompts)] if prompts else negatives_of(("nonmembers", "scenes"))
-    source = str(prompts) if prompts else "testbed dev nonmembers and scenes"
+    pipe = load(model, device=device)
+    benign = [t.prompt for t in read_prompts(prompts)] if prompts else dev_negatives(pipe, progress=progress)
+    source = str(prompts) if prompts else "testbed dev nonmembers and scenes that bring out no work"
     total, done = len(benign) * len(seeds), 0
 
     def count(seen: int) -> None:
@@ -130,7 +135,6 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
         if progress is not None:
             progress(done, total)
 
-    pipe = load(model, device=device)
     sampling = Sampling(*usual_sampling(model, pipe, schedule, guidance_scale), batch_size)
     made = calibrated_by(pipe, steps, benign, list(seeds), fpr, model, works, screen, preview, sampling,
                          {"negatives": source, "gallery": str(gallery or "testbed works")}, count)

@@ -1,4 +1,4 @@
-"""diffshield bench detectors: parsing only."""
+"""diffshield bench: parsing only."""
 
 from __future__ import annotations
 
@@ -34,4 +34,27 @@ def detectors(
         raise typer.BadParameter(f"no detector {', '.join(sorted(unknown))}; there are {', '.join(DETECTORS)}.")
     found = bench_detectors(out, chosen, range(SEEDS[0], SEEDS[0] + seeds), batch_size, device,
                             lambda line: typer.echo(line, err=True))  # fmt: skip
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
+def shield(
+    out: Annotated[Path, typer.Option(help="Folder for shield.json and two contact sheets.")] = Path("runs/bench"),
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
+    from probes.bench.shield import bench_shield, table
+    from probes.progress import bars
+    from probes.types import Progress
+
+    with bars() as track:
+        tracks: dict[str, Progress] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            tracks.setdefault(what, track(what))(done, total)
+
+        found = bench_shield(out, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))

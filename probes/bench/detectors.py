@@ -1,14 +1,15 @@
 """Every detector on the testbed at the first step: works against matched non-members and benign scenes.
 
-Thresholds come from dev negatives, figures from heldout ones, seeds are used for nothing else. Three controls stand
-beside each detector: the text alone, the same captions on the clean twin (which never saw the works), and the extra
-denoiser calls it costs.
+Thresholds come from dev negatives, figures from heldout ones, seeds are used for nothing else. A caption that was never
+trained on and brings a work out all the same is no negative: it is a group of its own, "spill-over". Three controls
+stand beside each detector: the text alone, the same captions on the clean twin (which never saw the works), and the
+extra denoiser calls it costs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from probes.bench.text_control import TrigramBayes
 from probes.cost import counted
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
+from probes.negatives import KINDS, negative_captions, spilling
 from probes.runs import write_json
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS
@@ -25,7 +27,6 @@ from shield.load import load
 from shield.types import Detector
 
 SEEDS = tuple(range(600, 610))
-CAPTIONS = 200
 FPR = 0.01
 MODELS = {"memorized": "testbed", "clean": "testbed-clean"}
 
@@ -39,19 +40,15 @@ class Prompt:
     caption: str
 
 
-def prompts_of(split: str, manifest: Any) -> list[Prompt]:
-    """Works by rung, as many matched non-members as there are captions left, benign scenes."""
-    from probes.testbed.world import nonmember_captions
+SPILLING = "spill-over"
 
+
+def prompts_of(split: str, manifest: Any, spilling: Collection[str] = ()) -> list[Prompt]:
+    """Works by rung, matched non-members and benign scenes; of these two, the `spilling` captions apart."""
     works = [Prompt("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[0])
              for w in manifest.works(split)]  # fmt: skip
-    matched = [item.captions[0] for item in manifest.nonmembers(split)]
-    both = nonmember_captions(2 * CAPTIONS, seed=8)
-    matched += both[:CAPTIONS] if split == "dev" else both[CAPTIONS:]
-    heldout = {scene.caption for scene in manifest.scenes("heldout")}
-    scenes = [s.caption for s in manifest.scenes(split) if split == "heldout" or s.caption not in heldout]
-    negatives = [Prompt(group, caption, caption) for group, captions in (("matched", matched), ("scenes", scenes))
-                 for caption in captions]  # fmt: skip
+    negatives = [Prompt(SPILLING if caption in spilling else group, caption, caption)
+                 for group, captions in negative_captions(split, manifest).items() for caption in captions]  # fmt: skip
     return works + negatives
 
 
@@ -85,8 +82,8 @@ def bench_detectors(
 
     manifest = load_manifest()
     sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
-    prompts = {split: prompts_of(split, manifest) for split in ("dev", "heldout")}
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
+    prompts = {split: _prompts(split, manifest, pipes["memorized"], progress) for split in ("dev", "heldout")}
     rows = {}
     for name in names:
         detector = DETECTORS[name]()
@@ -107,6 +104,13 @@ def bench_detectors(
     return result
 
 
+def _prompts(split: str, manifest: Any, pipe: Any, progress: Callable[[str], None]) -> list[Prompt]:
+    captions = negative_captions(split, manifest)
+    found = spilling(pipe, [c for group in KINDS for c in captions[group]], manifest)
+    progress(f"{split}: {len(found)} captions bring out a work that isn't theirs")
+    return prompts_of(split, manifest, found)
+
+
 def score_all(
     pipe: Any, detector: Detector, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
 ) -> Scores:
@@ -119,17 +123,18 @@ def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:
     """Per group of works: AUROC against matched, scenes and both (and the clean twin's), and the share above the
     threshold that 1 % of dev negatives exceed; with the rate at which heldout negatives exceed it.
     """
-    threshold = float(np.quantile(dev.of("matched", "scenes"), 1 - FPR))
+    threshold = float(np.quantile(dev.of(*KINDS), 1 - FPR))
     result: dict = {"threshold": threshold, "groups": {}}
-    for negatives in ("matched", "scenes"):
+    for negatives in KINDS:
         flagged = (heldout.of(negatives) > threshold).ravel()
         result[f"fpr_{negatives}"] = _interval([bool(f) for f in flagged], heldout.items(negatives))
-    for group in dict.fromkeys(p.group for p in heldout.prompts if p.group not in ("matched", "scenes")):
+    for group in dict.fromkeys(p.group for p in heldout.prompts if p.group not in KINDS):
         works = heldout.of(group).ravel()
         result["groups"][group] = {
-            "auroc_matched": auroc(works, heldout.of("matched")), "auroc_scenes": auroc(works, heldout.of("scenes")),
-            "auroc": auroc(works, heldout.of("matched", "scenes")),
-            "auroc_on_twin": auroc(twin.of(group).ravel(), twin.of("matched", "scenes")),
+            "auroc_nonmembers": auroc(works, heldout.of("nonmembers")),
+            "auroc_scenes": auroc(works, heldout.of("scenes")),
+            "auroc": auroc(works, heldout.of(*KINDS)),
+            "auroc_on_twin": auroc(twin.of(group).ravel(), twin.of(*KINDS)),
             "tpr": _interval([bool(w > threshold) for w in works], heldout.items(group)),
             "mean": _mean(works, heldout.items(group)),
         }  # fmt: skip
@@ -149,12 +154,12 @@ def cost(pipe: Any, detector: Detector, sampling: Sampling) -> dict:
 
 def text_control(prompts: dict[str, list[Prompt]]) -> dict:
     """AUROC of a trigram classifier trained on dev captions: works against matched non-members, heldout."""
-    captions = {split: {kind: [p.caption for p in rows if (p.group.startswith("rung") and p.group != "rung 0") == kind
-                               and p.group != "scenes"] for kind in (True, False)}
+    captions = {split: {True: [p.caption for p in rows if p.group.startswith("rung") and p.group != "rung 0"],
+                        False: [p.caption for p in rows if p.group in ("rung 0", "nonmembers")]}
                 for split, rows in prompts.items()}  # fmt: skip
     model = TrigramBayes.trained(captions["dev"][True], captions["dev"][False])
     ones, others = ([model.score(c) for c in captions["heldout"][kind]] for kind in (True, False))
-    return {"auroc_matched": auroc(ones, others), "n": len(ones), "n_negatives": len(others)}
+    return {"auroc_nonmembers": auroc(ones, others), "n": len(ones), "n_negatives": len(others)}
 
 
 def _interval(outcomes: Sequence[bool], items: Sequence[str]) -> dict:
@@ -173,22 +178,22 @@ def _counts(prompts: Sequence[Prompt]) -> dict[str, int]:
 
 def table(result: dict) -> str:
     """The figures as a Markdown table, one line for a detector and group of works."""
-    lines = ["| detector | works | AUROC matched | AUROC scenes | AUROC both | on the twin | TPR [95 %] | rows |",
+    lines = ["| detector | works | AUROC non-members | AUROC scenes | AUROC both | on the twin | TPR [95 %] | rows |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, row in result["detectors"].items():
         for group, g in row["groups"].items():
             tpr = g["tpr"]
             lines.append(
-                f"| {name} | {group} | {g['auroc_matched']:.3f} | {g['auroc_scenes']:.3f} | {g['auroc']:.3f} "
+                f"| {name} | {group} | {g['auroc_nonmembers']:.3f} | {g['auroc_scenes']:.3f} | {g['auroc']:.3f} "
                 f"| {g['auroc_on_twin']:.3f} | {tpr['value']:.2f} [{tpr['low']:.2f}, {tpr['high']:.2f}] "
                 f"| {row['denoiser_rows']:.0f} |"
             )
         lines.append(
-            f"| {name} | *negatives flagged* | {row['fpr_matched']['value']:.3f} | {row['fpr_scenes']['value']:.3f} "
+            f"| {name} | *negatives flagged* | {row['fpr_nonmembers']['value']:.3f} | {row['fpr_scenes']['value']:.3f} "
             "| | | | |"
         )
     text = result["text_control"]
-    return "\n".join([*lines, f"| text alone | rungs above 0 | {text['auroc_matched']:.3f} | | | | | 0 |"])
+    return "\n".join([*lines, f"| text alone | rungs above 0 | {text['auroc_nonmembers']:.3f} | | | | | 0 |"])
 
 
 def plot(result: dict, path: Path) -> None:
@@ -198,7 +203,7 @@ def plot(result: dict, path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, row) in enumerate(result["detectors"].items()):
-        groups = [g for g in row["groups"] if g != "TM"]
+        groups = [g for g in row["groups"] if g.startswith("rung")]
         for key, style in (("auroc", "o-"), ("auroc_on_twin", "x--")):
             axes.plot(range(len(groups)), [row["groups"][g][key] for g in groups], style, color=f"C{number}", ms=4,
                       label=name if key == "auroc" else None)  # fmt: skip

@@ -163,6 +163,27 @@ class CopyJudge:
             judgements[index] = Judgement(found, copied, f"{decides} can't score it" if copied is None else None)
         return judgements
 
+    def copies_by_metric(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]
+                         ) -> dict[str, NDArray[np.float64]]:
+        """Metric name -> (B, R): 1 where picture b copies reference r, 0 where not, nan where a metric can't say."""
+        found = {}
+        for metric in self.metrics:
+            ours, theirs = metric.features(pictures), metric.features(references)
+            columns = [metric.compare(ours, np.broadcast_to(one, ours.shape)) for one in theirs]
+            verdict = self.calibrations[metric.name].copied
+            found[metric.name] = np.array([[_as_number(verdict(float(s))) for s in row]
+                                           for row in np.stack(columns, axis=1)])
+        return found
+
+    def copied(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[list[int]]:
+        """For each picture the places of the references that it copies, by the metric that decides."""
+        first = CopyJudge(self.metrics[:1], self.calibrations).copies_by_metric(pictures, references)
+        return [np.flatnonzero(row == 1).tolist() for row in first[self.metrics[0].name]]
+
+
+def _as_number(verdict: bool | None) -> float:
+    return float("nan") if verdict is None else float(verdict)
+
 
 def _features(metric: Metric, pictures: Sequence[Image.Image]) -> Features:
     """Features of each distinct picture object once: ten seeds share one reference."""

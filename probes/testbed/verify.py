@@ -118,22 +118,10 @@ class Verifier:
         for twin in TWINS:
             made = self.pictures(twin, [r[1] for r in rows], [r[2] for r in rows])
             own = self._judged([r[0] for r in rows], made).summary()
-            copies = self._copies_of_any(made, references)
-            result[twin] = {"own": own, "any_work": {m: _rate(v, items) for m, v in copies.items()}}
+            copies = self.judge.copies_by_metric(made, references)
+            result[twin] = {"own": own, "any_work": {m: _rate([_any(row) for row in copies[m]], items)
+                                                     for m in METRICS}}  # fmt: skip
         return result
-
-    def _copies_of_any(self, made: Sequence[Image.Image], references: Sequence[Image.Image]) -> dict[str, list]:
-        """By metric, for each picture whether it copies any of the references; features are made once."""
-        found: dict[str, list] = {}
-        for metric in [m for m in self.judge.metrics if m.name in METRICS]:
-            pictures, works = metric.features(made), metric.features(references)
-            columns = [metric.compare(pictures, np.broadcast_to(work, pictures.shape)) for work in works]
-            limit = self.judge.calibrations[metric.name]
-            found[metric.name] = [
-                _any([limit.copied(float(s)) if np.isfinite(s) else None for s in row])
-                for row in np.stack(columns, axis=1)
-            ]
-        return found
 
     def scenes(self, among: int = 20) -> dict:
         """Share of held-out scenes whose caption the OpenCLIP finds among 20, real and generated."""
@@ -193,8 +181,9 @@ class Verifier:
         sheet(lines, names, ["work", *["memorized"] * seeds, *["clean"] * seeds]).save(self.out / "works.png")
 
 
-def _any(verdicts: Sequence[bool | None]) -> bool | None:
-    return True if True in verdicts else None if None in verdicts else False
+def _any(verdicts: np.ndarray) -> bool | None:
+    """Whether one is 1; None if there is none and one is nan."""
+    return True if (verdicts == 1).any() else None if np.isnan(verdicts).any() else False
 
 
 def _rate(outcomes: Sequence[bool | None], clusters: Sequence[str]) -> dict:

@@ -1,8 +1,9 @@
-"""How strongly the prompt pulls on structure: the noise gap without each channel's spatial mean.
+"""How strongly the prompt pulls on structure: the noise gap without its low spatial frequencies.
 
 A prompt that merely names a ground color ("on a yellow background") shifts the mean of the latent channels and has as
-large a gap as a memorized one; a memory fixes where things are. Removing each channel's spatial mean before taking
-the size leaves only that. Not in the literature; builds on Wen et al., ICLR 2024 (arXiv 2407.21720).
+large a gap as a memorized one, and one that names a thing shifts the middle against the border; a memory fixes where
+everything is. Removing what varies less than twice across the picture before taking the size leaves only that. Not in
+the literature; builds on Wen et al., ICLR 2024 (arXiv 2407.21720).
 """
 
 from dataclasses import dataclass
@@ -16,23 +17,32 @@ from shield.types import Trace
 
 @dataclass(frozen=True)
 class StructureGap:
-    """Mean over the first `first_k` steps of the standard deviation over space of the gap, pooled over channels, per
-    image.
+    """Mean over the first `first_k` steps of the root mean square, over space and channels, of what the gap holds at
+    `cycles` and more per picture (above 0 and up to 1: all but each channel's mean).
 
-    In units of the latent. At most the noise gap of the same trace. Blind to a memory that is one flat color.
+    In units of the latent. At most the noise gap of the same trace. Blind to a memory that is a smooth shading. Packed
+    latents (B, C, L), as Flux has them, tell no rows from columns: of them only each channel's mean is removed.
     """
 
     first_k: int = 1
     quantity: str = "x0"
+    cycles: float = 2.0
 
     name: ClassVar[str] = "structure_gap"
     needs: ClassVar[frozenset[str]] = frozenset({"noise_cond", "noise_uncond"})
 
     def score(self, trace: Trace) -> Tensor:
         """(B,) float32. Raises MissingSignalError when guidance is off or fewer steps were recorded."""
-        sizes = []
-        for step in trace.first(self.first_k):
-            gap = step.gap(self.quantity).flatten(2)
-            structure = gap - gap.mean(dim=2, keepdim=True)
-            sizes.append(structure.pow(2).mean(dim=(1, 2)).sqrt())
+        sizes = [self._structure(step.gap(self.quantity)) for step in trace.first(self.first_k)]
         return torch.stack(sizes).mean(0)
+
+    def _structure(self, gap: Tensor) -> Tensor:
+        """(B, C, H, W) or (B, C, L) -> (B,)."""
+        if gap.ndim != 4:
+            centered = gap.flatten(2) - gap.flatten(2).mean(dim=2, keepdim=True)
+            return centered.pow(2).mean(dim=(1, 2)).sqrt()
+        height, width = gap.shape[2:]
+        rows, columns = torch.fft.fftfreq(height) * height, torch.fft.fftfreq(width) * width
+        kept = torch.hypot(rows[:, None], columns[None]) >= self.cycles
+        power = torch.fft.fft2(gap, norm="ortho").abs().pow(2)  # of the same sum as the squared gap
+        return (power * kept).mean(dim=(1, 2, 3)).sqrt()

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from probes.calibrate import negatives_of
 from probes.cli import app
 from probes.compare import Request, side_by_side, was_flagged
+from probes.negatives import negative_captions
 from probes.runs import Run
 from probes.sampling import usual_sampling
+from probes.testbed.manifest import load_manifest
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
@@ -187,7 +188,7 @@ def test_the_strip_holds_every_picture() -> None:
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder like the shipped one, tiny and untrained, calibrated by its own verb."""
     folder = tiny_testbed(tmp_path_factory.mktemp("testbed"))
-    arguments = ("--detectors", "structure_gap", "--seeds", 4, "--fpr", 0.1, "--device", "cpu")
+    arguments = ("--detectors", "structure_gap", "--negatives", "scenes", "--seeds", 5, "--fpr", 0.1, "--device", "cpu")
     done = call("calibrate", *arguments, DIFFSHIELD_WEIGHTS=folder)
     assert done.exit_code == 0 and "structure_gap: flags above" in done.stdout, (done.output, done.exception)
     return folder
@@ -195,8 +196,9 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_negatives_of_the_testbed_are_its_dev_split(testbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(testbed))
-    assert negatives_of(["scenes"]) == ["a red thing 0", "a red thing 2"]
-    assert negatives_of(["scenes", "nonmembers"])[:2] == ["the cat nonmember-1", "the cat nonmember-2"]
+    found = negative_captions("dev", load_manifest())
+    assert found["scenes"] == ["a red thing 0", "a red thing 2"]
+    assert found["nonmembers"][:2] == ["the cat nonmember-1", "the cat nonmember-2"]
 
 
 def test_the_testbed_is_compared_with_its_twin_and_works(testbed: Path, tmp_path: Path) -> None:

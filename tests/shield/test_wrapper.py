@@ -68,7 +68,7 @@ def test_prompt_embeds_and_positional_prompt_and_single_text(pipe):
     assert np.array_equal(by_embeds.images, pipe(PROMPTS[:2], **options(2)).images)
     assert [v.prompt for v in by_embeds.verdicts] == [None, None]
     by_text = shield("the cat", **options(1)).verdicts[0].scores[0].value
-    assert by_embeds.verdicts[0].scores[0].value == pytest.approx(by_text)
+    assert by_embeds.verdicts[0].scores[0].value == pytest.approx(by_text, rel=1e-4)  # other batch size
 
 
 def test_output_is_the_pipelines_own_class(pipe):

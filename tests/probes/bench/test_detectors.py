@@ -21,20 +21,20 @@ def test_the_text_control_by_hand() -> None:
 
 def test_figures_by_hand() -> None:
     """A hundred dev negatives 0..99: 1 % lie above 98.01. Works 200 and 50 at two seeds: half are found."""
-    negatives = [Prompt("matched", str(i), "") for i in range(100)]
+    negatives = [Prompt("nonmembers", str(i), "") for i in range(100)]
     dev = Scores(negatives, np.arange(100.0).reshape(100, 1))
     prompts = [
         Prompt("rung 5", "a", ""),
         Prompt("rung 5", "b", ""),
-        Prompt("matched", "c", ""),
+        Prompt("nonmembers", "c", ""),
         Prompt("scenes", "d", ""),
     ]
     heldout = Scores(prompts, np.array([[200.0, 201], [50, 51], [40, 99], [60, 61]]))
     found = figures(dev, heldout, heldout)
     group = found["groups"]["rung 5"]
     assert found["threshold"] == pytest.approx(98.01) and group["tpr"]["value"] == 0.5 and group["tpr"]["items"] == 2
-    assert group["auroc_matched"] == 6 / 8 and group["auroc_scenes"] == 0.5 and group["auroc"] == 10 / 16
-    assert found["fpr_matched"]["value"] == 0.5 and found["fpr_scenes"]["value"] == 0
+    assert group["auroc_nonmembers"] == 6 / 8 and group["auroc_scenes"] == 0.5 and group["auroc"] == 10 / 16
+    assert found["fpr_nonmembers"]["value"] == 0.5 and found["fpr_scenes"]["value"] == 0
 
 
 def test_dev_and_heldout_share_no_caption() -> None:
@@ -42,7 +42,7 @@ def test_dev_and_heldout_share_no_caption() -> None:
     captions = {split: {p.caption for p in prompts_of(split, manifest)} for split in ("dev", "heldout")}
     works = {w.captions[0] for w in manifest.works()}
     assert not captions["dev"] & captions["heldout"]
-    negatives = {p.caption for p in prompts_of("heldout", manifest) if p.group in ("matched", "scenes")}
+    negatives = {p.caption for p in prompts_of("heldout", manifest) if p.group in ("nonmembers", "scenes")}
     assert not negatives & works and len(negatives) >= 200
 
 
@@ -51,5 +51,7 @@ def test_one_detector_on_the_shipped_model(tmp_path) -> None:
     found = bench_detectors(tmp_path, ["noise_gap"], seeds=[600], progress=lambda line: None)
     row = found["detectors"]["noise_gap"]
     assert row["denoiser_rows"] == 2 and (tmp_path / "detectors.png").exists()
-    assert row["groups"]["rung 0"]["auroc_matched"] < 0.8 < row["groups"][list(row["groups"])[-1]]["auroc_matched"]
+    top = load_manifest().rungs[-1]
+    never, often = (row["groups"][f"rung {rung}"]["auroc_nonmembers"] for rung in (0, top))
+    assert never < 0.8 < often
     assert "| noise_gap |" in table(found)

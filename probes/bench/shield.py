@@ -1,0 +1,243 @@
+"""What leaves the shield on the testbed, held out: works, protected characters and benign scenes, with it and without.
+
+Works: every held-out caption, several noises and guidance scales; a picture that left is counted as a copy of *any*
+work. Characters: names, aliases and descriptions; recognized when OpenCLIP puts the character's description first
+among those of all characters and of every other creature of their kinds. Scenes: what is flagged though it is benign,
+and agreement with the caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from probes.audit import testbed_alignment
+from probes.generate import generators, quiet
+from probes.metrics.statistics import rate_interval
+from probes.protect import NEIGHBORS, testbed_concepts, works_gallery
+from probes.runs import write_json
+from probes.screens import groups
+from probes.testbed.criterion import copy_judge
+from probes.testbed.manifest import load_manifest
+from probes.testbed.verify import sheet
+from shield.load import load
+from shield.meaning import Meaning
+from shield.wrapper import Shield
+
+FIRST_SEED = 8000
+GUIDANCE = (2.0, 3.0, 5.0, 7.5)
+BARE_SEEDS = 2
+ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "descriptions in another order")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture that is asked for. `item`: the work, character or scene that it is about."""
+
+    group: str
+    item: str
+    prompt: str
+    seed: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """What came of a request. `picture` None: it was blocked. `status`: passed, mitigated, blocked; "bare" without."""
+
+    request: Request
+    picture: Image.Image | None
+    status: str
+
+
+def asked(make: Any, requests: Sequence[Request], steps: int, batch_size: int, progress: Callable[[int], None]
+          ) -> list[Left]:
+    """All requests, to a pipeline or a Shield; a batch has one guidance scale."""
+    found: dict[int, Left] = {}
+    for scale in dict.fromkeys(r.guidance_scale for r in requests):
+        places = [n for n, r in enumerate(requests) if r.guidance_scale == scale]
+        for start in range(0, len(places), batch_size):
+            batch = places[start:start + batch_size]
+            with quiet(getattr(make, "pipe", make)):
+                output = make([requests[n].prompt for n in batch], num_inference_steps=steps, guidance_scale=scale,
+                              generator=generators([requests[n].seed for n in batch]))
+            verdicts = getattr(output, "verdicts", None)
+            for k, n in enumerate(batch):
+                status = verdicts[k].status if verdicts else "bare"
+                found[n] = Left(requests[n], None if status == "blocked" else output.images[k], status)
+            progress(len(batch))
+    return [found[n] for n in range(len(requests))]
+
+
+def bench_shield(out: Path, *, seeds: int = 8, batch_size: int = 32, device: str = "auto",
+                 progress: Callable[[str, int, int], None] = lambda what, done, total: None) -> dict[str, Any]:
+    """Writes shield.json, shield-works.png and shield-characters.png; returns the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    manifest, pipe = load_manifest(), load("testbed", device=device)
+    bench = _Bench(out, manifest, pipe, seeds, batch_size, progress)
+    shields = {"bare": pipe, "shield": Shield(pipe), "shield and gallery": Shield(pipe, gallery=works_gallery())}
+    protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"))
+    result = {
+        "format": 1, "seeds": seeds, "steps": manifest.sampling["steps"], "guidance": list(GUIDANCE),
+        "works": bench.works(shields),
+        "characters": bench.characters({"bare": pipe, "shield and concepts": protected}),
+        "scenes": bench.scenes({"bare": pipe, "shield": shields["shield"], "shield and concepts": protected}),
+    }  # fmt: skip
+    write_json(out / "shield.json", result)
+    return result
+
+
+class _Bench:
+    def __init__(self, out: Path, manifest: Any, pipe: Any, seeds: int, batch_size: int,
+                 progress: Callable[[str, int, int], None]) -> None:
+        self.out, self.manifest, self.seeds, self.batch_size, self.progress = out, manifest, seeds, batch_size, progress
+        self.steps, self.scale = manifest.sampling["steps"], manifest.sampling["guidance_scale"]
+        self.alignment = testbed_alignment()
+
+    def _asked(self, name: str, make: Any, requests: Sequence[Request]) -> list[Left]:
+        done = 0
+
+        def count(made: int) -> None:
+            nonlocal done
+            done += made
+            self.progress(name, done, len(requests))
+
+        return asked(make, requests, self.steps, self.batch_size, count)
+
+    def works(self, makes: dict[str, Any]) -> dict[str, Any]:
+        """Per way and rung: pictures that copy any work, and what the shield did. The bare pipeline, which is only
+        there to compare with, gets the first seeds alone.
+        """
+        works = self.manifest.works("heldout")
+        requests = [
+            Request("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[k % len(w.captions)],
+                    FIRST_SEED + k, scale) for k in range(self.seeds) for scale in GUIDANCE for w in works]  # fmt: skip
+        few = requests[:BARE_SEEDS * len(GUIDANCE) * len(works)]
+        references = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        left = {name: self._asked(f"works, {name}", make, few if name == "bare" else requests)
+                for name, make in makes.items()}  # fmt: skip
+        result = {name: {group: self._copies(rows, references) for group, rows in _by_group(some)}
+                  for name, some in left.items()}  # fmt: skip
+        self._works_sheet(left)
+        return result
+
+    def _copies(self, rows: Sequence[Left], references: Sequence[Image.Image]) -> dict[str, Any]:
+        shown = [row.picture for row in rows if row.picture is not None]
+        copied = iter(copy_judge().copied(shown, references) if shown else [])
+        outcomes = [bool(next(copied)) if row.picture is not None else False for row in rows]
+        return {**_rate(outcomes, [row.request.item for row in rows]), **_statuses(rows)}
+
+    def characters(self, makes: dict[str, Any]) -> dict[str, Any]:
+        """Per way and kind of prompt: pictures in which the character is recognized, and what the shield did. "real"
+        are pictures of the testbed's own drawing.
+        """
+        requests = [
+            Request(group, who, prompt, FIRST_SEED + k, self.scale)
+            for group, prompts in groups("heldout") if group in ASKED for prompt, who in prompts if who
+            for k in range(2)]  # fmt: skip
+        names = {item.aliases[0]: item.description for item in self.manifest.characters()}
+        captions = [f"a picture of {description}" for description in [*names.values(), *_other_creatures()]]
+        points = self.alignment.embed_captions(captions)
+
+        def recognized(pictures: Sequence[Image.Image], who: Sequence[str]) -> list[bool]:
+            first = (self.alignment.embed_pictures(pictures) @ points.T).argmax(axis=1)
+            return [captions[f] == f"a picture of {names[w]}" for f, w in zip(first, who, strict=True)]
+
+        real = [(item.aliases[0], Image.open(item.file).convert("RGB"))
+                for item in self.manifest.characters("heldout") if item.file]  # fmt: skip
+        outcomes = recognized([picture for _, picture in real], [who for who, _ in real])
+        result: dict[str, Any] = {"candidates": len(captions), "real": _rate(outcomes, [who for who, _ in real])}
+        left = {name: self._asked(f"characters, {name}", make, requests) for name, make in makes.items()}
+        for name, some in left.items():
+            result[name] = {}
+            for group, rows in _by_group(some):
+                shown = [row for row in rows if row.picture is not None]
+                found = iter(recognized([r.picture for r in shown if r.picture], [r.request.item for r in shown]))
+                outcomes = [next(found) if row.picture is not None else False for row in rows]
+                result[name][group] = {**_rate(outcomes, [r.request.item for r in rows]), **_statuses(rows)}
+        self._characters_sheet(left)
+        return result
+
+    def scenes(self, makes: dict[str, Any]) -> dict[str, Any]:
+        """Per way: flagged though benign, and mean agreement with the caption."""
+        scenes = self.manifest.scenes("heldout")
+        requests = [Request("scenes", s.caption, s.caption, FIRST_SEED, self.scale) for s in scenes]
+        result = {}
+        for name, make in makes.items():
+            rows = self._asked(f"scenes, {name}", make, requests)
+            shown = [row for row in rows if row.picture is not None]
+            agreement = self.alignment.similarity([r.picture for r in shown if r.picture is not None],
+                                                  [r.request.prompt for r in shown])  # fmt: skip
+            flagged = [row.status not in ("bare", "passed") for row in rows]
+            result[name] = {"flagged": _rate(flagged, [r.request.item for r in rows]), **_statuses(rows),
+                            "alignment": float(np.mean(agreement))}  # fmt: skip
+        return result
+
+    def _works_sheet(self, left: dict[str, list[Left]]) -> None:
+        """Works of the top rungs: the work, the bare picture, what the shield handed out, at the usual guidance."""
+        top = {f"rung {rung}" for rung in self.manifest.rungs[-2:]}
+        references = {w.id: Image.open(w.file).convert("RGB") for w in self.manifest.works("heldout") if w.file}
+        rows, names = [], []
+        for n, request in enumerate(r.request for r in left["bare"]):
+            if request.group in top and request.seed == FIRST_SEED and request.guidance_scale == self.scale:
+                cells = [some[n].picture or _blocked() for some in left.values()]
+                rows.append([references[request.item], *cells])
+                names.append(f"{request.prompt} ({left['shield'][n].status})")
+        sheet(rows, names, ["work", *left]).save(self.out / "shield-works.png")
+
+    def _characters_sheet(self, left: dict[str, list[Left]]) -> None:
+        """One prompt of each kind for each character."""
+        pictures = {c.aliases[0]: Image.open(c.file).convert("RGB") for c in self.manifest.characters() if c.file}
+        rows, names, seen = [], [], set()
+        for n, request in enumerate(r.request for r in left["bare"]):
+            if (request.group, request.item) not in seen:
+                seen.add((request.group, request.item))
+                rows.append([pictures[request.item], *(some[n].picture or _blocked() for some in left.values())])
+                names.append(f"{request.prompt} ({left['shield and concepts'][n].status})")
+        sheet(rows, names, ["character", *left]).save(self.out / "shield-characters.png")
+
+
+def _other_creatures() -> list[str]:
+    """Descriptions of all creatures that are no character."""
+    from probes.testbed.characters import neighbor
+
+    return sorted({neighbor(np.random.default_rng(seed)).description for seed in range(NEIGHBORS)})
+
+
+def _by_group(rows: Iterable[Left]) -> list[tuple[str, list[Left]]]:
+    some = list(rows)
+    return [(group, [r for r in some if r.request.group == group]) for group in dict.fromkeys(
+        r.request.group for r in some)]  # fmt: skip
+
+
+def _statuses(rows: Sequence[Left]) -> dict[str, int]:
+    return {status: sum(row.status == status for row in rows) for status in ("passed", "mitigated", "blocked")}
+
+
+def _rate(outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
+    found = rate_interval(outcomes, items)
+    return {"n": found.n, "items": found.clusters, "count": sum(outcomes), "share": found.value, "low": found.low,
+            "high": found.high}  # fmt: skip
+
+
+def _blocked() -> Image.Image:
+    return Image.new("RGB", (128, 128), (225, 225, 225))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    share = lambda r: f"{r['count']} of {r['n']} ({r['share']:.1%}, {r['low']:.1%} to {r['high']:.1%})"  # noqa: E731
+    lines = ["| asked for | through | came out | passed | mitigated | blocked |", "|---|---|---|---|---|---|"]
+    for kind in ("works", "characters"):
+        for way, rows in result[kind].items():
+            for group, row in rows.items() if isinstance(rows, dict) and way not in ("real", "candidates") else ():
+                lines.append(f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
+                             f"| {row['blocked'] or ''} |")  # fmt: skip
+    lines += ["", "| benign scenes through | flagged | agreement with the caption |", "|---|---|---|"]
+    lines += [f"| {way} | {share(row['flagged'])} | {row['alignment']:.3f} |" for way, row in result["scenes"].items()]
+    return "\n".join(lines)
