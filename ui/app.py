@@ -113,8 +113,8 @@ def build(page: Page) -> gr.Blocks:
                 shield_tab(page, blocks)
             with gr.Tab("Protected", id="protected"):
                 protected_tab(page)
-            with gr.Tab("Audit", id="audit"):
-                audit_tab(page, blocks)
+            with gr.Tab("Audit", id="audit") as tab:
+                audit_tab(page, blocks, tab)
         blocks.unload(_left(page))
     return blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from probes.errors import AuditError
-from probes.runs import RunError
+from probes.runs import Run, RunError
 from ui.folders import Folders, stages_of
 
 PATIENCE = 30.0
@@ -31,12 +31,27 @@ class Audits:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def cancelable(self) -> bool:
+        return self.running and not self._canceled
+
     def start(self, model: str) -> str:
         """Starts a quick audit of a model in a new run folder; returns its name. AuditError while another runs."""
         return self._started(f"audit-{datetime.now(UTC):%Y%m%d-%H%M%S}", ["--model", model])
 
     def resume(self, name: str) -> str:
         """Goes on with an audit that was stopped. Raises RunError, AuditError."""
+        run = self._stopped(name)
+        return self._started(name, ["--model", str(run.about["model"].get("name")), "--resume"])
+
+    def resumable(self, name: str) -> bool:
+        """Whether `resume` would go on with it."""
+        try:
+            return not self.running and bool(self._stopped(name))
+        except (AuditError, RunError):
+            return False
+
+    def _stopped(self, name: str) -> Run:
         if not name:
             raise AuditError("Open the run to continue first.")
         run = self.folders.opened(name)
@@ -44,7 +59,7 @@ class Audits:
             raise AuditError("Only quick audits can be continued here; use `diffshield audit --resume` for others.")
         if run.status == "complete":
             raise AuditError(f"{name} is complete; there is nothing to continue.")
-        return self._started(name, ["--model", str(run.about["model"].get("name")), "--resume"])
+        return run
 
     def _started(self, name: str, options: list[str]) -> str:
         with self._lock:

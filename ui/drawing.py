@@ -81,8 +81,7 @@ class Frame:
 @dataclass(frozen=True)
 class Drawing:
     """What came out. Without the shield: `recalled` is the protected work that the picture is most like, `curve` the
-    detector's score of each step alone, `words` each word's share of the prompt's pull, empty where no score was
-    flagged.
+    detector's score of each step alone, `words` each word's share of the prompt's pull, empty where that can't be told.
     """
 
     asked: Asked
@@ -123,7 +122,7 @@ def drawn(pipe: Any, asked: Asked, gallery: Gallery | None, concepts: Screen | N
     output = _called(Shield(pipe, policy, gallery, concepts, thresholds), asked, steps)
     verdict, shielded = output.verdicts[0], output.images[0]
     flagged = was_flagged(verdict)
-    watch = _Watch(pipe, asked, policy.detectors[0], explain=any(score.flagged for score in verdict.scores))
+    watch = _Watch(pipe, asked, policy.detectors[0])
     steps = _Steps(UNSHIELDED, preview, lambda frame: tell(replace(frame, shielded=shielded, flagged=flagged,
                                                                    score=watch.curve[-1])))
     with intercepted(pipe, watch):
@@ -165,10 +164,10 @@ class _Steps:
 
 
 class _Watch:
-    """An `on_forward` for the bare pipeline: scores every step and, with `explain`, weighs the prompt's words once."""
+    """An `on_forward` for the bare pipeline: scores every step, and weighs the prompt's words at the first."""
 
-    def __init__(self, pipe: Any, asked: Asked, detector: Detector, explain: bool) -> None:
-        self.pipe, self.asked, self.explain = pipe, asked, explain
+    def __init__(self, pipe: Any, asked: Asked, detector: Detector) -> None:
+        self.pipe, self.asked = pipe, asked
         # One step at a time: a detector that reads several is asked about each alone.
         self.detector: Any = replace(detector, first_k=1)  # type: ignore[type-var]
         self.curve: list[float | None] = []
@@ -182,7 +181,7 @@ class _Watch:
             score = None
         # Separate guidance calls show a step twice: the prompt's half, then both.
         self.curve[forward.index:] = [score]
-        if self.explain and forward.index == 0 and forward.noise_uncond is not None and not self.words:
+        if forward.index == 0 and forward.noise_uncond is not None and not self.words:
             self.words = self._weighed(forward)
 
     def _weighed(self, forward: Forward) -> tuple[WordWeight, ...]:
@@ -194,5 +193,5 @@ class _Watch:
         try:
             return word_weights(self.pipe, self.asked.prompt, case, forward.noise_uncond,
                                 structure=self.detector.name == "structure_gap")
-        except MissingSignalError:
+        except (MissingSignalError, torch.OutOfMemoryError):  # a backward pass needs more memory than a picture
             return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,17 +15,21 @@ from probes.runs import Record, Run, RunError
 
 DEEPEST = 3
 MOST = 500
+# A killed run says "running" forever; one that has been quiet for so many seconds isn't looked at again by itself.
+QUIET = 600.0
+WRITTEN = ("run.json", "records.jsonl", "stages.json", "report.html")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One run folder. `name` is its path below the root."""
+    """One run folder. `name` is its path below the root; `live` whether something is writing to it."""
 
     name: str
     kind: str
     model: str
     status: str
     created: str
+    live: bool = False
 
 
 class Folders:
@@ -38,11 +43,14 @@ class Folders:
         found = []
         for name in self._names():
             try:
-                about = self.opened(name).about
+                run = self.opened(name)
             except RunError:
                 continue
+            about = run.about
             kind, status, created = (str(about.get(key) or "unknown") for key in ("kind", "status", "created"))
-            found.append(Listed(name, kind, str((about.get("model") or {}).get("name") or "?"), status, created))
+            model = str((about.get("model") or {}).get("name") or "?")
+            live = status == "running" and time.time() - max(self.changed(name)) < QUIET
+            found.append(Listed(name, kind, model, status, created, live))
         return sorted(found, key=lambda run: run.created, reverse=True)[:MOST]
 
     def path(self, name: str) -> Path:
@@ -59,6 +67,11 @@ class Folders:
     def opened(self, name: str) -> Run:
         """Raises RunError for what is no run folder below the root."""
         return Run.open(self.path(name))
+
+    def changed(self, name: str) -> list[float]:
+        """When each file that a run is written to was changed last; 0 where there is none. RunError as for `path`."""
+        files = [self.path(name) / file for file in WRITTEN]
+        return [file.stat().st_mtime if file.exists() else 0.0 for file in files]
 
     def records(self, name: str) -> tuple[Record, ...]:
         """All records so far; read again only when the file has changed. Raises RunError."""

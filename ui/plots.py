@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from probes.plots import MEMBER, STYLE, svg
+from ui.wording import MEANS, title
 
 
 def score_plot(curve: Sequence[float | None], detector: str, threshold: float | None) -> str:
@@ -21,7 +22,7 @@ def score_plot(curve: Sequence[float | None], detector: str, threshold: float | 
                   label="score of each step")
         if threshold is not None:
             axes.axhline(threshold, color=STYLE["text.color"], linestyle="--", linewidth=1, label="threshold (step 1)")
-        axes.set(xlabel="denoising step", ylabel=detector)
+        axes.set(xlabel="denoising step", ylabel=title(detector))
         axes.set_ylim(bottom=0)
         axes.set_xlim(0.5, len(curve) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -33,8 +34,12 @@ def score_plot(curve: Sequence[float | None], detector: str, threshold: float | 
 def in_words(curve: Sequence[float | None], detector: str, threshold: float | None) -> str:
     """What the plot shows, for those who don't see it."""
     known = [score for _, score in _known(curve)]
-    limit = "it has no threshold here" if threshold is None else f"above {threshold:.3g} at step 1 it is flagged"
-    return (f"{detector} without the shield: {known[0]:.3g} at the first step, {known[-1]:.3g} at the last; {limit}.")
+    name = title(detector).capitalize()
+    means = f"{name} says {MEANS[detector]}. " if detector in MEANS else ""
+    limit = "It has no threshold here."
+    if threshold is not None:
+        limit = f"A picture is flagged above {threshold:.3g} at step 1."
+    return f"{means}Without the shield it is {known[0]:.3g} at the first step and {known[-1]:.3g} at the last. {limit}"
 
 
 def _known(curve: Sequence[float | None]) -> list[tuple[int, float]]:

@@ -16,7 +16,7 @@ import io
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,7 +88,8 @@ class Protected:
             concept = checked_concept(concept)
             before = self.concepts.concepts
             if replaces is not None:
-                self.concept(replaces)
+                # What the form doesn't show stays.
+                concept = replace(concept, indirect=concept.indirect or self.concept(replaces).indirect)
                 after = tuple(concept if c.name == replaces else c for c in before)
             else:
                 after = (*before, concept)
@@ -214,7 +215,7 @@ def checked_concept(concept: Concept) -> Concept:
     name = _checked_name(concept.name, "concept", RegistryError)
     if concept.kind not in KINDS:
         raise RegistryError(f"A kind is one of {', '.join(KINDS)}; {str(concept.kind)[:80]!r} was given.")
-    lists = {key: _lines(getattr(concept, key), key) for key in ("aliases", "descriptions", "allow")}
+    lists = {key: _lines(getattr(concept, key), key) for key in ("aliases", "descriptions", "allow", "indirect")}
     substitute = " ".join(concept.substitute.split())[:LONGEST_NAME]
     return Concept(name=name, kind=concept.kind, substitute=substitute, **lists)
 

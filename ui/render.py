@@ -18,6 +18,7 @@ from PIL import Image
 
 from shield.concepts import Concept
 from shield.types import Mention, Nearest, Verdict, WordWeight
+from ui.wording import title
 
 EMPTY = Markup("")
 
@@ -43,21 +44,6 @@ def status(sentence: str, done: int | None = None, total: int | None = None, *, 
 def note(sentence: str) -> Markup:
     """A quiet line."""
     return Markup('<p class="ds-note" role="status">{}</p>').format(sentence)
-
-
-def sentence(verdict: Verdict, flagged: bool) -> str:
-    """The verdict for a reader who knows none of the words in it."""
-    why = "; ".join(dict.fromkeys(verdict.reasons))  # a second attempt gives its reasons again
-    if verdict.status == "blocked":
-        return f"Blocked: {why}. A gray picture was handed out."
-    if verdict.status == "mitigated":
-        how = f"drawn as {verdict.rewritten_prompt!r} instead" if verdict.rewritten_prompt else "steered elsewhere"
-        return f"Flagged and {how}: {why}."
-    if flagged:
-        return f"Flagged, and handed out all the same because this policy only watches: {why}."
-    if not verdict.scored:
-        return f"Handed out without a judgement: {why}."
-    return "Passed: nothing was flagged, so the shield changed nothing."
 
 
 def pictures(figures: Iterable[tuple[str, str | None, str, str]]) -> Markup:
@@ -147,11 +133,13 @@ def scores(verdict: Verdict) -> Markup:
     if not verdict.scores:
         return EMPTY
     said = {True: "flagged", False: "not flagged", None: "can't judge"}
-    rows = [(s.detector, f"{s.value:.4g}", "none" if s.threshold is None else f"{s.threshold:.4g}", s.step + 1,
-             said[s.flagged]) for s in dict.fromkeys(verdict.scores)]
+    # A second attempt scores the same step again, which may differ in a digit that nobody is shown.
+    rows = dict.fromkeys((title(s.detector), f"{s.value:.3g}", "none" if s.threshold is None else f"{s.threshold:.3g}",
+                          s.step + 1, said[s.flagged]) for s in verdict.scores)
     calls = "1 extra denoiser call" if verdict.extra_calls == 1 else f"{verdict.extra_calls} extra denoiser calls"
-    return Markup('<section class="ds-part">{}<p class="ds-note">{}, {:.0f} ms in the shield.</p></section>').format(
-        table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), calls, verdict.milliseconds)
+    cost = f"The shield took {verdict.milliseconds / 1000:.2f} s and {calls}."
+    return Markup('<section class="ds-part">{}<p class="ds-note">{}</p></section>').format(
+        table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), cost)
 
 
 def plot(svg: str, words: str) -> Markup:

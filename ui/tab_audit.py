@@ -21,34 +21,38 @@ ALL = "(all)"
 NOTHING = "Open a run to see what it found."
 
 
-def audit_tab(page: Page, blocks: gr.Blocks) -> None:
+def audit_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
     """Builds the tab inside the current Blocks."""
-    timer = gr.Timer(EVERY, active=False)
+    timer, seen = gr.Timer(EVERY, active=False), gr.State(())
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             runs = gr.HTML(elem_id="runs")
         with gr.Column(scale=2, min_width=300):
             model = gr.Dropdown(list(page.models.names), value=page.models.names[0], label="Model to audit",
                                 filterable=False)
+            start = gr.Button("Start a quick audit", variant="primary", elem_id="start-audit")
             with gr.Row():
-                start = gr.Button("Start a quick audit", variant="primary", elem_id="start-audit", min_width=200)
-                cancel = gr.Button("Cancel it", elem_id="cancel-audit", min_width=100)
-                resume = gr.Button("Continue the opened run", elem_id="resume-audit", min_width=200)
+                cancel = gr.Button("Cancel the audit", interactive=False, elem_id="cancel-audit", min_width=120)
+                resume = gr.Button("Continue the run", interactive=False, elem_id="resume-audit", min_width=120)
             state = gr.HTML(elem_id="audit-state")
             said = gr.HTML(elem_id="audit-said")
     with gr.Row(equal_height=False):
         chosen = gr.Dropdown([], value=None, label="Open a run", elem_id="run", scale=4)
         refresh = gr.Button("Look again", scale=1)
-    opened, wanted, pages = _panels()
-    inputs, live = [chosen, *wanted], [runs, chosen, state, timer]
-    gr.on([blocks.load, refresh.click], _listed(page), None, live, **HIDDEN)
-    chosen.change(_opened(page), chosen, opened, **HIDDEN).then(_pages(page), inputs, pages, **HIDDEN)
-    gr.on([part.change for part in wanted], _pages(page), inputs, pages, trigger_mode="always_last", **HIDDEN)
+    parts, wanted, pages = _panels()
+    opened = [*parts, resume, seen]
+    inputs, live = [chosen, *wanted], [runs, chosen, state, timer, start, cancel]
+    gr.on([blocks.load, tab.select, refresh.click], _listed(page), None, live, **HIDDEN)
+    chosen.change(_opened(page), chosen, opened, **HIDDEN)
+    gr.on([seen.change, *(part.change for part in wanted)], _pages(page), inputs, pages, trigger_mode="always_last",
+          **HIDDEN)
+    text, group, order, copies, number, stage, needle, place = wanted
+    for filters, first in (([text, group, order, copies], number), ([stage, needle], place)):
+        gr.on([part.change for part in filters], None, None, first, js="() => 1", **HIDDEN)
     start.click(_starter(page), model, [*live, said], **HIDDEN)
     resume.click(_resumer(page), chosen, [*live, said], **HIDDEN)
     cancel.click(_canceler(page), None, [*live, said], **HIDDEN)
-    timer.tick(_listed(page), None, live, **HIDDEN).then(_if_live(page, _opened(page), 5), chosen, opened, **HIDDEN
-                                                        ).then(_if_live(page, _pages(page), 2), inputs, pages, **HIDDEN)
+    timer.tick(_listed(page), None, live, **HIDDEN).then(_again(page), [chosen, seen], opened, **HIDDEN)
 
 
 def _panels() -> tuple[list[Any], list[Any], list[Any]]:
@@ -83,38 +87,57 @@ def _listed(page: Page) -> Callable[[], list[Any]]:
 
 
 def _list(page: Page, opened: str | None = None) -> list[Any]:
-    """The runs, the choice among them, the audit's state, and whether to look again soon.
+    """The runs, the choice among them, the audit's state, whether to look again soon, and what can be started or
+    canceled.
 
     `opened` is chosen; without it a visitor's choice stays.
     """
-    listed, running = page.folders.listed(), page.audits.running
-    names = [run.name for run in listed]
-    if running and page.audits.name not in names:
-        names = [str(page.audits.name), *names]
-    sentence, done, total = page.audits.state()
+    listed, audits = page.folders.listed(), page.audits
+    running, names = audits.running, [run.name for run in listed]
+    if running and audits.name not in names:
+        names = [str(audits.name), *names]
+    sentence, done, total = audits.state()
     bar = (done, total) if running else (None, None)
     choice: dict[str, Any] = {} if opened is None else {"value": opened}
     return [str(render_runs.runs_table(listed)), gr.Dropdown(names, **choice),
-            str(render.status(sentence, *bar, counted="Stages of the audit")), gr.Timer(active=running)]
+            str(render.status(sentence, *bar, counted="Stages of the audit")),
+            gr.Timer(active=running or any(run.live for run in listed)), gr.Button(interactive=not running),
+            gr.Button(interactive=audits.cancelable)]
 
 
 def _opened(page: Page) -> Callable[[str | None], list[Any]]:
-    def opened(name: str | None) -> list[Any]:
-        hidden = gr.DownloadButton(visible=False)
-        if not name:
-            return [str(render.note(NOTHING)), hidden, "", gr.skip(), gr.skip()]
-        try:
-            run, records = page.folders.opened(name), page.folders.records(name)
-            summary = render.EMPTY.join([render_runs.summary(run, records), render_runs.stages(stages_of(run))])
-            curves, report = render_runs.curves(run, records), page.report(name)
-        except ShieldError as error:
-            return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip()]
-        stages = list(dict.fromkeys(str(record.get("stage")) for record in records))
-        button = hidden if report is None else gr.DownloadButton(value=report, visible=True)
-        return [str(summary), button, str(curves), gr.Dropdown([ALL, *render_runs.groups(records)]),
-                gr.Dropdown([ALL, *stages])]
+    return lambda name: _open(page, name, {"value": ALL})
 
-    return opened
+
+def _again(page: Page) -> Callable[..., list[Any]]:
+    """Shows again what has been written to since; a visitor's filters stay."""
+    def again(name: str | None, seen: Any) -> list[Any]:
+        return [gr.skip()] * 7 if not name or _stamp(page, name) == tuple(seen) else _open(page, name, {})
+
+    return again
+
+
+def _open(page: Page, name: str | None, filters: dict[str, Any]) -> list[Any]:
+    """What a run found, the stages and groups to choose from, whether it can be continued, and which state this is."""
+    hidden, resume = gr.DownloadButton(visible=False), gr.Button(interactive=page.audits.resumable(name or ""))
+    if not name:
+        return [str(render.note(NOTHING)), hidden, "", gr.skip(), gr.skip(), resume, ()]
+    try:
+        seen = _stamp(page, name)
+        run, records = page.folders.opened(name), page.folders.records(name)
+        summary = render.EMPTY.join([render_runs.summary(run, records), render_runs.stages(stages_of(run))])
+        curves, report = render_runs.curves(run, records), page.report(name)
+    except ShieldError as error:
+        return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip(), resume, ()]
+    stages = list(dict.fromkeys(str(record.get("stage")) for record in records))
+    button = hidden if report is None else gr.DownloadButton(value=report, visible=True)
+    return [str(summary), button, str(curves), gr.Dropdown([ALL, *render_runs.groups(records)], **filters),
+            gr.Dropdown([ALL, *stages], **filters), resume, seen]
+
+
+def _stamp(page: Page, name: str) -> tuple[Any, ...]:
+    """What changes when a run is written to, or this page's own audit ends."""
+    return (name, page.audits.running, *page.folders.changed(name))
 
 
 def _pages(page: Page) -> Callable[..., list[str]]:
@@ -131,14 +154,6 @@ def _pages(page: Page) -> Callable[..., list[str]]:
                 str(render_runs.record_table(records, "" if stage == ALL else stage, needle or "", int(place or 1)))]
 
     return pages
-
-
-def _if_live(page: Page, show: Callable[..., list[Any]], count: int) -> Callable[..., list[Any]]:
-    """Shows again only the run that is being written; another one that is open doesn't change."""
-    def shown(name: str | None, *fields: Any) -> list[Any]:
-        return show(name, *fields) if name and name == page.audits.name else [gr.skip()] * count
-
-    return shown
 
 
 def _starter(page: Page) -> Callable[[str], list[Any]]:

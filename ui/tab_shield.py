@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from shield.errors import ShieldError
-from ui import render
+from ui import render, wording
 from ui.examples import examples
 from ui.jobs import Job
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 POLICIES = [("balanced: mitigate what is flagged", "balanced"), ("strict: also block what can't be judged", "strict"),
             ("monitor: only watch", "monitor")]
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# On a phone the pictures are below everything else.
-INTO_VIEW = "() => document.querySelector('#shield-status').scrollIntoView({block: 'nearest'})"
+TURN = "Waiting for your turn; pictures are drawn one at a time, in the order they were asked for …"
+# In the browser, since the queue says nothing before a turn comes. On a phone the pictures are below everything else.
+ASKED = """() => {
+    document.querySelector('#shield-status').scrollIntoView({block: 'nearest'});
+    return [%s, {__type__: 'update', interactive: true}];
+}"""
 READY = "Type a prompt, or take one of the examples, and draw it."
 BROKEN = "Something broke that shouldn't; the terminal that serves this page says what."
 LATER = "drawn after it, from the same noise"
@@ -38,9 +42,10 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
         with gr.Column(scale=3, min_width=300):
             outputs = [gr.HTML(str(render.status(READY)), elem_id="shield-status"),
                        gr.HTML(_waiting(), elem_id="shield-pictures"), gr.HTML(elem_id="shield-details"), go, cancel]
+    gr.on([go.click, inputs[0].submit], None, None, [outputs[0], cancel],
+          js=ASKED % json.dumps(str(render.status(TURN))), **HIDDEN)
     drawing = gr.on([go.click, inputs[0].submit], _generate(page), inputs, outputs, concurrency_limit=1,
                     concurrency_id="model", trigger_mode="once", **HIDDEN)
-    gr.on([go.click, inputs[0].submit], None, None, None, js=INTO_VIEW, **HIDDEN)
     cancel.click(_cancel(page), None, outputs, cancels=[drawing], queue=False, **HIDDEN)
     _api(page)
 
@@ -142,7 +147,7 @@ def _frame(told: Frame | str) -> tuple[str, str]:
 
     if isinstance(told, str):
         return str(render.status(told)), _waiting()
-    score = "" if told.score is None else f", score {told.score:.3g}"
+    score = "" if told.score is None else f", score {told.score:.2f}"
     line = f"Drawing {told.side}: step {told.step} of {told.steps}{score}"
     preview = None if told.preview is None else render.data_url(told.preview, "JPEG")
     first = told.side == SHIELDED
@@ -162,7 +167,7 @@ def _shown(page: Page, drawing: Drawing) -> tuple[str, str, str]:
     """The finished pictures, the verdict in a sentence, and everything behind it."""
     verdict = drawing.verdict
     kind = "flagged" if drawing.flagged and verdict.status == "passed" else verdict.status
-    line = render.status(render.sentence(verdict, drawing.flagged), kind=kind)
+    line = render.status(wording.sentence(verdict, drawing.flagged), kind=kind)
     veil = "box" if drawing.flagged else ""
     equal = " (the same, to the bit)" if drawing.same else ""
     figures = [("Behind the shield", _address(drawing.shielded), f"behind the shield: {verdict.status}",
@@ -178,8 +183,9 @@ def _details(page: Page, drawing: Drawing) -> Any:
     threshold = next((s.threshold for s in verdict.scores if s.detector == drawing.detector), None)
     plot = render.EMPTY
     if any(score is not None for score in drawing.curve):
-        plot = render.plot(score_plot(drawing.curve, drawing.detector, threshold),
-                           in_words(drawing.curve, drawing.detector, threshold))
+        plot = render.titled("Score at every denoising step", render.plot(
+            score_plot(drawing.curve, drawing.detector, threshold),
+            in_words(drawing.curve, drawing.detector, threshold)))
     found = page.protected.concepts.found(prompt) if verdict.concepts else []
     sides = [("Behind the shield", verdict.nearest), ("Without the shield", drawing.recalled)]
     near = [(side, work, _work_address(page, work)) for side, work in sides[:1 if drawing.same else 2]]
@@ -213,7 +219,7 @@ def _api(page: Page) -> None:
             drawing = page.draw(asked, lambda told: None)
         except ShieldError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        about = {**drawing.about(), "sentence": render.sentence(drawing.verdict, drawing.flagged)}
+        about = {**drawing.about(), "sentence": wording.sentence(drawing.verdict, drawing.flagged)}
         return drawing.shielded, about
 
     steps, scale = _usual(page.models.names[0])

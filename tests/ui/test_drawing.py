@@ -36,7 +36,7 @@ def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
     drawing = drawn(pipe, ASKED, None, None, preview_of(pipe), frames.append)
     assert [(frame.side, frame.step) for frame in frames] == [(side, n) for side in (SHIELDED, UNSHIELDED)
                                                               for n in (1, 2, 3)]
-    assert drawing.same and not drawing.flagged and drawing.words == ()
+    assert drawing.same and not drawing.flagged and [word.text for word in drawing.words] == ["the", "cat"]
     bare = generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0]
     assert drawing.unshielded.tobytes() == bare.tobytes()
     assert len(drawing.curve) == 3 and all(score > 0 for score in drawing.curve)
@@ -57,7 +57,7 @@ def test_a_protected_concept_changes_one_side_only(pipe) -> None:
     assert json.dumps(drawing.about(), allow_nan=False)
 
 
-def test_words_are_weighed_when_a_score_is_flagged(pipe) -> None:
+def test_words_weights_are_shares(pipe) -> None:
     drawing = drawn(pipe, ASKED, None, None, None, lambda told: None, thresholds=[threshold(pipe, 0.0)])
     assert drawing.flagged and [word.text for word in drawing.words] == ["the", "cat"]
     assert sum(word.weight for word in drawing.words) == pytest.approx(1.0)
