@@ -1,41 +1,84 @@
-"""What the shield costs on the testbed: wall time and denoiser evaluations beside the bare pipeline's, same seeds."""
+"""What the shield costs: wall time, denoiser evaluations and peak memory beside the bare pipeline's, in pairs.
+
+Each pair draws the same prompts on the same noise, bare and shielded in turn, so that a machine that slows down slows
+both. 50 steps on the testbed, whose denoiser is small: what the shield adds weighs more there than on a real one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Figure, figure, seconds
 from probes.cost import counted
-from probes.generate import generators
+from probes.generate import generators, quiet
 from probes.testbed.manifest import load_manifest
 from shield.intercept import denoiser_of
 from shield.load import load
 from shield.wrapper import Shield
 
-BATCH = 4
+BATCH, PAIRS, STEPS = 4, 7, 50
 
 
 def measure() -> list[Figure]:
-    """Prompts that shouldn't be flagged (non-members) and that should (works of the top rung), both held out."""
-    manifest = load_manifest()
-    pipe = load("testbed")
+    """Prompts that shouldn't be flagged (benign scenes) and that should (works of the top rung), both held out."""
+    manifest, pipe = load_manifest(), load("testbed")
     shield = Shield(pipe)
-    top = manifest.works(split="heldout", min_rung=manifest.rungs[-1])
-    groups = {"non-members": manifest.nonmembers(split="heldout"), "works": top}
+    groups = {"not flagged": [scene.caption for scene in manifest.scenes("heldout")][:BATCH],
+              "flagged": [w.captions[0] for w in manifest.works("heldout", min_rung=manifest.rungs[-1])][:BATCH]}
     found = []
-    for name, items in groups.items():
-        prompts = [item.captions[0] for item in items[:BATCH]]
-        for kind, make in (("bare", pipe), ("shielded", shield)):
-            call = calling(make, prompts, manifest.sampling)
-            with counted(denoiser_of(pipe)) as cost:
-                call()
-            found.append(figure(f"{name}, {kind}: a picture", [s / len(prompts) for s in seconds(call, 3)], "s"))
-            evaluations = cost.evaluations / len(prompts)
-            found.append(figure(f"{name}, {kind}: denoiser evaluations a picture", [evaluations], "calls"))
+    for name, prompts in groups.items():
+        statuses = {v.status for v in calling(shield, prompts, manifest.sampling)().verdicts}
+        if (statuses == {"passed"}) != (name == "not flagged"):
+            raise RuntimeError(f"These prompts were to be {name}, and the shield says {', '.join(statuses)}.")
+        found += paired(name, *(calling(make, prompts, manifest.sampling) for make in (pipe, shield)), pipe)
     return found
 
 
+def paired(name: str, bare: Callable[[], Any], shielded: Callable[[], Any], pipe: Any) -> list[Figure]:
+    """Ratios of the shielded call to the bare one, and the evaluations that it adds to each picture."""
+    calls: dict[str, int] = {}
+    memory: dict[str, int] = {}
+    for kind, call in (("bare", bare), ("shielded", shielded)):  # also loads what is loaded once
+        call()
+        reset_peak_memory()
+        with counted(denoiser_of(pipe)) as cost:
+            call()
+        calls[kind], memory[kind] = cost.evaluations, peak_memory()
+    ratios = []
+    for _ in range(PAIRS):
+        first, second = (seconds(call, 1, warm=False)[0] for call in (bare, shielded))
+        ratios.append(second / first)
+    return [figure(f"{name}: wall time, shielded / bare", ratios, "times"),
+            figure(f"{name}: denoiser rows, shielded / bare", [calls["shielded"] / calls["bare"]], "times"),
+            figure(f"{name}: peak memory, shielded / bare", [memory["shielded"] / memory["bare"]], "times")]
+
+
 def calling(make: Any, prompts: Sequence[str], sampling: dict[str, Any]) -> Callable[[], Any]:
-    return lambda: make(list(prompts), num_inference_steps=sampling["steps"], guidance_scale=sampling["guidance_scale"],
+    def call() -> Any:
+        with quiet(getattr(make, "pipe", make)):
+            return make(list(prompts), num_inference_steps=STEPS, guidance_scale=sampling["guidance_scale"],
                         generator=generators(range(len(prompts))))
+
+    return call
+
+
+def reset_peak_memory() -> None:
+    """From here on the peak counts anew: of the GPU where there is one, of the process otherwise (Linux)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Bytes at most held since reset_peak_memory()."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -58,3 +58,18 @@ def shield(
 
         found = bench_shield(out, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
+def localizers(
+    out: Annotated[Path, typer.Option(help="Folder for localizers.json and localizers.png.")] = Path("runs/bench"),
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them."""
+    from probes.bench.localizers import bench_localizers, table
+
+    found = bench_localizers(out, batch_size=batch_size, device=device,
+                             progress=lambda line: typer.echo(line, err=True))  # fmt: skip
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))

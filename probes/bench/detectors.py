@@ -84,14 +84,15 @@ def bench_detectors(
     sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
     prompts = {split: _prompts(split, manifest, pipes["memorized"], progress) for split in ("dev", "heldout")}
+    chosen = [DETECTORS[name]() for name in names]
+    found: dict[tuple[str, str], dict[str, Scores]] = {}
+    for twin, split in (("memorized", "dev"), ("memorized", "heldout"), ("clean", "heldout")):
+        found[twin, split] = score_all(pipes[twin], chosen, prompts[split], seeds, sampling)
+        progress(f"{twin}, {split}: {len(prompts[split])} captions scored on {len(seeds)} noises")
     rows = {}
-    for name in names:
-        detector = DETECTORS[name]()
-        found = {(twin, split): score_all(pipe, detector, prompts[split], seeds, sampling)
-                 for twin, pipe in pipes.items() for split in prompts if (twin, split) != ("clean", "dev")}  # fmt: skip
-        rows[name] = figures(found["memorized", "dev"], found["memorized", "heldout"], found["clean", "heldout"])
-        rows[name] |= cost(pipes["memorized"], detector, sampling)
-        progress(f"{name}: {rows[name]['groups']}")
+    for detector in chosen:
+        rows[detector.name] = figures(*(scores[detector.name] for scores in found.values()))
+        rows[detector.name] |= cost(pipes["memorized"], detector, sampling)
     result = {
         "format": 1, "seeds": list(seeds), "sampling": manifest.sampling, "fpr": FPR,
         "model_sha256": model_sha256(denoiser_of(pipes["memorized"])),
@@ -112,11 +113,11 @@ def _prompts(split: str, manifest: Any, pipe: Any, progress: Callable[[str], Non
 
 
 def score_all(
-    pipe: Any, detector: Detector, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
-) -> Scores:
-    """Every prompt with every seed at the detector's first steps."""
-    found, _ = scored(pipe, [detector], [p.caption for p in prompts], seeds, sampling)
-    return Scores(prompts, np.array(found[detector.name]).reshape(len(seeds), len(prompts)).T)
+    pipe: Any, detectors: Sequence[Detector], prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
+) -> dict[str, Scores]:
+    """Every prompt with every seed at the detectors' first steps, all detectors in one pass."""
+    found, _ = scored(pipe, detectors, [p.caption for p in prompts], seeds, sampling)
+    return {d.name: Scores(prompts, np.array(found[d.name]).reshape(len(seeds), len(prompts)).T) for d in detectors}
 
 
 def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:

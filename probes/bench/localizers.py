@@ -1,0 +1,235 @@
+"""Localizers on the testbed: what pruning what they found does to memories that they never saw, and where these sit.
+
+Masks are located with the captions of every other dev work of the top two rungs. The sweep (how many weights, weights
+or neurons, which base, which blocks, how many steps) is judged on the other dev works; the best mask that costs scenes
+at most LOSS of agreement is then judged on held-out works, beside the published setting, the strongest mask, and as
+many random weights. Independently of any localizer, parts are exchanged with the clean twin (probes/transplant.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from probes.audit import testbed_alignment
+from probes.generate import generate
+from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
+from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.metrics.statistics import bootstrap_mean, rate_interval
+from probes.negatives import negative_captions
+from probes.pruners import pruned
+from probes.runs import write_json
+from probes.testbed.criterion import copy_judge
+from probes.testbed.manifest import load_manifest
+from probes.transplant import GROUPS, transplanted
+from probes.types import Subject, UnitMask
+from shield.load import load
+
+LOSS = 0.02
+KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
+BASE = 24  # captions of non-members to compare with instead of the empty prompt
+FIRST_SEED = 9100
+NEMO_PROMPTS = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Works to be forgotten and scenes to be kept, with a noise for each picture."""
+
+    works: Sequence[Any]
+    scenes: Sequence[str]
+    seeds: int
+
+    @property
+    def prompts(self) -> list[str]:
+        return [w.captions[0] for w in self.works for _ in range(self.seeds)] + list(self.scenes)
+
+    @property
+    def noises(self) -> list[int]:
+        works = [FIRST_SEED + k for _ in self.works for k in range(self.seeds)]
+        return works + [FIRST_SEED + k for k in range(len(self.scenes))]
+
+
+class Bench:
+    """One subject and its twin; every figure is of pictures drawn inside a context manager that changes the model."""
+
+    def __init__(self, device: str, batch_size: int, progress: Callable[[str], None]) -> None:
+        self.manifest, self.judge, self.alignment = load_manifest(), copy_judge(), testbed_alignment()
+        self.subject = Subject(load("testbed", device=device), "testbed")
+        self.twin = Subject(load("testbed-clean", device=device), "testbed-clean")
+        self.batch_size, self.progress = batch_size, progress
+        works = [w for w in self.manifest.works("dev", min_rung=self.manifest.rungs[-2]) if w.memorization == "VM"]
+        heldout = [w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2])
+                   if w.memorization == "VM"]  # fmt: skip
+        scenes = {split: [s.caption for s in self.manifest.scenes(split)] for split in ("dev", "heldout")}
+        self.located = [w.captions[0] for w in works[::2]]
+        self.dev, self.heldout = Panel(works[1::2], scenes["dev"][:16], 1), Panel(heldout, scenes["heldout"][:40], 4)
+        self.negatives = tuple(negative_captions("dev", self.manifest)["nonmembers"][:BASE])
+        self._norms: dict[FFNSubspace, Any] = {}
+        self._unchanged: dict[int, np.ndarray] = {}
+
+    def figures(self, panel: Panel, subject: Subject | None = None) -> dict[str, Any]:
+        """Copies of own works, their mean distance, agreement of scenes and its loss since the panel's first call."""
+        made = generate((subject or self.subject).pipe, panel.prompts, panel.noises, batch_size=self.batch_size,
+                        steps=self.manifest.sampling["steps"],
+                        guidance_scale=self.manifest.sampling["guidance_scale"])  # fmt: skip
+        items = [w.id for w in panel.works for _ in range(panel.seeds)]
+        references = [Image.open(w.file).convert("RGB") for w in panel.works for _ in range(panel.seeds)]
+        judged = self.judge.judge(made[:len(items)], references)
+        copies = rate_interval([one.copied for one in judged], items)
+        agreement = self.alignment.similarity(made[len(items):], panel.scenes)
+        loss = bootstrap_mean(self._unchanged.setdefault(id(panel), agreement) - agreement, list(panel.scenes))
+        scores = [one.scores[self.judge.metrics[0].name] for one in judged]
+        return {"copies": {"n": copies.n, "share": copies.value, "low": copies.low, "high": copies.high},
+                "distance": float(np.mean([s for s in scores if s is not None])),
+                "agreement": float(agreement.mean()),
+                "loss": {"value": loss.value, "low": loss.low, "high": loss.high}}  # fmt: skip
+
+    def mask(self, localizer: FFNSubspace) -> UnitMask:
+        """What the localizer finds; norms are collected once for all k and units."""
+        key = replace(localizer, k=1.0, unit="weight")
+        if key not in self._norms:
+            self._norms[key] = (key.norms(self.subject, self.located, 7), key.norms(self.subject, key.base, 7))
+        return localizer.mask(matching_weights(self.subject.denoiser, localizer.modules), *self._norms[key])
+
+    def point(self, panel: Panel, name: str, mask: UnitMask, **about: Any) -> dict[str, Any]:
+        """One row: a mask's figures."""
+        with pruned(self.subject, mask):
+            row = {"name": name, **about, "density": mask.density(), "weights": mask.count(), **self.figures(panel)}
+        self.progress(line(row))
+        return row
+
+    def random(self, mask: UnitMask) -> UnitMask:
+        return RandomMask(like=mask).locate(self.subject, seed=7).mask
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """Every variant on dev works that it wasn't located with."""
+        rows = []
+        for name, localizer in variants(self.manifest.sampling, self.negatives):
+            mask, about = self.mask(localizer), options(localizer)
+            rows.append(self.point(self.dev, name, mask, **about))
+            if name == "published":
+                rows.append(self.point(self.dev, "random", self.random(mask), **about))
+        return rows
+
+    def chosen(self, rows: Sequence[dict[str, Any]]) -> tuple[str, FFNSubspace]:
+        """The variant with the fewest copies, then the most distant pictures, whose loss on dev is at most LOSS."""
+        allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= LOSS]
+        best = min(allowed, key=lambda row: (row["copies"]["share"], -row["distance"]))
+        return next((name, localizer) for name, localizer in variants(self.manifest.sampling, self.negatives)
+                    if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
+
+    def judged(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Held out: unchanged, the chosen, the published and the strongest mask, value neurons; each beside random."""
+        found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
+        named = dict(variants(self.manifest.sampling, self.negatives))
+        name, best = self.chosen(rows)
+        usual = FFNSubspace(steps=named["published"].steps, guidance_scale=named["published"].guidance_scale)
+        masks = {f"chosen: {name}": self.mask(best), "published": self.mask(usual),
+                 "strongest": self.mask(replace(usual, k=KS[-1]))}  # fmt: skip
+        neurons = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
+        masks["value_neurons"] = neurons.mask
+        for what, mask in masks.items():
+            about = options(best) if what.startswith("chosen") else {}
+            found.append(self.point(self.heldout, what, mask, **about))
+            found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
+        return found
+
+    def transplants(self) -> list[dict[str, Any]]:
+        """For each part: the model with the twin's, and the twin with the model's."""
+        rows = []
+        ours, theirs = self.subject.denoiser, self.twin.denoiser
+        for part, pattern in GROUPS.items():
+            with transplanted(ours, theirs, pattern) as share:
+                without = self.figures(self.dev)
+            with transplanted(theirs, ours, pattern):
+                alone = self.figures(self.dev, self.twin)
+            rows.append({"part": part, "share_of_parameters": share, "without": without, "alone": alone})
+            self.progress(f"{part} ({share:.0%} of the parameters): copies {without['copies']['share']:.0%} without "
+                          f"it, {alone['copies']['share']:.0%} with nothing else")
+        return rows
+
+
+def variants(sampling: dict[str, Any], negatives: tuple[str, ...]) -> list[tuple[str, FFNSubspace]]:
+    """All that is swept, named; the same name for all k."""
+    usual = FFNSubspace(steps=sampling["steps"], guidance_scale=sampling["guidance_scale"])
+    matched = replace(usual, base=negatives, conditional_only=True)
+    plain = replace(matched, normalize_tokens=False)
+    over_k = {"published": usual, "neurons": replace(usual, unit="neuron"), "matched base": matched,
+              "matched base, plain norms": plain, "matched base, plain norms, neurons": replace(plain, unit="neuron")}
+    some = [(name, replace(one, k=k)) for name, one in over_k.items() for k in KS]
+    some += [(f"{tau} steps", replace(usual, k=k, tau=tau)) for tau in (1, 4) for k in (0.1, 0.3)]
+    parts = {"down blocks": r"^down.*" + SECOND_LINEAR, "middle block": r"^mid.*" + SECOND_LINEAR,
+             "up blocks": r"^up.*" + SECOND_LINEAR}  # fmt: skip
+    return some + [(part, replace(usual, k=0.3, modules=pattern)) for part, pattern in parts.items()]
+
+
+def options(localizer: FFNSubspace) -> dict[str, Any]:
+    """What tells variants apart, for a row."""
+    keep = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "modules")
+    return {key: value for key, value in asdict(localizer).items() if key in keep}
+
+
+def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
+                     progress: Callable[[str], None] = print) -> dict[str, Any]:
+    """Writes localizers.json and localizers.png; returns the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(device, batch_size, progress)
+    result: dict[str, Any] = {"format": 1, "loss_allowed": LOSS, "located_with": len(bench.located),
+                              "model_sha256": bench.subject.sha256(),
+                              "unpruned": bench.figures(bench.dev)}  # fmt: skip
+    for name, make in (("sweep", bench.sweep), ("transplants", bench.transplants),
+                       ("heldout", lambda: bench.judged(result["sweep"]))):  # fmt: skip
+        result[name] = make()
+        write_json(out / "localizers.json", result)
+    plot(result, out / "localizers.png")
+    return result
+
+
+def line(row: dict[str, Any]) -> str:
+    about = f" k={row['k']:g}" if "k" in row else ""
+    copies = row["copies"]
+    return (f"{row['name']}{about}: density {row['density']:.3f}, copies {copies['share']:.0%} [{copies['low']:.0%}, "
+            f"{copies['high']:.0%}], distance {row['distance']:.3f}, loss {row['loss']['value']:.3f}")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Held-out figures and transplants as Markdown."""
+    lines = ["| pruned | weights | held-out works copied | mean distance | loss of agreement |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for row in result["heldout"]:
+        copies, loss = row["copies"], row["loss"]
+        lines.append(f"| {row['name']} | {row['density']:.1%} | {copies['share']:.0%} [{copies['low']:.0%}, "
+                     f"{copies['high']:.0%}] | {row['distance']:.3f} | {loss['value']:.3f} [{loss['low']:.3f}, "
+                     f"{loss['high']:.3f}] |")  # fmt: skip
+    lines += ["", "| part | parameters | copies, it from the twin | agreement | copies, only it from the model |",
+              "|---|---|---|---|---|"]  # fmt: skip
+    for row in result["transplants"]:
+        without, alone = row["without"], row["alone"]
+        lines.append(f"| {row['part']} | {row['share_of_parameters']:.0%} | {without['copies']['share']:.0%} "
+                     f"| {without['agreement']:.3f} | {alone['copies']['share']:.0%} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Copies against loss of agreement on dev, a line for each variant; the shaded part is the loss allowed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    rows = result["sweep"]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        some = [row for row in rows if row["name"] == name]
+        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some],
+                  "x--" if name == "random" else "o-", ms=4, lw=1, label=name,
+                  color="#888888" if name == "random" else None)  # fmt: skip
+    axes.axvspan(axes.get_xlim()[0], LOSS, color="#eeeeee", zorder=0)
+    axes.set(xlabel="loss of scenes' agreement with their captions", ylabel="dev works still copied",
+             ylim=(-0.05, 1.05))  # fmt: skip
+    axes.legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=130)
