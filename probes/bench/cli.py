@@ -73,3 +73,16 @@ def localizers(
     found = bench_localizers(out, batch_size=batch_size, device=device,
                              progress=lambda line: typer.echo(line, err=True))  # fmt: skip
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
+def bypass(
+    out: Annotated[Path, typer.Option(help="Folder for bypass.json.")] = Path("runs/bench"),
+    works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Ways around the shield, and which layer notices each."""
+    from probes.bench.bypass import bench_bypass, table
+
+    found = bench_bypass(out, works)
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))

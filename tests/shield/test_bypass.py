@@ -1,9 +1,11 @@
-"""Ways around the shield: none is passed in silence under `strict`. The table of what is caught: probes/bypass.py."""
+"""Ways around the shield: none is passed in silence under `strict`. The table of what is caught: probes/bench/bypass.py."""
+
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from probes.bypass import (
+from probes.bench.bypass import (
     ATTEMPTS,
     DISGUISES,
     NAMES,
@@ -116,7 +118,7 @@ def test_what_slips_through_is_found_out(memorized):
     pipe, target, gallery = memorized
     blind = preset("strict")
     shield = Shield(pipe, blind, thresholds=thresholds(pipe, 1e9))
-    from probes.bypass import _outcome
+    from probes.bench.bypass import _outcome
 
     def call():
         return {"prompt": target.prompt, "generator": noises(1), **target.sampling}
@@ -141,7 +143,7 @@ def test_layers_and_table():
             ("balanced", "blocked", ("screen",), False), ("strict", "blocked", ("screen",), False),
         )
     ]  # fmt: skip
-    assert table(rows).splitlines()[2] == (
+    assert table({"outcomes": [asdict(row) for row in rows]}).splitlines()[2] == (
         "| a | copies 2/2 | 1 **slipped through**, passed; 1 blocked by screen | 2 blocked by screen |"
     )
 

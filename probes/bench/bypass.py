@@ -1,7 +1,5 @@
 """Attempts to get around the shield, each against each preset: what became of it, and which layer noticed.
 
-    python -m probes.bypass [--model testbed] [--out FOLDER]
-
 Disguises hide a protected name from the screen for concepts, and are tried with names of the shipped registry besides
 the testbed's. The other attempts bring a memorized work out by another way than its caption alone: they are judged by
 the picture that the bare pipeline makes of them. An attempt slips through when nothing about it shows in the verdict
@@ -13,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from PIL.Image import Image
 
 from probes.generate import generators
+from probes.runs import write_json
 from shield.errors import ShieldError
 from shield.gallery import Gallery, opened
 from shield.types import Screen, Verdict
@@ -253,8 +251,9 @@ def _as(pipe: Any, name: str) -> Any:
     return other
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """Markdown: a line for each attempt, a column for each preset."""
+    outcomes = [Outcome(**row) for row in result["outcomes"]]
     lines = ["| attempt | bare pipeline | " + " | ".join(POLICIES) + " |", "|---" * (2 + len(POLICIES)) + "|"]
     for name in dict.fromkeys(outcome.attempt for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.attempt == name]
@@ -262,7 +261,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         drawn = "" if not bare else f"copies {sum(bare) // len(POLICIES)}/{len(bare) // len(POLICIES)}"
         cells = [_cell([outcome for outcome in mine if outcome.policy == policy]) for policy in POLICIES]
         lines.append(f"| {name} | {drawn} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _cell(outcomes: Sequence[Outcome]) -> str:
@@ -274,20 +273,14 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     return "; ".join(text if len(told) == 1 else f"{count} {text}" for text, count in counts.items())
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="Folder for bypass.md and bypass.json.")] = Path("runs/bypass"),
-    works: Annotated[int, typer.Option(help="How many memorized works of the top rung are tried.")] = 5,
-) -> None:
-    """Try to get around the shield on the testbed; a table of what is caught by which layer."""
-    from probes.runs import write_json
-
-    outcomes = list(on_testbed(works))
+def bench_bypass(out: Path, works: int = 5) -> dict[str, Any]:
+    """Every attempt on the testbed; writes bypass.json and returns the figures."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bypass.md").write_text(table(outcomes), encoding="utf-8")
-    write_json(out / "bypass.json", {"works": works, "outcomes": [asdict(outcome) for outcome in outcomes]})
-    typer.echo(table(outcomes))
-    typer.echo(f"slipped through in strict: {sum(o.slipped for o in outcomes if o.policy == 'strict')}")
-    typer.echo(str(out / "bypass.md"))
+    outcomes = list(on_testbed(works))
+    result = {"format": 1, "works": works, "outcomes": [asdict(outcome) for outcome in outcomes],
+              "slipped_in_strict": sum(o.slipped for o in outcomes if o.policy == "strict")}  # fmt: skip
+    write_json(out / "bypass.json", result)
+    return result
 
 
 def on_testbed(works: int) -> Iterator[Outcome]:
@@ -306,6 +299,3 @@ def on_testbed(works: int) -> Iterator[Outcome]:
         target = Target(work.captions[0], opened(work.file), {"num_inference_steps": steps, "guidance_scale": scale})
         yield from attempted(pipe, target, gallery, concepts=screen)
 
-
-if __name__ == "__main__":
-    typer.run(main)
