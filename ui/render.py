@@ -136,7 +136,7 @@ def scores(verdict: Verdict) -> Markup:
     # A second attempt scores the same step again, which may differ in a digit that nobody is shown.
     rows = dict.fromkeys((title(s.detector), f"{s.value:.3g}", "none" if s.threshold is None else f"{s.threshold:.3g}",
                           s.step + 1, said[s.flagged]) for s in verdict.scores)
-    calls = "1 extra denoiser call" if verdict.extra_calls == 1 else f"{verdict.extra_calls} extra denoiser calls"
+    calls = f"{verdict.extra_calls or 'no'} extra denoiser {'call' if verdict.extra_calls == 1 else 'calls'}"
     cost = f"The shield took {verdict.milliseconds / 1000:.2f} s and {calls}."
     return Markup('<section class="ds-part">{}<p class="ds-note">{}</p></section>').format(
         table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), cost)
@@ -145,7 +145,8 @@ def scores(verdict: Verdict) -> Markup:
 def plot(svg: str, words: str) -> Markup:
     """A plot of ours, with what it shows in words."""
     marked = svg.replace("<svg ", str(Markup('<svg role="img" aria-label="{}" ').format(words)), 1)
-    return Markup('<figure class="ds-plot">{}<figcaption>{}</figcaption></figure>').format(Markup(marked), words)
+    return Markup('<figure class="ds-plot"><div class="ds-scroll" tabindex="0" role="region" aria-label="Plot">{}</div>'
+                  "<figcaption>{}</figcaption></figure>").format(Markup(marked), words)
 
 
 def downloads(picture: Image.Image, about: Mapping[str, Any], name: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 EVERY = 2.0
 ALL = "(all)"
+READING = "Reading the run …"
 NOTHING = "Open a run to see what it found."
 
 
@@ -43,6 +45,8 @@ def audit_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
     opened = [*parts, resume, seen]
     inputs, live = [chosen, *wanted], [runs, chosen, state, timer, start, cancel]
     gr.on([blocks.load, tab.select, refresh.click], _listed(page), None, live, **HIDDEN)
+    reading = [str(render.note(READING))] * 4
+    chosen.change(None, None, [parts[0], parts[2], *pages], js=f"() => {json.dumps(reading)}", **HIDDEN)
     chosen.change(_opened(page), chosen, opened, **HIDDEN)
     gr.on([seen.change, *(part.change for part in wanted)], _pages(page), inputs, pages, trigger_mode="always_last",
           **HIDDEN)
@@ -59,8 +63,8 @@ def _panels() -> tuple[list[Any], list[Any], list[Any]]:
     """What an opened run shows: its parts, the fields that filter two of them, and those two."""
     with gr.Tabs():
         with gr.Tab("Summary", id="summary"):
-            summary = gr.HTML(str(render.note(NOTHING)), elem_id="run-summary")
             report = gr.DownloadButton("Download the whole report (HTML)", visible=False, size="sm")
+            summary = gr.HTML(str(render.note(NOTHING)), elem_id="run-summary")
         with gr.Tab("Curves", id="curves"):
             curves = gr.HTML(elem_id="run-curves")
         with gr.Tab("Works", id="works"):
@@ -128,7 +132,7 @@ def _open(page: Page, name: str | None, filters: dict[str, Any]) -> list[Any]:
         summary = render.EMPTY.join([render_runs.summary(run, records), render_runs.stages(stages_of(run))])
         curves, report = render_runs.curves(run, records), page.report(name)
     except ShieldError as error:
-        return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip(), resume, ()]
+        return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip(), resume, (name,)]
     stages = list(dict.fromkeys(str(record.get("stage")) for record in records))
     button = hidden if report is None else gr.DownloadButton(value=report, visible=True)
     return [str(summary), button, str(curves), gr.Dropdown([ALL, *render_runs.groups(records)], **filters),

@@ -37,7 +37,9 @@ def sentence(verdict: Verdict, flagged: bool) -> str:
 
 def because(verdict: Verdict) -> str:
     """The reasons, each said once: a second attempt gives its own again."""
-    return "; ".join(dict.fromkeys(_plain(reason) for reason in verdict.reasons))
+    said = "; ".join(dict.fromkeys(_plain(reason) for reason in verdict.reasons))
+    drawn_again = verdict.status == "mitigated" and not (verdict.nearest is not None and verdict.nearest.copied)
+    return said.replace("the picture copies ", "a first attempt copied ") if drawn_again else said
 
 
 def _plain(reason: str) -> str:

@@ -30,7 +30,8 @@ def test_a_benign_prompt_passes_and_is_the_same_on_both_sides(visit: Callable, t
     pictures = page.locator("#shield-pictures")
     assert "(the same, to the bit)" in pictures.inner_text()
     assert pictures.get_by_role("checkbox").count() == 0 and pictures.get_by_role("img").count() == 2
-    page.get_by_role("img", name=re.compile("without the shield: .* at the first step")).wait_for()
+    page.get_by_role("img", name=re.compile("Without the shield it is .* at the first step")).wait_for()
+    assert page.locator("#shield-details .ds-word").count() == 4, "every word is weighed"
     with page.expect_download() as picture:
         page.get_by_role("link", name="Download the picture").click()
     with page.expect_download() as verdict:
@@ -46,8 +47,11 @@ def test_a_flagged_prompt_is_veiled_rewritten_and_explained(visit: Callable) -> 
     veiled = page.locator("#shield-pictures figure", has_text="Without the shield")
     image = veiled.get_by_role("img")
     assert "blur" in image.evaluate("e => getComputedStyle(e).filter")
-    veiled.get_by_label("Show the flagged picture").check()
-    assert image.evaluate("e => getComputedStyle(e).filter") == "none"
+    box = veiled.get_by_label("Show the flagged picture")
+    image.click(force=True)  # the box covers the picture
+    assert box.is_checked() and image.evaluate("e => getComputedStyle(e).filter") == "none"
+    box.uncheck()
+    assert "blur" in image.evaluate("e => getComputedStyle(e).filter")
     details = page.locator("#shield-details")
     assert "Mickey Mouse, misspelled" in details.inner_text()
     assert (details.locator("del").inner_text(), details.locator("ins").inner_text()) == ("mikey", "a cartoon")
@@ -153,28 +157,52 @@ def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finis
     works.get_by_text(re.compile(r"Works 1 to 2 of 2")).wait_for()
     page.get_by_label("Only works that were copied").check()
     works.get_by_text("No works fit.").wait_for()
+    page.get_by_label("Only works that were copied").uncheck()
+    page.get_by_label("Find in name or prompt").fill("")
+    choose(page, "Order", "exposures, most first")
+    page.wait_for_function("() => /^shown 384 times/.test("
+                           "document.querySelector('#run-works tbody tr .ds-note').innerText)")
+    choose(page, "Order", "name")
+    page.wait_for_function("() => document.querySelector('#run-works tbody tr').innerText.startsWith('nonmember')")
+    choose(page, "Group", "members")
+    works.get_by_text(re.compile(r"Works 1 to \d of \d; page 1 of 1")).wait_for()
+    assert works.get_by_text("nonmember").count() == 0
     open_tab(page, "Records")
     choose(page, "Stage", "scan")
     page.locator("#run-records").get_by_text(re.compile("^Records 1 to")).wait_for()
 
 
-def test_an_audit_is_started_watched_and_canceled(visit: Callable) -> None:
-    page = visit()
+def test_an_audit_is_started_watched_canceled_and_continued(visit: Callable) -> None:
+    page, other = visit(), visit()
+    button = {name: page.get_by_role("button", name=name) for name in (
+        "Start a quick audit", "Cancel the audit", "Continue the run")}
     open_tab(page, "Audit")
+    open_tab(other, "Audit")
+    other.locator("#start-audit:not([disabled])").wait_for()
     state = page.locator("#audit-state")
-    page.get_by_role("button", name="Start a quick audit").click()
+    assert button["Cancel the audit"].is_disabled() and button["Continue the run"].is_disabled()
+    button["Start a quick audit"].click()
     state.get_by_text(re.compile(r"audit-[\d-]+: (stage \d+ of|loading)")).wait_for()
+    other.get_by_role("button", name="Start a quick audit").click()
+    other.locator("#audit-said").get_by_text("is running; wait for it or cancel it").wait_for()
     state.get_by_text(re.compile(r"stage [2-9] of \d+")).wait_for(timeout=600_000)
-    page.get_by_role("button", name="Start a quick audit").click()
-    page.locator("#audit-said").get_by_text("is running; wait for it or cancel it").wait_for()
+    assert state.get_by_role("progressbar", name="Stages of the audit").is_visible()
     page.locator("#run-summary").get_by_text(re.compile("audit of testbed, running")).wait_for()
-    page.get_by_role("button", name="Cancel it").click()
+    open_tab(page, "Records")
+    records = page.locator("#run-records").get_by_text(re.compile("^Records 1 to"))
+    first = records.inner_text()
+    page.wait_for_function("first => !document.querySelector('#run-records').innerText.includes(first)", arg=first)
+    assert button["Start a quick audit"].is_disabled()
+    button["Cancel the audit"].click()
     state.get_by_text("was canceled; what it had done is kept").wait_for()
-    page.get_by_role("button", name="Look again").click()
     page.locator("#runs").get_by_text("interrupted").wait_for()
+    button["Continue the run"].click()
+    state.get_by_text(re.compile(r"audit-[\d-]+: stage \d+ of")).wait_for()
+    button["Cancel the audit"].click()
+    state.get_by_text("was canceled; what it had done is kept").wait_for()
 
 
-def test_everything_can_be_done_with_the_keyboard(visit: Callable) -> None:
+def test_everything_can_be_done_with_the_keyboard(visit: Callable, finished: str) -> None:
     page = visit()
 
     def tab_to(found: str) -> None:
@@ -203,6 +231,22 @@ def test_everything_can_be_done_with_the_keyboard(visit: Callable) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.get_by_label("Try a prompt").wait_for()
+    tab_to("Name")
+    page.keyboard.type("Keyboardist")
+    tab_to("Save")
+    page.keyboard.press("Enter")
+    page.locator("#concept-said").get_by_text("Saved Keyboardist").wait_for()
+    page.get_by_role("tab", name="Protected").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    tab_to("Open a run")
+    page.keyboard.type(finished)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator("#run-summary").get_by_text("In plain words").wait_for()
+    tab_to("Works")
+    page.keyboard.press("Enter")
+    page.locator("#run-works").get_by_role("img").first.wait_for()
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -229,7 +273,7 @@ def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dar
     page.evaluate(axe)
     found = {}
     for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Audit", "Summary"),
-                  ("Audit", "Works"), ("Audit", "Records")):
+                  ("Audit", "Curves"), ("Audit", "Works"), ("Audit", "Records")):
         open_tab(page, *names)
         if names == ("Audit", "Summary"):
             choose(page, "Open a run", finished)
@@ -242,7 +286,7 @@ def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dar
     assert not found, json.dumps(found, indent=1)
 
 
-def test_the_page_is_there_before_the_model(tmp_path: Path) -> None:
+def test_the_page_is_there_before_the_model_which_says_that_it_loads(browse: Callable, tmp_path: Path) -> None:
     """Processor time stands for the ten seconds, so that a busy machine doesn't decide."""
     command = [sys.executable, "-m", "ui", "--runs", str(tmp_path), "--port", "7999"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -252,6 +296,11 @@ def test_the_page_is_there_before_the_model(tmp_path: Path) -> None:
         spent = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         seconds = (int(spent[11]) + int(spent[12])) / os.sysconf("SC_CLK_TCK")
         assert seconds < 10.0, f"{seconds:.1f} s of processor time"
+        page = browse("http://127.0.0.1:7999/")
+        state = page.locator("#model-state")
+        state.get_by_text(re.compile("Loading testbed|testbed loads")).wait_for()
+        state.get_by_text("testbed is loaded").wait_for()
+        page.context.close()
     finally:
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM, "it closes what it opened"

@@ -10,7 +10,7 @@ from PIL import Image
 from probes.audit import audit
 from tests.probes.test_audit_command import PLAN
 from tests.ui.serving import served
-from tests.ui.steps import choose, open_tab, to_tab_on_phone
+from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800),
               pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")]
@@ -24,6 +24,25 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
     with served(runs) as (url, _):
         yield url
+
+
+@pytest.mark.parametrize("button, says", [
+    ("A memorized work", "the prompt calls up one certain picture"),
+    ("A protected character by name", "(name)"), ("… by description", "(described)"), ("… misspelled", "(misspelled)"),
+    ("An ordinary scene", "Passed: nothing was flagged")])
+def test_the_examples_show_what_they_say(browse: Callable, shipped: str, button: str, says: str) -> None:
+    """On the shipped model, with the policy that the page begins with."""
+    page = browse(shipped)
+    page.get_by_role("button", name=button, exact=True).click()
+    sentence = draw(page, page.get_by_label("Prompt", exact=True).input_value(), 10)
+    assert says in sentence and sentence.startswith("Passed") == (button == "An ordinary scene")
+    details = page.locator("#shield-details")
+    assert details.locator(".ds-word").count() > 3 and "threshold (step 1)" in details.inner_html()
+    unshielded = details.locator(".ds-nearest", has_text="Without the shield")
+    if button == "A memorized work":
+        assert "counts as a copy" in unshielded.inner_text(), "what the bare model recalls"
+    if "(" in says:
+        assert details.locator("del").count() == 1 and details.locator("ins").count() == 1
 
 
 @pytest.mark.parametrize("name, width, dark", [("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)])
@@ -41,6 +60,7 @@ def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark
         small.save(file, optimize=True)
 
     page.get_by_role("button", name="A memorized work").click()
+    page.locator("#model-state").get_by_text("testbed is loaded").wait_for()
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
     if name == "light":
@@ -57,6 +77,9 @@ def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark
     choose(page, "Open a run", "smallest")
     page.locator("#run-summary").get_by_text("In plain words").wait_for()
     shot("audit")
+    go(page, "Curves")
+    page.get_by_role("img", name=re.compile("Share of each layer")).wait_for()
+    shot("curves", whole=True)
     go(page, "Works")
     page.locator("#run-works").get_by_role("img").first.wait_for()
     shot("works", whole=True)

@@ -17,6 +17,10 @@ def verdict(status: str = "passed", **more) -> Verdict:
     (verdict("mitigated", reasons=("a", "b", "a"), rewritten_prompt="a dog"), True,
      "Flagged and drawn as “a dog” instead: a; b."),
     (verdict("mitigated", reasons=("a",)), True, "Flagged and steered elsewhere: a."),
+    (verdict("mitigated", reasons=("the picture copies x (pdq 1)",)), True,
+     "Flagged and steered elsewhere: a first attempt copied x (pdq 1)."),
+    (verdict("blocked", reasons=("the picture copies x (pdq 1)",)), True,
+     "Blocked, and a gray picture handed out instead: the picture copies x (pdq 1)."),
     (verdict(reasons=("a",)), True, "Flagged, and handed out all the same because this policy only watches: a."),
     (verdict(reasons=("x couldn't judge",), scored=False), False, "Handed out without a judgement: x couldn't judge."),
 ])
