@@ -19,17 +19,18 @@ def bench() -> None:
 @bench_app.command()
 def detectors(
     out: Annotated[Path, typer.Option(help="Folder for detectors.json and detectors.png.")] = Path("runs/bench"),
-    names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    names: Annotated[str, typer.Option(help="Comma-separated; by default those that need no whole picture.")] = "",
     seeds: Annotated[int, typer.Option(help="Noises for each caption.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Captions at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
-    from probes.bench.detectors import SEEDS, bench_detectors, table
+    from probes.bench.detectors import EARLY, SEEDS, bench_detectors, table
     from shield.detectors import DETECTORS
 
-    chosen = names.split(",") if names else list(DETECTORS)
+    early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
+    chosen = names.split(",") if names else early
     if unknown := set(chosen) - DETECTORS.keys():
         raise typer.BadParameter(f"no detector {', '.join(sorted(unknown))}; there are {', '.join(DETECTORS)}.")
     found = bench_detectors(out, chosen, range(SEEDS[0], SEEDS[0] + seeds), batch_size, device,
@@ -86,3 +87,13 @@ def bypass(
 
     found = bench_bypass(out, works)
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
+def pages(
+    root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path("."),
+) -> None:
+    """Fill the figures in README.md and docs/results.md in from the result files under docs."""
+    from probes.bench.pages import fill
+
+    typer.echo("\n".join(map(str, fill(root))) or "Every page was up to date.")

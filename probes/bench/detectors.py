@@ -28,6 +28,7 @@ from shield.types import Detector
 
 SEEDS = tuple(range(600, 610))
 FPR = 0.01
+EARLY = 5  # a detector that reads more steps than these needs most of a picture
 MODELS = {"memorized": "testbed", "clean": "testbed-clean"}
 
 
@@ -115,9 +116,13 @@ def _prompts(split: str, manifest: Any, pipe: Any, progress: Callable[[str], Non
 def score_all(
     pipe: Any, detectors: Sequence[Detector], prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
 ) -> dict[str, Scores]:
-    """Every prompt with every seed at the detectors' first steps, all detectors in one pass."""
-    found, _ = scored(pipe, detectors, [p.caption for p in prompts], seeds, sampling)
-    return {d.name: Scores(prompts, np.array(found[d.name]).reshape(len(seeds), len(prompts)).T) for d in detectors}
+    """Every prompt with every seed at the detectors' first steps; those that read as many steps share a pass."""
+    captions = [p.caption for p in prompts]
+    found: dict[str, list[float]] = {}
+    for first_k in sorted({detector.first_k for detector in detectors}):
+        some = [detector for detector in detectors if detector.first_k == first_k]
+        found |= scored(pipe, some, captions, seeds, sampling)[0]
+    return {name: Scores(prompts, np.array(found[name]).reshape(len(seeds), len(prompts)).T) for name in found}
 
 
 def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:

@@ -32,7 +32,8 @@ from shield.load import load
 
 LOSS = 0.02
 KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
-BASE = 24  # captions of non-members to compare with instead of the empty prompt
+FEW_KS = (0.2, 0.4)
+BASE = 24  # captions of each kind to compare with instead of the empty prompt
 FIRST_SEED = 9100
 NEMO_PROMPTS = 6
 
@@ -70,6 +71,7 @@ class Bench:
         self.located = [w.captions[0] for w in works[::2]]
         self.dev, self.heldout = Panel(works[1::2], scenes["dev"][:16], 1), Panel(heldout, scenes["heldout"][:40], 4)
         self.negatives = tuple(negative_captions("dev", self.manifest)["nonmembers"][:BASE])
+        self.benign = tuple(scenes["dev"][16:16 + BASE])  # none of those that are drawn
         self._norms: dict[FFNSubspace, Any] = {}
         self._unchanged: dict[int, np.ndarray] = {}
 
@@ -92,7 +94,7 @@ class Bench:
 
     def mask(self, localizer: FFNSubspace) -> UnitMask:
         """What the localizer finds; norms are collected once for all k and units."""
-        key = replace(localizer, k=1.0, unit="weight")
+        key = replace(localizer, k=1.0, unit="weight", agreement=0.0)
         if key not in self._norms:
             self._norms[key] = (key.norms(self.subject, self.located, 7), key.norms(self.subject, key.base, 7))
         return localizer.mask(matching_weights(self.subject.denoiser, localizer.modules), *self._norms[key])
@@ -110,7 +112,7 @@ class Bench:
     def sweep(self) -> list[dict[str, Any]]:
         """Every variant on dev works that it wasn't located with."""
         rows = []
-        for name, localizer in variants(self.manifest.sampling, self.negatives):
+        for name, localizer in self.variants():
             mask, about = self.mask(localizer), options(localizer)
             rows.append(self.point(self.dev, name, mask, **about))
             if name == "published":
@@ -121,13 +123,13 @@ class Bench:
         """The variant with the fewest copies, then the most distant pictures, whose loss on dev is at most LOSS."""
         allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= LOSS]
         best = min(allowed, key=lambda row: (row["copies"]["share"], -row["distance"]))
-        return next((name, localizer) for name, localizer in variants(self.manifest.sampling, self.negatives)
+        return next((name, localizer) for name, localizer in self.variants()
                     if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
 
     def judged(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Held out: unchanged, the chosen, the published and the strongest mask, value neurons; each beside random."""
         found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
-        named = dict(variants(self.manifest.sampling, self.negatives))
+        named = dict(self.variants())
         name, best = self.chosen(rows)
         usual = FFNSubspace(steps=named["published"].steps, guidance_scale=named["published"].guidance_scale)
         masks = {f"chosen: {name}": self.mask(best), "published": self.mask(usual),
@@ -139,6 +141,24 @@ class Bench:
             found.append(self.point(self.heldout, what, mask, **about))
             found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
         return found
+
+    def variants(self) -> list[tuple[str, FFNSubspace]]:
+        """All that is swept, named; the same name for all k."""
+        usual = FFNSubspace(steps=self.manifest.sampling["steps"],
+                            guidance_scale=self.manifest.sampling["guidance_scale"])  # fmt: skip
+        matched = replace(usual, base=self.negatives, conditional_only=True)
+        plain = replace(matched, normalize_tokens=False)
+        full = {"published": usual, "non-members as base": matched,
+                "scenes as base": replace(matched, base=self.benign),
+                "non-members and scenes as base": replace(matched, base=self.negatives + self.benign)}  # fmt: skip
+        some = {"neurons": replace(usual, unit="neuron"), "plain norms": plain,
+                "plain norms, neurons": replace(plain, unit="neuron"), "1 step": replace(usual, tau=1),
+                "4 steps": replace(usual, tau=4), "in half of the steps": replace(usual, agreement=0.5),
+                "down blocks": replace(usual, modules=r"^down.*" + SECOND_LINEAR),
+                "middle block": replace(usual, modules=r"^mid.*" + SECOND_LINEAR),
+                "up blocks": replace(usual, modules=r"^up.*" + SECOND_LINEAR)}  # fmt: skip
+        return [(name, replace(one, k=k)) for several, ks in ((full, KS), (some, FEW_KS))
+                for name, one in several.items() for k in ks]  # fmt: skip
 
     def transplants(self) -> list[dict[str, Any]]:
         """For each part: the model with the twin's, and the twin with the model's."""
@@ -155,23 +175,9 @@ class Bench:
         return rows
 
 
-def variants(sampling: dict[str, Any], negatives: tuple[str, ...]) -> list[tuple[str, FFNSubspace]]:
-    """All that is swept, named; the same name for all k."""
-    usual = FFNSubspace(steps=sampling["steps"], guidance_scale=sampling["guidance_scale"])
-    matched = replace(usual, base=negatives, conditional_only=True)
-    plain = replace(matched, normalize_tokens=False)
-    over_k = {"published": usual, "neurons": replace(usual, unit="neuron"), "matched base": matched,
-              "matched base, plain norms": plain, "matched base, plain norms, neurons": replace(plain, unit="neuron")}
-    some = [(name, replace(one, k=k)) for name, one in over_k.items() for k in KS]
-    some += [(f"{tau} steps", replace(usual, k=k, tau=tau)) for tau in (1, 4) for k in (0.1, 0.3)]
-    parts = {"down blocks": r"^down.*" + SECOND_LINEAR, "middle block": r"^mid.*" + SECOND_LINEAR,
-             "up blocks": r"^up.*" + SECOND_LINEAR}  # fmt: skip
-    return some + [(part, replace(usual, k=0.3, modules=pattern)) for part, pattern in parts.items()]
-
-
 def options(localizer: FFNSubspace) -> dict[str, Any]:
     """What tells variants apart, for a row."""
-    keep = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "modules")
+    keep = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
     return {key: value for key, value in asdict(localizer).items() if key in keep}
 
 
