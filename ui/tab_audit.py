@@ -96,11 +96,12 @@ def _list(page: Page, opened: str | None = None) -> list[Any]:
 
     `opened` is chosen; without it a visitor's choice stays.
     """
-    listed, audits = page.folders.listed(), page.audits
-    running, names = audits.running, [run.name for run in listed]
+    audits = page.audits
+    running, (sentence, done, total) = audits.running, audits.state()
+    listed = page.folders.listed()  # after it: what has ended by then has written its last status
+    names = [run.name for run in listed]
     if running and audits.name not in names:
         names = [str(audits.name), *names]
-    sentence, done, total = audits.state()
     bar = (done, total) if running else (None, None)
     choice: dict[str, Any] = {} if opened is None else {"value": opened}
     return [str(render_runs.runs_table(listed)), gr.Dropdown(names, **choice),

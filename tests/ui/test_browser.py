@@ -165,8 +165,8 @@ def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finis
     choose(page, "Order", "name")
     page.wait_for_function("() => document.querySelector('#run-works tbody tr').innerText.startsWith('nonmember')")
     choose(page, "Group", "members")
-    works.get_by_text(re.compile(r"Works 1 to \d of \d; page 1 of 1")).wait_for()
-    assert works.get_by_text("nonmember").count() == 0
+    page.wait_for_function("() => !document.querySelector('#run-works').innerText.includes('nonmember')")
+    assert works.locator("tbody tr").count() > 0
     open_tab(page, "Records")
     choose(page, "Stage", "scan")
     page.locator("#run-records").get_by_text(re.compile("^Records 1 to")).wait_for()
@@ -211,10 +211,11 @@ def test_everything_can_be_done_with_the_keyboard(visit: Callable, finished: str
             page.keyboard.press("Tab")
             named = page.evaluate("""() => { const e = document.activeElement;
                 const label = e.labels && e.labels.length ? e.labels[0].innerText : '';
-                return [e.getAttribute('aria-label'), label, e.innerText].filter(Boolean).join('|'); }""")
+                const text = ['BUTTON', 'A'].includes(e.tagName) ? e.innerText : '';
+                return [e.getAttribute('aria-label'), label, text].filter(Boolean).join('|'); }""")
             if found in named:
                 assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle != 'none' || "
-                                     "getComputedStyle(document.activeElement).boxShadow != 'none'"), "focus shows"
+                                     "getComputedStyle(document.activeElement).boxShadow != 'none'"), named
                 return
         raise AssertionError(f"Tab never reached {found}")
 

@@ -36,8 +36,10 @@ def test_who_waits_is_told_so_can_cancel_and_uses_the_page_meanwhile(visit: Call
     assert taken < 5.0, f"the page took {taken:.1f} s to answer while a picture was drawn"
 
     open_tab(bob, "Shield")
-    assert draw(bob, "a red thing 1", 1).startswith("Passed")
-    assert ann.locator("#shield-status").inner_text().strip().startswith("Passed"), "who asked first was served first"
+    draw(bob, "a red thing 2", 1, wait=False)
+    status.get_by_text("Waiting for your turn").wait_for()
+    ann.locator("#shield-status").get_by_text(re.compile("^Passed")).wait_for(timeout=600_000)
+    status.get_by_text(re.compile("^Passed")).wait_for()
 
 
 def test_a_concept_holds_for_the_next_picture_until_it_is_removed(visit: Callable) -> None:
@@ -108,9 +110,8 @@ def upload(page, file: Path) -> None:
     chooser.value.set_files(str(file))
 
 
-@pytest.mark.parametrize("name, says", [("large.png", "21 MB"), ("text.svg", None), ("text.png", "can't be read")])
-def test_what_is_too_large_or_no_picture_is_refused(visit: Callable, place, tmp_path: Path, name: str,
-                                                    says: str | None) -> None:
+@pytest.mark.parametrize("name", ["large.png", "text.svg", "text.png"])
+def test_what_is_too_large_or_no_picture_is_refused(visit: Callable, place, tmp_path: Path, name: str) -> None:
     """By the page itself, or by a sentence of ours; either way nothing is added."""
     page = visit()
     before = list(place[1].protected.works)
@@ -130,16 +131,18 @@ def test_what_is_too_large_or_no_picture_is_refused(visit: Callable, place, tmp_
 def test_a_strangers_run_folder_is_text_and_stays_where_it_is(visit: Callable, place, tmp_path: Path) -> None:
     """A folder with HTML for a name, hostile records, a picture from elsewhere, and a link that leads out."""
     root, secret = place[1].folders.root, saved(tmp_path, 5, "secret.png")
+    with Run.create(tmp_path / "elsewhere", {}, kind="audit", model={"name": "hidden"}) as run:
+        run.finish("complete")
     with Run.create(root / EVIL, {"quick": True}, kind=EVIL, model={"name": EVIL}) as run:
         for picture in (f"../../{secret.name}", str(secret)):
             run.append({"id": picture, "stage": "before", "kind": "work", "item": EVIL, "prompt": EVIL, "seed": 0,
                         "scores": {EVIL: 0.5}, "copied": True, "reason": EVIL, "picture": picture, "action": EVIL})
         run.finish("complete")
-    (root / "out").symlink_to(tmp_path)
+    (root / "out").symlink_to(tmp_path / "elsewhere")
     page = visit()
     open_tab(page, "Audit")
     page.locator("#runs").get_by_text("onerror").first.wait_for()
-    assert page.get_by_text("out", exact=True).count() == 0
+    assert "hidden" not in page.locator("#runs").inner_text(), "a link leads out of the folder"
     choose(page, "Open a run", EVIL)
     for tab, place_of in (("Summary", "#run-summary"), ("Works", "#run-works"), ("Records", "#run-records")):
         open_tab(page, tab)
