@@ -18,6 +18,7 @@ import typer.core
 
 from probes.bench.cli import bench_app
 from probes.protect_cli import register
+from probes.scan_cli import register as register_scan
 from probes.testbed.cli import testbed_app
 from shield.errors import ShieldError
 
@@ -97,38 +98,7 @@ def generate(
         raise typer.Exit(FLAGGED)
 
 
-@app.command()
-def scan(
-    out: Out,
-    prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
-                                                        "it the testbed's own captions.")] = None,
-    model: Model = "testbed",
-    column: Column = None,
-    limit: Limit = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
-    detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
-    schedule: Annotated[int, typer.Option(min=1, help="Denoising steps of a whole picture.")] = 25,
-    pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
-    guidance: Guidance = 5.0,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 16,
-    device: Device = "auto",
-    resume: Resume = False,
-    fail_on_flag: FailOnFlag = False,
-    as_json: Json = False,
-) -> None:
-    """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
-    from probes.scan import Sampling
-    from probes.scan_prompts import lines_of
-    from probes.scan_prompts import scan as scan_prompts
-
-    done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
-                        detectors=_listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
-                        sampling=Sampling(schedule, guidance, batch))
-    found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
-    _print(found, as_json, "\n".join([*lines_of(done.summary), str(done.table)]))
-    if fail_on_flag and done.summary["flagged"]:
-        raise typer.Exit(FLAGGED)
+register_scan(app)
 
 
 @app.command()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from shield.calls import hooked
 
 
 @dataclass
@@ -26,9 +28,7 @@ def counted(*denoisers: torch.nn.Module) -> Iterator[Cost]:
         rows = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         cost.evaluations += len(rows) if rows is not None else 1
 
-    handles = [denoiser.register_forward_pre_hook(count, with_kwargs=True) for denoiser in denoisers]
-    try:
+    with ExitStack() as stack:
+        for denoiser in denoisers:
+            stack.enter_context(hooked(denoiser, count))
         yield cost
-    finally:
-        for handle in handles:
-            handle.remove()

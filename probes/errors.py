@@ -6,6 +6,9 @@ ProbeError
 ├── UnsupportedError  a method that doesn't know this family of models
 ├── TensorFileError   embeddings, norms or weights that can't be written or read
 ├── MemoryFullError   something that doesn't fit in memory and can't be cut smaller
+├── EarlyExitError    a sequential test that can't be calibrated
+├── EngineError       workers that can't be started or are lost again and again
+├── ShardError        shards that don't belong together or aren't complete
 └── AuditError        an audit that can't start or continue as asked
 """
 
@@ -36,6 +39,18 @@ class TensorFileError(ProbeError):
 
 class MemoryFullError(ProbeError):
     """A single item doesn't fit in memory, so that no smaller batch helps."""
+
+
+class EarlyExitError(ProbeError):
+    """A sequential test can't be calibrated with this pilot, or has no threshold to decide by."""
+
+
+class EngineError(ProbeError):
+    """Workers can't be started, or are lost again and again."""
+
+
+class ShardError(ProbeError):
+    """Shards of a scan don't belong together, or some are missing or incomplete."""
 
 
 class AuditError(ProbeError):

@@ -7,7 +7,7 @@ are suspects; every other one is used to locate with and the rest to judge by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,11 +91,16 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
         return Panel(prompts=tuple(targets), limits=(
             "There are no matched non-members and no clean twin for this model, so an attack's success can't be told "
             "from injection; it is shown without a verdict.",))
-    known = {caption.casefold(): target_of(item, place) for item in manifest.items
-             for place, caption in enumerate(item.captions)}
-    prompts = tuple(_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
+    prompts = tuple(with_truth(targets, manifest))
     controls = panel_of_manifest(manifest, sizes)
     return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
+
+
+def with_truth(targets: Iterable[Target], manifest: Any | None) -> Iterator[Target]:
+    """The prompts one at a time; those that equal a caption of the manifest get what it knows."""
+    known = {caption.casefold(): target_of(item, place) for item in (manifest.items if manifest else ())
+             for place, caption in enumerate(item.captions)}
+    return (_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
 
 
 def _with_truth(target: Target, known: Target | None) -> Target:

@@ -57,14 +57,20 @@ def read_prompts(path: Path, *, column: str | None = None, limit: int | None = N
     ``column`` names the prompts' column; without it the first known name (prompt, caption, text ...) is taken. Stops
     reading after ``limit`` prompts.
     """
+    return list(each_prompt(path, column=column, limit=limit))
+
+
+def each_prompt(path: Path, *, column: str | None = None, limit: int | None = None) -> Iterator[Target]:
+    """The same targets one at a time, for files that don't fit in memory. Errors come when they are met."""
     file = _file_of(path)
     rows = enumerate(_rows(file, column), start=1)
     found = ((line, prompt, picture) for line, (prompt, picture) in rows if prompt)
-    targets = [Target(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
-               for line, prompt, picture in itertools.islice(found, limit)]
-    if not targets:
+    count = 0
+    for line, prompt, picture in itertools.islice(found, limit):
+        count += 1
+        yield Target(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
+    if not count:
         raise PromptFileError(f"{file} holds no prompt; it needs at least one.")
-    return targets
 
 
 def _file_of(path: Path) -> Path:

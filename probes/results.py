@@ -11,6 +11,8 @@ from probes.runs import Record, Run
 TEXT = ("id", "stage", "item", "kind", "memorization", "split", "model", "prompt", "picture", "unjudged")
 WHOLE = ("rung", "exposures", "seed")
 TRUTH = ("copied", "flagged")
+# Of a scan with early exit: the decision on a prompt from the mean of its seeds.
+EARLY = {"prompt_flagged": "bool_", "prompt_score": "float64"}
 _ROWS = 10_000
 
 
@@ -23,13 +25,15 @@ def write_results(run: Run) -> Path:
     from pyarrow import parquet
 
     names = list(dict.fromkeys(name for record in _kept(run) for name in record["scores"]))
+    early = list(EARLY) if run.config.get("early_exit") else []
     fields = [(name, pa.string()) for name in TEXT] + [(name, pa.int64()) for name in WHOLE]
     fields += [(name, pa.bool_()) for name in TRUTH] + [(f"score_{name}", pa.float64()) for name in names]
+    fields += [(name, getattr(pa, EARLY[name])()) for name in early]
     schema, path = pa.schema(fields), run.folder / "results.parquet"
     part = path.with_name("results.parquet.part")
     try:
         with parquet.ParquetWriter(part, schema) as writer:
-            rows = (_flat(record, names) for record in _kept(run))
+            rows = (_flat(record, names, early) for record in _kept(run))
             while chunk := list(itertools.islice(rows, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
         part.replace(path)
@@ -42,11 +46,11 @@ def _kept(run: Run) -> itertools.filterfalse[Record]:
     return itertools.filterfalse(lambda record: record["stage"] == "work", run.records())
 
 
-def _flat(record: Record, names: list[str]) -> Record:
+def _flat(record: Record, names: list[str], early: list[str]) -> Record:
     scores = {f"score_{name}": record["scores"].get(name) for name in names}
     # Half of a surrogate pair, as a broken prompt file may hold it, has no place in a table's UTF-8.
     texts = {name: _clean(record.get(name)) for name in TEXT}
-    return {**texts, **{name: record.get(name) for name in (*WHOLE, *TRUTH)}, **scores}
+    return {**texts, **{name: record.get(name) for name in (*WHOLE, *TRUTH, *early)}, **scores}
 
 
 def _clean(text: str | None) -> str | None:

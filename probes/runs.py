@@ -188,6 +188,10 @@ class Run:
         """Ids of everything that needn't be done again."""
         return {record["id"] for record in self.records()}
 
+    def note(self, **more: Any) -> None:
+        """Keep more in run.json while the run goes on."""
+        self._update(**more)
+
     def finish(self, status: str = "complete", **more: Any) -> None:
         """Close the records and say how it ended. ``more`` is kept in run.json."""
         if status not in STATUSES:

@@ -24,6 +24,7 @@ from probes.prompts import Target
 from probes.runs import Record, Run, record_id
 from probes.shared_uncond import SharedUncond, shareable
 from probes.types import Criterion, Judgement, Progress, Subject
+from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.intercept import recorded
 from shield.thresholds import Setting, Threshold, found, load_thresholds
@@ -59,11 +60,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came out for one job: a picture (None: none was made), detector scores, more fields of the record."""
+    """What came out for one job: a picture (None: none was made), detector scores, more fields of the record, and the
+    first detector's threshold.
+    """
 
     picture: Image.Image | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 Draw = Callable[[Sequence[Job]], list[Drawn]]
@@ -91,7 +95,7 @@ def record_stage(run: Run, stage: str, model: str, jobs: Sequence[Job], draw: Dr
         for place, job, one, judgement in zip(places, batch, drawn, judged, strict=True):
             if ids[place] not in done:
                 path = _saved(folder, job, one.picture, run.folder)
-                run.append(_record(ids[place], stage, model, job, one, judgement, path))
+                run.append(record_of(ids[place], stage, model, job, one, judgement, path))
         return places
 
     in_batches(work, range(len(jobs)), batch_size, progress)
@@ -149,8 +153,9 @@ def _saved(folder: Path, job: Job, picture: Image.Image | None, root: Path) -> s
     return path.relative_to(root).as_posix()
 
 
-def _record(identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement,
-            picture: str | None) -> Record:
+def record_of(identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement,
+              picture: str | None) -> Record:
+    """One line of records.jsonl."""
     target = job.target
     return {"id": identity, "stage": stage, "item": target.id, "kind": target.kind,
             "memorization": target.memorization, "rung": target.rung, "exposures": target.exposures,
@@ -181,7 +186,7 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
         uncond = shared.of(seeds) if shared else False
         with (quiet(subject.pipe), torch.no_grad(),
               recorded(subject.pipe, needs, first_k, stop=not pictures, extra_uncond=uncond) as trace):
-            output = subject.pipe(**condition(subject, jobs), generator=generators(seeds),
+            output = subject.pipe(**condition(subject, jobs, once=shares), generator=generators(seeds),
                                   num_inference_steps=sampling.steps, guidance_scale=guidance_scale)
             images = list(output.images)
         scores: list[dict[str, float | None]] = [{} for _ in jobs]
@@ -189,7 +194,8 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
             for row, value in zip(scores, detector_scores(detector, trace, len(jobs)), strict=True):
                 row[detector.name] = value
         limit = _threshold(detectors, thresholds, subject, sha256, trace, sampling)
-        return [Drawn(image, row, _flag(detectors, row, limit)) for image, row in zip(images, scores, strict=True)]
+        return [Drawn(image, row, _flag(detectors, row, limit), limit)
+                for image, row in zip(images, scores, strict=True)]
 
     return draw
 
@@ -241,14 +247,25 @@ def aligned(draw: Draw, alignment: Alignment | None) -> Draw:
     return both
 
 
-def condition(subject: Subject, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Arguments of a pipeline call: prompts, or embeddings if the jobs have them (all or none in one batch)."""
+def condition(subject: Subject, jobs: Sequence[Job], once: bool = False) -> dict[str, Any]:
+    """Arguments of a pipeline call: prompts, or embeddings if the jobs have them (all or none in one batch).
+
+    ``once``: a prompt with several seeds in the batch is encoded once, for calls without guidance.
+    """
     embeds = [job.prompt_embeds for job in jobs if job.prompt_embeds is not None]
     if not embeds:
-        return {"prompt": [job.target.prompt for job in jobs]}
+        prompts = [job.target.prompt for job in jobs]
+        return _encoded_once(subject, prompts) if once and len(set(prompts)) < len(prompts) else {"prompt": prompts}
     if len(embeds) != len(jobs):
         raise ValueError("A batch holds captions or embeddings, not both.")
     return {"prompt_embeds": torch.stack(embeds).to(subject.device, subject.dtype)}
+
+
+def _encoded_once(subject: Subject, prompts: Sequence[str]) -> dict[str, Any]:
+    distinct = list(dict.fromkeys(prompts))
+    found = encoded(subject.pipe, distinct).rows([distinct.index(prompt) for prompt in prompts])
+    pooled = {} if found.pooled is None else {"pooled_prompt_embeds": found.pooled}
+    return {"prompt_embeds": found.embeds, **pooled}
 
 
 def detector_scores(detector: Detector, trace: Trace, count: int) -> list[float | None]:

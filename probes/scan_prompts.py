@@ -1,25 +1,27 @@
 """`diffshield scan`: which prompts of a file look memorized. Scores only, or pictures and copy scores as well.
 
-A score needs the first denoising step alone, so a scan costs two denoiser evaluations for each prompt and noise.
+A score needs the first denoising step alone, and its unconditional half is shared by all prompts
+(probes/shared_uncond.py), so a scan costs one denoiser evaluation for each prompt and noise. Scores only: prompts are a
+stream, so memory doesn't grow with their number, and any engine may do the work.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from probes.audit import Plan, judge_for, manifest_of, testbed_alignment
+from probes.early_exit import Boundary, drawn_at_random
+from probes.engines import ENGINES, Engine
 from probes.errors import AuditError
-from probes.metrics import CopyJudge
-from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
+from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
+from probes.pilot import EarlyExit, boundary_of
 from probes.progress import bars
-from probes.prompts import read_prompts
+from probes.prompts import Target, each_prompt, read_prompts
 from probes.results import write_results
-from probes.runs import Record, Run, describe_input, write_json
+from probes.runs import Run, describe_input, write_json
 from probes.scan import (
     Sampling,
     aligned,
@@ -29,16 +31,20 @@ from probes.scan import (
     record_works,
     stored_thresholds,
 )
+from probes.scan_figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
+from probes.scorer import Reading, Started
+from probes.shards import Shard
 from probes.stages import Stages
-from probes.summary import detector_figures, ladder, stage_rows
-from probes.types import Criterion, Subject
+from probes.stream import STAGE, items_of, record_stream
+from probes.types import Subject
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
 from shield.load import load
-from shield.types import Detector
 
-# How many of the highest-scoring prompts a summary names.
-TOP = 10
+# With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
+ROUNDS_AHEAD = 4
+
+__all__ = ["Hardware", "Scanned", "lines_of", "scan", "summarized"]
 
 
 @dataclass(frozen=True)
@@ -50,53 +56,192 @@ class Scanned:
     summary: dict[str, Any] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a scan runs on. No record depends on it beyond rounding, except on ``dtype``.
+
+    ``batch_size`` None: found on the device. ``engine`` is one of ENGINES; ``address`` is Ray's.
+    """
+
+    engine: str = "local"
+    workers: int | None = None
+    address: str = "local"
+    batch_size: int | None = None
+    dtype: str | None = None
+    channels_last: bool = False
+    compiled: bool = False
+
+
+class Prompts:
+    """A scan's prompts, read anew each time they are gone through, and counted once, which also finds mistakes.
+
+    Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError.
+    """
+
+    def __init__(self, file: Path | None, model: str, column: str | None = None, limit: int | None = None) -> None:
+        self.manifest = manifest_of(model)
+        if file is None and self.manifest is None:
+            raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
+        self.inputs = [describe_input(file)] if file else []
+        self._file, self._column, self._limit = file, column, limit
+        self.panel = Panel() if file else panel_of_manifest(self.manifest, Sizes())
+        self.count = sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Target]:
+        if self._file is None:
+            return iter(self.panel.drawn())
+        return with_truth(each_prompt(self._file, column=self._column, limit=self._limit), self.manifest)
+
+
 def scan(prompts: Path | None, out: Path, *, model: str = "testbed", column: str | None = None,
          limit: int | None = None, seeds: Sequence[int] = (500,), detectors: Sequence[str] = Plan.detectors,
          steps: int = 1, pictures: bool = False, sampling: Sampling | None = None, device: str = "auto",
-         resume: bool = False, show_progress: bool = True) -> Scanned:
+         resume: bool = False, show_progress: bool = True, hardware: Hardware | None = None,
+         shard: Shard | None = None, early_exit: EarlyExit | None = None) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
 
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
+    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
-    than the schedule has), PromptFileError, RunError, WeightsError.
+    than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
     """
     sampling = sampling or Sampling()
-    scorers = detectors_reading(detectors, steps, sampling)
+    _check(detectors, steps, sampling)
+    config: dict[str, Any] = {"model": model, "column": column, "limit": limit, "seeds": list(seeds),
+                              "detectors": list(detectors), "steps": steps, "pictures": pictures}
+    if pictures:
+        if shard or early_exit or (hardware and hardware != Hardware(batch_size=hardware.batch_size)):
+            raise BadRequestError("Pictures are drawn by one process in the model's own precision; leave --pictures "
+                                  "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile.")
+        return _with_pictures(prompts, out, config, sampling, device, resume, show_progress)
+    hardware = hardware or Hardware(batch_size=sampling.batch_size)
+    source = Prompts(prompts, model, column, limit)
+    reading = Reading(model, tuple(detectors), steps, sampling, hardware.batch_size, None, device, hardware.dtype,
+                      hardware.channels_last, hardware.compiled)
+    config |= {"sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
+               "dtype": hardware.dtype}
+    boundary = None
+    if early_exit:
+        boundary = _boundary(source, out, config, reading, hardware, early_exit, resume, show_progress)
+    config |= {"early_exit": asdict(boundary) if boundary else None,
+               "shard": [shard.index, shard.of] if shard else None}
+    reading = replace(reading, boundary=boundary)
+    return _scores(source, out, config, reading, hardware, shard or Shard(), resume, show_progress)
+
+
+def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
+    unknown = [name for name in detectors if name not in DETECTORS]
+    if unknown or not detectors:
+        raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
+    if not 1 <= steps <= sampling.steps:
+        raise BadRequestError(f"Detectors read 1 to {sampling.steps} steps of this schedule, not {steps}.")
+
+
+def _scores(source: Prompts, out: Path, config: dict[str, Any], reading: Reading, hardware: Hardware, shard: Shard,
+            resume: bool, show_progress: bool) -> Scanned:
+    """Scores of the shard's prompts. EngineError for an unknown engine."""
+    seeds, together = config["seeds"], config["early_exit"] is not None
+    total = shard.count(source.count) * (1 if together else len(seeds))
+    with _engine(reading, hardware) as engine, bars(show_progress) as track:
+        started = engine.started(next(iter(source)))
+        with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds,
+                       model={"name": reading.model, "sha256": started.sha256}) as run:
+            stages = Stages(run.folder)
+            run.note(hardware={**asdict(hardware), "batch_size": started.batch_size})
+
+            def work() -> dict[str, Any]:
+                threshold = (stages.entry(STAGE) or {}).get("detail", {}).get("threshold")
+                items = items_of(shard.own(source), seeds, together)
+                for spent in record_stream(run, engine, items, _chunk(started, together), total=total,
+                                           progress=track("scan")):
+                    stages.cost.evaluations += spent.evaluations
+                    threshold = spent.threshold if threshold is None else threshold
+                return {"threshold": threshold}
+
+            stages.do(STAGE, work)
+            summary = summarized(run, stages, source.panel)
+            table = write_results(run)
+            run.finish("complete")
+    return Scanned(out, table, summary)
+
+
+def _chunk(started: Started, together: bool) -> int:
+    return started.batch_size * (ROUNDS_AHEAD if together else 1)
+
+
+def _engine(reading: Reading, hardware: Hardware) -> Engine:
+    if hardware.engine not in ENGINES:
+        raise BadRequestError(f"There is no engine {hardware.engine!r}; use {', '.join(ENGINES)}.")
+    return ENGINES[hardware.engine](reading, hardware.workers, hardware.address)
+
+
+def summarized(run: Run, stages: Stages, panel: Panel) -> dict[str, Any]:
+    """Make and write summary.json of a run with scores."""
+    detectors = run.config["detectors"]
+    early = run.config.get("early_exit")
+    detail = (stages.entry(STAGE) or {}).get("detail", {})
+    summary = {**figures(run, panel, detectors), "threshold": detail.get("threshold"),
+               **report_fields(run, stages, None, {}, panel.limits),
+               "early_exit": early_exit_figures(run, Boundary(**early)) if early else None}
+    write_json(run.folder / "summary.json", summary)
+    return summary
+
+
+def _boundary(source: Prompts, out: Path, config: dict[str, Any], reading: Reading, hardware: Hardware,
+              early_exit: EarlyExit, resume: bool, show_progress: bool) -> Boundary:
+    """From the pilot that was given, or from one of this file's own prompts, drawn at random, in ``out``/pilot."""
+    folder = early_exit.pilot
+    if folder is None:
+        folder = out / "pilot"
+        chosen = drawn_at_random(source, early_exit.prompts_of(source.count))
+        small = _Chosen(source, chosen)
+        whole = {**config, "early_exit": None, "shard": None, "pilot": len(chosen)}
+        again = resume or (folder / "run.json").exists()
+        _scores(small, folder, whole, reading, hardware, Shard(), again, show_progress)
+    return boundary_of(folder, config, early_exit.error)
+
+
+class _Chosen(Prompts):
+    """Some prompts of a file, as a scan's prompts."""
+
+    def __init__(self, source: Prompts, chosen: Sequence[Target]) -> None:
+        self.manifest, self.inputs, self.panel = source.manifest, source.inputs, Panel()
+        self._chosen, self.count = chosen, len(chosen)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._chosen)
+
+
+def _with_pictures(prompts: Path | None, out: Path, config: dict[str, Any], sampling: Sampling, device: str,
+                   resume: bool, show_progress: bool) -> Scanned:
+    """Pictures and copy scores as well, one process."""
+    model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
     manifest = manifest_of(model)
-    panel = _panel(prompts, manifest, model, column, limit)
-    judge, limits = judge_for(manifest, panel) if pictures else (None, ())
-    config = {"model": model, "column": column, "limit": limit, "seeds": list(seeds), "detectors": list(detectors),
-              "steps": steps, "pictures": pictures, "sampling": asdict(sampling)}
+    panel = _panel(prompts, manifest, model, config["column"], config["limit"])
+    judge, limits = judge_for(manifest, panel)
+    config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
     subject = Subject(load(model, device=device), model)
-    draw = drawn_by_pipeline(subject, sampling, scorers, pictures=pictures, thresholds=stored_thresholds())
-    stage, jobs = "before" if pictures else "scan", jobs_for(panel.drawn(), seeds)  # as an audit calls them
+    scorers = Reading(model, tuple(detectors), steps).scorers()
+    draw = aligned(drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
+                   testbed_alignment() if manifest else None)
     with Run.start(out, config, resume=resume, kind="scan", inputs=inputs,
                    model={"name": model, "sha256": subject.sha256()}, seeds=seeds) as run, bars(show_progress) as track:
         stages = Stages(run.folder, subject.denoiser)
-        if pictures:
-            stages.do("work", lambda: record_works(run, panel.drawn()))
-            draw = aligned(draw, testbed_alignment() if manifest else None)
-        stages.do(stage, lambda: record_stage(run, stage, model, jobs, draw, judge=judge,
-                                              batch_size=sampling.batch_size, progress=track("scan")))
-        summary = {**_figures(run, panel, list(detectors)), **_about(run, stages, judge, [*panel.limits, *limits])}
+        stages.do("work", lambda: record_works(run, panel.drawn()))
+        jobs, batch = jobs_for(panel.drawn(), seeds), sampling.batch_size
+        stages.do("before", lambda: record_stage(run, "before", model, jobs, draw, batch_size=batch, judge=judge,
+                                                 progress=track("scan")))
+        metric, criterion = criterion_fields(judge)
+        summary = {**figures(run, panel, detectors),
+                   **report_fields(run, stages, metric, criterion, [*panel.limits, *limits])}
         write_json(run.folder / "summary.json", summary)
         table = write_results(run)
         run.finish("complete")
     return Scanned(out, table, summary)
-
-
-def detectors_reading(names: Sequence[str], steps: int, sampling: Sampling) -> list[Detector]:
-    """The detectors, each reading the first ``steps`` denoising steps."""
-    unknown = [name for name in names if name not in DETECTORS]
-    if unknown or not names:
-        raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
-    if not 1 <= steps <= sampling.steps:
-        raise BadRequestError(f"Detectors read 1 to {sampling.steps} steps of this schedule, not {steps}.")
-    return [replace(DETECTORS[name](), first_k=steps) for name in names]  # type: ignore[type-var]
 
 
 def _panel(prompts: Path | None, manifest: Any | None, model: str, column: str | None, limit: int | None) -> Panel:
@@ -106,76 +251,3 @@ def _panel(prompts: Path | None, manifest: Any | None, model: str, column: str |
     if manifest is None:
         raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
     return panel_of_manifest(manifest, Sizes())
-
-
-def _figures(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
-    """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
-    scores: dict[str, list[float]] = {name: [] for name in detectors}
-    flags: list[bool | None] = []
-    by_item: dict[str, tuple[float, int, str]] = {}
-    for record in _scored(run):
-        flags.append(record["flagged"])
-        for name in detectors:
-            if record["scores"].get(name) is not None:
-                scores[name].append(record["scores"][name])
-        value = record["scores"].get(detectors[0])
-        if value is not None:
-            total, count, prompt = by_item.get(record["item"], (0.0, 0, record["prompt"]))
-            by_item[record["item"]] = total + value, count + 1, prompt
-    top = heapq.nlargest(TOP, ((total / count, item, prompt) for item, (total, count, prompt) in by_item.items()))
-    return {"scores": {name: _spread(values, len(flags)) for name, values in scores.items()},
-            "flagged": flags.count(True), "cleared": flags.count(False), "undecided": flags.count(None),
-            "highest": [{"score": score, "item": item, "prompt": prompt} for score, item, prompt in top],
-            "detector": _told_apart(run, panel, detectors)}
-
-
-def _spread(values: Sequence[float], total: int) -> dict[str, float | int | None]:
-    return {"n": len(values), "unscored": total - len(values), "median": median(values) if values else None,
-            "highest": max(values, default=None)}
-
-
-def _told_apart(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
-    """AUROC of trained works against matched non-members; only where the panel knows both."""
-    if not panel.members:
-        return {}
-    scanned = [{**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
-               for record in _scored(run)]
-    return detector_figures(scanned, {target.id for target in panel.members})
-
-
-def _about(run: Run, stages: Stages, judge: Criterion | None, limits: Sequence[str]) -> dict[str, Any]:
-    """The rest of summary.json, in the layout that a report reads (probes/audit.py)."""
-    pictures = stages.complete("before")
-    records = list(_scored(run)) if pictures else []
-    metric = judge.metrics[0].name if isinstance(judge, CopyJudge) else None
-    items = {record["item"] for record in records}
-    return {"format": 1, "model": run.about["model"]["name"], "model_sha256": run.about["model"]["sha256"],
-            "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
-            "rows": stage_rows(records, items, metric), "ladder": ladder(records, metric), "curve": [], "gaps": [],
-            "utility": None, "mask": {},
-            "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
-                     for entry in stages.entries],
-            "limits": [*limits, *stages.limits()]}
-
-
-def _scored(run: Run) -> Iterator[Record]:
-    return (record for record in run.records() if record["stage"] != "work")
-
-
-def lines_of(summary: dict[str, Any]) -> list[str]:
-    """The summary for a terminal."""
-    lines = [f"{row['score']:.4g}  {row['item']}  {row['prompt']}" for row in summary["highest"]]
-    for name, row in summary["scores"].items():
-        known = f"median {row['median']:.4g}, highest {row['highest']:.4g}" if row["n"] else "no score"
-        auroc = summary["detector"].get(name, {}).get("auroc")
-        told = "" if auroc is None else f", AUROC {auroc:.3f} of trained works against non-members"
-        lines.append(f"{name}: {known}, {row['n']} scored, {row['unscored']} unscored{told}")
-    for row in summary["rows"]:
-        if row["rate"] is not None:
-            lines.append(f"{row['group']}: {row['copied']} of {row['n']} pictures are copies "
-                         f"({row['low']:.0%} to {row['high']:.0%}), {row['unscored']} not judged")
-    calibrated = summary["flagged"] + summary["cleared"]
-    lines.append(f"{summary['flagged']} of {calibrated} flagged" if calibrated else "nothing was flagged or cleared: "
-                 "there is no threshold for this model at these settings (diffshield calibrate makes one)")
-    evaluations = sum(entry["evaluations"] for entry in summary["cost"])
-    return [*lines, f"{evaluations} denoiser evaluations", *summary["limits"]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from probes.cost import counted
+from probes.cost import Cost, counted
 from probes.runs import RunError, write_json
 
 STAGES = ("work", "scan", "before", "shielded", "twin", "localize", "pruned", "random_pruned", "attacked",
@@ -29,6 +29,7 @@ class Stages:
     def __init__(self, folder: Path, *denoisers: torch.nn.Module) -> None:
         self._path = folder / "stages.json"
         self._denoisers = denoisers
+        self.cost = Cost()  # of the stage that runs; workers elsewhere add theirs
         self.entries: list[dict[str, Any]] = []
         if self._path.exists():
             try:
@@ -69,12 +70,12 @@ class Stages:
         before = self.entry(stage) or {}
         entry: dict[str, Any] = {"stage": stage, "status": "partial", "why": None, "detail": {}}
         start = time.perf_counter()
-        with counted(*self._denoisers) as cost:
+        with counted(*self._denoisers) as self.cost:
             try:
                 yield entry
             finally:
                 entry["seconds"] = round(before.get("seconds", 0.0) + time.perf_counter() - start, 3)
-                entry["evaluations"] = before.get("evaluations", 0) + cost.evaluations
+                entry["evaluations"] = before.get("evaluations", 0) + self.cost.evaluations
                 self._put(entry)
 
     def _put(self, entry: dict[str, Any]) -> None:

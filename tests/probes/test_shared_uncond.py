@@ -83,11 +83,12 @@ def test_scores_are_those_of_the_ordinary_path(batch):
 
 
 def test_half_precision_stays_near(any_pipe):
-    exact = trace_of(any_pipe, PROMPTS, SEEDS).gap("v")
-    half = trace_of(any_pipe.to(torch.bfloat16), PROMPTS, SEEDS, SharedUncond(any_pipe)).gap("v")
-    stacked = trace_of(any_pipe, PROMPTS, SEEDS).gap("v")
-    apart, rounding = (half - exact).abs().max(), (stacked - exact).abs().max()
-    assert apart <= 2 * rounding + 1e-3
+    """bfloat16 has eight bits: two passes of another shape differ by a few of its last ones."""
+    any_pipe.to(torch.bfloat16)
+    shared, stacked = trace_of(any_pipe, PROMPTS, SEEDS, SharedUncond(any_pipe)), trace_of(any_pipe, PROMPTS, SEEDS)
+    for name in ("noise_cond", "noise_uncond"):
+        one, other = getattr(shared, name), getattr(stacked, name)
+        assert (one - other).abs().max() <= 2**-6 * other.abs().max(), name
 
 
 def test_shared_only_where_it_holds(pipe):

@@ -1,0 +1,39 @@
+"""Where a scan's chunks are scored. To add an engine: write one file, add one line to ENGINES.
+
+An engine gives results in the chunks' order, holds only a bounded number of chunks, and never writes: the process that
+asked appends to records.jsonl, so each record is written exactly once whatever becomes of the workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from probes.engines.in_process import InProcess
+from probes.engines.ray_actors import RayActors
+from probes.prompts import Target
+from probes.scorer import Item, Reading, Scored, Started
+
+
+class Engine(Protocol):
+    """Workers with one loaded model each. Used as a context manager, which ends them."""
+
+    def __init__(self, reading: Reading, workers: int | None = None, address: str = "local") -> None: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def started(self, example: Target) -> Started:
+        """Load the model on every worker, and settle the batch with an example prompt."""
+
+    def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:
+        """Each chunk with its result, in order. Takes chunks as it has room for them."""
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "local": InProcess,
+    "ray": RayActors,
+}
+
+__all__ = ["ENGINES", "Engine", "InProcess", "RayActors"]

@@ -1,0 +1,47 @@
+"""One model in this process. The next chunk is scored while the last one's records are written."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from probes.errors import EngineError
+from probes.prompts import Target
+from probes.scorer import Item, Reading, Scored, Scorer, Started
+
+AHEAD = 2
+
+
+class InProcess:
+    """EngineError for more than one worker: processes need another engine."""
+
+    def __init__(self, reading: Reading, workers: int | None = None, address: str = "local") -> None:
+        if workers not in (None, 1):
+            raise EngineError(f"The engine local has one worker, not {workers}; use --engine ray, or --shard.")
+        self._reading = reading
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.__dict__.pop("scorer", None)
+
+    def started(self, example: Target) -> Started:
+        self.scorer = Scorer(self._reading)
+        return self.scorer.started(example)
+
+    def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:
+        pending: deque[tuple[Sequence[Item], Future[Scored]]] = deque()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
+        try:
+            for chunk in chunks:
+                pending.append((chunk, pool.submit(self.scorer.score, chunk)))
+                if len(pending) == AHEAD:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

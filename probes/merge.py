@@ -1,0 +1,31 @@
+"""`diffshield merge`: the shards of one scan as the run folder that one process would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from probes.audit import manifest_of
+from probes.panel import Panel, Sizes, panel_of_manifest
+from probes.results import write_results
+from probes.runs import Run
+from probes.scan_prompts import Scanned, summarized
+from probes.shards import merge_stages, merged_records, opened
+from probes.stages import Stages
+
+
+def merge(folders: Sequence[Path], out: Path) -> Scanned:
+    """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
+    runs = opened(folders)
+    first = runs[0]
+    manifest = None if first.about["inputs"] else manifest_of(first.config["model"])
+    panel = panel_of_manifest(manifest, Sizes()) if manifest else Panel()
+    with Run.create(out, {**first.config, "shard": None}, kind="scan", passed=[str(folder) for folder in folders],
+                    model=first.about["model"], seeds=first.about["seeds"], inputs=first.about["inputs"]) as run:
+        for record in merged_records(runs):
+            run.append(record)
+        merge_stages(runs, out)
+        summary = summarized(run, Stages(out), panel)
+        table = write_results(run)
+        run.finish("complete")
+    return Scanned(out, table, summary)

@@ -1,0 +1,72 @@
+"""The pilot of an early exit: a finished scan of some prompts with all their seeds, read as calibration scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probes.early_exit import Boundary, calibrated, prompts_needed
+from probes.errors import EarlyExitError
+from probes.runs import Run
+from shield.errors import BadRequestError, NotCalibratedError
+
+PROMPTS = 300
+_SAME = ("model", "seeds", "detectors", "steps", "sampling", "dtype")
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """``error``: the largest share of prompts that may be decided otherwise than by all seeds.
+
+    ``pilot``: the folder of a finished scan with the same options and seeds; None: a scan of PROMPTS of the file's own
+    prompts, or as many as the error needs. BadRequestError for an error outside of 0 to 0.5.
+    """
+
+    error: float = 0.01
+    pilot: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.error < 0.5:
+            raise BadRequestError(f"An error lies between 0 and 0.5; {self.error:g} was given.")
+
+    def prompts_of(self, total: int) -> int:
+        """The pilot's size for a file of so many prompts. EarlyExitError if the file is too small for the error."""
+        needed = prompts_needed(self.error)
+        if total < needed:
+            raise EarlyExitError(f"An error of {self.error:g} needs a pilot of {needed} prompts, and there are "
+                                 f"{total}. Scan without --early-exit, or allow a larger --error.")
+        return min(total, max(PROMPTS, 3 * needed))
+
+
+def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Boundary:
+    """The boundary for a scan with this configuration.
+
+    EarlyExitError for a pilot that isn't finished or was made with other options, NotCalibratedError where its first
+    detector has no threshold, RunError if it is no run.
+    """
+    pilot = Run.open(folder)
+    if pilot.status != "complete" or pilot.about["kind"] != "scan":
+        raise EarlyExitError(f"The pilot {folder} is no complete scan; it is {pilot.status}.")
+    other = next((key for key in _SAME if pilot.config.get(key) != config[key]), None)
+    if other is not None:
+        raise EarlyExitError(f"The pilot {folder} was made with another {other}: {pilot.config.get(other)}; this scan "
+                             f"has {config[other]}.")
+    threshold = next((detail for detail in _thresholds(pilot)), None)
+    name = config["detectors"][0]
+    if threshold is None:
+        raise NotCalibratedError(f"Early exit needs a threshold of {name} for this model and these settings, and there "
+                                 "is none. Run `diffshield calibrate`.")
+    groups = itertools.groupby(pilot.records(), key=lambda record: record["item"])
+    scores = [[record["scores"].get(name) for record in records] for _, records in groups]
+    return calibrated([row for row in scores if None not in row], threshold, error)
+
+
+def _thresholds(pilot: Run) -> Iterator[float]:
+    from probes.stages import Stages
+
+    for entry in Stages(pilot.folder).entries:
+        if entry["detail"].get("threshold") is not None:
+            yield entry["detail"]["threshold"]

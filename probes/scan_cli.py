@@ -1,0 +1,124 @@
+"""diffshield scan | merge: parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FLAGGED = 3
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[Path, typer.Option(help="Run folder to write.")]
+Flag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these verbs to the command line."""
+    for verb in (scan, merge):
+        app.command()(verb)
+
+
+def scan(
+    out: Out,
+    prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
+                                                        "it the testbed's own captions.")] = None,
+    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")
+                     ] = "testbed",
+    column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
+    detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
+    schedule: Annotated[int, typer.Option(min=1, help="Denoising steps of a whole picture.")] = 25,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    batch: Annotated[str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")
+                     ] = "auto",
+    early_exit: Annotated[bool, typer.Option("--early-exit", help="Prompts far from the threshold stop before their "
+                                                                  "last seed.")] = False,
+    error: Annotated[float, typer.Option(help="With --early-exit: share of prompts that may be decided otherwise than "
+                                              "by all seeds.")] = 0.01,
+    pilot: Annotated[Path | None, typer.Option(help="With --early-exit: a finished scan with the same options to "
+                                                    "calibrate on; by default one of random prompts of the file.")
+                     ] = None,
+    engine: Annotated[str, typer.Option(help="local, ray, or torchrun (one shard for each process that torchrun or "
+                                             "srun started).")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; by default one for each GPU.")] = None,
+    ray_address: Annotated[str, typer.Option(help="local, auto, or a cluster's address.")] = "local",
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them "
+                                                   "together.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    fail_on_flag: Flag = False,
+    as_json: Json = False,
+) -> None:
+    """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
+    from probes.pilot import EarlyExit
+    from probes.scan import Sampling
+    from probes.scan_prompts import Hardware, lines_of
+    from probes.scan_prompts import scan as scan_prompts
+    from probes.shards import Shard, launched
+
+    size = _batch(batch)
+    hardware = Hardware(engine, workers, ray_address, size, dtype, channels_last, compiled)
+    part = Shard.parsed(shard) if shard else None
+    if engine == "torchrun":
+        part, local = launched()
+        out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
+    done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
+                        detectors=_listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
+                        sampling=Sampling(schedule, guidance, size or Sampling.batch_size), hardware=hardware,
+                        shard=part, early_exit=EarlyExit(error, pilot) if early_exit else None)
+    _shown(done, lines_of(done.summary), as_json)
+    if fail_on_flag and done.summary["flagged"]:
+        raise typer.Exit(FLAGGED)
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="The run folders of all shards of one scan.")],
+    out: Out,
+    fail_on_flag: Flag = False,
+    as_json: Json = False,
+) -> None:
+    """Put the shards of a scan together: the run folder that one process would have written."""
+    from probes.merge import merge as merge_shards
+    from probes.scan_prompts import lines_of
+
+    done = merge_shards(shards, out)
+    _shown(done, lines_of(done.summary), as_json)
+    if fail_on_flag and done.summary["flagged"]:
+        raise typer.Exit(FLAGGED)
+
+
+def _batch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"--batch takes a number from 1 on, or auto; not {text!r}.")
+    return int(text)
+
+
+def _device(device: str, local: int) -> str:
+    """A process's own GPU, where there are GPUs and none was named."""
+    import torch
+
+    return f"cuda:{local % torch.cuda.device_count()}" if device == "auto" and torch.cuda.is_available() else device
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _shown(done: Any, lines: Sequence[str], as_json: bool) -> None:
+    found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
+    text = json.dumps(found, indent=1, ensure_ascii=False, default=str) if as_json else "\n".join(
+        [*lines, str(done.table)])
+    typer.echo(text)

@@ -1,0 +1,147 @@
+"""What each worker of a scan does: load the model once, score chunks of prompts, say what it cost.
+
+A chunk's result depends on the chunk alone, so it doesn't matter which worker scores it, nor how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from probes.batches import best_batch, in_batches, out_of_memory
+from probes.cost import counted
+from probes.early_exit import Boundary, mean_of
+from probes.prompts import Target
+from probes.scan import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
+from probes.types import Subject
+from shield.detectors import DETECTORS
+from shield.load import load
+from shield.thresholds import options_of
+from shield.types import Detector
+
+# What a CPU gets without being asked: larger batches don't make it faster.
+CPU_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt, and the seeds that it may be scored with, in this order."""
+
+    target: Target
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
+
+    ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
+    """
+
+    model: str
+    detectors: tuple[str, ...]
+    steps: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int | None = None
+    boundary: Boundary | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    channels_last: bool = False
+    compiled: bool = False
+    weights: str | None = field(default_factory=lambda: os.environ.get("DIFFSHIELD_WEIGHTS"))
+
+    def scorers(self) -> list[Detector]:
+        """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
+        made = [DETECTORS[name]() for name in self.detectors]
+        return [replace(one, first_k=self.steps) if "first_k" in options_of(one) else one  # type: ignore[type-var]
+                for one in made]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A chunk's results: for each item one Drawn per seed that was used, and the denoiser evaluations spent."""
+
+    rows: list[list[Drawn]]
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker found: the model's fingerprint and the batch it works with."""
+
+    sha256: str
+    batch_size: int
+
+
+class Scorer:
+    """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
+
+    def __init__(self, reading: Reading) -> None:
+        if reading.weights is not None:
+            os.environ["DIFFSHIELD_WEIGHTS"] = reading.weights
+        self.reading = reading
+        self.subject = Subject(load(reading.model, reading.device, reading.dtype), reading.model)
+        if reading.channels_last:
+            self.subject.denoiser.to(memory_format=torch.channels_last)
+        if reading.compiled:
+            self.subject.denoiser.compile()
+        self.draw: Draw = drawn_by_pipeline(self.subject, reading.sampling, reading.scorers(), pictures=False,
+                                            thresholds=stored_thresholds())
+
+    @cached_property
+    def sha256(self) -> str:
+        return self.subject.sha256()
+
+    def started(self, example: Target) -> Started:
+        """Find the batch where none was given: on a GPU the largest that fits and pays, tried with this prompt."""
+        if self.reading.batch_size is not None:
+            self.batch_size = self.reading.batch_size
+        elif self.subject.device.type == "cpu":
+            self.batch_size = CPU_BATCH
+        else:
+            self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
+        return Started(self.sha256, self.batch_size)
+
+    def score(self, items: Sequence[Item]) -> Scored:
+        """Every item with its first seed, then those that are undecided with the next one, and so on."""
+        rows: list[list[Drawn]] = [[] for _ in items]
+        going = list(range(len(items)))
+        with counted(self.subject.denoiser) as cost:
+            while going:
+                jobs = [Job(items[place].target, items[place].seeds[len(rows[place])]) for place in going]
+                for place, drawn in zip(going, self._drawn(jobs), strict=True):
+                    rows[place].append(drawn)
+                going = [place for place in going if self._goes_on(items[place], rows[place])]
+        return Scored([self._decided(row) for row in rows], cost.evaluations)
+
+    def _drawn(self, jobs: Sequence[Job]) -> list[Drawn]:
+        def work(batch: Sequence[Job]) -> Sequence[Drawn]:
+            try:
+                return self.draw(batch)
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    self.batch_size = max(1, min(self.batch_size, len(batch) // 2))
+                raise
+
+        return in_batches(work, jobs, self.batch_size)
+
+    def _goes_on(self, item: Item, row: Sequence[Drawn]) -> bool:
+        if len(row) == len(item.seeds):
+            return False
+        return self.reading.boundary is None or self.reading.boundary.decision(self._values(row)) is None
+
+    def _decided(self, row: list[Drawn]) -> list[Drawn]:
+        """With early exit every record of a prompt holds the prompt's mean and the decision."""
+        if self.reading.boundary is None:
+            return row
+        values = self._values(row)
+        mean = None if None in values else mean_of(values)
+        about = {"prompt_score": mean, "prompt_flagged": self.reading.boundary.decision(values)}
+        return [replace(drawn, more={**drawn.more, **about}) for drawn in row]
+
+    def _values(self, row: Sequence[Drawn]) -> list[float | None]:
+        return [drawn.scores[self.reading.detectors[0]] for drawn in row]
