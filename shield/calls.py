@@ -43,6 +43,15 @@ def asked_at(named: dict[str, Any], timestep: float | None) -> dict[str, Any]:
     return {**named, "timestep": other}
 
 
+def asked_about(named: dict[str, Any], family: Family, latents: Tensor | None) -> dict[str, Any]:
+    """`named` with other latents; channels beyond theirs (an inpainting model's mask) stay. None changes nothing."""
+    if latents is None:
+        return named
+    given = named[family.sample]
+    beyond = [] if family.packed else [given[:, latents.shape[1] :]]
+    return {**named, family.sample: torch.cat([latents.to(given), *beyond], dim=1)}
+
+
 @contextmanager
 def hooked(module: nn.Module, before: Before, after: After | None = None) -> Iterator[None]:
     """Within the block, `before` may replace the arguments of every call of `module` and `after` its output.

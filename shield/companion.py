@@ -7,9 +7,9 @@ the denoiser's, and when the denoiser runs again for some rows, it runs again fo
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from shield.calls import asked_at, picked_rows
+from shield.calls import asked_about, asked_at, picked_rows
 from shield.conditioning import Conditioning, written
 from shield.families import Family
 
@@ -31,12 +31,21 @@ class Companion:
         rows = len(named[self.family.sample])
         return rows // 2 if self.is_stacked() and not named.get("guess_mode") else rows
 
-    def residuals(self, rows: Sequence[int], conditioning: Conditioning, timestep: float | None) -> dict[str, Any]:
-        """What the denoiser is given for these images under another conditioning; nothing without a companion."""
+    def residuals(
+        self,
+        rows: Sequence[int],
+        conditioning: Conditioning,
+        timestep: float | None,
+        latents: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """What the denoiser is given for these images under another conditioning, at another timestep, or with other
+        latents; nothing without a companion.
+        """
         if self._module is None:
             return {}
         total, named = len(self._named[self.family.sample]), self._named
         start = total - self.batch(named)
         picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
-        outputs = self._module(**written(self.family, asked_at(picked, timestep), conditioning))
+        asked = asked_about(asked_at(picked, timestep), self.family, latents)
+        outputs = self._module(**written(self.family, asked, conditioning))
         return dict(zip(self.family.residuals, outputs, strict=True))

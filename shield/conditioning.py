@@ -140,6 +140,14 @@ def encoded(
         return ENCODERS[family_of(pipe).name](pipe, prompts, tokens)
 
 
+def prompt_length(pipe: Any, prompt: str, tokens: int) -> int | None:
+    """How many of `tokens` the prompt fills, begin and end included; None where CLIP's text isn't all there is."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if family_of(pipe).denoiser != "unet" or tokenizer is None or tokens != tokenizer.model_max_length:
+        return None
+    return len(tokenizer(prompt, truncation=True, max_length=tokens).input_ids)
+
+
 @torch.no_grad()
 def null_conditioning(pipe: Any, tokens: int | None = None) -> Conditioning:
     """One row: what the pipeline takes for "no prompt" when the caller gives no negative prompt."""

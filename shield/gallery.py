@@ -162,6 +162,19 @@ class Gallery:
         best = scores.argmax(axis=1)
         return [(float(scores[i, b]), self._works[int(indexes[i, b])]) for i, b in enumerate(best)]
 
+    def toward(self, picture: Image.Image) -> tuple[float, str, np.ndarray]:
+        """(correlation, work, thumbnail) of the protected picture that this one correlates with most; the thumbnail
+        (see `thumbnail`) mirrored where the mirror image does. Raises GalleryError for an empty gallery.
+        """
+        if not self._works:
+            raise GalleryError("The gallery holds no picture to compare with; add one.")
+        views = np.stack([thumbnail(view) for view in _views(picture)])
+        scores, indexes = self._flat.search(views, 1)
+        best = int(scores[:, 0].argmax())
+        index = int(indexes[best, 0])
+        found = self._thumbnails[index].reshape(THUMBNAIL, THUMBNAIL, 3)
+        return float(scores[best, 0]), self._works[index], (found[:, ::-1] if best else found).ravel().copy()
+
     def calibrate(self, noncopies: Iterable[tuple[str, Any]], fpr: float, source: str = "") -> None:
         """Sets `correlation` so that at most `fpr` of pictures like these, (name, path or picture), count as copies.
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from shield.attention import attention_watched
-from shield.calls import asked_at, hooked, named_arguments, picked_rows
+from shield.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
 from shield.companion import Companion
 from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
 from shield.prediction import noise_levels, prediction_type
-from shield.types import ATTENTION, SIGNALS, Step, Trace
+from shield.questions import REDRAWN, late, redrawn, redraws, shifted
+from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
 
 Rerun = Callable[..., Tensor]
 
@@ -37,7 +38,9 @@ class Forward:
 
     `conditioning` is what the conditional rows were given. `rerun(rows, conditioning)` runs the denoiser once more on
     these images with another one and returns their predictions; it is no step of its own. `timestep` (of the
-    scheduler) asks about another noise level. `attention` has the conditional rows' shares per watched layer.
+    scheduler) asks about another noise level, `latents` (one for each of these images) about other latents.
+    `pipe` is set where questions may be asked (shield/questions.py). `attention` has the conditional rows' shares per
+    watched layer.
     """
 
     index: int
@@ -51,20 +54,25 @@ class Forward:
     conditioning: Conditioning
     rerun: Rerun
     attention: dict[str, Tensor] = field(default_factory=dict)
-    ask_late: Callable[["Forward"], "Forward"] | None = None
+    pipe: Any = None
 
     def step(self, needs: Iterable[str], channels_last: bool) -> Step:
-        """The signals in `needs` as a Step: float32, on the CPU, channels first. "late" costs two denoiser calls."""
+        """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/questions.py asks for
+        costs extra denoiser calls.
+        """
         latents, cond, uncond = (
             _archived(getattr(self, name), channels_last) if name in needs else None for name in SIGNALS[:3]
         )
-        wanted = {name.removeprefix(ATTENTION) for name in needs if name.startswith(ATTENTION)}
-        shares = {layer: self.attention[layer].float().cpu() for layer in wanted}
-        late = None
-        if "late" in needs and self.index == 0 and self.ask_late is not None:
-            late = self.ask_late(self).step(SIGNALS[:3], channels_last)
+        shares = {layer: self.attention[layer].float().cpu() for layer in watched_layers(needs)}
         levels = (self.index, self.timestep, self.signal, self.noise, self.prediction)
-        return Step(*levels, latents, cond, uncond, shares, late)
+        step = Step(*levels, latents, cond, uncond, shares)
+        if self.index or self.pipe is None:
+            return step
+        asked = (late(self.pipe, self) if "late" in needs else None,
+                 shifted(self.pipe, self) if "shifted" in needs else None)  # fmt: skip
+        ending, moved = (None if one is None else one.step(SIGNALS[:3], channels_last) for one in asked)
+        others = tuple(other.step(SIGNALS[:3], channels_last) for other in redrawn(self, redraws(needs)))
+        return replace(step, late=ending, shifted=moved, redrawn=others)
 
 
 OnForward = Callable[[Forward], Tensor | None]
@@ -196,13 +204,18 @@ class _Hook:
 
         start = total - batch
 
-        def rerun(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
+        def rerun(
+            rows: Sequence[int],
+            conditioning: Conditioning,
+            timestep: float | None = None,
+            latents: Tensor | None = None,
+        ) -> Tensor:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
             asked = None if timestep is None else timestep / self.family.timestep_scale
-            picked = asked_at(picked, asked)
+            picked = asked_about(asked_at(picked, asked), self.family, latents)
             self.busy = True
             try:
-                picked |= self.companion.residuals(rows, conditioning, asked)
+                picked |= self.companion.residuals(rows, conditioning, asked, latents)
                 return _prediction(module(**written(self.family, picked, conditioning)))
             finally:
                 self.busy = False
@@ -210,23 +223,11 @@ class _Hook:
         shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
             self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
-            read(self.family, named, start, batch), rerun, shares, self._late,
+            read(self.family, named, start, batch), rerun, shares, self.pipe,
         )  # fmt: skip
 
-    def _late(self, forward: Forward) -> Forward:
-        """The same latents and conditioning, asked about at the third-last timestep."""
-        timestep = float(self.pipe.scheduler.timesteps[-3:][0])
-        signal, noise = noise_levels(self.pipe.scheduler, timestep)
-        rows = range(len(forward.noise_cond))
-        null = null_conditioning(self.pipe, forward.conditioning.embeds.shape[1]).repeated(len(rows))
-        cond = forward.rerun(rows, forward.conditioning, timestep)
-        uncond = forward.rerun(rows, null, timestep)
-        return replace(
-            forward, timestep=timestep, signal=signal, noise=noise, noise_cond=cond, noise_uncond=uncond
-        )
 
-
-def _expired(rows: Sequence[int], conditioning: Conditioning, timestep: float | None = None) -> Tensor:
+def _expired(*args: Any, **kwargs: Any) -> Tensor:
     """Stands in for `rerun` after its step, so that a kept Forward doesn't keep the call's arguments alive."""
     raise TraceError("A step can be run again only while it is the current one.")
 
@@ -292,12 +293,12 @@ class _Enough(Exception):
 
 
 def watched_layers(needs: Iterable[str]) -> list[str]:
-    """Module paths of the cross-attention layers among `needs`."""
-    return sorted(name.removeprefix(ATTENTION) for name in needs if name.startswith(ATTENTION))
+    """Module paths of the cross-attention layers among `needs`; those whose ending is wanted keep their ENDING."""
+    return sorted(name.removeprefix(ATTENTION) for name in needs if name.startswith((ATTENTION, ENDING)))
 
 
 def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
-    unknown = {name for name in needs if not name.startswith(ATTENTION)} - set(SIGNALS)
+    unknown = {name for name in needs if not name.startswith((ATTENTION, ENDING, REDRAWN))} - set(SIGNALS)
     if unknown:
         raise MissingSignalError(f"Unknown signals {sorted(unknown)}; known: {', '.join(SIGNALS)}.")
     return frozenset(needs)

@@ -40,7 +40,11 @@ class Preview:
 
     def pictures(self, latents: Tensor) -> list[Image.Image]:
         """One picture for each of (B, C, H, W), W x H pixels."""
-        return as_pictures(_with_constant(latents.float().cpu()) @ self.weights)
+        return as_pictures(self.colors(latents.float().cpu()))
+
+    def colors(self, latents: Tensor) -> Tensor:
+        """(B, H, W, 3), about 0 to 1, of (B, C, H, W) in float32 on the CPU; differentiable."""
+        return _with_constant(latents) @ self.weights
 
 
 def preview_of(pipe: Any) -> Preview:

@@ -162,6 +162,7 @@ def _read(path: Path) -> Threshold:
             raise ValueError(f"its format isn't {FORMAT}")
         given = data.pop("setting")
         setting = Setting(**{**given, **{n: tuple(given[n]) for n in ("latent_shape", "timesteps")}})
+        data["options"] = {name: _tupled(value) for name, value in data["options"].items()}
         threshold = Threshold(**data, setting=setting)
         if not math.isfinite(threshold.value):
             raise ValueError("its value is no number")
@@ -169,6 +170,11 @@ def _read(path: Path) -> Threshold:
         return replace(threshold, interval=(float(low), float(high)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} isn't a threshold file ({error}); run `diffshield calibrate` again.") from None
+
+
+def _tupled(value: Any) -> Any:
+    """JSON's lists as the tuples that options hold."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def found(

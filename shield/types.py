@@ -15,8 +15,9 @@ from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
 from shield.prediction import converted
 
-SIGNALS = ("latents", "noise_cond", "noise_uncond", "late")
+SIGNALS = ("latents", "noise_cond", "noise_uncond", "late", "shifted")
 ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer
+ENDING = "ending:"  # and a module path: where in the picture that layer attends to the last text token
 STATUSES = ("passed", "mitigated", "blocked")
 
 
@@ -24,8 +25,10 @@ STATUSES = ("passed", "mitigated", "blocked")
 class Step:
     """What one denoising step showed. `noise_cond` and `noise_uncond` are the denoiser's outputs as it predicts them
     (`prediction`: epsilon, v_prediction, flow or sample); `latents` is its input x_t = signal * x0 + noise * eps.
-    `attention` has the conditional rows' shares of attention per text token, (B, T), by module path. `late` is what
-    the denoiser says about the same latents at a timestep near the end.
+    `attention` has the conditional rows' shares of attention per text token, (B, T), by module path, and by ENDING
+    and path the share that the last text token has at each of P places, (B, P). At the first step, where asked for:
+    `late` is what the denoiser says about the same latents at a timestep near the end, `shifted` about latents that
+    were moved along the gap, `redrawn` about other noises (shield/questions.py).
     """
 
     index: int
@@ -38,6 +41,8 @@ class Step:
     noise_uncond: Tensor | None = None
     attention: dict[str, Tensor] = field(default_factory=dict)
     late: "Step | None" = None
+    shifted: "Step | None" = None
+    redrawn: tuple["Step", ...] = ()
 
     def signal_named(self, name: str) -> Tensor:
         """The recorded signal; raises MissingSignalError when this step doesn't hold it."""
@@ -72,15 +77,33 @@ class Step:
             raise MissingSignalError(f"Step {self.index} holds no late predictions: name 'late' in `needs`.")
         return self.late
 
+    def asked_shifted(self) -> "Step":
+        """The `shifted` predictions; raises MissingSignalError."""
+        if self.shifted is None:
+            raise MissingSignalError(
+                f"Step {self.index} holds no shifted predictions: guidance is off, or 'shifted' isn't in `needs`."
+            )
+        return self.shifted
+
+    def asked_redrawn(self, count: int) -> tuple["Step", ...]:
+        """The first `count` of the `redrawn` predictions; raises MissingSignalError."""
+        if len(self.redrawn) < count:
+            raise MissingSignalError(
+                f"Step {self.index} holds {len(self.redrawn)} redrawn predictions: name 'redrawn:{count}' in `needs`."
+            )
+        return self.redrawn[:count]
+
     def rows(self, indexes: Sequence[int]) -> "Step":
         """The same step with only these images."""
         index = torch.as_tensor(list(indexes), dtype=torch.long)
         latents, cond, uncond = (None if t is None else t[index] for t in self._tensors())
         attention = {layer: shares[index] for layer, shares in self.attention.items()}
-        late = None if self.late is None else self.late.rows(indexes)
+        late, shifted = (None if one is None else one.rows(indexes) for one in (self.late, self.shifted))
+        redrawn = tuple(other.rows(indexes) for other in self.redrawn)
         return replace(
-            self, latents=latents, noise_cond=cond, noise_uncond=uncond, attention=attention, late=late
-        )
+            self, latents=latents, noise_cond=cond, noise_uncond=uncond, attention=attention, late=late,
+            shifted=shifted, redrawn=redrawn,
+        )  # fmt: skip
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.latents, self.noise_cond, self.noise_uncond
@@ -124,7 +147,7 @@ class Detector(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What to record: names of SIGNALS, and ATTENTION with a module path."""
+        """What to record: names of SIGNALS, ATTENTION and ENDING with a module path, "redrawn:" with a number."""
 
     @property
     def first_k(self) -> int:
@@ -201,8 +224,11 @@ class Case:
     """One flagged image at one denoising step, as mitigations see it. Tensors are (1, ...), in the pipeline's dtype.
 
     `original`, `safe` and `null` are the request's conditioning, the accepted rewrite's (None without one), and the
-    empty prompt's. `rerun(conditioning)` predicts this image's noise under another conditioning: one extra denoiser
-    call. `memory` is the mitigation's own between the steps of one image.
+    empty prompt's. `rerun(conditioning)` predicts this image's noise under another conditioning, and with a second
+    argument from other latents: one extra denoiser call. `memory` is the mitigation's own between the steps of one
+    image. `latents` are the denoiser's input and `move(latents)` has the picture go on from others instead. `length`:
+    how many of the T tokens the prompt fills, begin and end included; None where nobody knows. `likeness(prediction)`:
+    the correlation, as a scalar with a gradient, with the nearest protected picture, and its work.
     """
 
     step: int
@@ -213,8 +239,13 @@ class Case:
     original: Conditioning
     safe: Conditioning | None
     null: Conditioning
-    rerun: Callable[[Conditioning], Tensor]
+    rerun: Callable[..., Tensor]
     memory: dict[str, Any] = field(default_factory=dict)
+    latents: Tensor | None = None
+    move: Callable[[Tensor], None] | None = None
+    length: int | None = None
+    denoiser: Any = None
+    likeness: Callable[[Tensor], tuple[Tensor, str]] | None = None
 
 
 @runtime_checkable

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from shield.attribution import word_weights
-from shield.conditioning import Conditioning, encoded, null_conditioning, written
+from shield.conditioning import Conditioning, encoded, null_conditioning, prompt_length, written
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.families import Family
-from shield.intercept import Forward
+from shield.gallery import Gallery
+from shield.intercept import Forward, denoiser_of
+from shield.likeness import Likeness
 from shield.mitigations import NullPrompt
+from shield.moves import Moves
 from shield.policy import Policy, decided
+from shield.questions import extra_calls
 from shield.settings import running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import (
@@ -80,11 +84,12 @@ class Plan:
     screen: Screen | None = None
     watch: Watch | None = None
     size: tuple[int, int] = (0, 0)
+    gallery: Gallery | None = None
 
 
 class Watcher:
     """Observes and steers one call. `seconds` is the time it took itself, `calls` how often it was shown a prediction,
-    `settings` which settings each check of the watch ran at.
+    `settings` which settings each check of the watch ran at, `moves` latents for the scheduler's next step.
     """
 
     def __init__(self, pipe: Any, plan: Plan, images: list[Watched], guidance_scale: Callable[[], float]) -> None:
@@ -94,10 +99,12 @@ class Watcher:
         self.trace = Trace()
         self.timesteps: list[float] = []
         self.seconds, self.calls = 0.0, 0
+        self.moves: Moves = {}
         self.settings: dict[Check, Setting] = {}
         self._due: list[Check] = []
         self._tokens = 0
         self._null: Conditioning | None = None
+        self._likeness = Likeness(pipe, plan.gallery, plan.size) if plan.gallery else None
 
     @property
     def null(self) -> Conditioning:
@@ -136,8 +143,9 @@ class Watcher:
         if forward.index < self.policy.horizon:
             self.timesteps.append(forward.timestep)
             scored = self._with_reference(forward)
-            if "late" in self.policy.needs and forward.index == 0:
-                self._count(2)
+            if forward.index == 0:
+                self._count(extra_calls(self.policy.needs))
+                self._refuse_short()
             self.trace.steps.append(scored.step(self.policy.needs, self.family.packed))
             for detector in self.policy.detectors:
                 if detector.first_k == forward.index + 1:
@@ -160,6 +168,18 @@ class Watcher:
     def _count(self, calls: int) -> None:
         for image in self.images:
             image.extra_calls += calls
+
+    def _refuse_short(self) -> None:
+        """A detector that reads more steps than this run has will never score: it couldn't judge, as without signal."""
+        steps = getattr(self.pipe, "num_timesteps", 0) or len(self.pipe.scheduler.timesteps)
+        for detector in self.policy.detectors:
+            if detector.first_k > steps:
+                if self.policy.on_unscored == "raise":
+                    raise MissingSignalError(
+                        f"{detector.name} reads {detector.first_k} steps and this run has {steps}; give it fewer."
+                    )
+                for image in self.images:
+                    image.scores.append(Score(detector.name, float("nan"), None, 0))
 
     def _score(self, detector: Detector, forward: Forward) -> None:
         try:
@@ -246,6 +266,7 @@ class Watcher:
     def _mitigated(self, forward: Forward, image: Watched) -> Tensor:
         """The row's new prediction by the next mitigation that holds; blocks when none does."""
         for mitigation in self.policy.mitigations[image.tried :]:
+            self.moves.pop(image.row, None)
             image.tried += 1
             image.spent = image.tried if forward.index == 0 else image.spent
             for prompt in self._proposals(forward, image) if mitigation.needs_prompt else (None,):
@@ -254,6 +275,7 @@ class Watcher:
                 prediction = self._tried(forward, image, mitigation)
                 if prediction is not None:
                     return prediction
+        self.moves.pop(image.row, None)
         image.mitigation, image.rewritten, image.action = None, None, "block"
         image.reasons += ("no mitigation passed the detectors",)
         return self._emptied(forward, image)
@@ -344,9 +366,12 @@ class Watcher:
     def _case(self, forward: Forward, image: Watched) -> Case:
         row = [image.row]
 
-        def rerun(conditioning: Conditioning) -> Tensor:
+        def rerun(conditioning: Conditioning, latents: Tensor | None = None) -> Tensor:
             image.extra_calls += 1
-            return forward.rerun(row, conditioning)
+            return forward.rerun(row, conditioning, latents=latents)
+
+        def move(latents: Tensor) -> None:
+            self.moves[image.row] = (forward.latents[image.row], latents[0])
 
         return Case(
             step=forward.index,
@@ -359,6 +384,11 @@ class Watcher:
             null=self.null,
             rerun=rerun,
             memory=image.memory,
+            latents=forward.latents[row],
+            move=move,
+            length=None if image.prompt is None else prompt_length(self.pipe, image.prompt, self._tokens),
+            denoiser=denoiser_of(self.pipe),
+            likeness=None if self._likeness is None else self._likeness.at(forward, image.row),
         )
 
 

@@ -15,6 +15,7 @@ from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
 from shield.intercept import denoiser_of, intercepted, once_more, watched_layers
 from shield.load import load
+from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_verdicts
 from shield.policy import Policy, preset
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
@@ -93,7 +94,10 @@ class Shield:
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
         layers = watched_layers(self.policy.needs)
         on_inputs = call.unseen.inputs(self.family, watcher.on_inputs)
-        with intercepted(self.pipe, watcher.on_forward, on_inputs, guidance, layers):
+        with (
+            movable(self.pipe.scheduler, watcher.moves),
+            intercepted(self.pipe, watcher.on_forward, on_inputs, guidance, layers),
+        ):
             output = self.pipe(*call.args, **call.kwargs)
         started = perf_counter()
         pictures = images_of(output)
@@ -138,6 +142,7 @@ class Shield:
             screen=self.concepts,
             watch=self._watch(),
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
+            gallery=self.gallery,
         )
 
     def _watch(self) -> Watch | None:

@@ -9,7 +9,7 @@ from shield.detectors import DETECTORS
 from shield.errors import MissingSignalError
 from shield.intercept import recorded
 from shield.types import Detector, Step, Trace
-from tests.shield.calls import PROMPTS, noises, options, state
+from tests.shield.calls import PROMPTS, STEPS, noises, options, state
 from tests.tiny import tiny_sd
 
 every = pytest.mark.parametrize("name", DETECTORS)
@@ -20,7 +20,7 @@ of_gaps = pytest.mark.parametrize("name", GAPS)
 
 def traced(pipe, detector, prompts, generators):
     with torch.no_grad(), recorded(pipe, detector.needs, detector.first_k, stop=True) as trace:
-        pipe(prompts, generator=generators, **options())
+        pipe(prompts, generator=generators, **options(num_inference_steps=max(STEPS, detector.first_k)))
     return trace
 
 
@@ -60,7 +60,8 @@ def test_float16_is_about_float32(name):
     scores = []
     for pipe in (full, half):
         with torch.no_grad(), recorded(pipe, detector.needs, detector.first_k, stop=True) as trace:
-            pipe(PROMPTS, latents=latents.to(pipe.dtype), **options())
+            steps = max(STEPS, detector.first_k)
+            pipe(PROMPTS, latents=latents.to(pipe.dtype), **options(num_inference_steps=steps))
         scores.append(detector.score(trace))
     assert torch.allclose(scores[0], scores[1], rtol=0.02, atol=2e-4)
 

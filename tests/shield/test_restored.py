@@ -4,7 +4,7 @@ Every entry of every table is made to fail after it has done its work, in every 
 made to fail at every single one of its calls, which is where hooks, gradients and swapped embeddings are under way.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from shield import Shield
 from shield.concepts import Concept, Concepts
 from shield.detectors import DETECTORS, Anisotropy, NoiseGap
 from shield.errors import ShieldError
+from shield.gallery import Gallery
 from shield.intercept import denoiser_of
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NullPrompt
 from shield.policy import Policy
@@ -21,6 +22,7 @@ from shield.types import ConditioningMitigation
 from tests.shield import test_rewriters
 from tests.shield.calls import noises, state
 from tests.shield.test_every_family import WAYS, made
+from tests.tiny_families import tiny_picture
 
 KINDS = [*list(WAYS)[:6], "sd_img2img", "sd_inpaint", "sdxl_control"]
 SCREEN = Concepts([Concept("anna", substitute="a cat")])
@@ -44,13 +46,15 @@ def failing(cls, method):
     return type(cls.__name__, (cls,), {method: fail})
 
 
-def assert_restored(way, policy, raises=Inside):
-    pipe, call = once(way)
+def assert_restored(way, policy, raises=Inside, **options):
+    pipe, made_call = once(way)
+    steps = max(3, *(detector.first_k for detector in policy.detectors)) if policy.detectors else 3
+    call = partial(made_call, num_inference_steps=steps)
     pipe(**call(PROMPTS, negative_prompt=None, generator=noises(2)))
     generators, before = noises(2), state(pipe)
     kept = [g.get_state() for g in generators]
     with pytest.raises(raises):
-        Shield(pipe, policy, concepts=SCREEN, thresholds=[])(
+        Shield(pipe, policy, concepts=SCREEN, thresholds=[], **options)(
             **call(PROMPTS, negative_prompt=[""] * 2, generator=generators)
         )
     assert state(pipe) == before
@@ -60,6 +64,8 @@ def assert_restored(way, policy, raises=Inside):
 @pytest.mark.parametrize("way", KINDS)
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_that_fails(way, name):
+    if name == "ssim_gap" and way.startswith("flux"):
+        pytest.skip("couldn't judge packed latents, which is an answer")
     detector = failing(DETECTORS[name], "score")()
     policy = Policy(detectors=(detector,), on_unscored="pass", extra_uncond=True)
     assert_restored(way, policy, (Inside, ShieldError))  # not every family has the layer that attention_entropy reads
@@ -73,9 +79,20 @@ def test_a_mitigation_that_fails(way, name):
     mitigation = failing(cls, method)()
     if name == "null_prompt":
         mitigation = failing(Unshortened, "conditioned")()
-    if way == "flux" and name in ("embedding_descent", "opposite_guidance"):
-        pytest.skip("says that it needs guidance before it has changed anything")
-    assert_restored(way, Policy(detectors=(), mitigations=(mitigation,)))
+    transformer = way.startswith(("flux", "sd3"))
+    if (transformer and name in OF_UNETS) or (way == "flux" and name in GUIDED):
+        pytest.skip("says what it needs and this pipeline lacks before it has changed anything")
+    assert_restored(way, Policy(detectors=(), mitigations=(mitigation,)), gallery=one_picture())
+
+
+OF_UNETS = ("attention_damp", "attract_repel")
+GUIDED = ("embedding_descent", "opposite_guidance", "initial_noise")
+
+
+def one_picture():
+    gallery = Gallery()
+    gallery.add([("work", tiny_picture())])
+    return gallery
 
 
 class Unshortened(EmbeddingMix):
