@@ -3,6 +3,7 @@
 from shield.detectors.anisotropy import Anisotropy
 from shield.detectors.attention_entropy import AttentionEntropy
 from shield.detectors.noise_gap import NoiseGap
+from shield.detectors.sharpness import Sharpness
 from shield.detectors.structure_gap import StructureGap
 from shield.types import Detector
 
@@ -10,7 +11,15 @@ DETECTORS: dict[str, type[Detector]] = {
     "anisotropy": Anisotropy,
     "attention_entropy": AttentionEntropy,
     "noise_gap": NoiseGap,
+    "sharpness": Sharpness,
     "structure_gap": StructureGap,
 }
 
-__all__ = ["DETECTORS", "Anisotropy", "AttentionEntropy", "NoiseGap", "StructureGap"]
+__all__ = [
+    "DETECTORS",
+    "Anisotropy",
+    "AttentionEntropy",
+    "NoiseGap",
+    "Sharpness",
+    "StructureGap",
+]
