@@ -32,10 +32,10 @@ from probes.generate import encode_prompts
 from probes.localizers.ffn_subspace import matching_weights
 from probes.pruners import pruned
 from probes.types import Located, Progress, Subject, UnitMask
+from shield.detectors.ssim_gap import ssim, stretched
 from shield.prediction import converted, noise_levels, prediction_type
 
 VALUES = r"^(down_blocks|mid_block)\..*attn2\.to_v$"
-WINDOW, SIGMA, STABLE = 7, 1.5, (0.01 ** 2, 0.03 ** 2)
 
 
 @dataclass(frozen=True)
@@ -202,26 +202,6 @@ def candidates(surprise: Mapping[str, torch.Tensor], theta: float, k: int) -> di
 
 def highest_similarity(maps: torch.Tensor) -> float:
     """Highest SSIM (Wang et al. 2004) of two of the maps (B, C, H, W), each channel stretched to 0..1 first."""
-    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
-    stretched = ((maps - low) / (high - low).clamp_min(1e-12)).double()
+    wide = stretched(maps)
     one, two = (list(places) for places in zip(*combinations(range(len(maps)), 2), strict=True))
-    return float(ssim(stretched[one], stretched[two]).max())
-
-
-def ssim(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (B,) of maps (B, C, H, W) with values 0..1: Gaussian window, mean over places."""
-    channels, side = one.shape[1], min(WINDOW, *one.shape[2:])
-    places = torch.arange(side, dtype=one.dtype, device=one.device) - (side - 1) / 2
-    bell = torch.exp(-places.square() / (2 * SIGMA ** 2))
-    bell = bell / bell.sum()
-    kernel = (bell[:, None] * bell[None, :]).expand(channels, 1, side, side)
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.conv2d(values, kernel, groups=channels)
-
-    middle, other = mean(one), mean(two)
-    spread, another = mean(one.square()) - middle.square(), mean(two.square()) - other.square()
-    shared = mean(one * two) - middle * other
-    found = ((2 * middle * other + STABLE[0]) * (2 * shared + STABLE[1])
-             / ((middle.square() + other.square() + STABLE[0]) * (spread + another + STABLE[1])))
-    return found.mean(dim=(1, 2, 3))
+    return float(ssim(wide[one], wide[two]).max())

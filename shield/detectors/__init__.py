@@ -4,6 +4,7 @@ from shield.detectors.anisotropy import Anisotropy
 from shield.detectors.attention_entropy import AttentionEntropy
 from shield.detectors.noise_gap import NoiseGap
 from shield.detectors.sharpness import Sharpness
+from shield.detectors.ssim_gap import SsimGap
 from shield.detectors.structure_gap import StructureGap
 from shield.types import Detector
 
@@ -12,6 +13,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "attention_entropy": AttentionEntropy,
     "noise_gap": NoiseGap,
     "sharpness": Sharpness,
+    "ssim_gap": SsimGap,
     "structure_gap": StructureGap,
 }
 
@@ -21,5 +23,6 @@ __all__ = [
     "AttentionEntropy",
     "NoiseGap",
     "Sharpness",
+    "SsimGap",
     "StructureGap",
 ]
