@@ -5,6 +5,7 @@ from shield.detectors.attention_entropy import AttentionEntropy
 from shield.detectors.noise_gap import NoiseGap
 from shield.detectors.sharpness import Sharpness
 from shield.detectors.ssim_gap import SsimGap
+from shield.detectors.stability import Stability
 from shield.detectors.structure_gap import StructureGap
 from shield.types import Detector
 
@@ -14,6 +15,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "noise_gap": NoiseGap,
     "sharpness": Sharpness,
     "ssim_gap": SsimGap,
+    "stability": Stability,
     "structure_gap": StructureGap,
 }
 
@@ -24,5 +26,6 @@ __all__ = [
     "NoiseGap",
     "Sharpness",
     "SsimGap",
+    "Stability",
     "StructureGap",
 ]
