@@ -2,6 +2,7 @@
 
 from shield.detectors.anisotropy import Anisotropy
 from shield.detectors.attention_entropy import AttentionEntropy
+from shield.detectors.bright_ending import BrightEnding
 from shield.detectors.noise_gap import NoiseGap
 from shield.detectors.sharpness import Sharpness
 from shield.detectors.ssim_gap import SsimGap
@@ -12,6 +13,7 @@ from shield.types import Detector
 DETECTORS: dict[str, type[Detector]] = {
     "anisotropy": Anisotropy,
     "attention_entropy": AttentionEntropy,
+    "bright_ending": BrightEnding,
     "noise_gap": NoiseGap,
     "sharpness": Sharpness,
     "ssim_gap": SsimGap,
@@ -23,6 +25,7 @@ __all__ = [
     "DETECTORS",
     "Anisotropy",
     "AttentionEntropy",
+    "BrightEnding",
     "NoiseGap",
     "Sharpness",
     "SsimGap",
