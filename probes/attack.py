@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import AdversarialEmbedding
+from probes.attacks import ATTACKS, AdversarialEmbedding
 from probes.attacks.adversarial_embedding import INITS
 from probes.audit import TWINS, Plan
 from probes.panel import Sizes
@@ -30,10 +30,13 @@ AGAINST = {"attacked": "Against", "hardened_attacked": "Hardened, against"}
 UNPRUNED = "No mask was given: the model was attacked as it is."
 
 
-def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] = STEPS,
+def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] | None = None,
            init: str = "caption", init_prompt: str | None = None, batch: int = AdversarialEmbedding.batch,
-           plan: Plan = ATTACK, resume: bool = False, show_progress: bool = True) -> Done:
+           plan: Plan = ATTACK, method: str = AdversarialEmbedding.name, resume: bool = False,
+           show_progress: bool = True) -> Done:
     """Attack the model, pruned by ``mask`` if there is one, with its controls, into the run folder ``out``.
+
+    ``method`` is a name of ATTACKS; ``steps`` are STEPS by default.
 
     One search to the last of ``steps`` is judged at each of them, on seeds that it never saw. The testbed's own twin
     is used unless ``asked`` names another; a control that there is nothing for is skipped and said so. Raises
@@ -41,9 +44,12 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     """
     asked = asked or Asked()
     asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
-    plan = attack_plan(plan, steps, init, init_prompt, batch)
+    steps = steps or STEPS
+    plan = attack_plan(plan, steps, init, init_prompt, batch, method)
     selected = read_mask(mask) if mask is not None else UnitMask({})
-    more = {"mask": None if mask is None else sha256_of(mask_file(mask))}
+    more: dict[str, Any] = {"mask": None if mask is None else sha256_of(mask_file(mask))}
+    if method != AdversarialEmbedding.name:
+        more["attack"] = method
     with opened("attack", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
         loop.do("work", loop.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
         summary = loop.summary()
@@ -54,8 +60,11 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     return Done(out, write_report(out), summary)
 
 
-def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | None, batch: int) -> Plan:
+def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | None, batch: int,
+                method: str = AdversarialEmbedding.name) -> Plan:
     """The plan with this search. BadRequestError for what can't be searched."""
+    if method not in ATTACKS:
+        raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
     if init not in INITS:
         raise BadRequestError(f"A search starts from {', '.join(INITS)}, not {init!r}.")
     if (init == "other") != (init_prompt is not None):
@@ -63,7 +72,8 @@ def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | 
     if not steps or min(steps) < 0 or max(steps) == 0 or batch < 1:
         raise BadRequestError(f"An attack needs step counts of 0 or more, one of them above 0, and 1 or more draws a "
                               f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given.")
-    search = replace(plan.attack, steps=max(steps), batch=batch)
+    chosen = plan.attack if plan.attack.name == method else ATTACKS[method]()
+    search = replace(chosen, steps=max(steps), batch=batch)
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
 
 

@@ -68,7 +68,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import AdversarialEmbedding
+from probes.attacks import AdversarialEmbedding, AnyAttack
 from probes.errors import AuditError
 from probes.fine_tuning import FineTuning
 from probes.hardeners import AdversarialFineTuning
@@ -98,7 +98,7 @@ class Plan:
     locate_seed: int = 7
     sampling: Sampling = Sampling()
     localizer: FFNSubspace = FFNSubspace(k=0.05, tau=6, steps=25, guidance_scale=5.0)
-    attack: AdversarialEmbedding = AdversarialEmbedding()
+    attack: AnyAttack = AdversarialEmbedding()
     snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
     detectors: tuple[str, ...] = ("structure_gap", "noise_gap")
     init: str = "caption"

@@ -181,7 +181,10 @@ def attack(
     prompts: Works = None,
     nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at.")] = "0,1,10,25,50,150",
+    method: Annotated[str, typer.Option("--attack", help="adversarial_embedding or prompt_search (words instead of "
+                                                         "an embedding).")] = "adversarial_embedding",
+    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at; by default "
+                                         "0,1,10,25,50,150.")] = "",
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
@@ -205,7 +208,7 @@ def attack(
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = bring_back(out, asked, mask=mask, steps=_numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
-                      plan=plan, resume=resume)
+                      plan=plan, method=method, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 

@@ -187,8 +187,10 @@ class Loop:
             embeds = searches.embeds(target)
             jobs += [Job(target, seed, embeds[steps], steps) for steps in steps_drawn for seed in plan.picture_seeds]
         self.draw(stage, subject, jobs)
+        found = {target.id: words for target in with_goal if (words := searches.prompts(target))}
         return {"attack": plan.attack.name, "steps": plan.attack.steps, "batch": plan.attack.batch, "init": plan.init,
-                "evaluations_per_work": plan.attack.steps * plan.attack.batch, "works": len(with_goal)}
+                "evaluations_per_work": plan.attack.evaluations, "works": len(with_goal),
+                **({"prompts": found} if found else {})}
 
     @property
     def start(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from probes.attacks import AdversarialEmbedding
+from probes.attacks import AnyAttack
 from probes.attacks.adversarial_embedding import initial_embeds
 from probes.generate import encode_pictures
 from probes.prompts import Target
@@ -23,7 +24,7 @@ class Searches:
     """The searches of one stage. ``init`` is "caption", "noise" (normal, of each work's own) or "other" (a prompt)."""
 
     folder: Path
-    attack: AdversarialEmbedding
+    attack: AnyAttack
     snapshots: tuple[int, ...]
     init: str = "caption"
     other: str | None = None
@@ -35,6 +36,11 @@ class Searches:
         """Number of steps -> embedding (T, D), of a target that was searched."""
         _, stored = read_tensors(self.file(target))
         return {int(steps): embeds for steps, embeds in stored.items() if steps.isdigit()}
+
+    def prompts(self, target: Target) -> dict[int, str]:
+        """Number of steps -> the words found, of a target that was searched; empty where embeddings were."""
+        header, _ = read_tensors(self.file(target))
+        return {int(steps): text for steps, text in json.loads(header.get("prompts", "{}")).items()}
 
     def search(self, subject: Subject, targets: Sequence[Target], progress: Progress) -> None:
         """Search what isn't there yet. Every target needs a reference picture; PromptFileError if it is broken."""
@@ -50,7 +56,9 @@ class Searches:
     def goals(self, subject: Subject, targets: Sequence[Target]) -> list[Goal]:
         latents = encode_pictures(subject, [reference_picture(t.reference) for t in targets if t.reference is not None])
         embeds = self._starts(subject, targets)
-        return [Goal(target.id, latents[row], embeds[row], _number(target.id)) for row, target in enumerate(targets)]
+        words = [target.prompt if self.init == "caption" else (self.other or "") for target in targets]
+        return [Goal(target.id, latents[row], embeds[row], _number(target.id), words[row])
+                for row, target in enumerate(targets)]
 
     def _starts(self, subject: Subject, targets: Sequence[Target]) -> torch.Tensor:
         if self.init != "noise":
@@ -60,7 +68,9 @@ class Searches:
 
     def _save(self, target: Target, found: Found) -> None:
         embeds = {str(steps): value for steps, value in found.prompt_embeds.items()}
-        write_tensors(self.file(target), {**embeds, "losses": torch.tensor(found.losses)})
+        words = {"prompts": json.dumps({str(steps): text for steps, text in found.prompts.items()})}
+        write_tensors(self.file(target), {**embeds, "losses": torch.tensor(found.losses)},
+                      words if found.prompts else None)
 
 
 def _number(name: str) -> int:

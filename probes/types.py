@@ -157,22 +157,28 @@ class Goal:
     """What an attack wants back: one picture as a clean latent (C, H, W), and the embedding (T, D) to start from.
 
     ``seed`` decides every random number of this goal's search, so that it doesn't depend on the batch it runs in.
+    ``prompt`` is the words that the embedding is one of; "" where it is none's.
     """
 
     id: str
     latents: torch.Tensor
     prompt_embeds: torch.Tensor
     seed: int
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What an attack found for one goal: embeddings (T, D) at some numbers of steps. Says nothing about success."""
+    """What an attack found for one goal: embeddings (T, D) at some numbers of steps. Says nothing about success.
+
+    ``prompts`` are the words that they are embeddings of, where the attack searched words.
+    """
 
     id: str
     prompt_embeds: Mapping[int, torch.Tensor]
     losses: Sequence[float]
     evaluations: int
+    prompts: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,18 @@ class Pruner(Protocol):
 
 
 class Attack(Protocol):
-    """Searches prompt embeddings that make the subject reproduce each goal. Never judges its own success."""
+    """Searches prompt embeddings that make the subject reproduce each goal. Never judges its own success.
+
+    ``steps`` is what it spends on a goal, ``evaluations`` what that costs in denoiser evaluations.
+    """
 
     name: ClassVar[str]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def evaluations(self) -> int: ...
 
     def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int],
                progress: Progress | None = None) -> list[Found]: ...

@@ -1,10 +1,13 @@
 """Attacks: bring back a picture that a defense should have removed. Add one: a file here, and a line in this table."""
 
 from probes.attacks.adversarial_embedding import AdversarialEmbedding
-from probes.types import Attack
+from probes.attacks.prompt_search import PromptSearch
 
-ATTACKS: dict[str, type[Attack]] = {
+AnyAttack = AdversarialEmbedding | PromptSearch
+
+ATTACKS: dict[str, type[AnyAttack]] = {
     AdversarialEmbedding.name: AdversarialEmbedding,
+    PromptSearch.name: PromptSearch,
 }
 
-__all__ = ["ATTACKS", "AdversarialEmbedding"]
+__all__ = ["ATTACKS", "AdversarialEmbedding", "AnyAttack", "PromptSearch"]

@@ -48,6 +48,11 @@ class AdversarialEmbedding:
         if self.steps < 0 or self.batch < 1:
             raise ValueError(f"An attack needs 0 or more steps of 1 or more draws, not {self.steps} of {self.batch}.")
 
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations, with gradient, for each goal."""
+        return self.steps * self.batch
+
     def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int] = (),
                progress: Progress | None = None) -> list[Found]:
         """One Found for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
@@ -83,7 +88,7 @@ class AdversarialEmbedding:
             if step in kept:
                 snapshots[step] = embeds.detach().cpu().clone()
         return [Found(goal.id, {step: snapshots[step][row] for step in kept}, [float(loss[row]) for loss in losses],
-                      self.steps * self.batch) for row, goal in enumerate(goals)]
+                      self.evaluations) for row, goal in enumerate(goals)]
 
 
 def training_loss(subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator],
