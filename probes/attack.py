@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import ATTACKS, AdversarialEmbedding
+from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
+from probes.attacks.paraphrase import ladder, lines_of_ladder
 from probes.audit import TWINS, Plan
 from probes.panel import Sizes
 from probes.report import CONTROLS, write_report
@@ -23,6 +24,7 @@ from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)
+LEVELS = (0, 1, 2, 3, 4)
 ATTACK = Plan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
 WHO = {"attacked": "members", "nonmember_attacked": "non-members", "twin_attacked": "clean twin",
        "hardened_attacked": "members, hardened", "hardened_nonmember_attacked": "non-members, hardened"}
@@ -36,7 +38,7 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
            show_progress: bool = True) -> Done:
     """Attack the model, pruned by ``mask`` if there is one, with its controls, into the run folder ``out``.
 
-    ``method`` is a name of ATTACKS; ``steps`` are STEPS by default.
+    ``method`` is a name of ATTACKS; ``steps`` are STEPS by default, and the LEVELS of a paraphrase.
 
     One search to the last of ``steps`` is judged at each of them, on seeds that it never saw. The testbed's own twin
     is used unless ``asked`` names another; a control that there is nothing for is skipped and said so. Raises
@@ -44,7 +46,7 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     """
     asked = asked or Asked()
     asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
-    steps = steps or STEPS
+    steps = steps or (LEVELS if method == Paraphrase.name else STEPS)
     plan = attack_plan(plan, steps, init, init_prompt, batch, method)
     selected = read_mask(mask) if mask is not None else UnitMask({})
     more: dict[str, Any] = {"mask": None if mask is None else sha256_of(mask_file(mask))}
@@ -56,6 +58,8 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
         summary["verdicts"] = verdicts(summary["gaps"])
+        if method == Paraphrase.name:
+            summary["ladder_of_paraphrases"] = ladder(list(loop.run.records()))
         write_json(out / "summary.json", summary)
     return Done(out, write_report(out), summary)
 
@@ -65,6 +69,8 @@ def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | 
     """The plan with this search. BadRequestError for what can't be searched."""
     if method not in ATTACKS:
         raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
+    if method == Paraphrase.name and init != "caption":
+        raise BadRequestError(f"A paraphrase distorts the caption; it can't start from {init!r}.")
     if init not in INITS:
         raise BadRequestError(f"A search starts from {', '.join(INITS)}, not {init!r}.")
     if (init == "other") != (init_prompt is not None):
@@ -101,7 +107,8 @@ def _listed(steps: Sequence[int]) -> str:
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """The curve and the verdicts for a terminal."""
-    return [*lines_of_curve(summary), *summary["verdicts"], *summary["limits"]]
+    paired = lines_of_ladder(summary.get("ladder_of_paraphrases", ()))
+    return [*lines_of_curve(summary), *paired, *summary["verdicts"], *summary["limits"]]
 
 
 def lines_of_curve(summary: Mapping[str, Any]) -> list[str]:

@@ -181,10 +181,11 @@ def attack(
     prompts: Works = None,
     nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    method: Annotated[str, typer.Option("--attack", help="adversarial_embedding or prompt_search (words instead of "
-                                                         "an embedding).")] = "adversarial_embedding",
-    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at; by default "
-                                         "0,1,10,25,50,150.")] = "",
+    method: Annotated[str, typer.Option("--attack", help="adversarial_embedding, prompt_search (words instead of an "
+                                                         "embedding) or paraphrase (the caption, distorted).")
+                      ] = "adversarial_embedding",
+    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at; by default 0,1,10,25,50,150, and "
+                                         "levels 0,1,2,3,4 of a paraphrase.")] = "",
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
