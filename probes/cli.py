@@ -107,7 +107,8 @@ def localize(
     prompts: Annotated[Path | None, typer.Argument(help="Memorized prompts; without them the testbed's dev works.")
                        ] = None,
     model: Model = "testbed",
-    method: Annotated[str, typer.Option(help="ffn_subspace, value_neurons or random_mask.")] = "ffn_subspace",
+    method: Annotated[str, typer.Option(help="ffn_subspace, value_neurons, curvature (of ordinary prompts) or "
+                                             "random_mask.")] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights, or of all at random.")] = 0.05,
     tau: Annotated[int, typer.Option(min=1, help="How many first denoising steps are watched.")] = 6,
     normalize: Annotated[bool, typer.Option("--normalize/--standard", help="Divide each token's activations by their "

@@ -22,7 +22,7 @@ from probes import mask_plots
 from probes.audit import FULL, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
 from probes.generate import encode_prompts
-from probes.localizers import LOCALIZERS, FFNSubspace, RandomMask, ValueNeurons
+from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.panel import Sizes, panel_of_manifest
@@ -36,7 +36,7 @@ from shield.errors import BadRequestError
 from shield.load import load
 
 Norms = dict[str, torch.Tensor]
-AnyLocalizer = FFNSubspace | ValueNeurons | RandomMask
+AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.
     """Locate into the run folder ``out``: mask.safetensors, density.svg, overlap.svg, summary.json.
 
     Also norms.safetensors of a subspace, or a record of each prompt's neurons. Without ``prompts`` the testbed's dev
-    works are used, which nothing is judged by. The model stays bit-equal. A random mask looks at no prompts. Raises
+    works are used, which nothing is judged by, or for the curvature, which is averaged over ordinary prompts, its dev
+    non-members and scenes. The model stays bit-equal. A random mask looks at no prompts. Raises
     AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
     WeightsError.
     """
-    used = _prompts(prompts, model, column, limit)
+    ordinary = prompts is None and isinstance(localizer, Curvature)
+    used = ordinary_prompts(model)[:limit] if ordinary else _prompts(prompts, model, column, limit)
     config = {"model": model, "column": column, "limit": limit, "seed": seed, "localizer": localizer.name,
               "options": {key: value for key, value in asdict(localizer).items() if key != "like"}}
     inputs = [describe_input(prompts)] if prompts else []
@@ -89,6 +91,11 @@ def localizer_of(method: str, base: str | None, options: Mapping[str, Any], prom
         raise BadRequestError(f"Weights are located by {', '.join(LOCALIZERS)}, not {method!r}.")
     if method == RandomMask.name:
         return RandomMask(density=options["k"])
+    if method == Curvature.name:
+        try:
+            return Curvature(**{name: options[name] for name in ("k", "tau", "steps", "guidance_scale")})
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
     if options["unit"] not in ("weight", "neuron"):
         raise BadRequestError(f"A unit is weight or neuron, not {options['unit']!r}.")
     base = base or ("nonmembers" if method == ValueNeurons.name else "null")
@@ -119,6 +126,17 @@ def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ..
     return tuple(target.prompt for target in read_prompts(Path(base)))
 
 
+def ordinary_prompts(model: str) -> list[str]:
+    """The testbed's dev non-members and scenes, in turn. AuditError for a model nothing is known about."""
+    manifest = manifest_of(model)
+    if manifest is None:
+        raise AuditError(f"Nobody knows the ordinary prompts of {model}: give a file of them.")
+    nonmembers = [item.captions[0] for item in manifest.nonmembers(split="dev")]
+    scenes = [scene.caption for scene in manifest.scenes(split="dev")]
+    pairs = [caption for both in zip(nonmembers, scenes, strict=False) for caption in both]
+    return pairs or nonmembers or scenes
+
+
 def reordered(prompt: str) -> str:
     """The words in another order, the same one every time; a prompt of one word stays."""
     words = prompt.split()
@@ -146,9 +164,10 @@ def _located(run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Seque
         return _subspace(run.folder, localizer, subject, prompts, seed, progress)
     if isinstance(localizer, ValueNeurons):
         return _values(run, localizer, subject, prompts, seed, progress)
-    mask = localizer.locate(subject, seed=seed).mask
+    used = prompts if isinstance(localizer, Curvature) else ()
+    mask = localizer.locate(subject, used, seed=seed, progress=progress).mask
     mask.save(run.folder / "mask.safetensors")
-    return {**_described(mask), "prompts": 0, "base": 0, "overlap": []}
+    return {**_described(mask), "prompts": len(used), "base": 0, "overlap": []}
 
 
 def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int,

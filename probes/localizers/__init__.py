@@ -1,5 +1,6 @@
 """Localizers: which weights are behind a set of prompts. Add one: a file here, and a line in this table."""
 
+from probes.localizers.curvature import Curvature
 from probes.localizers.ffn_subspace import FFNSubspace
 from probes.localizers.random_mask import RandomMask
 from probes.localizers.value_neurons import ValueNeurons
@@ -8,7 +9,8 @@ from probes.types import Localizer
 LOCALIZERS: dict[str, type[Localizer]] = {
     FFNSubspace.name: FFNSubspace,
     ValueNeurons.name: ValueNeurons,
+    Curvature.name: Curvature,
     RandomMask.name: RandomMask,
 }
 
-__all__ = ["LOCALIZERS", "FFNSubspace", "RandomMask", "ValueNeurons"]
+__all__ = ["LOCALIZERS", "Curvature", "FFNSubspace", "RandomMask", "ValueNeurons"]

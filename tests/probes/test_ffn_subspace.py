@@ -5,7 +5,7 @@ import torch
 
 from probes.errors import UnsupportedError
 from probes.generate import generate
-from probes.localizers import LOCALIZERS, FFNSubspace, RandomMask, ValueNeurons
+from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights, select_neurons, select_weights
 from probes.types import Subject, natural_order
 from tests.probes.exact import bits
@@ -98,7 +98,7 @@ def test_sixteen_layers_in_natural_order(subject):
 
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_locating_leaves_the_subject_as_it_was(subject, name):
-    localizer = {"ffn_subspace": QUICK, "random_mask": RandomMask(),
+    localizer = {"ffn_subspace": QUICK, "random_mask": RandomMask(), "curvature": Curvature(k=0.1, tau=1, steps=2),
                  "value_neurons": ValueNeurons(negatives=("new", "old"), seeds=2, spread=-50, theta=2)}[name]
     picture = generate(subject.pipe, ["the cat"], [3], steps=2, guidance_scale=5.0)[0].tobytes()
     before, rng = bits(subject.denoiser), torch.random.get_rng_state()
