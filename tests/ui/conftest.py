@@ -54,7 +54,7 @@ def browse(chromium) -> Iterator[Callable]:
                                        color_scheme="dark" if dark else "light", reduced_motion="reduce")
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(60_000)
+        tab.set_default_timeout(120_000)
         seen.watch(tab, url)
         tab.goto(url)
         tab.get_by_role("tab", name="Shield").wait_for()
