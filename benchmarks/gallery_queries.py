@@ -48,5 +48,6 @@ def filled_gallery(works: int) -> Gallery:
     gallery._thumbnails = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     gallery._hashes = rng.integers(0, 256, (works, 32), dtype=np.uint8)
     gallery._good = np.ones(works, bool)
+    gallery._colors = rng.random((works, 768), dtype=np.float32)
     gallery._index()
     return gallery

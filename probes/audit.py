@@ -86,6 +86,7 @@ from probes.types import Criterion, Subject
 from shield.load import SHIPPED, load
 
 TWINS = {"testbed": "testbed-clean"}
+TESTBED_K = 0.3  # from the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Plan:
     scan_seeds: tuple[int, ...] = (500, 501, 502, 503)
     locate_seed: int = 7
     sampling: Sampling = Sampling()
-    localizer: FFNSubspace = FFNSubspace(k=0.05, tau=6, steps=25, guidance_scale=5.0)
+    localizer: FFNSubspace = FFNSubspace(k=0.05, tau=10, steps=25, guidance_scale=5.0)
     attack: AnyAttack = AdversarialEmbedding()
     snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
     detectors: tuple[str, ...] = ("structure_gap", "noise_gap")
@@ -158,10 +159,11 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
 
 
 def as_usual(plan: Plan, subject: Subject) -> Plan:
-    """The plan with the steps and the guidance that this model is usually sampled with."""
+    """The plan with the steps, the guidance and, on the testbed, the share of weights that this model asks for."""
     steps, guidance = usual_sampling(subject.name, subject.pipe)
+    k = TESTBED_K if subject.name in SHIPPED else plan.localizer.k
     return replace(plan, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
-                   localizer=replace(plan.localizer, steps=steps, guidance_scale=guidance))
+                   localizer=replace(plan.localizer, k=k, steps=steps, guidance_scale=guidance))
 
 
 def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:

@@ -33,9 +33,9 @@ def calibrate_gallery(
 
     made = make(gallery, noncopies, out, fpr=fpr)
     found = {"gallery": str(out or gallery), "works": len(made), "correlation": made.correlation,
-             "provenance": made.provenance}
-    _print(found, as_json, f"copy above a correlation of {made.correlation:.4g} ({len(made)} pictures protected), "
-                           f"{out or gallery}")
+             "tile_distance": made.tile_distance, "provenance": made.provenance}
+    _print(found, as_json, f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
+                           f"{made.tile_distance:.4g} ({len(made)} pictures protected), {out or gallery}")
 
 
 def calibrate_concepts(

@@ -1,10 +1,11 @@
 """Protected pictures, and the one nearest to a finished picture.
 
-Two features that need no network and no weights: a thumbnail's correlation (32 x 32 RGB without its channel means,
-unit length: near 1 for the same picture whatever its brightness and contrast), and PDQ, Meta's 256-bit perceptual
-hash (Hamming distance; 31 and less is its documented match). Both are tried on the picture and on its mirror image.
-FAISS finds the nearest of thousands in milliseconds. Neither feature sees a copy that is a small part of a picture,
-or one that is rotated.
+Three features that need no network and no weights: a thumbnail's correlation (32 x 32 RGB without its channel means,
+unit length: near 1 for the same picture whatever its brightness and contrast), PDQ, Meta's 256-bit perceptual hash
+(Hamming distance; 31 and less is its documented match), and, once calibrated, the difference of the worst of 16 tiles
+(Carlini et al., USENIX Security 2023, arXiv 2301.13188), which also tells copies of pictures with little contrast. All
+are tried on the picture and on its mirror image. FAISS finds the nearest of thousands in milliseconds. No feature sees
+a copy that is a small part of a picture, or one that is rotated.
 """
 
 import json
@@ -25,9 +26,12 @@ PDQ_MATCH = 31
 PDQ_QUALITY = 50
 CORRELATION = 0.9
 SAME = 0.999
-FORMAT = 1
+TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
+CANDIDATES = 16  # nearest on average, among which the one of the least worst tile is looked for
+FORMAT = 2
 UNCALIBRATED = {
     "correlation": "the default, calibrated on nothing; run `diffshield calibrate-gallery`",
+    "tile_distance": "off until calibrated; run `diffshield calibrate-gallery`",
     "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -54,6 +58,18 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return centered / norm if norm > 1e-3 * THUMBNAIL else np.zeros_like(centered)
 
 
+def colors(image: Image.Image) -> np.ndarray:
+    """(768,) float32 from 0 to 1: the picture reduced to 16 x 16 RGB."""
+    small = image.resize((TILES * TILE, TILES * TILE), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32).ravel() / 255.0
+
+
+def worst_tile(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) root mean square difference, 0 to 1, in the tile where colors (768,) and (N, 768) differ most."""
+    squares = (others - one).reshape(-1, TILES, TILE, TILES, TILE, 3) ** 2
+    return np.sqrt(squares.mean(axis=(2, 4, 5)).max(axis=(1, 2)))
+
+
 def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
     """((32,) uint8, quality 0-100): the 256 bits packed. Hashes of a low quality say nothing."""
     import pdqhash
@@ -63,21 +79,24 @@ def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
 
 
 class Gallery:
-    """Protected pictures by work. `correlation` above which, and `pdq_distance` up to which, a picture is a copy.
-    `provenance` says where the two come from.
+    """Protected pictures by work. `correlation` above which, `pdq_distance` up to which, and `tile_distance` below
+    which (0: never) a picture is a copy. `provenance` says where these come from.
     """
 
-    def __init__(self, correlation: float = CORRELATION, pdq_distance: int = PDQ_MATCH) -> None:
+    def __init__(
+        self, correlation: float = CORRELATION, pdq_distance: int = PDQ_MATCH, tile_distance: float = 0.0
+    ) -> None:
         import faiss
 
         if not 0.0 < correlation <= 1.0:
             raise BadRequestError(f"A correlation threshold lies between 0 and 1; {correlation:g} was given.")
-        self.correlation, self.pdq_distance = correlation, pdq_distance
+        self.correlation, self.pdq_distance, self.tile_distance = correlation, pdq_distance, tile_distance
         self.provenance: Mapping[str, Any] = dict(UNCALIBRATED)
         self._works: list[str] = []
         self._thumbnails = np.empty((0, 3 * THUMBNAIL**2), np.float32)
         self._hashes = np.empty((0, PDQ_BITS // 8), np.uint8)
         self._good = np.empty(0, bool)
+        self._colors = np.empty((0, 3 * (TILES * TILE) ** 2), np.float32)
         self._faiss = faiss
         self._index()
 
@@ -105,7 +124,7 @@ class Gallery:
         Raises GalleryError for an unreadable picture or one without structure (a single color can't be told from
         another).
         """
-        works, thumbnails, hashes = [], [], []
+        works, thumbnails, hashes, reduced = [], [], [], []
         for work, source in pictures:
             image = opened(source)
             feature = thumbnail(image)
@@ -114,6 +133,7 @@ class Gallery:
             works.append(work)
             thumbnails.append(feature)
             hashes.append(pdq(image))
+            reduced.append(colors(image))
         if works:
             good = np.array([quality >= PDQ_QUALITY for _, quality in hashes])
             bits, rows = np.stack([bits for bits, _ in hashes]), np.stack(thumbnails)
@@ -121,7 +141,9 @@ class Gallery:
             self._thumbnails = np.concatenate([self._thumbnails, rows])
             self._hashes = np.concatenate([self._hashes, bits])
             self._good = np.concatenate([self._good, good])
+            self._colors = np.concatenate([self._colors, np.stack(reduced)])
             self._flat.add(rows)
+            self._near.add(np.stack(reduced))
             self._binary.add(bits[good])
 
     def remove(self, work: str) -> int:
@@ -131,28 +153,33 @@ class Gallery:
             raise GalleryError(f"The gallery holds no work {work!r}.")
         self._works = [w for w in self._works if w != work]
         self._thumbnails, self._hashes, self._good = self._thumbnails[keep], self._hashes[keep], self._good[keep]
+        self._colors = self._colors[keep]
         self._index()
         return int((~keep).sum())
 
     def _index(self) -> None:
         self._flat = self._faiss.IndexFlatIP(self._thumbnails.shape[1])
         self._flat.add(self._thumbnails)
+        self._near = self._faiss.IndexFlatL2(self._colors.shape[1])
+        self._near.add(self._colors)
         self._binary = self._faiss.IndexBinaryFlat(PDQ_BITS)
         self._binary.add(self._hashes[self._good])
 
     def nearest(self, image: Any) -> Nearest | None:
         """The most similar protected picture, or None when the gallery is empty.
 
-        A PDQ match is reported as such (score 1 - distance / 256); otherwise the best correlation is. Raises
-        GalleryError.
+        A match by PDQ or by tiles is reported as such (score 1 - distance / 256, 1 - distance); otherwise the best
+        correlation is. Raises GalleryError.
         """
         if not self._works:
             return None
         picture = opened(image)
         score, work = self.similar([picture])[0]
-        matched = None if score > self.correlation else self._pdq_match(_views(picture))
-        if matched is not None:
-            return matched
+        if score <= self.correlation:
+            views = _views(picture)
+            matched = self._pdq_match(views) or self._tile_match(views)
+            if matched is not None:
+                return matched
         return Nearest(work, "correlation", score, self.correlation, score > self.correlation)
 
     def similar(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
@@ -176,10 +203,11 @@ class Gallery:
         return float(scores[best, 0]), self._works[index], (found[:, ::-1] if best else found).ravel().copy()
 
     def calibrate(self, noncopies: Iterable[tuple[str, Any]], fpr: float, source: str = "") -> None:
-        """Sets `correlation` so that at most `fpr` of pictures like these, (name, path or picture), count as copies.
+        """Sets `correlation` and `tile_distance` so that by either at most `fpr` of pictures like these, (name, path or
+        picture), count as copies.
 
-        They copy neither a protected picture nor each other, by declaration: what is counted is each one's correlation
-        with the nearest of all those. Raises BadRequestError for too few, GalleryError for an unreadable picture or one
+        They copy neither a protected picture nor each other, by declaration: what is counted is how near each one is
+        to the nearest of all those. Raises BadRequestError for too few, GalleryError for an unreadable picture or one
         that a protected picture equals; nothing is changed then.
         """
         named = [(name, opened(picture)) for name, picture in noncopies]
@@ -196,8 +224,20 @@ class Gallery:
         value, interval = quantile("The gallery", nearest, fpr)
         if value <= 0.0:
             raise BadRequestError("These pictures are too plain to calibrate with; use such as are to be checked.")
-        about = {"fpr": fpr, "noncopies": len(named), "interval": list(interval), "works": len(self), "source": source}
-        self.correlation, self.provenance = value, {**self.provenance, "correlation": about}
+        alike, tiles = quantile("The gallery", [-distance for distance in self._nearest_tiles(named)], fpr)
+        about = {"fpr": fpr, "noncopies": len(named), "works": len(self), "source": source}
+        self.correlation, self.tile_distance = value, -alike
+        self.provenance = {**self.provenance, "correlation": {**about, "interval": list(interval)},
+                           "tile_distance": {**about, "interval": [-tiles[1], -tiles[0]]}}  # fmt: skip
+
+    def _nearest_tiles(self, named: Sequence[tuple[str, Image.Image]]) -> list[float]:
+        """Each picture's least worst tile against the protected pictures and the other ones, it or its mirror image."""
+        ones = np.stack([colors(picture) for _, picture in named])
+        found = []
+        for place, (_, picture) in enumerate(named):
+            rest = np.concatenate([self._colors, np.delete(ones, place, axis=0)])
+            found.append(min(float(worst_tile(colors(view), rest).min()) for view in _views(picture)))
+        return found
 
     def _pdq_match(self, views: Sequence[Image.Image]) -> Nearest | None:
         hashed = [bits for bits, quality in map(pdq, views) if quality >= PDQ_QUALITY]
@@ -210,13 +250,31 @@ class Gallery:
         work = self._works[int(np.flatnonzero(self._good)[int(indexes[best, 0])])]
         return Nearest(work, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, 1.0 - self.pdq_distance / PDQ_BITS, True)
 
+    def _tile_match(self, views: Sequence[Image.Image]) -> Nearest | None:
+        if self.tile_distance <= 0.0:
+            return None
+        distance, place = min(self._worst_tiles(view) for view in views)
+        if distance >= self.tile_distance:
+            return None
+        return Nearest(self._works[place], "tiles", 1.0 - distance, 1.0 - self.tile_distance, True)
+
+    def _worst_tiles(self, view: Image.Image) -> tuple[float, int]:
+        """(distance, place) of the protected picture whose worst tile is least unlike this one's."""
+        reduced = colors(view)
+        _, places = self._near.search(reduced[None], min(CANDIDATES, len(self._works)))
+        distances = worst_tile(reduced, self._colors[places[0]])
+        best = int(distances.argmin())
+        return float(distances[best]), int(places[0, best])
+
     def save(self, folder: Path) -> None:
         """Writes features and ids, not the pictures, into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "features.npz", thumbnails=self._thumbnails, hashes=self._hashes, good=self._good)
+        np.savez(folder / "features.npz", thumbnails=self._thumbnails, hashes=self._hashes, good=self._good,
+                 colors=self._colors)  # fmt: skip
         data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance,
-                "provenance": self.provenance, "works": self._works}  # fmt: skip
+                "tile_distance": self.tile_distance, "provenance": self.provenance,
+                "works": self._works}  # fmt: skip
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         part = folder / "gallery.json.part"
         part.write_text(text, encoding="utf-8")
@@ -230,12 +288,13 @@ class Gallery:
             data = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
             if data["format"] != FORMAT:
                 raise ValueError(f"its format isn't {FORMAT}")
-            gallery = cls(data["correlation"], data["pdq_distance"])
+            gallery = cls(data["correlation"], data["pdq_distance"], data["tile_distance"])
             with np.load(folder / "features.npz", allow_pickle=False) as features:
                 gallery._thumbnails, gallery._hashes = features["thumbnails"], features["hashes"]
-                gallery._good = features["good"]
+                gallery._good, gallery._colors = features["good"], features["colors"]
             gallery._works, gallery.provenance = list(data["works"]), dict(data.get("provenance", UNCALIBRATED))
-            if not len(gallery._works) == len(gallery._thumbnails) == len(gallery._hashes) == len(gallery._good):
+            held = (gallery._thumbnails, gallery._hashes, gallery._good, gallery._colors)
+            if any(len(features) != len(gallery._works) for features in held):
                 raise ValueError("its ids and features differ in number")
             gallery._index()
         except (OSError, ValueError, KeyError, TypeError) as error:

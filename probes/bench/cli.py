@@ -41,23 +41,28 @@ def detectors(
 @bench_app.command()
 def shield(
     out: Annotated[Path, typer.Option(help="Folder for shield.json and two contact sheets.")] = Path("runs/bench"),
+    parts: Annotated[str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures "
+                                            "are kept.")] = "works,characters,scenes",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
-    from probes.bench.shield import bench_shield, table
+    from probes.bench.shield import PARTS, bench_shield, table
     from probes.progress import bars
     from probes.types import Progress
 
+    chosen = parts.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
     with bars() as track:
         tracks: dict[str, Progress] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             tracks.setdefault(what, track(what))(done, total)
 
-        found = bench_shield(out, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
+        found = bench_shield(out, parts=chosen, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))
 
 
@@ -87,6 +92,26 @@ def bypass(
 
     found = bench_bypass(out, works)
     typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
+def attacks(
+    out: Annotated[Path, typer.Option(help="Folder for attacks.json.")] = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-attacks"),
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 3,
+    hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Prune, attack with controls, harden in three ways, attack again; resumes from its run folders."""
+    from probes.bench.attacks import attack_table, bench_attacks, hardening_table
+    from probes.hardeners import HARDENERS
+
+    chosen = tuple(hardeners.split(",")) if hardeners else tuple(HARDENERS)
+    if unknown := set(chosen) - HARDENERS.keys():
+        raise typer.BadParameter(f"no hardener {', '.join(sorted(unknown))}; there are {', '.join(HARDENERS)}.")
+    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen, progress=lambda line: typer.echo(line, err=True))
+    text = f"{attack_table(found)}\n\n{hardening_table(found)}"
+    typer.echo(json.dumps(found, indent=1) if as_json else text)
 
 
 @bench_app.command()

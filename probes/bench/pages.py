@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from probes.bench import bypass, detectors, localizers, shield
+from probes.bench import attacks, bypass, detectors, localizers, shield
 
 PAGES = ("README.md", "docs/results.md")
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -73,6 +73,8 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "detectors": ("docs/bench/detectors.json", detectors.table),
     "shield": ("docs/bench/shield.json", shield.table),
     "bypass": ("docs/bench/bypass.json", bypass.table),
+    "attack": ("docs/bench/attacks.json", attacks.attack_table),
+    "hardening": ("docs/bench/attacks.json", attacks.hardening_table),
     "localizers": ("docs/bench/localizers.json", localizers.table),
 }
 """Name of a place -> the result file it is filled from, and how."""

@@ -2,12 +2,13 @@
 
 Works: every held-out caption, several noises and guidance scales; a picture that left is counted as a copy of *any*
 work. Characters: names, aliases and descriptions; recognized when OpenCLIP puts the character's description first
-among those of all characters and of every other creature of their kinds. Scenes: what is flagged though it is benign,
+among those of all twelve, which chance does once in twelve. Scenes: what is flagged though it is benign,
 and agreement with the caption.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 from probes.audit import testbed_alignment
 from probes.generate import generators, quiet
 from probes.metrics.statistics import rate_interval
-from probes.protect import NEIGHBORS, testbed_concepts, works_gallery
+from probes.protect import testbed_concepts, works_gallery
 from probes.runs import write_json
 from probes.screens import groups
 from probes.testbed.criterion import copy_judge
@@ -32,6 +33,7 @@ from shield.wrapper import Shield
 FIRST_SEED = 8000
 GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 BARE_SEEDS = 2
+PARTS = ("works", "characters", "scenes")
 ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "descriptions in another order")
 
 
@@ -74,22 +76,37 @@ def asked(make: Any, requests: Sequence[Request], steps: int, batch_size: int, p
     return [found[n] for n in range(len(requests))]
 
 
-def bench_shield(out: Path, *, seeds: int = 8, batch_size: int = 32, device: str = "auto",
-                 progress: Callable[[str, int, int], None] = lambda what, done, total: None) -> dict[str, Any]:
-    """Writes shield.json, shield-works.png and shield-characters.png; returns the figures."""
+def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, batch_size: int = 32,
+                 device: str = "auto", progress: Callable[[str, int, int], None] = lambda what, done, total: None
+                 ) -> dict[str, Any]:
+    """Writes shield.json, shield-works.png and shield-characters.png; returns the figures.
+
+    Of the PARTS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting are kept.
+    """
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
     bench = _Bench(out, manifest, pipe, seeds, batch_size, progress)
     shields = {"bare": pipe, "shield": Shield(pipe), "shield and gallery": Shield(pipe, gallery=works_gallery())}
     protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"))
-    result = {
-        "format": 1, "seeds": seeds, "steps": manifest.sampling["steps"], "guidance": list(GUIDANCE),
-        "works": bench.works(shields),
-        "characters": bench.characters({"bare": pipe, "shield and concepts": protected}),
-        "scenes": bench.scenes({"bare": pipe, "shield": shields["shield"], "shield and concepts": protected}),
+    result: dict[str, Any] = {
+        "format": 1, "model_sha256": shields["shield"].model_sha256, "seeds": seeds,
+        "steps": manifest.sampling["steps"], "guidance": list(GUIDANCE)}  # fmt: skip
+    result = {**_earlier(out / "shield.json", result), **result}
+    draw: dict[str, Callable[[], Any]] = {
+        "works": lambda: bench.works(shields),
+        "characters": lambda: bench.characters({"bare": pipe, "shield and concepts": protected}),
+        "scenes": lambda: bench.scenes({"bare": pipe, "shield": shields["shield"], "shield and concepts": protected}),
     }  # fmt: skip
+    for part in parts:
+        result[part] = draw[part]()
     write_json(out / "shield.json", result)
     return result
+
+
+def _earlier(file: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds, if it was measured in this setting."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found if {key: found.get(key) for key in setting} == setting else {}
 
 
 class _Bench:
@@ -140,13 +157,13 @@ class _Bench:
             Request(group, who, prompt, FIRST_SEED + k, self.scale)
             for group, prompts in groups("heldout") if group in ASKED for prompt, who in prompts if who
             for k in range(2)]  # fmt: skip
-        names = {item.aliases[0]: item.description for item in self.manifest.characters()}
-        captions = [f"a picture of {description}" for description in [*names.values(), *_other_creatures()]]
+        names = {item.aliases[0]: f"a picture of {item.description}" for item in self.manifest.characters()}
+        captions = list(names.values())
         points = self.alignment.embed_captions(captions)
 
         def recognized(pictures: Sequence[Image.Image], who: Sequence[str]) -> list[bool]:
             first = (self.alignment.embed_pictures(pictures) @ points.T).argmax(axis=1)
-            return [captions[f] == f"a picture of {names[w]}" for f, w in zip(first, who, strict=True)]
+            return [captions[f] == names[w] for f, w in zip(first, who, strict=True)]
 
         real = [(item.aliases[0], Image.open(item.file).convert("RGB"))
                 for item in self.manifest.characters("heldout") if item.file]  # fmt: skip
@@ -202,13 +219,6 @@ class _Bench:
         sheet(rows, names, ["character", *left]).save(self.out / "shield-characters.png")
 
 
-def _other_creatures() -> list[str]:
-    """Descriptions of all creatures that are no character."""
-    from probes.testbed.characters import neighbor
-
-    return sorted({neighbor(np.random.default_rng(seed)).description for seed in range(NEIGHBORS)})
-
-
 def _by_group(rows: Iterable[Left]) -> list[tuple[str, list[Left]]]:
     some = list(rows)
     return [(group, [r for r in some if r.request.group == group]) for group in dict.fromkeys(
@@ -232,10 +242,11 @@ def _blocked() -> Image.Image:
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     share = lambda r: f"{r['count']} of {r['n']} ({r['share']:.1%}, {r['low']:.1%} to {r['high']:.1%})"  # noqa: E731
-    lines = ["| asked for | through | came out | passed | mitigated | blocked |", "|---|---|---|---|---|---|"]
+    lines = ["| asked for | through | came out, or was recognized | passed | mitigated | blocked |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
     for kind in ("works", "characters"):
         for way, rows in result[kind].items():
-            for group, row in rows.items() if isinstance(rows, dict) and way not in ("real", "candidates") else ():
+            for group, row in rows.items() if way not in ("real", "candidates") else ():
                 lines.append(f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
                              f"| {row['blocked'] or ''} |")  # fmt: skip
     lines += ["", "| benign scenes through | flagged | agreement with the caption |", "|---|---|---|"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from shield.errors import BadRequestError, GalleryError
-from shield.gallery import Gallery, pdq, thumbnail
+from shield.gallery import Gallery, pdq, thumbnail, worst_tile
 
 
 def picture(seed, size=128):
@@ -194,3 +194,39 @@ def test_works_added_one_by_one_are_found_like_works_added_at_once(gallery):
         single.add([(f"work-{i}", picture(i))])
     gray = picture(7).convert("L")
     assert single.nearest(gray) == gallery.nearest(gray) and single.works == gallery.works
+
+
+def plain(seed):
+    """A picture of so little contrast that its correlation with a blurred copy says little."""
+    pixels = np.asarray(picture(seed), dtype=np.float32)
+    return Image.fromarray((128 + 0.04 * (pixels - 128)).astype(np.uint8))
+
+
+def test_the_worst_tile_by_hand():
+    """One tile of 4 x 4 x 3 values differs by 0.5 in its half: sqrt(0.25 / 2)."""
+    one, other = np.zeros((16, 16, 3), np.float32), np.zeros((16, 16, 3), np.float32)
+    other[4:8, 8:10] = 0.5
+    assert worst_tile(one.ravel(), other.reshape(1, -1)).tolist() == pytest.approx([0.125**0.5])
+
+
+def test_tiles_find_a_copy_with_little_contrast_once_calibrated(gallery):
+    rng = np.random.default_rng(3)
+    gallery.add([("pale", plain(40))])
+    noisy = np.asarray(plain(40), dtype=np.float32) + 8 * rng.standard_normal((*plain(40).size[::-1], 3))
+    copy = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    assert not gallery.nearest(copy).copied
+    gallery.calibrate(noncopies(19), 0.05)
+    gallery.correlation = 0.99
+    found = gallery.nearest(copy)
+    assert (found.work, found.metric, found.copied) == ("pale", "tiles", True)
+    assert found.score > found.threshold == 1 - gallery.tile_distance
+    assert not gallery.nearest(picture(2000)).copied
+
+
+def test_tiles_are_saved_and_removed_with_their_work(gallery, tmp_path):
+    gallery.calibrate(noncopies(19), 0.05)
+    gallery.add([("pale", plain(40))])
+    gallery.save(tmp_path)
+    loaded = Gallery.load(tmp_path)
+    assert loaded.tile_distance == gallery.tile_distance > 0
+    assert loaded.remove("pale") == 1 and len(loaded._colors) == len(loaded) == loaded._near.ntotal == 20
