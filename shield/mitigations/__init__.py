@@ -1,5 +1,6 @@
 """Mitigations. To add one: write one file, add one line to MITIGATIONS."""
 
+from shield.mitigations.attention_damp import AttentionDamp
 from shield.mitigations.embedding_descent import EmbeddingDescent
 from shield.mitigations.embedding_mix import EmbeddingMix
 from shield.mitigations.noise_mix import NoiseMix
@@ -8,6 +9,7 @@ from shield.mitigations.opposite_guidance import OppositeGuidance
 from shield.types import Mitigation
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
+    "attention_damp": AttentionDamp,
     "embedding_descent": EmbeddingDescent,
     "embedding_mix": EmbeddingMix,
     "noise_mix": NoiseMix,
@@ -15,4 +17,12 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "opposite_guidance": OppositeGuidance,
 }
 
-__all__ = ["MITIGATIONS", "EmbeddingDescent", "EmbeddingMix", "NoiseMix", "NullPrompt", "OppositeGuidance"]
+__all__ = [
+    "MITIGATIONS",
+    "AttentionDamp",
+    "EmbeddingDescent",
+    "EmbeddingMix",
+    "NoiseMix",
+    "NullPrompt",
+    "OppositeGuidance",
+]

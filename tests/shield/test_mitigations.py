@@ -8,6 +8,7 @@ import torch
 
 from shield import Shield
 from shield.conditioning import Conditioning
+from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.intercept import intercepted
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
@@ -42,8 +43,9 @@ def test_is_named_after_its_file_and_class_and_has_one_role(name):
 def test_changes_the_flagged_image_and_not_a_bit_of_the_others(name, pipe):
     prompts = ["the cat, a picture by anna", *PROMPTS[1:]]
     bare = pipe(prompts, **options(4)).images
-    first = thresholds(pipe, 0.06)
-    policy = Policy(mitigations=(MITIGATIONS[name](), NullPrompt()))
+    detectors = (StructureGap(cycles=1.0),)
+    first = thresholds(pipe, 0.06, detectors)
+    policy = Policy(detectors, mitigations=(MITIGATIONS[name](), NullPrompt()))
     shielded = Shield(pipe, policy, thresholds=first)(prompts, **options(4))
     assert [v.status for v in shielded.verdicts] == ["mitigated", "passed", "passed", "passed"]
     assert [np.array_equal(a, b) for a, b in zip(bare, shielded.images, strict=True)] == [False, True, True, True]
@@ -66,7 +68,7 @@ def test_without_what_it_needs_it_says_so(name):
     if mitigation.needs_prompt:
         with pytest.raises(MissingSignalError, match="rewritten prompt"):
             act(case(safe=False))
-    elif name in ("opposite_guidance", "embedding_descent"):
+    elif name in ("opposite_guidance", "embedding_descent", "initial_noise", "attract_repel"):
         with pytest.raises(MissingSignalError, match="guidance"):
             act(case(uncond=None))
 
