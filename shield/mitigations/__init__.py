@@ -3,6 +3,7 @@
 from shield.mitigations.attention_damp import AttentionDamp
 from shield.mitigations.embedding_descent import EmbeddingDescent
 from shield.mitigations.embedding_mix import EmbeddingMix
+from shield.mitigations.initial_noise import InitialNoise
 from shield.mitigations.noise_mix import NoiseMix
 from shield.mitigations.null_prompt import NullPrompt
 from shield.mitigations.opposite_guidance import OppositeGuidance
@@ -12,6 +13,7 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "attention_damp": AttentionDamp,
     "embedding_descent": EmbeddingDescent,
     "embedding_mix": EmbeddingMix,
+    "initial_noise": InitialNoise,
     "noise_mix": NoiseMix,
     "null_prompt": NullPrompt,
     "opposite_guidance": OppositeGuidance,
@@ -22,6 +24,7 @@ __all__ = [
     "AttentionDamp",
     "EmbeddingDescent",
     "EmbeddingMix",
+    "InitialNoise",
     "NoiseMix",
     "NullPrompt",
     "OppositeGuidance",
