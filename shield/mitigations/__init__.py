@@ -1,8 +1,10 @@
 """Mitigations. To add one: write one file, add one line to MITIGATIONS."""
 
 from shield.mitigations.attention_damp import AttentionDamp
+from shield.mitigations.attract_repel import AttractRepel
 from shield.mitigations.embedding_descent import EmbeddingDescent
 from shield.mitigations.embedding_mix import EmbeddingMix
+from shield.mitigations.gallery_repulsion import GalleryRepulsion
 from shield.mitigations.initial_noise import InitialNoise
 from shield.mitigations.noise_mix import NoiseMix
 from shield.mitigations.null_prompt import NullPrompt
@@ -11,8 +13,10 @@ from shield.types import Mitigation
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "attention_damp": AttentionDamp,
+    "attract_repel": AttractRepel,
     "embedding_descent": EmbeddingDescent,
     "embedding_mix": EmbeddingMix,
+    "gallery_repulsion": GalleryRepulsion,
     "initial_noise": InitialNoise,
     "noise_mix": NoiseMix,
     "null_prompt": NullPrompt,
@@ -22,8 +26,10 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
 __all__ = [
     "MITIGATIONS",
     "AttentionDamp",
+    "AttractRepel",
     "EmbeddingDescent",
     "EmbeddingMix",
+    "GalleryRepulsion",
     "InitialNoise",
     "NoiseMix",
     "NullPrompt",
