@@ -14,7 +14,8 @@ import typer
 from probes.runs import versions, write_json
 from shield.errors import ShieldError
 
-BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batching", "localization_cost")
+BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batching", "localization_cost",
+              "scan_throughput", "scan_early_exit", "scan_memory", "scan_workers", "real_size")
 
 
 def main(
