@@ -8,8 +8,9 @@ extra denoiser calls it costs.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def bench_detectors(
     device: str = "auto",
     progress: Callable[[str], None] = print,
 ) -> dict:
-    """Scores both splits on both twins and writes detectors.json and detectors.png; returns the figures."""
+    """Scores both splits on both twins and writes detectors.json and detectors.png; returns the figures.
+
+    Of an earlier file about the same model, the spilling captions and the other detectors' rows are kept.
+    """
     from probes.testbed.manifest import load_manifest
     from shield.fingerprint import model_sha256
     from shield.intercept import denoiser_of
@@ -84,33 +88,39 @@ def bench_detectors(
     manifest = load_manifest()
     sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
-    prompts = {split: _prompts(split, manifest, pipes["memorized"], progress) for split in ("dev", "heldout")}
-    chosen = [DETECTORS[name]() for name in names]
-    found: dict[tuple[str, str], dict[str, Scores]] = {}
-    for twin, split in (("memorized", "dev"), ("memorized", "heldout"), ("clean", "heldout")):
-        found[twin, split] = score_all(pipes[twin], chosen, prompts[split], seeds, sampling)
-        progress(f"{twin}, {split}: {len(prompts[split])} captions scored on {len(seeds)} noises")
-    rows = {}
-    for detector in chosen:
-        rows[detector.name] = figures(*(scores[detector.name] for scores in found.values()))
-        rows[detector.name] |= cost(pipes["memorized"], detector, sampling)
-    result = {
-        "format": 1, "seeds": list(seeds), "sampling": manifest.sampling, "fpr": FPR,
-        "model_sha256": model_sha256(denoiser_of(pipes["memorized"])),
-        "prompts": {split: _counts(prompts[split]) for split in prompts},
-        "detectors": rows, "text_control": text_control(prompts),
-    }  # fmt: skip
+    setting = {"format": 1, "sampling": manifest.sampling, "fpr": FPR,
+               "model_sha256": model_sha256(denoiser_of(pipes["memorized"]))}  # fmt: skip
+    result = {**setting, **_earlier(out / "detectors.json", setting)}
     out.mkdir(parents=True, exist_ok=True)
+    prompts = {}
+    for split in ("dev", "heldout"):
+        if split not in result["spilling"]:
+            captions = negative_captions(split, manifest)
+            found = spilling(pipes["memorized"], [c for group in KINDS for c in captions[group]], manifest)
+            result["spilling"][split] = sorted(found)
+            write_json(out / "detectors.json", result)
+        progress(f"{split}: {len(result['spilling'][split])} captions bring out a work that isn't theirs")
+        prompts[split] = prompts_of(split, manifest, result["spilling"][split])
+    chosen = [DETECTORS[name]() for name in names]
+    scores: dict[tuple[str, str], dict[str, Scores]] = {}
+    for twin, split in (("memorized", "dev"), ("memorized", "heldout"), ("clean", "heldout")):
+        scores[twin, split] = score_all(pipes[twin], chosen, prompts[split], seeds, sampling)
+        progress(f"{twin}, {split}: {len(prompts[split])} captions scored on {len(seeds)} noises")
+    for detector in chosen:
+        row = figures(*(found[detector.name] for found in scores.values()))
+        row |= cost(pipes["memorized"], detector, sampling)
+        result["detectors"][detector.name] = {"seeds": len(seeds), **row}
+    result |= {"prompts": {split: _counts(prompts[split]) for split in prompts}, "text_control": text_control(prompts)}
     write_json(out / "detectors.json", result)
     plot(result, out / "detectors.png")
     return result
 
 
-def _prompts(split: str, manifest: Any, pipe: Any, progress: Callable[[str], None]) -> list[Prompt]:
-    captions = negative_captions(split, manifest)
-    found = spilling(pipe, [c for group in KINDS for c in captions[group]], manifest)
-    progress(f"{split}: {len(found)} captions bring out a work that isn't theirs")
-    return prompts_of(split, manifest, found)
+def _earlier(file: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run of the same setting found."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    same = all(found.get(key) == value for key, value in setting.items())
+    return {key: found.get(key, {}) if same else {} for key in ("spilling", "detectors")}
 
 
 def score_all(

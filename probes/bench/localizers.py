@@ -1,15 +1,17 @@
 """Localizers on the testbed: what pruning what they found does to memories that they never saw, and where these sit.
 
 Masks are located with the captions of every other dev work of the top two rungs. The sweep (how many weights, weights
-or neurons, which base, which blocks, how many steps) is judged on the other dev works; the best mask that costs scenes
-at most LOSS of agreement is then judged on held-out works, beside the published setting, the strongest mask, and as
-many random weights. Independently of any localizer, parts are exchanged with the clean twin (probes/transplant.py).
+or neurons, which base, which blocks, how many steps) is judged on the other dev works. For each of LOSSES the best mask
+that costs scenes at most that much agreement is then judged on held-out works, beside the published setting, the
+strongest mask, and as many random weights. Independently of any localizer, parts are exchanged with the clean twin
+(probes/transplant.py).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ from probes.transplant import GROUPS, transplanted
 from probes.types import Subject, UnitMask
 from shield.load import load
 
-LOSS = 0.02
+LOSSES = (0.02, 0.05)
 KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 FEW_KS = (0.2, 0.4)
 BASE = 24  # captions of each kind to compare with instead of the empty prompt
 FIRST_SEED = 9100
+OPTIONS = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
 NEMO_PROMPTS = 6
 
 
@@ -89,7 +92,7 @@ class Bench:
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
         return {"copies": {"n": copies.n, "share": copies.value, "low": copies.low, "high": copies.high},
                 "distance": float(np.mean([s for s in scores if s is not None])),
-                "agreement": float(agreement.mean()),
+                "alignment": float(agreement.mean()),
                 "loss": {"value": loss.value, "low": loss.low, "high": loss.high}}  # fmt: skip
 
     def mask(self, localizer: FFNSubspace) -> UnitMask:
@@ -109,19 +112,23 @@ class Bench:
     def random(self, mask: UnitMask) -> UnitMask:
         return RandomMask(like=mask).locate(self.subject, seed=7).mask
 
-    def sweep(self) -> list[dict[str, Any]]:
-        """Every variant on dev works that it wasn't located with."""
+    def sweep(self, earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Every variant on dev works that it wasn't located with; those measured ``earlier`` aren't drawn again."""
+        known = {_key(row): row for row in earlier}
         rows = []
         for name, localizer in self.variants():
-            mask, about = self.mask(localizer), options(localizer)
-            rows.append(self.point(self.dev, name, mask, **about))
-            if name == "published":
-                rows.append(self.point(self.dev, "random", self.random(mask), **about))
+            about = options(localizer)
+            for what in (name, "random") if name == "published" else (name,):
+                row = known.get(_key({"name": what, **about}))
+                if row is None:
+                    mask = self.mask(localizer)
+                    row = self.point(self.dev, what, self.random(mask) if what == "random" else mask, **about)
+                rows.append(row)
         return rows
 
-    def chosen(self, rows: Sequence[dict[str, Any]]) -> tuple[str, FFNSubspace]:
-        """The variant with the fewest copies, then the most distant pictures, whose loss on dev is at most LOSS."""
-        allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= LOSS]
+    def chosen(self, rows: Sequence[dict[str, Any]], loss: float) -> tuple[str, FFNSubspace]:
+        """The variant with the fewest copies, then the most distant pictures, that loses at most this on dev."""
+        allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= loss]
         best = min(allowed, key=lambda row: (row["copies"]["share"], -row["distance"]))
         return next((name, localizer) for name, localizer in self.variants()
                     if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
@@ -130,15 +137,15 @@ class Bench:
         """Held out: unchanged, the chosen, the published and the strongest mask, value neurons; each beside random."""
         found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
         named = dict(self.variants())
-        name, best = self.chosen(rows)
+        best = {f"chosen for a loss up to {loss:g}: {name}, k={localizer.k:g}": localizer for loss in LOSSES
+                for name, localizer in (self.chosen(rows, loss),)}  # fmt: skip
         usual = FFNSubspace(steps=named["published"].steps, guidance_scale=named["published"].guidance_scale)
-        masks = {f"chosen: {name}": self.mask(best), "published": self.mask(usual),
+        masks = {**{name: self.mask(localizer) for name, localizer in best.items()}, "published": self.mask(usual),
                  "strongest": self.mask(replace(usual, k=KS[-1]))}  # fmt: skip
         neurons = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
         masks["value_neurons"] = neurons.mask
         for what, mask in masks.items():
-            about = options(best) if what.startswith("chosen") else {}
-            found.append(self.point(self.heldout, what, mask, **about))
+            found.append(self.point(self.heldout, what, mask))
             found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
         return found
 
@@ -151,6 +158,7 @@ class Bench:
         full = {"published": usual, "non-members as base": matched,
                 "scenes as base": replace(matched, base=self.benign),
                 "non-members and scenes as base": replace(matched, base=self.negatives + self.benign)}  # fmt: skip
+        full["scenes as base, plain norms"] = replace(full["scenes as base"], normalize_tokens=False)
         some = {"neurons": replace(usual, unit="neuron"), "plain norms": plain,
                 "plain norms, neurons": replace(plain, unit="neuron"), "1 step": replace(usual, tau=1),
                 "4 steps": replace(usual, tau=4), "in half of the steps": replace(usual, agreement=0.5),
@@ -177,22 +185,27 @@ class Bench:
 
 def options(localizer: FFNSubspace) -> dict[str, Any]:
     """What tells variants apart, for a row."""
-    keep = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
-    return {key: value for key, value in asdict(localizer).items() if key in keep}
+    return {key: getattr(localizer, key) for key in OPTIONS}
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (row["name"], *(row[key] for key in OPTIONS))
 
 
 def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
                      progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """Writes localizers.json and localizers.png; returns the figures."""
+    """Writes localizers.json and localizers.png; returns the figures. A sweep that the file holds is gone on with."""
     out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(device, batch_size, progress)
-    result: dict[str, Any] = {"format": 1, "loss_allowed": LOSS, "located_with": len(bench.located),
-                              "model_sha256": bench.subject.sha256(),
-                              "unpruned": bench.figures(bench.dev)}  # fmt: skip
-    for name, make in (("sweep", bench.sweep), ("transplants", bench.transplants),
-                       ("heldout", lambda: bench.judged(result["sweep"]))):  # fmt: skip
+    bench, file = Bench(device, batch_size, progress), out / "localizers.json"
+    setting = {"format": 1, "losses": list(LOSSES), "located_with": len(bench.located),
+               "model_sha256": bench.subject.sha256()}  # fmt: skip
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known = earlier.get("sweep", ()) if all(earlier.get(key) == value for key, value in setting.items()) else ()
+    result: dict[str, Any] = {**setting, "unpruned": bench.figures(bench.dev)}
+    for name, make in (("sweep", lambda: bench.sweep(known)), ("heldout", lambda: bench.judged(result["sweep"])),
+                       ("transplants", bench.transplants)):  # fmt: skip
         result[name] = make()
-        write_json(out / "localizers.json", result)
+        write_json(file, result)
     plot(result, out / "localizers.png")
     return result
 
@@ -218,7 +231,7 @@ def table(result: dict[str, Any]) -> str:
     for row in result["transplants"]:
         without, alone = row["without"], row["alone"]
         lines.append(f"| {row['part']} | {row['share_of_parameters']:.0%} | {without['copies']['share']:.0%} "
-                     f"| {without['agreement']:.3f} | {alone['copies']['share']:.0%} |")  # fmt: skip
+                     f"| {without['alignment']:.3f} | {alone['copies']['share']:.0%} |")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -234,7 +247,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some],
                   "x--" if name == "random" else "o-", ms=4, lw=1, label=name,
                   color="#888888" if name == "random" else None)  # fmt: skip
-    axes.axvspan(axes.get_xlim()[0], LOSS, color="#eeeeee", zorder=0)
+    axes.axvspan(axes.get_xlim()[0], LOSSES[0], color="#eeeeee", zorder=0)
     axes.set(xlabel="loss of scenes' agreement with their captions", ylabel="dev works still copied",
              ylim=(-0.05, 1.05))  # fmt: skip
     axes.legend(frameon=False, fontsize=7)

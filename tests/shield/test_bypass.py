@@ -1,4 +1,4 @@
-"""Ways around the shield: none is passed in silence under `strict`. The table of what is caught: probes/bench/bypass.py."""
+"""Ways around the shield: none is passed in silence under `strict`. What is caught: diffshield bench bypass."""
 
 from dataclasses import asdict
 

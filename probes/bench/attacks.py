@@ -1,0 +1,110 @@
+"""The closed loop on held-out works: prune, attack with controls, harden in three ways, attack again.
+
+The mask is located with dev works' captions at the setting that the dev sweep chose. Every attack has one budget. The
+run folders stay beside the result and hold every picture; a bench that was stopped goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from probes.attack import attack
+from probes.audit import FULL, Plan, as_usual
+from probes.fine_tuning import FineTuning
+from probes.harden import harden
+from probes.hardeners import HARDENERS, AdversarialFineTuning
+from probes.hardening import Hardening
+from probes.panel import Sizes, panel_of_manifest
+from probes.runs import write_json
+from probes.testbed.manifest import load_manifest
+from probes.types import Subject
+from shield.load import load
+
+STEPS = (0, 1, 10, 25, 50)
+DRAWS = 4  # of noise and timestep in a step of a search
+SIZES = Sizes(members=10, locate=12, nonmembers=8, scenes=20)
+LR = {"adversarial_fine_tuning": 1e-4, "caption_fine_tuning": 1e-4, "negative_guidance": 1e-4}
+
+
+def plan_of(hardener: str, seeds: int) -> Plan:
+    """Sizes and schedule of one hardening, chosen on dev works."""
+    trained = HARDENERS[hardener]()
+    if isinstance(trained, AdversarialFineTuning):
+        trained = replace(trained, attack=replace(trained.attack, steps=25, batch=DRAWS))
+    hardening = Hardening(members=SIZES.members, dev=4, keep=96, tries=1, controls=SIZES.nonmembers, hardener=trained,
+                          schedule=FineTuning(epochs=5, updates=12, lr=LR[hardener], batch=7))  # fmt: skip
+    return replace(FULL, sizes=SIZES, picture_seeds=tuple(range(9000, 9000 + seeds)), hardening=hardening,
+                   attack=replace(FULL.attack, batch=DRAWS))  # fmt: skip
+
+
+def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: tuple[str, ...] = tuple(HARDENERS),
+                  progress: Callable[[str], None] = print) -> dict[str, Any]:
+    """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
+    mask = located(runs / "mask.safetensors")
+    done = attack(runs / "attack", mask=mask, steps=STEPS, batch=DRAWS, plan=plan_of("adversarial_fine_tuning", seeds),
+                  resume=(runs / "attack").exists())  # fmt: skip
+    result: dict[str, Any] = {"format": 1, "seeds": seeds, "attack": _kept(done.summary), "hardening": {}}
+    for name in hardeners:
+        folder = runs / f"harden-{name}"
+        progress(f"hardening by {name}")
+        done = harden(folder, mask=mask, steps=STEPS, plan=plan_of(name, seeds), resume=folder.exists())
+        result["hardening"][name] = _kept(done.summary)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "attacks.json", result)
+    return result
+
+
+def located(file: Path) -> Path:
+    """The mask that an audit would prune, located with dev works, in a file."""
+    if not file.exists():
+        subject = Subject(load("testbed"), "testbed")
+        plan = as_usual(FULL, subject)
+        captions = [target.prompt for target in panel_of_manifest(load_manifest(), SIZES).locate]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plan.localizer.locate(subject, captions, seed=plan.locate_seed).mask.save(file)
+    return file
+
+
+def _kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's summary what its tables need."""
+    return {key: summary[key] for key in ("model_sha256", "rows", "curve", "gaps", "verdicts", "hardening", "cost")}
+
+
+def attack_table(result: Mapping[str, Any]) -> str:
+    """Copies at each number of steps on the pruned model, beside its controls."""
+    names = {"attacked": "works, pruned model", "nonmember_attacked": "matched non-members, pruned model",
+             "twin_attacked": "works, clean twin"}  # fmt: skip
+    curve = result["attack"]["curve"]
+    lines = ["| search steps | " + " | ".join(names.values()) + " |", "|---" * (1 + len(names)) + "|"]
+    for steps in sorted({row["attack_steps"] for row in curve}):
+        cells = [_share(row) for stage in names for row in curve
+                 if (row["stage"], row["attack_steps"]) == (stage, steps)]  # fmt: skip
+        lines.append(f"| {steps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def hardening_table(result: Mapping[str, Any]) -> str:
+    """What is left after each hardening: from the caption (0 steps) and from the attack; and what scenes lost."""
+    steps = [f"{n} steps" if n else "caption" for n in STEPS]
+    lines = [f"| hardened by | {' | '.join(steps)} | non-members, {STEPS[-1]} steps | loss of agreement |",
+             "|---" * (len(STEPS) + 3) + "|"]  # fmt: skip
+    curves = [("nothing (pruned)", result["attack"], "attacked", "nonmember_attacked")]
+    curves += [(name, found, "hardened_attacked", "hardened_nonmember_attacked")
+               for name, found in result["hardening"].items()]  # fmt: skip
+    curves.append(("(clean twin)", result["attack"], "twin_attacked", ""))
+    for name, found, stage, control in curves:
+        rows = {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
+        cells = [_share(rows.get((stage, n))) for n in (*STEPS,)] + [_share(rows.get((control, STEPS[-1])))]
+        lost = (found.get("hardening") or {}).get("utility") if stage.startswith("hardened") else None
+        cells.append(f"{lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}]" if lost else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _share(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["rate"] is None:
+        return ""
+    return f"{row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
