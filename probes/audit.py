@@ -86,7 +86,9 @@ from probes.types import Criterion, Subject
 from shield.load import SHIPPED, load
 
 TWINS = {"testbed": "testbed-clean"}
-TESTBED_K = 0.3  # from the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little
+# From the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little.
+TESTBED_LOCALIZER = FFNSubspace(k=0.5, tau=1, normalize_tokens=False, conditional_only=True)
+BASE_SCENES = 24
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,14 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
 
 
 def as_usual(plan: Plan, subject: Subject) -> Plan:
-    """The plan with the steps, the guidance and, on the testbed, the share of weights that this model asks for."""
+    """The plan with the steps, the guidance and, on the testbed, the localizer's setting that this model asks for."""
     steps, guidance = usual_sampling(subject.name, subject.pipe)
-    k = TESTBED_K if subject.name in SHIPPED else plan.localizer.k
+    localizer, manifest = plan.localizer, manifest_of(subject.name)
+    if manifest is not None:
+        scenes = manifest.scenes(split="dev")[:BASE_SCENES]
+        localizer = replace(TESTBED_LOCALIZER, base=tuple(scene.caption for scene in scenes))
     return replace(plan, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
-                   localizer=replace(plan.localizer, k=k, steps=steps, guidance_scale=guidance))
+                   localizer=replace(localizer, steps=steps, guidance_scale=guidance))
 
 
 def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:

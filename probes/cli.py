@@ -20,6 +20,7 @@ from probes.bench.cli import bench_app
 from probes.protect_cli import register
 from probes.scan_cli import register as register_scan
 from probes.testbed.cli import testbed_app
+from probes.traps.cli import traps_app
 from shield.errors import ShieldError
 
 FAILED, FLAGGED, INTERRUPTED = 1, 3, 130
@@ -48,6 +49,7 @@ app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=Fals
 app.add_typer(testbed_app, name="testbed")
 register(app)
 app.add_typer(bench_app, name="bench")
+app.add_typer(traps_app, name="traps")
 
 Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
@@ -116,8 +118,8 @@ def localize(
     conditional_only: Annotated[bool, typer.Option("--conditional-only", help="Leave the unconditional half out.")
                                 ] = False,
     base: Annotated[str | None, typer.Option(help="Compare with: null, paraphrase (the same words in another order), "
-                                                  "nonmembers (testbed), or a prompt file. By default null; for "
-                                                  "value_neurons nonmembers.")] = None,
+                                                  "nonmembers or scenes (testbed), or a prompt file. By default null; "
+                                                  "for value_neurons nonmembers.")] = None,
     unit: Annotated[str, typer.Option(help="weight or neuron.")] = "weight",
     steps: Steps = 25,
     guidance: Guidance = 5.0,

@@ -9,6 +9,7 @@ ProbeError
 ├── EarlyExitError    a sequential test that can't be calibrated
 ├── EngineError       workers that can't be started or are lost again and again
 ├── ShardError        shards that don't belong together or aren't complete
+├── TrapError         traps that can't be made, or a folder of traps that is damaged
 └── AuditError        an audit that can't start or continue as asked
 """
 
@@ -51,6 +52,10 @@ class EngineError(ProbeError):
 
 class ShardError(ProbeError):
     """Shards of a scan don't belong together, or some are missing or incomplete."""
+
+
+class TrapError(ProbeError):
+    """Traps can't be made as asked, or a folder of traps is missing, incomplete or altered."""
 
 
 class AuditError(ProbeError):

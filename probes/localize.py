@@ -109,7 +109,7 @@ def localizer_of(method: str, base: str | None, options: Mapping[str, Any], prom
 
 
 def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ...]:
-    """Prompts to compare with: "null", "paraphrase", "nonmembers" (the testbed's dev captions), or a prompt file.
+    """Prompts to compare with: "null", "paraphrase", the testbed's dev "nonmembers" or "scenes", or a prompt file.
 
     A paraphrase is the prompt's own words in another order: it drives the same words without being the memorized
     sentence, and needs no language model.
@@ -118,10 +118,12 @@ def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ..
         return ("",)
     if base == "paraphrase":
         return tuple(reordered(prompt) for prompt in prompts)
-    if base == "nonmembers":
+    if base in ("nonmembers", "scenes"):
         manifest = manifest_of(model)
         if manifest is None:
-            raise AuditError(f"Nobody knows the non-members of {model}: give a file of such prompts with --base.")
+            raise AuditError(f"Nobody knows the {base} of {model}: give a file of such prompts with --base.")
+        if base == "scenes":
+            return tuple(scene.caption for scene in manifest.scenes(split="dev"))
         return tuple(item.captions[0] for item in manifest.nonmembers(split="dev"))
     return tuple(target.prompt for target in read_prompts(Path(base)))
 

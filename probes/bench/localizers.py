@@ -39,6 +39,7 @@ BASE = 24  # captions of each kind to compare with instead of the empty prompt
 FIRST_SEED = 9100
 OPTIONS = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
 NEMO_PROMPTS = 6
+KEYS_VALUES = r"\.attn2\.to_[kv]$"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ class Bench:
                 "scenes as base": replace(matched, base=self.benign),
                 "non-members and scenes as base": replace(matched, base=self.negatives + self.benign)}  # fmt: skip
         full["scenes as base, plain norms"] = replace(full["scenes as base"], normalize_tokens=False)
+        for tau, steps in ((4, "4 steps"), (1, "1 step")):
+            full[f"scenes as base, plain norms, {steps}"] = replace(full["scenes as base, plain norms"], tau=tau)
+        best = full["scenes as base, plain norms, 1 step"]
+        full["1 step, keys and values"] = replace(best, modules=KEYS_VALUES)
+        full["1 step, keys, values and feed-forward"] = replace(best, modules=f"{SECOND_LINEAR}|{KEYS_VALUES}")
         some = {"neurons": replace(usual, unit="neuron"), "plain norms": plain,
                 "plain norms, neurons": replace(plain, unit="neuron"), "1 step": replace(usual, tau=1),
                 "4 steps": replace(usual, tau=4), "in half of the steps": replace(usual, agreement=0.5),

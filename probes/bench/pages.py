@@ -66,13 +66,67 @@ def best_detector(figures: Figures) -> str:
             f"{figures['text_control']['auroc_nonmembers']:.2f}.")  # fmt: skip
 
 
+def shield_claim(figures: Figures) -> str:
+    """docs/bench/shield.json: what leaves the shield, in a sentence or two."""
+    kinds = figures["works"]
+
+    def counted(way: str) -> str:
+        rows = kinds[way].values()
+        return f"{sum(row['count'] for row in rows)} of {sum(row['n'] for row in rows):,}"
+
+    top = [group for group in kinds["bare"] if group.startswith("rung")][-2:]
+    bare = [kinds["bare"][group] for group in top]
+    scenes = figures["scenes"]["shield and concepts"]
+    sum_of = lambda rows, key: sum(row[key] for row in rows)  # noqa: E731
+    scales = ", ".join(f"{scale:g}" for scale in figures["guidance"])
+    return (f"The bare model copies in {sum_of(bare, 'count') / sum_of(bare, 'n'):.0%} of its pictures of the two "
+            f"highest rungs. Over all held-out works, {figures['seeds']} noises and guidance scales {scales}, copies "
+            f"left the shield in {counted('shield')} pictures ({sum_of([kinds['shield'][g] for g in top], 'count')} of "
+            f"them of the two highest rungs), and with a gallery of the works in {counted('shield and gallery')}. Of "
+            f"{scenes['flagged']['n']} benign scenes {scenes['flagged']['count']} were flagged.")  # fmt: skip
+
+
+def pruning_claim(figures: Figures) -> str:
+    """docs/bench/localizers.json: the strongest choice on held-out works beside random weights."""
+    rows = {row["name"]: row for row in figures["heldout"]}
+    bound = figures["losses"][-1]
+    name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
+    found, random = rows[name], rows[f"{name}, random"]
+    return (f"Pruning {found['density']:.0%} of the weights, located with dev works only, leaves "
+            f"{share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
+            f"{share(random['copies'])}. Scenes' agreement with their captions falls by {found['loss']['value']:.3f} "
+            f"[{found['loss']['low']:.3f}, {found['loss']['high']:.3f}].")  # fmt: skip
+
+
+def attack_claim(figures: Figures) -> str:
+    """docs/bench/attacks.json: what the attack brings back, and what is left of it after hardening."""
+    last = max(row["attack_steps"] for row in figures["attack"]["curve"])
+
+    def at(found: Figures, stage: str) -> str:
+        row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, last))
+        return share(row, "rate")
+
+    ours = figures["attack"]
+    text = (f"{last} steps of search on the pruned model bring {at(ours, 'attacked')} back, of matched non-members "
+            f"{at(ours, 'nonmember_attacked')}, of the same works on the clean twin {at(ours, 'twin_attacked')}.")
+    hardened = figures["hardening"].get("adversarial_fine_tuning")
+    if hardened is None:
+        return text
+    lost = hardened["hardening"]["utility"]
+    return (f"{text} After adversarial fine-tuning the same search brings {at(hardened, 'hardened_attacked')} back; "
+            f"scenes' agreement falls by {lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}].")  # fmt: skip
+
+
 BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "works": ("docs/testbed/verify.json", works),
     "spill": ("docs/testbed/verify.json", spill),
     "best-detector": ("docs/bench/detectors.json", best_detector),
     "detectors": ("docs/bench/detectors.json", detectors.table),
+    "shield-claim": ("docs/bench/shield.json", shield_claim),
     "shield": ("docs/bench/shield.json", shield.table),
     "bypass": ("docs/bench/bypass.json", bypass.table),
+    "pruning-claim": ("docs/bench/localizers.json", pruning_claim),
+    "attack-claim": ("docs/bench/attacks.json", attack_claim),
     "attack": ("docs/bench/attacks.json", attacks.attack_table),
     "hardening": ("docs/bench/attacks.json", attacks.hardening_table),
     "localizers": ("docs/bench/localizers.json", localizers.table),
@@ -86,7 +140,8 @@ def filled(text: str, root: Path) -> str:
     def one(match: re.Match[str]) -> str:
         opened, name, _, ended = match.groups()
         file, write = BLOCKS[name]
-        made = write(json.loads((root / file).read_text(encoding="utf-8")))
+        found = root / file
+        made = write(json.loads(found.read_text(encoding="utf-8"))) if found.exists() else f"*Not measured: no {file}.*"
         made = f"\n\n{made}\n\n" if made.startswith("|") else made
         return f"{opened}{made}{ended}"
 
