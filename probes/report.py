@@ -51,9 +51,9 @@ CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked
             "hardened_nonmember_attacked": "pictures the model never saw"}
 
 # How the sentence about an attack on members begins, and what it means if it beats its controls.
-_ATTACKS = {"attacked": ("An attacker who tunes the prompt's embedding for {} steps got the work back",
+_ATTACKS = {"attacked": ("An attacker who tunes the prompt's embedding for {} got the work back",
                          "so the attack shows memory that is still there"),
-            "hardened_attacked": ("From the hardened model the same attack at {} steps got the work back",
+            "hardened_attacked": ("From the hardened model the same attack at {} got the work back",
                                   "so hardening left memory that can be found")}
 _NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
 
@@ -123,7 +123,7 @@ def sentences_of(folder: Path | str) -> list[str]:
 def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the main table: picture stages, then each attack at its largest number of steps."""
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
-    attacked = [{**row, "label": f"{STAGES.get(row['stage'], row['stage'])} ({last} steps)"}
+    attacked = [{**row, "label": f"{STAGES.get(row['stage'], row['stage'])} ({many(last, 'step')})"}
                 for row in figures["curve"] if row["attack_steps"] == last]
     groups = [*GROUPS, *(row["group"] for row in figures["rows"])]
     stages = [*STAGES, *(row["stage"] for row in figures["rows"])]
@@ -146,7 +146,7 @@ def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[s
         if utility:
             said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} "
                         f"to {utility['alignment_after']:.3f} through {what} (loss {utility['loss']:.3f}, 95% interval "
-                        f"{utility['low']:.3f} to {utility['high']:.3f}, {utility['scenes']} scenes).")
+                        f"{utility['low']:.3f} to {utility['high']:.3f}, {many(utility['scenes'], 'scene')}).")
     return [*said, *mask_words(figures["mask"]), *unscored_words(records)]
 
 
@@ -169,7 +169,7 @@ def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
     if not steps or member is None or member["rate"] is None:
         return []
     start, memory = _ATTACKS[stage]
-    said = [f"{start.format(steps)} in {share(member)}."]
+    said = [f"{start.format(many(steps, 'step'))} in {share(member)}."]
     for gap in figures["gaps"]:
         if (gap["stage"], gap["attack_steps"]) == (stage, steps) and gap["gap"] is not None:
             interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
@@ -195,9 +195,14 @@ def unscored_words(records: Sequence[Record]) -> list[str]:
 
 def share(row: Mapping[str, Any]) -> str:
     """Like "12 of 16 pictures (75%, 95% interval 50 to 92%, 8 works)"."""
-    works = f", {row['works']} {'work' if row['works'] == 1 else 'works'}" if row.get("works") else ""
-    return (f"{row['copied']} of {row['n']} pictures ({percent(row['rate'])}%, 95% interval {percent(row['low'])} to "
-            f"{percent(row['high'])}%{works})")
+    works = f", {many(row['works'], 'work')}" if row.get("works") else ""
+    return (f"{row['copied']} of {many(row['n'], 'picture')} ({percent(row['rate'])}%, 95% interval "
+            f"{percent(row['low'])} to {percent(row['high'])}%{works})")
+
+
+def many(number: int, what: str) -> str:
+    """Like "1 step" and "2 steps"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def percent(value: float) -> str:
