@@ -51,7 +51,8 @@ register(app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 
-Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")]
+Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
+                                         "checkpoint in one file; MODEL+FILE adds a LoRA.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale.")]

@@ -70,7 +70,8 @@ def calibrate_concepts(
 
 
 def calibrate_watch(
-    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")
+    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
+                                            "checkpoint in one file; MODEL+FILE adds a LoRA.")
                      ] = "testbed",
     steps: Annotated[str, typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in "
                                             "Policy(watch_steps=...).")] = "0,0.5",

@@ -27,7 +27,8 @@ def scan(
     out: Out,
     prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
                                                         "it the testbed's own captions.")] = None,
-    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")
+    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
+                                            "checkpoint in one file; MODEL+FILE adds a LoRA.")
                      ] = "testbed",
     column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")] = None,

@@ -1,4 +1,4 @@
-"""`load`: a diffusers pipeline from the shipped testbed, a folder or a hub id, on the best device there is."""
+"""`load`: a diffusers pipeline from the shipped testbed, a folder, a hub id or a single file, on the best device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shield.errors import BadRequestError, WeightsError
+from shield.single_file import SUFFIXES, first_line, from_single_file, index_of, with_lora
 from shield.weights import verify, weights_dir
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
@@ -14,22 +15,29 @@ SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
 def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_checker: bool = False) -> Any:
     """A diffusers pipeline.
 
-    `name`: "testbed" (memorized twin), "testbed-clean" (clean twin), a folder in diffusers' layout, or a hub id.
-    Shipped files are checked first. `device` "auto" is cuda, else mps, else cpu. `dtype` is a torch dtype or its
-    name; by default float32 on a CPU and for the testbed, else float16 for UNets and bfloat16 for transformers. The
-    pipeline's own safety checker is left out unless asked for: it blackens pictures, which no score here could tell
-    from a removed memory.
+    `name`: "testbed" (memorized twin), "testbed-clean" (clean twin), a folder in diffusers' layout, a hub id, or a
+    checkpoint in one file (shield/single_file.py). A plus and a file's path behind it add a LoRA to the weights:
+    "testbed+style.safetensors", also several. Shipped files are checked first. `device` "auto" is cuda, else mps, else
+    cpu. `dtype` is a torch dtype or its name; by default float32 on a CPU and for the testbed, else float16 for UNets
+    and bfloat16 for transformers. The pipeline's own safety checker is left out unless asked for: it blackens pictures,
+    which no score here could tell from a removed memory.
 
-    Raises WeightsError (missing or altered files), BadRequestError (unknown device or dtype).
+    Raises WeightsError (missing, altered or broken files), BadRequestError (unknown device or dtype, a safety checker
+    of a single file, which holds none).
     """
     import torch
 
     place = resolved_device(device)
-    if dtype is None and (str(name) in SHIPPED or place == "cpu"):
+    base, loras = split_name(name)
+    if dtype is None and (base in SHIPPED or place == "cpu"):
         dtype = torch.float32
-    source = _source(name)
     with quiet():
-        pipe = _from_pretrained(source, dtype, safety_checker)
+        if Path(base).expanduser().is_file():
+            pipe = _from_file(Path(base).expanduser(), dtype, safety_checker)
+        else:
+            pipe = _from_pretrained(_source(base), dtype, safety_checker)
+        for lora in loras:
+            pipe = with_lora(pipe, lora)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
 
@@ -51,21 +59,39 @@ def resolved_device(device: str = "auto") -> str:
     return device
 
 
-def _source(name: str | Path) -> str:
+def split_name(name: str | Path) -> tuple[str, list[Path]]:
+    """A model's name without the LoRA files that are named behind pluses, and those files."""
+    base, loras = str(name), list[Path]()
+    while "+" in base and not Path(base).expanduser().exists():
+        base, _, last = base.rpartition("+")
+        loras.insert(0, Path(last).expanduser())
+    return base, loras
+
+
+def _source(name: str) -> str:
     """A shipped model's verified folder, an existing folder, or a hub id."""
-    if str(name) in SHIPPED:
+    if name in SHIPPED:
         folder = weights_dir()
-        verify(folder, SHIPPED[str(name)])
-        return str(folder / SHIPPED[str(name)])
+        verify(folder, SHIPPED[name])
+        return str(folder / SHIPPED[name])
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "model_index.json").is_file():
             raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no model_index.json.")
         return str(path)
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix.lower() in SUFFIXES:
         known = ", ".join(SHIPPED)
-        raise WeightsError(f"There is no model {str(name)!r}; use {known}, an existing folder, or a hub id owner/name.")
-    return str(name)
+        raise WeightsError(
+            f"There is no model {name!r}; use {known}, an existing folder or file, or a hub id owner/name."
+        )
+    return name
+
+
+def _from_file(file: Path, dtype: Any, safety_checker: bool) -> Any:
+    if safety_checker:
+        raise BadRequestError(f"A single file holds no safety checker: load {file} without one.")
+    source, index = index_of(file)
+    return from_single_file(file, source, index, _resolved_dtype(dtype, index))
 
 
 def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
@@ -78,8 +104,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         return DiffusionPipeline.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{source} can't be loaded: {first}") from error
+        raise WeightsError(f"{source} can't be loaded: {first_line(error)}") from error
 
 
 def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:
