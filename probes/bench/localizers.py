@@ -128,9 +128,9 @@ class Bench:
         return rows
 
     def chosen(self, rows: Sequence[dict[str, Any]], loss: float) -> tuple[str, FFNSubspace]:
-        """The variant with the fewest copies, then the most distant pictures, that loses at most this on dev."""
+        """The variant with the fewest copies, then the smallest loss, of those that lose at most this on dev."""
         allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= loss]
-        best = min(allowed, key=lambda row: (row["copies"]["share"], -row["distance"]))
+        best = min(allowed, key=lambda row: (row["copies"]["share"], row["loss"]["value"]))
         return next((name, localizer) for name, localizer in self.variants()
                     if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
 
