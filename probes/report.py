@@ -74,6 +74,9 @@ _SAYINGS = (
 def write_report(folder: Path | str) -> Path:
     """Write report.json and report.html into the run folder; returns the HTML's path. RunError if it is no run."""
     run = Run.open(folder)
+    if run.about.get("kind") == "traps":
+        raise RunError(f"{run.folder} is a test of traps, which has no pictures to report: its figures are in "
+                       "summary.json.")
     records = list(run.records())
     if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")

@@ -115,6 +115,20 @@ def attacks(
 
 
 @bench_app.command()
+def traps(
+    out: Annotated[Path, typer.Option(help="Folder for traps.json.")] = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-traps"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders."""
+    from probes.bench.traps import bench_traps, table
+
+    found = bench_traps(out, runs, device)
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
 def pages(
     root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path("."),
 ) -> None:

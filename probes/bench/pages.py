@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from probes.bench import attacks, bypass, detectors, localizers, shield
+from probes.bench import attacks, bypass, detectors, localizers, shield, traps
 
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/traps.md")
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 Figures = Mapping[str, Any]
 
@@ -130,6 +130,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "attack": ("docs/bench/attacks.json", attacks.attack_table),
     "hardening": ("docs/bench/attacks.json", attacks.hardening_table),
     "localizers": ("docs/bench/localizers.json", localizers.table),
+    "traps": ("docs/bench/traps.json", traps.table),
 }
 """Name of a place -> the result file it is filled from, and how."""
 

@@ -33,6 +33,7 @@ from probes.types import Goal, Subject
 from shield.load import SHIPPED, load
 
 STATISTICS = ("loss", "attacked")
+ALONE = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure 
                device: str = "auto", resume: bool = False, show_progress: bool = True) -> Trial:
     """Measure every trap with the model and compare, into the run folder ``out``.
 
-    Without a folder of traps the testbed's own works are trial, on its two models alone. Raises TrapError, RunError,
+    Without a folder of traps the testbed's own works are tested, on its two models alone. Raises TrapError, RunError,
     WeightsError, and UnsupportedError for a model with several text encoders.
     """
     measure = measure or Measure()
@@ -93,7 +94,7 @@ def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure 
         _measure(run, subject, known, measure, track("traps"))
         rows = list(run.records())
         summary = {"format": 1, "model": model, "model_sha256": sha256, **config, "held_back": known.held_back,
-                   "rows": compared(rows), "traps_measured": len(rows)}
+                   "rungs": compared(rows), "traps_measured": len(rows)}
         write_json(out / "summary.json", summary)
         run.finish("complete")
     return Trial(out, summary)
@@ -117,7 +118,7 @@ def _measure(run: Run, subject: Subject, known: Traps, measure: Measure, progres
 def compared(records: Sequence[Record]) -> list[dict[str, Any]]:
     """For each rung, and over all that were used at least once ("all"), each score's p and how far apart they are.
 
-    ``smallest`` is the smallest p of a trap alone, before any correction; ``both`` doubles the smaller p of two scores.
+    ``alone`` counts the traps whose own p is at most ALONE; ``both`` doubles the smaller p of the two scores.
     """
     rungs = sorted({record["copies"] for record in records if record["copies"] is not None})
     groups: dict[str, list[Record]] = {str(rung): [r for r in records if r["copies"] == rung] for rung in rungs}
@@ -131,7 +132,7 @@ def _row(name: str, used: Sequence[Record], held_back: Sequence[Record]) -> dict
     for statistic in STATISTICS:
         ours, theirs = ([record["scores"][statistic] for record in side] for side in (used, held_back))
         row[statistic] = {"p": rank_p(ours, theirs), "auroc": auroc([-v for v in ours], [-v for v in theirs]),
-                          "smallest": min(single_p(value, theirs) for value in ours),
+                          "alone": sum(single_p(value, theirs) <= ALONE for value in ours),
                           "mean": sum(ours) / len(ours), "mean_held_back": sum(theirs) / len(theirs)}
     row["both"] = min(1.0, len(STATISTICS) * min(row[statistic]["p"] for statistic in STATISTICS))
     return row
@@ -143,7 +144,7 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
             + f"{'p both':>12}")
     rows = [f"{row['copies']:>8}{row['n']:>7}" + "".join(f"{row[name]['p']:>14.3g}{row[name]['auroc']:>7.2f}"
                                                           for name in STATISTICS) + f"{row['both']:>12.3g}"
-            for row in summary["rows"]]
+            for row in summary["rungs"]]
     return [f"{summary['model']}: against {summary['held_back']} traps that were held back", head, *rows]
 
 
