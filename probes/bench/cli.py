@@ -67,6 +67,27 @@ def shield(
 
 
 @bench_app.command()
+def mitigations(
+    out: Annotated[Path, typer.Option(help="Folder for mitigations.json and mitigations.png.")] = Path("runs/bench"),
+    names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each work.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs."""
+    from probes.bench.mitigations import bench_mitigations, table
+    from shield.mitigations import MITIGATIONS
+
+    chosen = names.split(",") if names else list(MITIGATIONS)
+    if unknown := set(chosen) - MITIGATIONS.keys():
+        raise typer.BadParameter(f"no mitigation {', '.join(sorted(unknown))}; there are {', '.join(MITIGATIONS)}.")
+    found = bench_mitigations(out, chosen, seeds=seeds, batch_size=batch_size, device=device,
+                              progress=lambda line: typer.echo(line, err=True))  # fmt: skip
+    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+
+
+@bench_app.command()
 def localizers(
     out: Annotated[Path, typer.Option(help="Folder for localizers.json and localizers.png.")] = Path("runs/bench"),
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,

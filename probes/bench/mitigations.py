@@ -1,0 +1,144 @@
+"""Every mitigation alone on the testbed, held out: what it does to flagged works, and to scenes that aren't memorized.
+
+Works of the top two rungs are flagged by the shipped threshold; nothing stands behind the mitigation, so a picture that
+it can't help is blocked. Scenes are flagged by a mistake made on purpose: a registry that protects a word of theirs. A
+mitigation that needs another prompt gets the proposals of clause_drop.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from probes.audit import testbed_alignment
+from probes.bench.shield import Left, Request, asked
+from probes.cost import counted
+from probes.metrics.statistics import bootstrap_mean, rate_interval
+from probes.protect import works_gallery
+from probes.runs import write_json
+from probes.testbed.criterion import copy_judge
+from probes.testbed.manifest import load_manifest
+from probes.testbed.verify import sheet
+from shield.concepts import Concept, Concepts
+from shield.detectors import StructureGap
+from shield.load import load
+from shield.mitigations import MITIGATIONS
+from shield.policy import Policy
+from shield.rewriters import ClauseDrop
+from shield.wrapper import Shield
+
+FIRST_SEED = 8600
+SCENES = 24
+MISTAKE = Concepts([Concept("background", "brand", (), (), "ground")])  # a word of every scene's caption
+
+
+def bench_mitigations(out: Path, names: Sequence[str], *, seeds: int = 2, batch_size: int = 32, device: str = "auto",
+                      progress: Callable[[str], None] = print) -> dict[str, Any]:
+    """Writes mitigations.json and mitigations.png; rows of an earlier file of the same setting are kept."""
+    bench = _Bench(device, seeds, batch_size)
+    setting = {"format": 1, "model_sha256": Shield(bench.pipe).model_sha256, "seeds": seeds,
+               "works": len(bench.works), "scenes": SCENES}  # fmt: skip
+    file = out / "mitigations.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    rows = earlier.get("rows", {}) if all(earlier.get(key) == value for key, value in setting.items()) else {}
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {"nothing": bench.bare()}
+    rows["nothing"] = pictures["nothing"][1]
+    for name in names:
+        pictures[name] = bench.measured(name)
+        rows[name] = pictures[name][1]
+        progress(line(name, rows[name]))
+        write_json(file, {**setting, "rows": rows})
+    bench.sheet({name: made for name, (made, _) in pictures.items()}).save(out / "mitigations.png")
+    return {**setting, "rows": rows}
+
+
+class _Bench:
+    def __init__(self, device: str, seeds: int, batch_size: int) -> None:
+        self.manifest, self.pipe, self.batch_size = load_manifest(), load("testbed", device=device), batch_size
+        self.steps, scale = self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"]
+        self.alignment, self.judge, self.gallery = testbed_alignment(), copy_judge(), works_gallery()
+        self.works = [w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2])
+                      if w.memorization == "VM"]  # fmt: skip
+        self.every = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        self.asked = [Request("works", w.id, w.captions[0], FIRST_SEED + k, scale)
+                      for k in range(seeds) for w in self.works]  # fmt: skip
+        self.scenes = [Request("scenes", s.caption, s.caption, FIRST_SEED, scale)
+                       for s in self.manifest.scenes("heldout")[:SCENES]]  # fmt: skip
+
+    def bare(self) -> tuple[list[Left], dict[str, Any]]:
+        return self._figures(self.pipe, self.pipe)
+
+    def measured(self, name: str) -> tuple[list[Left], dict[str, Any]]:
+        policy = Policy((StructureGap(),), (MITIGATIONS[name](),), (ClauseDrop(),), on_copy="report", retries=0)
+        gallery = self.gallery if name == "gallery_repulsion" else None
+        return self._figures(Shield(self.pipe, policy, gallery), Shield(self.pipe, policy, gallery, concepts=MISTAKE))
+
+    def _figures(self, make: Any, mistaken: Any) -> tuple[list[Left], dict[str, Any]]:
+        """What came of works and of scenes; evaluations and seconds are of the works."""
+        start = time.perf_counter()
+        with counted(self.pipe.unet) as spent:
+            left = asked(make, self.asked, self.steps, self.batch_size, lambda made: None)
+        seconds = time.perf_counter() - start
+        shown = [row for row in left if row.picture is not None]
+        copied = iter(self.judge.copied([row.picture for row in shown if row.picture], self.every) if shown else [])
+        outcomes = [bool(next(copied)) if row.picture is not None else False for row in left]
+        rate = rate_interval(outcomes, [row.request.item for row in left])
+        scenes = [row for row in asked(mistaken, self.scenes, self.steps, self.batch_size, lambda made: None)]
+        drawn = [row for row in scenes if row.picture is not None]
+        found: dict[str, Any] = {
+            "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high},
+            "distance": self._distance(shown),
+            "blocked": sum(row.status == "blocked" for row in left),
+            "scenes_blocked": len(scenes) - len(drawn), "agreement": None,
+            "evaluations": spent.evaluations / len(left), "seconds": seconds / len(left)}  # fmt: skip
+        if drawn:
+            agreement = self.alignment.similarity([row.picture for row in drawn if row.picture],
+                                                  [row.request.prompt for row in drawn])  # fmt: skip
+            mean = bootstrap_mean(agreement, [row.request.item for row in drawn])
+            found["agreement"] = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        return left, found
+
+    def _distance(self, shown: Sequence[Left]) -> float | None:
+        """Mean distance of the pictures from their own works."""
+        works = {w.id: Image.open(w.file).convert("RGB") for w in self.works if w.file}
+        judged = self.judge.judge([row.picture for row in shown if row.picture],
+                                  [works[row.request.item] for row in shown])  # fmt: skip
+        scores = [one.scores[self.judge.metrics[0].name] for one in judged]
+        return float(np.mean([score for score in scores if score is not None])) if scores else None
+
+    def sheet(self, left: dict[str, list[Left]]) -> Image.Image:
+        """The works on their first noise, a column for each mitigation."""
+        blank = Image.new("RGB", (128, 128), (225, 225, 225))
+        rows = [[Image.open(work.file).convert("RGB"), *(some[n].picture or blank for some in left.values())]
+                for n, work in enumerate(self.works) if work.file]  # fmt: skip
+        return sheet(rows, [work.captions[0] for work in self.works], ["work", *left])
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    return (f"{name}: copies {row['copies']['share']:.0%}, blocked {row['blocked']} of {row['copies']['n']}, "
+            f"{row['evaluations']:.1f} evaluations")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown, a row for each mitigation."""
+    lines = ["| mitigation | copies that came out | distance | blocked | agreement of scenes flagged by mistake | "
+             "scenes blocked | evaluations | time |", "|---" * 8 + "|"]  # fmt: skip
+    usual = result["rows"]["nothing"]
+    for name, row in result["rows"].items():
+        copies, agreement = row["copies"], row["agreement"]
+        shown = "" if agreement is None else \
+            f"{agreement['value']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}]"
+        distance = "" if row["distance"] is None else f"{row['distance']:.3f}"
+        lines.append(
+            f"| {name} | {copies['share']:.0%} [{copies['low']:.0%}, {copies['high']:.0%}] | {distance} "
+            f"| {row['blocked']} of {copies['n']} | {shown} | {row['scenes_blocked']} of {result['scenes']} "
+            f"| {row['evaluations'] / usual['evaluations']:.2f}x | {row['seconds'] / usual['seconds']:.2f}x |"
+        )
+    return "\n".join(lines)
