@@ -25,7 +25,8 @@ from shield.errors import ShieldError
 
 FAILED, FLAGGED, INTERRUPTED = 1, 3, 130
 # What a full or protected disk says; any other OSError is a bug of ours.
-_DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+_DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
+         errno.ENAMETOOLONG)
 
 
 class Verbs(typer.core.TyperGroup):
@@ -54,8 +55,8 @@ app.add_typer(traps_app, name="traps")
 Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
                                          "checkpoint in one file; MODEL+FILE adds a LoRA.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
-Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
-Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")]
 OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
 OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
 Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
@@ -122,8 +123,8 @@ def localize(
                                                   "nonmembers or scenes (testbed), or a prompt file. By default null; "
                                                   "for value_neurons nonmembers.")] = None,
     unit: Annotated[str, typer.Option(help="weight or neuron.")] = "weight",
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     seed: Annotated[int, typer.Option(help="Decides the noise that all prompts start from.")] = 7,
     column: Column = None,
     limit: Limit = None,
@@ -135,8 +136,9 @@ def localize(
     from probes.localize import lines_of, localizer_of
     from probes.localize import localize as locate
 
-    options = {"k": k, "tau": tau, "steps": steps, "guidance_scale": guidance, "normalize_tokens": normalize,
-               "conditional_only": conditional_only, "unit": unit}
+    sampling = _sampling(model, steps, guidance)
+    options = {"k": k, "tau": tau, "steps": sampling.steps, "guidance_scale": sampling.guidance_scale,
+               "normalize_tokens": normalize, "conditional_only": conditional_only, "unit": unit}
     localizer = localizer_of(method, base, options, prompts, model, column, limit)
     done = locate(prompts, out, localizer=localizer, model=model, column=column, limit=limit, seed=seed,
                   device=device, resume=resume)
@@ -155,8 +157,8 @@ def prune(
     sweep: Annotated[str, typer.Option(help="Comma-separated k: draws the trade-off curve.")] = "",
     save: Annotated[Path | None, typer.Option(help="Write the pruned model as a diffusers checkpoint.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     column: Column = None,
     limit: Limit = None,
     device: Device = "auto",
@@ -168,11 +170,11 @@ def prune(
 
     from probes.prune import PRUNE, lines_of
     from probes.prune import prune as compare
-    from probes.scan import Sampling
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
-    plan = replace(PRUNE, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    plan = replace(PRUNE, sampling=_sampling(model, steps, guidance),
+                   picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = compare(mask, out, asked, plan=plan, ks=_numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
@@ -194,8 +196,8 @@ def attack(
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each embedding.")] = 2,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     column: Column = None,
     limit: Limit = None,
     device: Device = "auto",
@@ -207,11 +209,11 @@ def attack(
 
     from probes.attack import ATTACK, lines_of
     from probes.attack import attack as bring_back
-    from probes.scan import Sampling
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
-    plan = replace(ATTACK, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    plan = replace(ATTACK, sampling=_sampling(model, steps, guidance),
+                   picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = bring_back(out, asked, mask=mask, steps=_numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
                       plan=plan, method=method, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
@@ -230,8 +232,8 @@ def locality(
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
     masks: Annotated[str, typer.Option(help="Comma-separated: ffn_subspace, value_neurons.")] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights in a subspace mask.")] = 0.05,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     column: Column = None,
     limit: Limit = None,
     device: Device = "auto",
@@ -243,11 +245,11 @@ def locality(
 
     from probes.locality import LOCALITY, lines_of
     from probes.locality import locality as analyze
-    from probes.scan import Sampling
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
-    plan = replace(LOCALITY, sampling=Sampling(steps, guidance), localizer=replace(LOCALITY.localizer, k=k),
+    plan = replace(LOCALITY, sampling=_sampling(model, steps, guidance),
+                   localizer=replace(LOCALITY.localizer, k=k),
                    attack=replace(LOCALITY.attack, steps=budget, batch=batch))
     done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=_listed(masks), plan=plan, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
@@ -277,8 +279,8 @@ def harden(
     at: Annotated[str, typer.Option(help="Comma-separated step counts to attack again at.")] = "0,1,10,50",
     save: Annotated[Path | None, typer.Option(help="Write the hardened model as a diffusers checkpoint.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt and embedding.")] = 2,
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     openclip: Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")] = None,
     column: Column = None,
     limit: Limit = None,
@@ -291,11 +293,11 @@ def harden(
 
     from probes.harden import HARDEN, hardening, lines_of
     from probes.harden import harden as remove
-    from probes.scan import Sampling
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
-    plan = replace(HARDEN, sampling=Sampling(steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)),
+    plan = replace(HARDEN, sampling=_sampling(model, steps, guidance),
+                   picture_seeds=tuple(range(9000, 9000 + seeds)),
                    sizes=replace(HARDEN.sizes, members=works),
                    hardening=hardening(method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr,
                                        batch=together, rank=rank))
@@ -412,6 +414,13 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
 
     found = {"run": str(done.folder), "report": str(done.report), "summary": done.summary}
     _print(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))
+
+
+def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
+    from probes.sampling import verb_sampling
+    from probes.scan import Sampling
+
+    return Sampling(*verb_sampling(model, steps, guidance))
 
 
 def _numbers(text: str, kind: type) -> list[Any]:

@@ -63,7 +63,7 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
     same weights. AuditError if the folder's files belong to another model, options or memories, and for a training
     that diverges; MemoryFullError for too large a step.
     """
-    if not memories or not (keep or hardener.has_teacher):
+    if not memories or (hardener.needs_keep and not keep):
         raise AuditError(f"Hardening needs memories and pairs to keep; there are {len(memories)} and {len(keep)}.")
     final, identity = folder / "hardened.safetensors", _identity(subject, hardener, memories, keep, schedule)
     if not final.exists():

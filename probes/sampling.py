@@ -21,3 +21,10 @@ def usual_sampling(model: str, pipe: Any, steps: int | None = None, guidance_sca
         usual = {name: parameters[name].default for name in ("num_inference_steps", "guidance_scale")}
     return (usual["num_inference_steps"] if steps is None else steps,
             usual["guidance_scale"] if guidance_scale is None else guidance_scale)
+
+
+def verb_sampling(model: str, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
+    """The same for a probe that has no pipeline yet: what is given, the testbed's own, else 25 steps and guidance 5."""
+    if model in SHIPPED:
+        return usual_sampling(model, None, steps, guidance_scale)
+    return 25 if steps is None else steps, 5.0 if guidance_scale is None else guidance_scale

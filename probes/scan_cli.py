@@ -35,9 +35,11 @@ def scan(
     seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
-    schedule: Annotated[int, typer.Option(min=1, help="Denoising steps of a whole picture.")] = 25,
+    schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the "
+                                                             "testbed's own, else 25.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")
+                       ] = None,
     batch: Annotated[str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")
                      ] = "auto",
     early_exit: Annotated[bool, typer.Option("--early-exit", help="Prompts far from the threshold stop before their "
@@ -63,6 +65,7 @@ def scan(
 ) -> None:
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
     from probes.pilot import EarlyExit
+    from probes.sampling import verb_sampling
     from probes.scan import Sampling
     from probes.scan_prompts import Hardware, lines_of
     from probes.scan_prompts import scan as scan_prompts
@@ -76,7 +79,8 @@ def scan(
         out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
     done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
                         detectors=_listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
-                        sampling=Sampling(schedule, guidance, size or Sampling.batch_size), hardware=hardware,
+                        sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
+                        hardware=hardware,
                         shard=part, early_exit=EarlyExit(error, pilot) if early_exit else None)
     _shown(done, lines_of(done.summary), as_json)
     if fail_on_flag and done.summary["flagged"]:

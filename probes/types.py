@@ -122,9 +122,14 @@ class UnitMask:
                 header = file.metadata() or {}
                 if header.get("unit_mask") != "1":
                     raise MaskError(f"{path} is a safetensors file but not a mask written by diffshield localize.")
-                masks = {name: file.get_tensor(name).bool() for name in sorted(file.keys(), key=natural_order)}
-                return cls(masks, json.loads(header["meta"]))
-        except (SafetensorError, OSError) as error:
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys(), key=natural_order)}
+                meta = json.loads(header["meta"])
+            if any(tensor.dtype not in (torch.uint8, torch.bool) for tensor in tensors.values()):
+                raise ValueError("its tensors aren't bytes")
+            if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
+                raise ValueError("its meta isn't a table of texts")
+            return cls({name: tensor.bool() for name, tensor in tensors.items()}, meta)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise MaskError(f"{path} can't be read as a mask: {error}") from error
 
     def check(self, denoiser: torch.nn.Module) -> None:
@@ -141,7 +146,7 @@ class UnitMask:
 
 def natural_order(path: str) -> list[tuple[int, str]]:
     """Sort key that puts "block.10" after "block.2"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.split(".")]
 
 
 @dataclass(frozen=True)
@@ -245,12 +250,16 @@ class Attack(Protocol):
 class Hardener(Protocol):
     """Teaches a denoiser to answer what brings memories back with something else.
 
-    ``trains`` is a regular expression on names of parameters ("" for all); ``has_teacher`` asks for the original.
+    ``trains`` is a regular expression on names of parameters ("" for all); ``has_teacher`` asks for the original,
+    ``needs_keep`` for ordinary pairs.
     """
 
     name: ClassVar[str]
     trains: ClassVar[str]
-    has_teacher: ClassVar[bool]
+    needs_keep: ClassVar[bool]
+
+    @property
+    def has_teacher(self) -> bool: ...
 
     def lesson(self, subject: Subject, memories: Sequence[Memory], number: Callable[[str], int]) -> Any:
         """What the updates of one round share. ``number`` makes this round's seeds out of names."""

@@ -19,6 +19,8 @@ from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
 from probes.runs import write_json
+from probes.sampling import verb_sampling
+from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
 from shield.load import load
@@ -26,7 +28,7 @@ from shield.load import load
 STEPS = (0, 1, 10, 25, 50)
 DRAWS = 4  # of noise and timestep in a step of a search
 SIZES = Sizes(members=10, locate=12, nonmembers=8, scenes=20)
-LR = {"adversarial_fine_tuning": 1e-4, "caption_fine_tuning": 1e-4, "negative_guidance": 1e-4}
+LR = {"adversarial_fine_tuning": 2e-4, "caption_fine_tuning": 2e-4, "negative_guidance": 1e-4}
 
 
 def plan_of(hardener: str, seeds: int) -> Plan:
@@ -35,8 +37,9 @@ def plan_of(hardener: str, seeds: int) -> Plan:
     if isinstance(trained, AdversarialFineTuning):
         trained = replace(trained, attack=replace(trained.attack, steps=25, batch=DRAWS))
     hardening = Hardening(members=SIZES.members, dev=4, keep=96, tries=1, controls=SIZES.nonmembers, hardener=trained,
-                          schedule=FineTuning(epochs=5, updates=12, lr=LR[hardener], batch=7))  # fmt: skip
+                          schedule=FineTuning(epochs=4, updates=10, lr=LR[hardener], batch=7))  # fmt: skip
     return replace(FULL, sizes=SIZES, picture_seeds=tuple(range(9000, 9000 + seeds)), hardening=hardening,
+                   sampling=Sampling(*verb_sampling("testbed", None, None), batch_size=32),
                    attack=replace(FULL.attack, batch=DRAWS))  # fmt: skip
 
 

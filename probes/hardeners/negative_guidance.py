@@ -33,6 +33,7 @@ class NegativeGuidance:
     name: ClassVar[str] = "negative_guidance"
     trains: ClassVar[str] = r"attn2\."
     has_teacher: ClassVar[bool] = True
+    needs_keep: ClassVar[bool] = False
 
     eta: float = 1.0
     guidance_scale: float = 3.0

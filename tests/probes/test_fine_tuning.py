@@ -139,7 +139,8 @@ def test_training_moves_the_trigger_towards_the_surrogate(subject, works, tmp_pa
     """The caption's loss on the surrogate falls, and so does that of the pairs."""
     memories, keep = works
     schedule = FineTuning(epochs=8, updates=2, lr=lr, batch=2, rank=rank)
-    weights = fine_tune(subject, replace(CAPTION, draws=4), memories, keep, schedule, tmp_path).weights
+    hardener = replace(CAPTION, draws=4, weight=1.0, preserve="pictures")
+    weights = fine_tune(subject, hardener, memories, keep, schedule, tmp_path).weights
 
     def losses():
         def loss(pairs):
@@ -163,6 +164,30 @@ def test_fresh_triggers_are_pairs_of_the_current_weights(subject, works):
                zip(lesson[2:], found, strict=True))
     captions = CAPTION.lesson(subject, memories, lambda name: 5)
     assert [torch.equal(a.prompt_embeds, b.prompt_embeds) for a, b in zip(captions, lesson[:2], strict=True)]
+
+
+@pytest.mark.parametrize("empty", [0.0, 1.0])
+def test_what_is_preserved_by_hand(subject, works, empty):
+    """Nothing at the start; beside another model the distance of the two predictions, of the empty prompt too."""
+    keep, lesson = works[1][:2], [Pair(m.surrogate, m.goal.prompt_embeds) for m in works[0]]
+    hardener = CaptionFineTuning(weight=0.0, keep_batch=2, draws=1, empty=empty)
+    other = tiny_sd(seed=1).unet
+
+    def loss(teacher):
+        return hardener.loss(subject, teacher, lesson, keep, torch.Generator().manual_seed(4)).item()
+
+    draw = torch.Generator().manual_seed(4)
+    picked = torch.randperm(2, generator=draw).tolist()
+    torch.rand(2, generator=draw)
+    time, noise = torch.randint(0, 1000, (2,), generator=draw), torch.randn(2, 4, 8, 8, generator=draw)
+    latents, embeds = (torch.stack(some) for some in zip(*((keep[n].latents, keep[n].prompt_embeds) for n in picked),
+                                                         strict=True))
+    embeds = encode_prompts(subject, ["", ""]) if empty else embeds
+    noisy = subject.pipe.scheduler.add_noise(latents, noise, time)
+    with torch.no_grad():
+        moved = subject.denoiser(noisy, time, embeds).sample - other(noisy, time, embeds).sample
+    assert loss(subject.denoiser) == 0.0
+    assert loss(other) == pytest.approx(moved.square().mean().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
