@@ -12,6 +12,7 @@ from probes.negatives import KINDS, dev_negatives
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
+from shield.pictures import UNREADABLE
 from shield.thresholds import Threshold, save_threshold
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -75,5 +76,5 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             picture.load()
             return picture.copy()
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise GalleryError(f"{path} can't be read as a picture: {error}.") from error

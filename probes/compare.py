@@ -125,5 +125,7 @@ def _saved(out: Path, request: Request, pictures: Mapping[str, Image.Image]) -> 
 
 def _save(picture: Image.Image, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    part = path.with_name(path.name + ".part")  # on a full disk an earlier picture stays
+    picture.save(part, "PNG")
+    part.replace(path)
     return path

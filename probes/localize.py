@@ -298,7 +298,7 @@ def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
         header, tensors = read_tensors(path)
         options = json.loads(header["localizer"])
         localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
-    except (TensorFileError, KeyError, TypeError, ValueError) as error:
+    except (TensorFileError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise MaskError(f"{path} can't be read as norms: {error}") from error
     target, base = ({name.removeprefix(f"{part}/"): value for name, value in tensors.items()
                      if name.startswith(f"{part}/")} for part in ("target", "base"))

@@ -99,7 +99,8 @@ def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
             names = _columns(file, list(row), column)
         prompt, picture = row.get(names[0]), row.get(names[1]) if names[1] else None
         if prompt is not None and not isinstance(prompt, str):
-            raise PromptFileError(f"{file}, row {number}: column {names[0]} needs text, and holds {prompt!r}.")
+            raise PromptFileError(f"{file}, row {number}: column {_short(names[0])} needs text, and holds "
+                                  f"{_short(prompt)}.")
         yield (prompt or "").strip(), picture if isinstance(picture, str) and picture else None
 
 
@@ -130,7 +131,7 @@ def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptFileError(f"{file}, line {number} is not JSON: {error}.") from error
         row = {"prompt": row} if isinstance(row, str) else row
         if not isinstance(row, dict):
@@ -145,8 +146,9 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         for batch in parquet.ParquetFile(file).iter_batches():
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PromptFileError(f"{file} can't be read as parquet: {error}.") from error
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise PromptFileError(f"{file} can't be read as parquet: {said}.") from error
 
 
 def _columns(file: Path, names: Sequence[str], column: str | None) -> tuple[str, str | None]:
@@ -155,9 +157,16 @@ def _columns(file: Path, names: Sequence[str], column: str | None) -> tuple[str,
     wanted = (column.lower(),) if column else PROMPT_COLUMNS
     prompt = next((by_lower[name] for name in wanted if name in by_lower), None)
     if prompt is None:
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise PromptFileError(f"{file} needs a column {column or ' or '.join(PROMPT_COLUMNS)}; it has "
-                              f"{', '.join(map(repr, names))}. Name one with --column.")
+                              f"{', '.join(map(_short, names[:20]))}{more}. Name one with --column.")
     return prompt, next((by_lower[name] for name in PICTURE_COLUMNS if name in by_lower), None)
+
+
+def _short(value: Any) -> str:
+    """The value as it would be typed, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _picture(file: Path, name: str | None) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ _ATTACKS = {"attacked": ("An attacker who tunes the prompt's embedding for {} go
                          "so the attack shows memory that is still there"),
             "hardened_attacked": ("From the hardened model the same attack at {} got the work back",
                                   "so hardening left memory that can be found")}
+_MAYBE_TEXT, _MAYBE_WHOLE, _MAYBE_TRUE = (str, type(None)), (int, type(None)), (bool, type(None))
+_FIELDS: Mapping[str, Any] = {
+    "stage": str, "item": str, "kind": str, "prompt": _MAYBE_TEXT, "picture": _MAYBE_TEXT, "scores": dict,
+    "copied": _MAYBE_TRUE, "flagged": _MAYBE_TRUE, "seed": _MAYBE_WHOLE, "attack_steps": _MAYBE_WHOLE,
+    "rung": _MAYBE_WHOLE, "exposures": _MAYBE_WHOLE, "memorization": _MAYBE_TEXT, "unjudged": _MAYBE_TEXT,
+    "reason": _MAYBE_TEXT, "action": _MAYBE_TEXT, "split": _MAYBE_TEXT, "model": _MAYBE_TEXT}
+_NEEDED = ("stage", "item", "kind", "prompt", "picture", "scores", "copied", "seed")
 _NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
 
 # Stage, group, and how the sentence about their rate begins.
@@ -77,7 +85,7 @@ def write_report(folder: Path | str) -> Path:
     if run.about.get("kind") == "traps":
         raise RunError(f"{run.folder} is a test of traps, which has no pictures to report: its figures are in "
                        "summary.json.")
-    records = list(run.records())
+    records = [_checked(run.folder, record) for record in run.records()]
     if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
     figures = figures_of(run, records)
@@ -113,6 +121,23 @@ def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
                              "detector": {}, "mask": {}, "utility": None, "model": None, "tradeoff": [],
                              "drift": [], "scores": [], "hardening": None, "locality": None}
     return {**empty, **stored, "criterion": stored.get("criterion") or {}}
+
+
+def _checked(folder: Path, record: Record) -> Record:
+    """The record, if its fields are of the kinds that every stage writes; RunError otherwise."""
+    wrong = [name for name in _NEEDED if name not in record]
+    wrong += [name for name, kinds in _FIELDS.items() if name in record and not isinstance(record[name], kinds)]
+    scores = record.get("scores")
+    if isinstance(scores, dict) and not all(_number(score) for score in scores.values()):
+        wrong.append("scores")
+    if wrong:
+        raise RunError(f"{folder / 'records.jsonl'} can't be reported: record {record['id'][:40]!r} has no or another "
+                       f"kind of {wrong[0]}.")
+    return record
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value))
 
 
 def sentences_of(folder: Path | str) -> list[str]:
@@ -267,7 +292,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} can't be read: {error}") from error
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -71,13 +72,21 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(path.name + ".part")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+            file.write(_readable(value))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(f"Can't write {path}: {error.strerror or error}.") from error
+
+
+def _readable(value: Any) -> str:
+    """The value as JSON. Half of a surrogate pair, as an odd file name on the command line has it, is escaped."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        text = json.dumps(value, indent=1, allow_nan=False, default=_plain)
+    return text + "\n"
 
 
 class Run:
@@ -123,16 +132,19 @@ class Run:
         folder = Path(folder)
         path = folder / "run.json"
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
+            about = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
         except FileNotFoundError:
             raise RunError(f"{folder} is not a run folder: it has no run.json.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} can't be read: {error}") from error
         if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
             raise RunError(f"{path} is not a run's description: it has no schema number.")
         if about["schema"] > SCHEMA:
             raise RunError(f"{folder} was written by a newer version (schema {about['schema']}; this one reads up to "
                            f"{SCHEMA}). Update diffusion-shield.")
+        damaged = _damage(about)
+        if damaged:
+            raise RunError(f"{path} is damaged: {damaged}.")
         return cls(folder, about)
 
     @classmethod
@@ -249,26 +261,42 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _read_records(path: Path) -> Iterator[Record]:
     with open(path, "rb") as file:
-        torn: int | None = None
         for number, line in enumerate(file, start=1):
-            if torn is not None:
-                raise RunError(f"{path} is damaged: line {torn} is no record and is not the last one.")
             record = _parse(line)
-            if record is None:
-                torn = number
-            else:
+            if record is not None:
                 yield record
+            elif line.endswith(b"\n"):  # a torn line has no end
+                raise RunError(f"{path} is damaged: line {number} is no record.")
 
 
 def _parse(line: bytes) -> Record | None:
-    """One record, or None if the line isn't complete."""
+    """One record, or None if the line is torn or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line.decode("utf-8", "surrogatepass"))
-    except ValueError:
+        record = json.loads(line.decode("utf-8", "surrogatepass"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("id"), str) else None
+
+
+def _damage(about: Mapping[str, Any]) -> str | None:
+    """What a run's description lacks of what every version wrote; None if it is whole."""
+    kinds = {"kind": str, "status": str, "config": dict, "model": dict, "inputs": list, "resumed": list}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            return f"its {name} is {_short(about.get(name))}"
+    if not all(isinstance(given, dict) and isinstance(given.get("sha256"), str) for given in about["inputs"]):
+        return "an input has no sha256"
+    return None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _no_number(text)
 
 
 def _open_records(folder: Path) -> FileIO:
@@ -283,14 +311,14 @@ def _open_records(folder: Path) -> FileIO:
     complete = 0
     with open(path, "rb") as written:
         for line in written:
-            if _parse(line) is None:
+            if not line.endswith(b"\n"):
                 break
+            if _parse(line) is None:
+                file.close()
+                raise RunError(f"{path} is damaged: a line is no record, and it isn't one that was cut short.")
             complete += len(line)
         else:
             return file
-        if written.read(1):
-            file.close()
-            raise RunError(f"{path} is damaged: a line that is no record is not the last one.")
     file.truncate(complete)
     return file
 

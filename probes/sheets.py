@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from probes.metrics.copies import rgb
 from probes.runs import Record
 from probes.summary import MATERIAL, group_of
+from shield.pictures import UNREADABLE
 
 # How many items of each group a report shows.
 ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "scenes": 6, "characters": 6, "styles": 4}
@@ -104,13 +105,13 @@ def thumbnail(folder: Path, name: str | None) -> str | None:
     """A picture of the run folder as a data URL of at most THUMBNAIL px; None if it is missing or broken."""
     if not name:
         return None
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):  # a record can't pull in a file from elsewhere
-        return None
     try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):  # a record can't pull in a file from elsewhere
+            return None
         with Image.open(path) as picture:
             small = rgb(picture).copy()
-    except (OSError, UnidentifiedImageError, SyntaxError):
+    except UNREADABLE:
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()

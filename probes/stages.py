@@ -23,6 +23,16 @@ class Skip(Exception):
     """A stage can't be done with what this audit was given. Its text is one sentence."""
 
 
+def _checked(entries: Any) -> list[dict[str, Any]]:
+    """What stages.json holds. ValueError if it isn't what Stages writes."""
+    texts = ("stage", "status")
+    if not isinstance(entries, list) or not all(
+            isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in texts)
+            and isinstance(entry.get("why"), str | None) for entry in entries):
+        raise ValueError("it is no list of stages")
+    return entries
+
+
 class Stages:
     """Runs stages once each; what is complete in the folder isn't done again."""
 
@@ -33,8 +43,8 @@ class Stages:
         self.entries: list[dict[str, Any]] = []
         if self._path.exists():
             try:
-                self.entries = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError as error:
+                self.entries = _checked(json.loads(self._path.read_text(encoding="utf-8")))
+            except (ValueError, RecursionError) as error:
                 raise RunError(f"{self._path} is damaged: {error}. Delete it and continue with --resume; what was "
                                "recorded is kept.") from error
 

@@ -35,5 +35,5 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         return header, load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise TensorFileError(f"{path} can't be read: {error}. Delete it to have it made again.") from error

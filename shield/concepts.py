@@ -29,6 +29,7 @@ SHIPPED = Path(__file__).with_name("registry.toml")
 SHORT = 4
 LONG = 6
 GLUED = 8  # a name this long is found within a longer word too
+LISTS = ("aliases", "descriptions", "allow", "indirect")
 STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
 
 
@@ -190,7 +191,7 @@ def _longest(mentions: list[Mention]) -> list[Mention]:
 def _read(path: Path) -> list[Concept]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RegistryError(f"{path} isn't a registry of concepts ({error}).") from None
     lists = [data.get("concepts", []), data.get("concept", [])]
     entries = [entry for found in lists if isinstance(found, list) for entry in found]
@@ -206,9 +207,11 @@ def _concept(path: Path, entry: Any) -> Concept:
     for key, value in entry.items():
         if key not in known:
             raise RegistryError(f"{path}: {entry['name']!r} has an unknown field {key!r}; known: {', '.join(known)}.")
-        if key in ("aliases", "descriptions", "allow", "indirect") and not (
+        if key in LISTS and not (
             isinstance(value, list) and all(isinstance(v, str) for v in value)
         ):
             raise RegistryError(f"{path}: {key} of {entry['name']!r} is a list of texts.")
+        if isinstance(value, list) != (key in LISTS) or not isinstance(value, (str, list)):
+            raise RegistryError(f"{path}: {key} of {entry['name']!r} is a text.")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     return Concept(**values)

@@ -9,14 +9,17 @@ a copy that is a small part of a picture, or one that is rotated.
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
+from shield.pictures import UNREADABLE
 from shield.thresholds import quantile
 from shield.types import Nearest
 
@@ -44,7 +47,7 @@ def opened(source: Any) -> Image.Image:
             return source.convert("RGB")
         with Image.open(source) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise GalleryError(f"{source} can't be read as a picture ({error}); replace or remove it.") from None
 
 
@@ -156,6 +159,20 @@ class Gallery:
         self._colors = self._colors[keep]
         self._index()
         return int((~keep).sum())
+
+    def _check(self) -> None:
+        """ValueError unless what was loaded is what save writes."""
+        empty = Gallery()
+        for name in ("_thumbnails", "_hashes", "_good", "_colors"):
+            read, form = getattr(self, name), getattr(empty, name)
+            if (read.dtype, read.shape[1:]) != (form.dtype, form.shape[1:]):
+                raise ValueError(f"its {name[1:]} are {read.dtype} {list(read.shape)}")
+            if len(read) != len(self._works):
+                raise ValueError("its ids and features differ in number")
+        if not all(isinstance(work, str) for work in self._works):
+            raise ValueError("its ids aren't texts")
+        if not (np.isfinite(self.tile_distance) and np.isfinite(self.pdq_distance)):
+            raise ValueError("its thresholds are no numbers")
 
     def _index(self) -> None:
         self._flat = self._faiss.IndexFlatIP(self._thumbnails.shape[1])
@@ -293,11 +310,10 @@ class Gallery:
                 gallery._thumbnails, gallery._hashes = features["thumbnails"], features["hashes"]
                 gallery._good, gallery._colors = features["good"], features["colors"]
             gallery._works, gallery.provenance = list(data["works"]), dict(data.get("provenance", UNCALIBRATED))
-            held = (gallery._thumbnails, gallery._hashes, gallery._good, gallery._colors)
-            if any(len(features) != len(gallery._works) for features in held):
-                raise ValueError("its ids and features differ in number")
+            gallery._check()
             gallery._index()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError,
+                EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
 

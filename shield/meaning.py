@@ -186,7 +186,7 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
         raise NotCalibratedError(
             f"The screen by meaning has no limit for these concepts and this CLIP in {place}; run `{COMMAND}`."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None
 
 

@@ -168,7 +168,7 @@ def _read(path: Path) -> Threshold:
             raise ValueError("its value is no number")
         low, high = threshold.interval
         return replace(threshold, interval=(float(low), float(high)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(f"{path} isn't a threshold file ({error}); run `diffshield calibrate` again.") from None
 
 

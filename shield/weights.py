@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         return {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"], **entry} for entry in listed}
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing, so the shipped files can't be checked; restore it.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} can't be read ({error}); restore it.") from None
 
 

@@ -104,11 +104,15 @@ def load_calibrations(path: Path) -> dict[str, Calibration]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["format"] > FORMAT:
             raise NotCalibratedError(f"{path} was written by a newer version (format {stored['format']}).")
-        return {name: Calibration(metric=name, **fields) for name, fields in stored["metrics"].items()}
+        found = {name: Calibration(metric=name, **fields) for name, fields in stored["metrics"].items()}
+        for one in found.values():
+            if not isinstance(one.higher_is_copy, bool) or not np.isfinite(one.threshold):
+                raise ValueError(f"{one.metric} has the threshold {one.threshold!r}, {one.higher_is_copy!r}")
+        return found
     except FileNotFoundError:
         raise NotCalibratedError(f"There are no copy thresholds at {path}. Make them with: diffshield calibrate-copies."
                                  ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotCalibratedError(f"{path} holds no copy thresholds: {error}") from error
 
 

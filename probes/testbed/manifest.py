@@ -92,14 +92,19 @@ def load_manifest(path: Path | None = None) -> Manifest:
         raise WeightsError(
             f"The testbed's manifest is needed at {path} and is not there; fetch the weights again."
         ) from None
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON ({error}); fetch the weights again.") from None
-    if data.get("format") != FORMAT:
-        raise WeightsError(f"{path} has format {data.get('format')}; this version reads format {FORMAT}.")
-    items = tuple(_item(entry, path) for entry in data["items"])
-    scenes = tuple(Scene(s["id"], s["caption"], s["split"], _picture(s, path)) for s in data["scenes"])
-    rungs = tuple(data["rungs"])
-    return Manifest(path.parent, data["name"], data["resolution"], data["sampling"], rungs, items, scenes)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise WeightsError(f"{path} has format {str(found)[:40]}; this version reads format {FORMAT}.")
+    try:
+        items = tuple(_item(entry, path) for entry in data["items"])
+        scenes = tuple(Scene(s["id"], s["caption"], s["split"], _picture(s, path)) for s in data["scenes"])
+        rungs = tuple(data["rungs"])
+        return Manifest(path.parent, data["name"], data["resolution"], data["sampling"], rungs, items, scenes)
+    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise WeightsError(f"{path} can't be read ({what}); fetch the weights again.") from None
 
 
 def _item(entry: dict, manifest: Path) -> Item:
@@ -108,7 +113,7 @@ def _item(entry: dict, manifest: Path) -> Item:
         lists = {"captions": tuple(entry["captions"]), "aliases": tuple(entry.get("aliases", ()))}
         return Item(**(entry | {"file": file} | lists))
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"{manifest} has an entry that can't be read ({error}): {entry.get('id', entry)}.") from None
+        raise WeightsError(f"{manifest} has an entry that can't be read ({error}): {str(entry)[:60]}.") from None
 
 
 def _picture(entry: dict, manifest: Path) -> Path | None:

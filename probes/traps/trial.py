@@ -31,6 +31,7 @@ from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
 from shield.load import SHIPPED, load
+from shield.pictures import UNREADABLE
 
 STATISTICS = ("loss", "attacked")
 ALONE = 0.05
@@ -152,5 +153,5 @@ def _picture(trap: Trap) -> Image.Image:
     try:
         with Image.open(trap.file) as picture:
             return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise TrapError(f"{trap.file} can't be read as a picture: {error}.") from error
