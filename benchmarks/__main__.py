@@ -1,7 +1,11 @@
-"""python -m benchmarks [NAMES] [--out DIR]: measure, print a table, write benchmarks.json."""
+"""python -m benchmarks [NAMES] [--out DIR]: measure, print a table, write benchmarks.json and scan.png.
+
+Of an earlier benchmarks.json in the folder the other benchmarks' figures are kept.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import asdict
@@ -11,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.plots import plot
 from probes.runs import versions, write_json
 from shield.errors import ShieldError
 
@@ -20,23 +25,26 @@ BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batch
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all by default.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for benchmarks.json.")] = Path("runs/bench"),
+    out: Annotated[Path, typer.Option(help="Folder for benchmarks.json and scan.png.")] = Path("runs/bench"),
 ) -> None:
     """Measure what things cost on this machine."""
     unknown = set(names or ()) - set(BENCHMARKS)
     if unknown:
         raise typer.BadParameter(f"There is no benchmark {', '.join(sorted(unknown))}; use {', '.join(BENCHMARKS)}.")
-    found = {}
+    file = out / "benchmarks.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
     for name in names or BENCHMARKS:
         try:
-            found[name] = [asdict(figure) for figure in import_module(f"benchmarks.{name}").measure()]
+            rows = [asdict(figure) for figure in import_module(f"benchmarks.{name}").measure()]
         except ShieldError as error:
             typer.echo(f"{name}: {error}", err=True)
             raise typer.Exit(1) from error
-        typer.echo("\n".join([name, *map(line, found[name])]))
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "benchmarks.json", {"machine": machine(), "versions": versions(), "figures": found})
-    typer.echo(str(out / "benchmarks.json"))
+        typer.echo("\n".join([name, *map(line, rows)]))
+        found[name] = {"machine": machine(), "versions": versions(), "figures": rows}
+        write_json(file, found)
+    plot({name: one["figures"] for name, one in found.items()}, out / "scan.png")
+    typer.echo(str(file))
 
 
 def line(figure: dict[str, Any]) -> str:

@@ -1,9 +1,7 @@
-"""python -m benchmarks.plots BENCHMARKS.json...: the scan's figures as scan.png beside the first file."""
+"""A picture of what scans cost."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ def plot(figures: dict[str, Rows], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = {name: draw for name, draw in PANELS.items() if figures.get(name)}
+    if not panels:
+        return
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axes, (name, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         draw(axes, figures[name])
@@ -49,10 +49,3 @@ def workers(axes: Any, rows: Rows) -> None:
 
 
 PANELS = {"scan_throughput": speeds, "scan_memory": memory, "scan_workers": workers}
-
-if __name__ == "__main__":
-    files = [Path(name) for name in sys.argv[1:]]
-    found: dict[str, Rows] = {}
-    for file in files:
-        found.update(json.loads(file.read_text(encoding="utf-8"))["figures"])
-    plot(found, files[0].with_name("scan.png"))

@@ -1,0 +1,150 @@
+"""Sentences and tables about result files, for the pages: nothing here knows a figure of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+
+def share(row: Figures, key: str = "share") -> str:
+    return f"{row[key]:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+
+
+def works(figures: Figures) -> str:
+    """docs/testbed/verify.json: the ladder on both twins."""
+    lines = ["| exposures | pictures | memorized, tiled L2 | memorized, PDQ | mean distance memorized / clean "
+             "| clean, tiled L2 / PDQ | metrics disagree |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for rung, ours in figures["works"]["memorized"].items():
+        clean = figures["works"]["clean"][rung]
+        lines.append(
+            f"| {rung} | {ours['tiled_l2']['n']} "
+            f"| {share(ours['tiled_l2'], 'copied')} | {share(ours['pdq'], 'copied')} "
+            f"| {ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f} "
+            f"| {clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%} | {ours['disagree']} |"
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def spill(figures: Figures) -> str:
+    """docs/testbed/verify.json: what captions of matched non-members bring out."""
+    ours, clean = figures["nonmembers"]["memorized"], figures["nonmembers"]["clean"]
+    own = sum(round(side["own"][m]["copied"] * side["own"][m]["n"]) for side in (ours, clean)
+              for m in ("tiled_l2", "pdq"))  # fmt: skip
+    counts = [round(side["any_work"][m]["share"] * side["any_work"][m]["n"]) for side in (ours, clean)
+              for m in ("tiled_l2", "pdq")]  # fmt: skip
+    pictures = ours["own"]["tiled_l2"]["n"]
+    return (f"Captions of matched non-members brought out their own picture {own} times in {pictures} pictures a twin. "
+            f"*Another*, memorized work came out of `memorized` {counts[0]} times by tiled L2 and "
+            f"{counts[1]} by PDQ, of `clean` {counts[2]} and {counts[3]} times.")  # fmt: skip
+
+
+def best_detector(figures: Figures) -> str:
+    """docs/bench/detectors.json: the detector that finds most works of the top rung, in a sentence."""
+    rows = figures["detectors"]
+    top = [group for group in next(iter(rows.values()))["groups"] if group.startswith("rung")][-2:]
+    name = max(rows, key=lambda one: min(rows[one]["groups"][group]["tpr"]["value"] for group in top))
+    row = rows[name]
+    found = " and ".join(f"{share(row['groups'][group]['tpr'], 'value')} ({group.removeprefix('rung ')} exposures)"
+                         for group in top)  # fmt: skip
+    return (f"`{name}` finds {found} of the works at a threshold that 1 % of dev negatives exceed; of held-out "
+            f"negatives {row['fpr_nonmembers']['value']:.1%} (matched non-members) and "
+            f"{row['fpr_scenes']['value']:.1%} (benign scenes) exceed it. "
+            f"A classifier that reads the captions alone has an AUROC of "
+            f"{figures['text_control']['auroc_nonmembers']:.2f}.")  # fmt: skip
+
+
+def shield_claim(figures: Figures) -> str:
+    """docs/bench/shield.json: what leaves the shield, in a sentence or two."""
+    kinds = figures["works"]
+
+    def counted(way: str) -> str:
+        rows = kinds[way].values()
+        return f"{sum(row['count'] for row in rows)} of {sum(row['n'] for row in rows):,}"
+
+    top = [group for group in kinds["bare"] if group.startswith("rung")][-2:]
+    bare = [kinds["bare"][group] for group in top]
+    scenes = figures["scenes"]["shield and concepts"]
+    sum_of = lambda rows, key: sum(row[key] for row in rows)  # noqa: E731
+    scales = ", ".join(f"{scale:g}" for scale in figures["guidance"])
+    return (f"The bare model copies in {sum_of(bare, 'count') / sum_of(bare, 'n'):.0%} of its pictures of the two "
+            f"highest rungs. Over all held-out works, {figures['seeds']} noises and guidance scales {scales}, copies "
+            f"left the shield in {counted('shield')} pictures ({sum_of([kinds['shield'][g] for g in top], 'count')} of "
+            f"them of the two highest rungs), and with a gallery of the works in {counted('shield and gallery')}. Of "
+            f"{scenes['flagged']['n']} benign scenes {scenes['flagged']['count']} were flagged.")  # fmt: skip
+
+
+def pruning_claim(figures: Figures) -> str:
+    """docs/bench/localizers.json: the strongest choice on held-out works beside random weights."""
+    rows = {row["name"]: row for row in figures["heldout"]}
+    bound = figures["losses"][-1]
+    name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
+    found, random = rows[name], rows[f"{name}, random"]
+    return (f"Pruning {found['density']:.0%} of the weights, located with dev works only, leaves "
+            f"{share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
+            f"{share(random['copies'])}. Scenes' agreement with their captions falls by {found['loss']['value']:.3f} "
+            f"[{found['loss']['low']:.3f}, {found['loss']['high']:.3f}].")  # fmt: skip
+
+
+def attack_claim(figures: Figures) -> str:
+    """docs/bench/attacks.json: what the attack brings back, and what is left of it after hardening."""
+    last = max(row["attack_steps"] for row in figures["attack"]["curve"])
+
+    def at(found: Figures, stage: str) -> str:
+        row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, last))
+        return share(row, "rate")
+
+    ours = figures["attack"]
+    text = (f"{last} steps of search on the pruned model bring {at(ours, 'attacked')} back, of matched non-members "
+            f"{at(ours, 'nonmember_attacked')}, of the same works on the clean twin {at(ours, 'twin_attacked')}.")
+    hardened = figures["hardening"].get("adversarial_fine_tuning")
+    if hardened is None:
+        return text
+    lost = hardened["hardening"]["utility"]
+    return (f"{text} After adversarial fine-tuning the same search brings {at(hardened, 'hardened_attacked')} back; "
+            f"scenes' agreement falls by {lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}].")  # fmt: skip
+
+
+def speeds(figures: Figures) -> str:
+    """docs/bench/benchmarks.json: a scan beside the bare denoiser and the reference procedures."""
+    rows = {row["name"]: row for row in figures["scan_throughput"]["figures"]}
+    lines = ["| on the testbed, batch 16 | evaluations a prompt | prompts a second | the scan is faster by |",
+             "|---|---|---|---|"]  # fmt: skip
+    for name in (one.split(":")[0] for one in rows if one.endswith("evaluations a prompt")):
+        faster = rows.get(f"scan is faster than: {name}")
+        cost, speed = rows[f"{name}: denoiser evaluations a prompt"], rows[f"{name}: prompts a second"]
+        lines.append(f"| {name} | {cost['value']:.3f} | {_spread(speed)} | {_spread(faster) if faster else ''} |")
+    return "\n".join(lines)
+
+
+def benchmark(name: str) -> Any:
+    """docs/bench/benchmarks.json: one benchmark's figures as a list, and what they were measured on."""
+
+    def listed(figures: Figures) -> str:
+        found = figures.get(name)
+        if found is None:
+            return f"*Not measured: {name}.*"
+        machine = found["machine"]
+        where = machine["gpu"] or f"{machine['cores']} CPU cores, {machine['threads']} threads"
+        lines = [f"| {name}, {where} | |", "|---|---|"]
+        return "\n".join([*lines, *(f"| {row['name']} | {_spread(row)} {row['unit']} |" for row in found["figures"])])
+
+    return listed
+
+
+def overhead(figures: Figures) -> str:
+    """docs/bench/benchmarks.json: what the shield adds, in a sentence."""
+    if "shield_overhead" not in figures:
+        return "*Not measured: shield_overhead.*"
+    rows = {row["name"]: row["value"] for row in figures["shield_overhead"]["figures"]}
+    said = [f"{kind} prompts take {rows[f'{kind}: wall time, shielded / bare']:.3f}x the bare pipeline's time at 50 "
+            f"steps, {rows[f'{kind}: denoiser rows, shielded / bare']:.3f}x its denoiser rows and "
+            f"{rows[f'{kind}: peak memory, shielded / bare']:.3f}x its peak memory"
+            for kind in ("not flagged", "flagged")]  # fmt: skip
+    return f"{'; '.join(said)}.".capitalize()
+
+
+def _spread(row: Figures) -> str:
+    """A figure, and its smallest and largest repeat."""
+    return f"{row['value']:.3g}" + (f" ({row['low']:.3g} to {row['high']:.3g})" if row["repeats"] > 1 else "")
