@@ -24,8 +24,11 @@ slow: $(READY)
 browser: $(READY)  ## needs chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
 
-bench: $(READY)
-	$(BIN)/python -m benchmarks --out runs/bench
+FIGURES := detectors mitigations shield bypass localizers attacks traps
+bench: $(READY)  ## every figure in README.md and docs, anew: about three hours on two cores
+	$(BIN)/python -m benchmarks --out docs/bench
+	for name in $(FIGURES); do $(BIN)/diffshield bench $$name --out docs/bench || exit 1; done
+	$(BIN)/diffshield bench pages
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
