@@ -81,8 +81,8 @@ def pruning_claim(figures: Figures) -> str:
     bound = figures["losses"][-1]
     name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
     found, random = rows[name], rows[f"{name}, random"]
-    return (f"Pruning {found['density']:.0%} of the weights, located with dev works only, leaves "
-            f"{share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
+    return (f"Pruning {found['density']:.0%} of the second feed-forward layers' weights, located with dev works only, "
+            f"leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
             f"{share(random['copies'])}. Scenes' agreement with their captions falls by {found['loss']['value']:.3f} "
             f"[{found['loss']['low']:.3f}, {found['loss']['high']:.3f}].")  # fmt: skip
 

@@ -245,16 +245,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """Copies against loss of agreement on dev, a line for each variant; the shaded part is the loss allowed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     rows = result["sweep"]
-    for name in dict.fromkeys(row["name"] for row in rows):
+    names = [name for name in dict.fromkeys(row["name"] for row in rows) if name != "random"]
+    for number, name in enumerate(["random", *names]):
         some = [row for row in rows if row["name"] == name]
-        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some],
-                  "x--" if name == "random" else "o-", ms=4, lw=1, label=name,
-                  color="#888888" if name == "random" else None)  # fmt: skip
+        style = {"color": "#888888", "ls": "--", "marker": "x"} if name == "random" else \
+            {"color": f"C{number % 10}", "ls": "-", "marker": "os^"[number // 10]}
+        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], ms=4, lw=1,
+                  label=name, **style)  # fmt: skip
     axes.axvspan(axes.get_xlim()[0], LOSSES[0], color="#eeeeee", zorder=0)
     axes.set(xlabel="loss of scenes' agreement with their captions", ylabel="dev works still copied",
              ylim=(-0.05, 1.05))  # fmt: skip
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=130)
