@@ -10,6 +10,7 @@ import random
 import struct
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from math import isfinite
 from pathlib import Path
@@ -313,6 +314,75 @@ def test_damaged_files(case, folders):
     found = every_case(case, folders, KINDS[case])
     print(f"\n{case.__name__}: {KINDS[case]} files, {dict(found.most_common())}")
     assert len(found) > 1, "a fuzzer that only breaks, or never does, tests nothing"
+
+
+def bomb():
+    """A PNG of a few bytes that says it is 30,000 x 30,000 pixels large."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + PICTURES["PNG"][33:]
+
+
+def a_mask(meta="{}", name="a"):
+    return save({name: torch.ones(2, dtype=torch.uint8)}, {"unit_mask": "1", "meta": meta})
+
+
+@pytest.mark.parametrize("read", [opened, read_picture, reference_picture])
+def test_a_picture_that_claims_to_be_huge(folders, read):
+    with pytest.raises(ShieldError, match="can't be read"):
+        read(folders.file("png", bomb()))
+
+
+@pytest.mark.parametrize("read, suffix, data", [
+    (Concepts.load, "toml", b"x = " + b"9" * 5000), (Concepts.load, "toml", b"x = " + b"[" * 5000),
+    (Concepts.load, "toml", b'[[concept]]\nname = "a"\nsubstitute = 3\n'),
+    (read_prompts, "jsonl", b"[" * 100_000), (UnitMask.load, "safetensors", a_mask("[")),
+    (UnitMask.load, "safetensors", a_mask('{"k": 1}')), (UnitMask.load, "safetensors", a_mask("[" * 100_000)),
+    (UnitMask.load, "safetensors", save({"a": torch.ones(2)}, {"unit_mask": "1", "meta": "{}"})),
+    (load_calibrations, "calibration", b'{"format": 1, "metrics": []}'), (load_norms, "safetensors", TENSORS),
+    (load_manifest, "json", b"[]"), (load_manifest, "json", b"\xff"),
+], ids=str)
+def test_found(folders, read, suffix, data):
+    """Files that once ended in a traceback."""
+    path = folders.file(suffix, data)
+    try:
+        with pytest.raises(ShieldError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    finally:
+        path.unlink()
+
+
+def test_a_layer_may_have_any_name(folders):
+    assert list(UnitMask.load(folders.file("safetensors", a_mask(name="up.\u00b2.x"))).masks) == ["up.\u00b2.x"]
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1}', '{"schema": 1, "kind": "x", "config": {"a": NaN}}',
+                                  '{"schema": 1, "kind": "x", "config": {"a": 1e999}}', "[" * 100_000])
+def test_descriptions_of_runs_that_are_damaged(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ShieldError, match="damaged|can't be read"):
+        Run.resume(tmp_path, CONFIG)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_a_whole_last_line_that_is_damaged_is_not_cut_off(tmp_path):
+    with Run.create(tmp_path / "run", CONFIG, kind="scan") as run:
+        run.append({"id": "a"})
+        run.append({"id": "b"})
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"b"', b'\xff"'))
+    before = path.read_bytes()
+    for read in (lambda: Run.resume(tmp_path / "run", CONFIG), lambda: list(Run.open(tmp_path / "run").records())):
+        with pytest.raises(ShieldError, match="damaged"):
+            read()
+    assert path.read_bytes() == before
+
+
+def test_a_file_name_that_is_no_text_can_be_kept_in_a_run(tmp_path):
+    odd = "caf\udce9.txt"  # how Python shows the byte 0xe9 on a command line
+    Run.create(tmp_path / "run", {"prompts": odd}, kind="scan").finish()
+    assert Run.open(tmp_path / "run").config == {"prompts": odd}
 
 
 def test_ten_thousand_cases_in_all():
