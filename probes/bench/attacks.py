@@ -6,7 +6,7 @@ run folders stay beside the result and hold every picture; a bench that was stop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def plan_of(hardener: str, seeds: int) -> Plan:
 
 def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: tuple[str, ...] = tuple(HARDENERS),
                   progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
+    """Writes attacks.json and attacks.png to ``out`` and run folders to ``runs``; returns the figures."""
     mask = located(runs / "mask.safetensors")
     done = attack(runs / "attack", mask=mask, steps=STEPS, batch=DRAWS, plan=plan_of("adversarial_fine_tuning", seeds),
                   resume=(runs / "attack").exists())  # fmt: skip
@@ -57,6 +57,7 @@ def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: tuple[str
         result["hardening"][name] = _kept(done.summary)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "attacks.json", result)
+    plot(result, out / "attacks.png")
     return result
 
 
@@ -105,6 +106,34 @@ def hardening_table(result: Mapping[str, Any]) -> str:
         cells.append(f"{lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}]" if lost else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Copies against search steps: the pruned model beside its controls, and what each hardening left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for stage, name, style in (("attacked", "works, pruned model", "C3o-"), ("twin_attacked", "clean twin", "C0x--"),
+                               ("nonmember_attacked", "non-members, pruned model", "C7s--")):  # fmt: skip
+        _curve(left, result["attack"]["curve"], stage, name, style)
+    _curve(right, result["attack"]["curve"], "attacked", "pruned only", "C3o-")
+    for number, (name, found) in enumerate(result["hardening"].items()):
+        _curve(right, found["curve"], "hardened_attacked", name.replace("_", " "), f"C{number}{'^vD'[number]}-")
+    _curve(right, result["attack"]["curve"], "twin_attacked", "clean twin", "C0x--")
+    left.set(ylabel="copies", ylim=(-0.04, 1.04), title="pruned")
+    right.set(title="hardened")
+    for axes in (left, right):
+        axes.set_xlabel("search steps")
+        axes.legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=130)
+
+
+def _curve(axes: Any, curve: Sequence[Mapping[str, Any]], stage: str, name: str, style: str) -> None:
+    rows = [row for row in curve if row["stage"] == stage and row["rate"] is not None]
+    steps, rates = [row["attack_steps"] for row in rows], [row["rate"] for row in rows]
+    below = [row["rate"] - row["low"] for row in rows], [row["high"] - row["rate"] for row in rows]
+    axes.errorbar(steps, rates, yerr=below, fmt=style, ms=4, lw=1, capsize=2, label=name)
 
 
 def _share(row: Mapping[str, Any] | None) -> str:
