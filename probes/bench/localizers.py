@@ -251,10 +251,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     names = [name for name in dict.fromkeys(row["name"] for row in rows) if name != "random"]
     for number, name in enumerate(["random", *names]):
         some = [row for row in rows if row["name"] == name]
-        style = {"color": "#888888", "ls": "--", "marker": "x"} if name == "random" else \
-            {"color": f"C{number % 10}", "ls": "-", "marker": "os^"[number // 10]}
-        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], ms=4, lw=1,
-                  label=name, **style)  # fmt: skip
+        style = "C7x--" if name == "random" else f"C{number % 10}{'os^'[number // 10]}-"
+        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], style, ms=4,
+                  lw=1, label=name)  # fmt: skip
     axes.axvspan(axes.get_xlim()[0], LOSSES[0], color="#eeeeee", zorder=0)
     axes.set(xlabel="loss of scenes' agreement with their captions", ylabel="dev works still copied",
              ylim=(-0.05, 1.05))  # fmt: skip
