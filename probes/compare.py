@@ -126,6 +126,10 @@ def _saved(out: Path, request: Request, pictures: Mapping[str, Image.Image]) -> 
 def _save(picture: Image.Image, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")  # on a full disk an earlier picture stays
-    picture.save(part, "PNG")
-    part.replace(path)
+    try:
+        picture.save(part, "PNG")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return path
