@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FAST := not slow and not gpu and not browser
 
-.PHONY: demo test check slow browser bench clean
+.PHONY: demo test check slow browser bench docs clean
 
 demo: $(READY)  ## one audit of the shipped model, small; ends by naming its report
 	rm -rf runs/demo
@@ -29,6 +29,10 @@ bench: $(READY)  ## every figure in README.md and docs, anew: about three hours 
 	$(BIN)/python -m benchmarks --out docs/bench
 	for name in $(FIGURES); do $(BIN)/diffshield bench $$name --out docs/bench || exit 1; done
 	$(BIN)/diffshield bench pages
+
+docs: $(READY)  ## the site, in build/site
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
