@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from probes.batches import in_batches
 from probes.errors import PromptFileError
@@ -27,6 +27,7 @@ from probes.types import Criterion, Judgement, Progress, Subject
 from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.intercept import recorded
+from shield.pictures import UNREADABLE
 from shield.thresholds import Setting, Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 from shield.weights import weights_dir
@@ -140,7 +141,7 @@ def reference_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             picture.load()
             return picture.convert("RGB") if picture.mode != "RGBA" else picture.copy()
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise PromptFileError(f"The reference picture {path} can't be read: {error}.") from error
 
 
