@@ -99,8 +99,13 @@ def encode_prompts(subject: Subject, prompts: Sequence[str]) -> torch.Tensor:
 
 
 def encode_pictures(subject: Subject, pictures: Sequence[Image]) -> torch.Tensor:
-    """Clean latents (B, C, H, W), float32, scaled as the denoiser expects them: the mean of the VAE's posterior."""
+    """Clean latents (B, C, H, W), float32, scaled as the denoiser expects them: the mean of the VAE's posterior.
+
+    UnsupportedError for a transformer, whose latents have no fixed size.
+    """
     pipe = subject.pipe
+    if not hasattr(pipe, "unet"):
+        raise UnsupportedError(f"Pictures are encoded for a UNet; {type(pipe).__name__} has none.")
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     pixels = pipe.image_processor.preprocess(list(pictures), height=side, width=side)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from probes import hardening
 from probes.drift import drift
+from probes.errors import UnsupportedError
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.panel import Panel, with_suspects
@@ -85,7 +86,7 @@ class Loop:
             "attacked": self.attacked, "nonmember_attacked": self.nonmember_attacked,
             "twin_attacked": self.twin_attacked, **hardening.stages(self)}
         for stage in stages:
-            self.stages.do(stage, work[stage])
+            self.stages.do(stage, _supported(work[stage]))
 
     def works(self) -> None:
         record_works(self.run, self.panel.drawn())
@@ -229,3 +230,15 @@ class Loop:
                 "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
                          for entry in self.stages.entries],
                 "limits": [*self.panel.limits, *self.stages.limits()]}
+
+
+def _supported(work: Callable[[], Mapping[str, Any] | None]) -> Callable[[], Mapping[str, Any] | None]:
+    """The same work; a method that doesn't know this family of models leaves its stage out."""
+
+    def supported() -> Mapping[str, Any] | None:
+        try:
+            return work()
+        except UnsupportedError as error:
+            raise Skip(str(error)) from error
+
+    return supported

@@ -26,9 +26,11 @@ from probes.shared_uncond import SharedUncond, shareable
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
+from shield.families import family_of
 from shield.intercept import recorded
 from shield.pictures import UNREADABLE
-from shield.thresholds import Setting, Threshold, found, load_thresholds
+from shield.settings import running_setting
+from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 from shield.weights import weights_dir
 
@@ -168,7 +170,8 @@ def record_of(identity: str, stage: str, model: str, job: Job, drawn: Drawn, jud
 def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[Detector] = (), *,
                       pictures: bool = True, thresholds: Sequence[Threshold] = ()) -> Draw:
     """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
-    unconditional prediction of a seed where that is exact (probes/shared_uncond.py).
+    unconditional prediction of a seed where that is exact (probes/shared_uncond.py). Then a model with distilled
+    guidance, which has none, is asked about the empty prompt, too.
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
     """
@@ -180,11 +183,12 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
     shares = not pictures and shareable(subject.pipe, detectors, sampling.guidance_scale)
     shared = SharedUncond(subject.pipe) if shares else None
     guidance_scale = 1.0 if shares else sampling.guidance_scale
+    asked = not pictures and family_of(subject.pipe).layout == "separate"
 
     def draw(jobs: Sequence[Job]) -> list[Drawn]:
         images: list[Image.Image | None] = [None] * len(jobs)
         seeds = [job.seed for job in jobs]
-        uncond = shared.of(seeds) if shared else False
+        uncond = shared.of(seeds) if shared else asked
         with (quiet(subject.pipe), torch.no_grad(),
               recorded(subject.pipe, needs, first_k, stop=not pictures, extra_uncond=uncond) as trace):
             output = subject.pipe(**condition(subject, jobs, once=shares), generator=generators(seeds),
@@ -283,11 +287,8 @@ def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], s
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
-    first, scheduler = trace.steps[0], subject.pipe.scheduler
-    assert first.noise_cond is not None
-    setting = Setting(sha256, tuple(first.noise_cond.shape[1:]), tuple(step.timestep for step in trace.steps),
-                      sampling.steps, sampling.guidance_scale, type(scheduler).__name__, first.prediction,
-                      str(subject.dtype).removeprefix("torch."))
+    setting = running_setting(subject.pipe, sha256, trace.latent_shape, [step.timestep for step in trace.steps],
+                              sampling.guidance_scale)
     try:
         return found(thresholds, detectors[0], setting).value
     except NotCalibratedError:

@@ -10,6 +10,7 @@ from typing import Any
 
 from probes.audit import Plan, copy_judge, judge_for, manifest_of, testbed_alignment
 from probes.errors import AuditError
+from probes.generate import encode_prompts
 from probes.loop import Known, Loop
 from probes.metrics import Alignment
 from probes.panel import Panel, panel_of_manifest, panel_of_prompts
@@ -18,6 +19,8 @@ from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
 from probes.types import Criterion, Subject, UnitMask
 from shield.load import load
+
+SEARCHING = ("attack", "harden", "locality")
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,15 @@ def opened(kind: str, out: Path, asked: Asked, plan: Plan, mask: UnitMask, more:
            show_progress: bool) -> Iterator[Loop]:
     """An audit's stages on ``out`` with a given mask; finishes the run when the block ends without an error.
 
-    Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask.
+    Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask,
+    UnsupportedError for a model whose embeddings can't be searched, where a verb does that.
     """
     panel = asked.panel(plan)
     judge, limits = asked.judge(panel)
     alignment, inputs = asked.alignment(), asked.inputs()
     subject = Subject(load(asked.model, device=asked.device), asked.model)
+    if kind in SEARCHING:
+        encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
     if mask.meta.get("model_sha256", sha256) != sha256:

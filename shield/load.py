@@ -99,7 +99,8 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
 
     try:
         index = DiffusionPipeline.load_config(source)
-        options: dict[str, Any] = {"dtype": _resolved_dtype(dtype, index)}
+        options: dict[str, Any] = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
+        options["dtype"] = _resolved_dtype(dtype, index)
         if "safety_checker" in index and not safety_checker:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         return DiffusionPipeline.from_pretrained(source, **options)
