@@ -179,6 +179,7 @@ class Check:
     def __init__(self, loop: Loop, memories: Sequence[Memory]) -> None:
         self._loop, self._goals = loop, [memory.goal for memory in memories]
         self._file = loop.run.folder / "harden" / "checks.json"
+        self._file.parent.mkdir(exist_ok=True)  # a first check may come before the first checkpoint
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each epoch: dev works that came out from the caption and from the attack, of how many judged."""

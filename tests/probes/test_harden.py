@@ -30,7 +30,7 @@ from tests.probes.exact import bits
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2, checkpoint_every=1)
+SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2)
 PLAN = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8),
                attack=AdversarialEmbedding(steps=2, batch=1),
                hardening=Hardening(members=2, dev=1, keep=3, tries=2, schedule=SCHEDULE, hardener=AdversarialFineTuning(
