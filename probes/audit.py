@@ -89,6 +89,7 @@ TWINS = {"testbed": "testbed-clean"}
 # From the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little.
 TESTBED_LOCALIZER = FFNSubspace(k=0.5, tau=1, normalize_tokens=False, conditional_only=True)
 BASE_SCENES = 24
+TESTBED_LR = 2e-4  # chosen on dev: at a larger model's 1e-5 so small a one hardly moves
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,8 @@ QUICK = Plan(
     scan_seeds=(500,),
     attack=AdversarialEmbedding(steps=25, batch=4),
     snapshots=(0, 10, 25),
-    hardening=Hardening(members=2, dev=0, keep=4, tries=1, controls=2, schedule=FineTuning(epochs=1, updates=2),
-                        hardener=AdversarialFineTuning(keep_batch=4, draws=2,
-                                                       attack=AdversarialEmbedding(steps=10, batch=2))),
+    hardening=Hardening(members=4, dev=0, keep=24, tries=1, controls=4, schedule=FineTuning(epochs=3, updates=8),
+                        hardener=AdversarialFineTuning(keep_batch=16, attack=AdversarialEmbedding(steps=10, batch=2))),
 )
 
 
@@ -161,13 +161,16 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
 
 
 def as_usual(plan: Plan, subject: Subject) -> Plan:
-    """The plan with the steps, the guidance and, on the testbed, the localizer's setting that this model asks for."""
+    """The plan with the steps, the guidance and, on the testbed, the localizer's setting and learning rate that this
+    model asks for.
+    """
     steps, guidance = usual_sampling(subject.name, subject.pipe)
-    localizer, manifest = plan.localizer, manifest_of(subject.name)
+    localizer, hardening, manifest = plan.localizer, plan.hardening, manifest_of(subject.name)
     if manifest is not None:
         scenes = manifest.scenes(split="dev")[:BASE_SCENES]
         localizer = replace(TESTBED_LOCALIZER, base=tuple(scene.caption for scene in scenes))
-    return replace(plan, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
+        hardening = replace(hardening, schedule=replace(hardening.schedule, lr=TESTBED_LR))
+    return replace(plan, hardening=hardening, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
                    localizer=replace(localizer, steps=steps, guidance_scale=guidance))
 
 

@@ -269,8 +269,8 @@ def harden(
     method: Annotated[str, typer.Option(help="adversarial_fine_tuning, or a baseline: caption_fine_tuning, "
                                              "negative_guidance (ESD).")] = "adversarial_fine_tuning",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the works, unless dev works end it early.")] = 5,
-    updates: Annotated[int, typer.Option(min=1, help="Optimizer steps with each set of triggers.")] = 4,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-5,
+    updates: Annotated[int, typer.Option(min=1, help="Optimizer steps with each set of triggers.")] = 10,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default 2e-4 for the testbed, else 1e-5.")] = None,
     together: Annotated[int, typer.Option(min=1, help="Works in one optimizer step.")] = 4,
     rank: Annotated[int, typer.Option(min=0, help="Train low-rank adapters of this rank; 0 trains the weights.")] = 0,
     works: Annotated[int, typer.Option(min=1, help="At most so many works are removed and judged.")] = 16,
@@ -291,11 +291,14 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
+    from probes.audit import TESTBED_LR, manifest_of
     from probes.harden import HARDEN, hardening, lines_of
     from probes.harden import harden as remove
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    if lr is None:
+        lr = 1e-5 if manifest_of(model) is None else TESTBED_LR
     plan = replace(HARDEN, sampling=_sampling(model, steps, guidance),
                    picture_seeds=tuple(range(9000, 9000 + seeds)),
                    sizes=replace(HARDEN.sizes, members=works),

@@ -31,7 +31,7 @@ class FineTuning:
     """
 
     epochs: int = 5
-    updates: int = 4
+    updates: int = 10
     lr: float = 1e-5
     batch: int = 4
     rank: int = 0

@@ -1,0 +1,44 @@
+"""An audit, step by step, small, on the shipped model: python examples/tutorial_audit.py OUT"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from probes.attack import ATTACK, attack
+from probes.attack import lines_of as attack_lines
+from probes.audit import TESTBED_LOCALIZER
+from probes.localize import base_prompts, localize
+from probes.localize import lines_of as mask_lines
+from probes.panel import Sizes
+from probes.prune import PRUNE, prune
+from probes.scan import Sampling
+from probes.scan_prompts import lines_of as scan_lines
+from probes.scan_prompts import scan
+from probes.verbs import Asked
+
+out = Path(sys.argv[1])
+sampling = Sampling(steps=25, guidance_scale=3.0)
+asked = Asked("testbed", device="cpu")
+
+# 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
+scanned = scan(None, out / "scan", sampling=sampling, device="cpu")
+print("\n".join(scan_lines(scanned.summary)[-4:]))
+
+# 2. Where is it? Feed-forward weights that works of the dev split drive harder than benign scenes do.
+localizer = replace(TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), "testbed"))
+located = localize(None, out / "mask", localizer=localizer, limit=4, device="cpu")
+print("\n".join(mask_lines(located.summary)))
+
+# 3. Without these weights: held-out works, benign scenes, and as many random weights as a control.
+small = Sizes(members=2, nonmembers=2, scenes=2)
+pruned = prune(located.file, out / "pruned", asked, plan=replace(PRUNE, sizes=small, sampling=sampling,
+                                                                 picture_seeds=(9000,)))
+for row in pruned.summary["rows"]:
+    print(f"{row['stage']}, {row['group']}: {row['copied']} of {row['n']} copies")
+
+# 4. Gone, or only hidden? An adversarial embedding at equal budget on works, on pictures the model never saw, and on
+# the twin that never saw the works. The verdict is the gap.
+attacked = attack(out / "attacked", asked, mask=located.file, steps=(0, 10), batch=4,
+                  plan=replace(ATTACK, sizes=small, sampling=sampling, picture_seeds=(9000,)))
+print("\n".join(attack_lines(attacked.summary)))
+print(f"Reports: {pruned.report}, {attacked.report}")
