@@ -144,7 +144,7 @@ def test_every_attack_has_the_same_budget_and_its_controls(done):
 def test_cost_of_each_stage_by_hand(done):
     _, summary, _ = done
     cost = {entry["stage"]: entry["evaluations"] for entry in summary["cost"]}
-    assert cost["scan"] == 5 * 2              # first step, two halves
+    assert cost["scan"] == 5 + 1              # first step; the unconditional half is shared
     assert cost["before"] == 10 * 2 * 2       # pictures, steps, halves
     assert cost["localize"] == (1 + 1) * 2    # one work and the base, one step, two halves
     assert cost["attacked"] == 2 * 2 + 4 * 2 * 2   # works x steps x batch, then pictures

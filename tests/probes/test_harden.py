@@ -69,9 +69,10 @@ def test_every_stage_of_it(done):
                       "hardened_attacked": 4, "hardened_nonmember_attacked": 2}
     assert len({record["id"] for record in records}) == len(records)
     cost = {entry["stage"]: entry["evaluations"] for entry in done.summary["cost"]}
-    # Rounds: two an epoch. Triggers of 3 works; an update has keep_batch pairs, and a caption and a trigger a work.
+    # Rounds: two an epoch. Triggers of 3 works; an update has keep_batch pairs, which the original model
+    # answers too, and a caption and a trigger a work.
     # The check after the first epoch ends it: a search of two steps, then two pictures of two steps and two halves.
-    assert cost["harden"] == (3 + 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
+    assert cost["harden"] == (3 + 2 * 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
     assert done.report.is_file() and any("adversarial_fine_tuning: works 2, dev 1" in line
                                          for line in lines_of(done.summary))
 

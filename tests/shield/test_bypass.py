@@ -104,7 +104,7 @@ def test_strict_closes_what_it_cannot_judge(memorized, attempt):
 def test_a_negative_prompt_is_no_way_around(memorized):
     pipe, target, gallery = memorized
     plain, hidden, other = (
-        Shield(pipe, "strict", gallery, thresholds=thresholds(pipe, 0.06))(
+        Shield(pipe, "strict", gallery, thresholds=thresholds(pipe, 0.05))(
             target.prompt, **options(1, output_type="pil"), **more
         ).verdicts[0]
         for more in ({}, {"negative_prompt": target.prompt}, {"negative_prompt": "a cat"})

@@ -74,7 +74,7 @@ def split_by(pipe, way, call, tests=PROMPTS):
     """Thresholds that flag the highest-scoring prompt alone, and its row."""
     values = scores(pipe, call)
     low, high = values.sort().values[-2:].tolist()
-    assert high > 1.01 * low, "the tiny model must tell these prompts apart"
+    assert high > 1.002 * low, "the tiny model must tell these prompts apart"
     return limits(pipe, way, (low + high) / 2), int(values.argmax())
 
 
@@ -145,7 +145,7 @@ def test_the_swap_gives_the_rewritten_prompts_picture(way):
     assert np.allclose(pipe(**call(prompts)).images, result.images, atol=2e-3)
 
 
-SUBSTITUTES = ("a dog", "the cat", "zz", "anna")
+SUBSTITUTES = ("a dog", "the cat", "zz", "anna", "a", "red", "one two", "", "the the the", "picture")
 
 
 @dataclass

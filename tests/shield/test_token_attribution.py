@@ -127,7 +127,7 @@ def test_a_gap_that_is_no_number_names_no_word(pipe):
 def test_behind_the_shield_weights_show_in_the_verdict_and_cost_is_counted(pipe):
     flagged = "the cat, a picture by anna"
     policy = Policy(rewriters=(TokenAttribution(), ClauseDrop()), mitigations=(EmbeddingMix(),), extra_calls=8)
-    verdict = Shield(pipe, policy, thresholds=thresholds(pipe, 0.06))(flagged, **options(1)).verdicts[0]
+    verdict = Shield(pipe, policy, thresholds=thresholds(pipe, 0.05))(flagged, **options(1)).verdicts[0]
     assert [w.text for w in verdict.token_weights] == flagged.replace(",", "").split()
     assert verdict.status == "mitigated" and verdict.extra_calls >= 2
     assert len(verdict.rewritten_prompt) < len(flagged)
@@ -135,7 +135,7 @@ def test_behind_the_shield_weights_show_in_the_verdict_and_cost_is_counted(pipe)
 
 def test_without_a_call_to_spare_there_are_no_weights(pipe):
     policy = Policy(rewriters=(TokenAttribution(),), extra_calls=0)
-    verdict = Shield(pipe, policy, thresholds=thresholds(pipe, 0.06))(
+    verdict = Shield(pipe, policy, thresholds=thresholds(pipe, 0.05))(
         "the cat, a picture by anna", generator=noises(1), **options()
     ).verdicts[0]
     assert verdict.token_weights == () and verdict.mitigation == "null_prompt" and verdict.extra_calls == 0

@@ -42,7 +42,7 @@ def test_the_examples_show_what_they_say(browse: Callable, shipped: str, button:
     if button == "A memorized work":
         assert "counts as a copy" in unshielded.inner_text(), "what the bare model recalls"
     if "(" in says:
-        assert details.locator("del").count() == 1 and details.locator("ins").count() == 1
+        assert details.locator("del").count() and details.locator("ins").count()
 
 
 @pytest.mark.parametrize("name, width, dark", [("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)])
