@@ -92,7 +92,7 @@ def attack_table(result: Mapping[str, Any]) -> str:
 
 def hardening_table(result: Mapping[str, Any]) -> str:
     """What is left after each hardening: from the caption (0 steps) and from the attack; and what scenes lost."""
-    steps = [f"{n} steps" if n else "caption" for n in STEPS]
+    steps = [f"{n} step{'s' if n > 1 else ''}" if n else "caption" for n in STEPS]
     lines = [f"| hardened by | {' | '.join(steps)} | non-members, {STEPS[-1]} steps | loss of agreement |",
              "|---" * (len(STEPS) + 3) + "|"]  # fmt: skip
     curves = [("nothing (pruned)", result["attack"], "attacked", "nonmember_attacked")]
