@@ -77,8 +77,8 @@ class RayActors:
     def started(self, example: Target) -> Started:
         gpus = int(self._ray.cluster_resources().get("GPU", 0)) if self._reading.device != "cpu" else 0
         count = self._count or gpus or 1
-        cores = max(1, (os.cpu_count() or 1) // count) if self._address == "local" else 1
-        self._actor = self._ray.remote(num_gpus=1 if gpus else 0, num_cpus=cores, max_restarts=0)(Worker)
+        # One core each, whatever their number: sums of several threads differ in their last bits.
+        self._actor = self._ray.remote(num_gpus=1 if gpus else 0, num_cpus=1, max_restarts=0)(Worker)
         self._example = example
         self.workers = [self._actor.remote() for _ in range(count)]
         try:
