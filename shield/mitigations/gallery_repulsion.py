@@ -62,7 +62,7 @@ class GalleryRepulsion:
             for _ in range(ROUNDS):
                 moved = moved.detach().requires_grad_(True)
                 similar, work = case.likeness(moved)
-                if float(similar) <= self.limit:
+                if float(similar.detach()) <= self.limit:
                     break
                 case.memory.setdefault("works", set()).add(work)
                 (slope,) = torch.autograd.grad(similar, [moved])
