@@ -196,7 +196,8 @@ def table(result: dict) -> str:
     """The figures as a Markdown table, one line for a detector and group of works."""
     lines = ["| detector | works | AUROC non-members | AUROC scenes | AUROC both | on the twin | TPR [95 %] | rows |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for name, row in result["detectors"].items():
+    for detector, row in result["detectors"].items():
+        name = f"{detector}, {row['seeds']} noise{'s' if row['seeds'] > 1 else ''}"
         for group, g in row["groups"].items():
             tpr = g["tpr"]
             lines.append(
