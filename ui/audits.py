@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,11 @@ from probes.runs import Run, RunError
 from ui.folders import Folders, stages_of
 
 PATIENCE = 30.0
+
+
+def _interruptible() -> None:
+    """A page in the background (nohup, &) ignores Ctrl-C and would hand that down; its audits must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Audits:
@@ -70,7 +76,8 @@ class Audits:
             with open(self._log(name), "wb") as log:
                 self._process = subprocess.Popen(
                     [*self.command, "audit", "--quick", "--out", str(out), "--device", self.device, *options],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
+                    preexec_fn=_interruptible if os.name == "posix" else None)
             self.name, self._canceled = name, False
             return name
 
