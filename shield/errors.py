@@ -46,3 +46,14 @@ class GalleryError(ShieldError):
 
 class RegistryError(ShieldError):
     """A registry of protected concepts can't be read or contradicts itself."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of what an exception says, as the end of another."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(".") + "." if lines else f"{type(error).__name__}."

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, WeightsError
-from shield.single_file import SUFFIXES, first_line, from_single_file, index_of, with_lora
+from shield.errors import BadRequestError, WeightsError, first_sentence
+from shield.single_file import SUFFIXES, from_single_file, index_of, with_lora
 from shield.weights import verify, weights_dir
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
@@ -105,7 +105,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         return DiffusionPipeline.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{source} can't be loaded: {first_line(error)}") from error
+        raise WeightsError(f"{source} can't be loaded: {first_sentence(error)}") from error
 
 
 def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.errors import WeightsError
+from shield.errors import WeightsError, first_line
 from shield.fingerprint import model_sha256
 from shield.load import resolved_device
 from shield.weights import weights_dir
@@ -67,8 +67,7 @@ def _loaded(source: str, device: str) -> tuple[Any, Any, Any]:
         model, preprocess = open_clip.create_model_from_pretrained(name, pretrained or None, device=device)
         return model.eval(), preprocess, open_clip.get_tokenizer(name)
     except Exception as error:  # its own, torch's, safetensors' and the hub's: whatever it is, there is no model
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"open_clip can't load {source!r}: {first}") from error
+        raise WeightsError(f"open_clip can't load {source!r}: {first_line(error)}") from error
 
 
 def _folder(source: str) -> Path:

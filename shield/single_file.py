@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import WeightsError
+from shield.errors import WeightsError, first_sentence
 
 SUFFIXES = (".safetensors", ".ckpt")
 
@@ -35,12 +35,12 @@ def index_of(file: Path) -> tuple[str, dict[str, Any]]:
         else:
             source = fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{file} can't be read as a checkpoint: {first_line(error)}") from error
+        raise WeightsError(f"{file} can't be read as a checkpoint: {first_sentence(error)}") from error
     try:
         return source, DiffusionPipeline.load_config(source)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"The configuration of {file} isn't in {beside} and can't be had from {source}: {first_line(error)}"
+            f"The configuration of {file} isn't in {beside} and can't be had from {source}: {first_sentence(error)}"
         ) from error
 
 
@@ -61,7 +61,7 @@ def from_single_file(file: Path, source: str, index: dict[str, Any], dtype: Any)
     except NotImplementedError as error:  # torch can't move what the file gave no values to
         raise WeightsError(f"{file} lacks weights of a {name}.") from error
     except Exception as error:  # the conversion fails in many ways on weights of another kind
-        raise WeightsError(f"{file} can't be loaded as a {name}: {first_line(error)}") from error
+        raise WeightsError(f"{file} can't be loaded as a {name}: {first_sentence(error)}") from error
     if any(_lacking(part) for part in pipe.components.values()):
         raise WeightsError(f"{file} lacks weights of a {name}.")
     return pipe
@@ -85,15 +85,9 @@ def with_lora(pipe: Any, file: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # as above
-        raise WeightsError(f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_line(error)}"
+        raise WeightsError(f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_sentence(error)}"
                            ) from error  # fmt: skip
     return pipe
-
-
-def first_line(error: Exception) -> str:
-    """The first sentence of what an exception says, as the end of another."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    return lines[0].split(". ")[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 from probes.errors import EngineError
 from probes.prompts import Target
 from probes.scorer import Item, Reading, Scored, Scorer, Started
+from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
 _OBJECT_STORE = 256 << 20
@@ -67,7 +68,7 @@ class RayActors:
         try:
             self._ray.init(address=self._address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(f"Ray can't be used at {self._address!r}: {str(error).splitlines()[0]}") from error
+            raise EngineError(f"Ray can't be used at {self._address!r}: {first_line(error)}") from error
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -84,7 +85,8 @@ class RayActors:
         try:
             found = self._ray.get([worker.start.remote(self._reading, example) for worker in self.workers])
         except self._lost as error:
-            raise EngineError(f"A worker was lost while it loaded {self._reading.model}: {_first(error)}") from error
+            raise EngineError(f"A worker was lost while it loaded {self._reading.model}: {first_line(error)}"
+                              ) from error
         return Started(found[0].sha256, min(one.batch_size for one in found))
 
     @property
@@ -139,7 +141,7 @@ class RayActors:
         """A lost worker's task, to be given out again; the worker is replaced the first time it is missed."""
         if task.tries >= TRIES:
             raise EngineError(f"The prompts from {task.chunk[0].target.id} on were with {TRIES} workers when these "
-                              f"were lost: {_first(error)} Go on with --resume, or a smaller --batch.") from error
+                              f"were lost: {first_line(error)} Go on with --resume, or a smaller --batch.") from error
         if task.worker in self.workers:
             fresh = self._actor.remote()
             self.workers[self.workers.index(task.worker)] = fresh
@@ -157,7 +159,3 @@ def _imported() -> Any:
     except ImportError:
         raise EngineError("The engine ray needs the extra of that name: pip install 'diffusion-shield[ray]'.") from None
     return ray
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from probes.metrics.copies import Features, rgb
-from shield.errors import WeightsError
+from shield.errors import WeightsError, first_line
 
 CONVENTIONS = ("mixup", "large")
 _IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
@@ -131,7 +131,7 @@ def _torchscript(path: str) -> Any:
     try:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
-        raise WeightsError(f"{path} is not a TorchScript file: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{path} is not a TorchScript file: {first_line(error)}") from error
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shield.errors import WeightsError
+from shield.errors import WeightsError, first_line
 from shield.load import quiet
 from shield.rewriters.token_attribution import FILLING
 from shield.types import Mention, WordWeight
@@ -128,8 +128,7 @@ def _loaded(path: str, device: str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), **options, **more)
             model = AutoModelForCausalLM.from_pretrained(str(folder), **options, **more)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path} can't be loaded as a language model: {first}") from error
+        raise WeightsError(f"{path} can't be loaded as a language model: {first_line(error)}") from error
     if tokenizer.chat_template is None:
         raise WeightsError(f"{path} has no chat template; language_model needs an instruction-tuned model.")
     return tokenizer, model.to(device).eval()
