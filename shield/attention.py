@@ -38,8 +38,8 @@ def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dic
     """
     latest: dict[str, Tensor] = {}
     paths = list(paths)
-    if paths and (hasattr(denoiser, "_orig_mod") or denoiser._compiled_call_impl is not None):
-        raise MissingSignalError(f"Attention of {paths[0]} can't be watched in a compiled denoiser; don't compile it.")
+    if paths:
+        _refuse_compiled(denoiser, f"Attention of {paths[0]} can't be watched")
     modules = dict(denoiser.named_modules())
     with ExitStack() as stack:
         for name in paths:
@@ -58,8 +58,7 @@ def attention_biased(denoiser: nn.Module, paths: Iterable[str], bias: Tensor) ->
     Adding log(f) scales a token's attention by f before it is normalized. Raises MissingSignalError for a compiled
     denoiser, which may leave out hooks.
     """
-    if hasattr(denoiser, "_orig_mod") or denoiser._compiled_call_impl is not None:
-        raise MissingSignalError("Attention can't be changed in a compiled denoiser; don't compile it.")
+    _refuse_compiled(denoiser, "Attention can't be changed")
 
     def add(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden_states = args[0] if args else kwargs["hidden_states"]
@@ -72,6 +71,11 @@ def attention_biased(denoiser: nn.Module, paths: Iterable[str], bias: Tensor) ->
             layer = denoiser.get_submodule(path)
             stack.callback(layer.register_forward_pre_hook(add, with_kwargs=True).remove)
         yield
+
+
+def _refuse_compiled(denoiser: nn.Module, what: str) -> None:
+    if hasattr(denoiser, "_orig_mod") or denoiser._compiled_call_impl is not None:
+        raise MissingSignalError(f"{what} in a compiled denoiser; don't compile it.")
 
 
 def _writer(latest: dict[str, Tensor], name: str) -> Any:
