@@ -6,8 +6,7 @@ Everything is of one denoiser call on pure noise at the last timestep, so all em
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES, first_noise
 from probes.pairs import mean_of_pairs
 from probes.types import Subject, UnitMask
+from probes.watched import watched
 
 Groups = Mapping[str, Sequence[Sequence[torch.Tensor]]]
 """Name -> blocks of embeddings (T, D); only pairs within a block are compared."""
@@ -106,7 +106,7 @@ def activations(subject: Subject, embeds: torch.Tensor, seeds: Sequence[int],
 
     def work(places: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         rows = embeds[list(places)].to(subject.device, subject.dtype)
-        with _watched(subject.denoiser, paths) as seen, torch.no_grad():
+        with watched(subject.denoiser, paths, _kept) as seen, torch.no_grad():
             subject.denoiser(first_noise(subject, [seeds[place] for place in places]), last,
                              encoder_hidden_states=rows, return_dict=False)
         return [{path: values[row] for path, values in seen.items()} for row in range(len(places))]
@@ -115,22 +115,9 @@ def activations(subject: Subject, embeds: torch.Tensor, seeds: Sequence[int],
     return {path: torch.stack([row[path] for row in found]) for path in paths}
 
 
-@contextmanager
-def _watched(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collects inputs of second feed-forward layers and outputs of every other layer of these, float32, on the CPU."""
-    seen: dict[str, torch.Tensor] = {}
-
-    def watch(path: str) -> Any:
-        def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            seen[path] = (args[0] if re.search(SECOND_LINEAR, path) else output).detach().float().cpu()
-        return keep
-
-    handles = [denoiser.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def _kept(path: str, given: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Inputs of second feed-forward layers and outputs of every other one, float32, on the CPU."""
+    return (given if re.search(SECOND_LINEAR, path) else answer).detach().float().cpu()
 
 
 def _affordable(subject: Subject, embeds: torch.Tensor, seed: int, count: int) -> list[list[str]]:

@@ -53,7 +53,7 @@ def asked_about(named: dict[str, Any], family: Family, latents: Tensor | None) -
 
 
 @contextmanager
-def hooked(module: nn.Module, before: Before, after: After | None = None) -> Iterator[None]:
+def hooked(module: nn.Module, before: Before | None = None, after: After | None = None) -> Iterator[None]:
     """Within the block, `before` may replace the arguments of every call of `module` and `after` its output.
 
     A module that was compiled in place (`module.compile()`) runs torch's own hooks as part of the compiled call, which
@@ -65,15 +65,16 @@ def hooked(module: nn.Module, before: Before, after: After | None = None) -> Ite
             stack.callback(setattr, module, "_compiled_call_impl", compiled)
             module._compiled_call_impl = _around(module, compiled, before, after)
         else:
-            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            if before is not None:
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             if after is not None:
                 stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         yield
 
 
-def _around(module: nn.Module, compiled: Callable, before: Before, after: After | None) -> Callable:
+def _around(module: nn.Module, compiled: Callable, before: Before | None, after: After | None) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = before(module, args, kwargs) or (args, kwargs)
+        args, kwargs = (None if before is None else before(module, args, kwargs)) or (args, kwargs)
         output = compiled(*args, **kwargs)
         edited = None if after is None else after(module, args, kwargs, output)
         return output if edited is None else edited

@@ -16,8 +16,7 @@ Goals are searched in one batch, each with its own random numbers and rows, so n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from probes.attacks.adversarial_embedding import frozen, training_loss
 from probes.batches import in_batches
 from probes.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
+from shield.calls import hooked
 
 
 @dataclass(frozen=True)
@@ -153,18 +153,8 @@ class Words:
     def encoded(self, ids: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         """What the text encoder makes (G, T, D), float32, of tokens whose embeddings (G, T, D) are given."""
         encoder = self.pipe.text_encoder
-        with _embedded_as(encoder.get_input_embeddings(), embeds):
+        with hooked(encoder.get_input_embeddings(), after=lambda *call: embeds.to(call[-1].dtype)):
             return encoder(ids)[0].float()
 
     def text(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
-
-
-@contextmanager
-def _embedded_as(module: torch.nn.Module, embeds: torch.Tensor) -> Iterator[None]:
-    """Inside the block the embedding layer answers with these."""
-    handle = module.register_forward_hook(lambda _module, _args, output: embeds.to(output.dtype))
-    try:
-        yield
-    finally:
-        handle.remove()

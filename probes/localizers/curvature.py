@@ -15,10 +15,9 @@ exceeds their part in steep ones by most. `flat` gives the components themselves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +27,7 @@ from probes.cost import counted
 from probes.generate import first_steps
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.types import Located, Progress, Subject, UnitMask
+from probes.watched import watched
 from shield.intercept import Forward, intercepted
 
 
@@ -136,7 +136,8 @@ class _Backward:
 
     def __call__(self, forward: Forward) -> None:
         draws = [torch.Generator().manual_seed((seed << 12) + forward.index) for seed in self.seeds]
-        with torch.inference_mode(False), torch.enable_grad(), _watched(self.subject.denoiser, self.paths) as seen:
+        with (torch.inference_mode(False), torch.enable_grad(),
+              watched(self.subject.denoiser, self.paths, _with_gradient) as seen):
             predicted = forward.rerun(range(len(self.seeds)), forward.conditioning).float()
             drawn = torch.stack([torch.randn(predicted.shape[1:], generator=draw) for draw in draws])
             outputs = [seen[path][1] for path in self.paths]
@@ -154,19 +155,6 @@ def _tokens(values: torch.Tensor) -> torch.Tensor:
     return values.detach().flatten(0, -2).to("cpu", torch.float64)
 
 
-@contextmanager
-def _watched(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Inside the block, the latest input and output of each layer; outputs ask for a gradient."""
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def watch(path: str) -> Callable[..., None]:
-        def keep(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            seen[path] = (args[0].detach(), output if output.requires_grad else output.requires_grad_(True))
-        return keep
-
-    handles = [denoiser.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def _with_gradient(path: str, given: torch.Tensor, answer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's input, and its output, which asks for a gradient."""
+    return given.detach(), answer if answer.requires_grad else answer.requires_grad_(True)
