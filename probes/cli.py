@@ -7,7 +7,6 @@ stdout is the result, stderr the progress. Exit status: 0 done, 1 failed, 2 usag
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +16,29 @@ import typer
 import typer.core
 
 from probes.bench.cli import bench_app
+from probes.options import (
+    Column,
+    Device,
+    FailOnFlag,
+    Guidance,
+    Json,
+    Limit,
+    Model,
+    Out,
+    OwnGuidance,
+    Resume,
+    exit_if,
+    listed,
+    numbers,
+    printed,
+)
 from probes.protect_cli import register
 from probes.scan_cli import register as register_scan
 from probes.testbed.cli import testbed_app
 from probes.traps.cli import traps_app
 from shield.errors import ShieldError
 
-FAILED, FLAGGED, INTERRUPTED = 1, 3, 130
+FAILED, INTERRUPTED = 1, 130
 # What a full or protected disk says; any other OSError is a bug of ours.
 _DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
          errno.ENAMETOOLONG)
@@ -52,21 +67,10 @@ register(app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 
-Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
-                                         "checkpoint in one file; MODEL+FILE adds a LoRA.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")]
 OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
-OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
-Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Out = Annotated[Path, typer.Option(help="Run folder to write.")]
 Works = Annotated[Path | None, typer.Option("--prompts", help="Works to judge by, with reference pictures; by default "
                                                               "the testbed's heldout ones.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -97,9 +101,8 @@ def generate(
     from probes.compare import Request, shown
 
     found = shown(Request(prompt, model, seed, steps, guidance, policy, device), out, compare=compare)
-    _print(found, as_json, _generated(found))
-    if fail_on_flag and found["flagged"]:
-        raise typer.Exit(FLAGGED)
+    printed(found, as_json, _generated(found))
+    exit_if(found["flagged"], fail_on_flag)
 
 
 register_scan(app)
@@ -143,7 +146,7 @@ def localize(
     done = locate(prompts, out, localizer=localizer, model=model, column=column, limit=limit, seed=seed,
                   device=device, resume=resume)
     found = {"run": str(done.folder), "mask": str(done.file), "summary": done.summary}
-    _print(found, as_json, "\n".join([*lines_of(done.summary), str(done.file)]))
+    printed(found, as_json, "\n".join([*lines_of(done.summary), str(done.file)]))
 
 
 @app.command()
@@ -175,7 +178,7 @@ def prune(
     asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance),
                    picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = compare(mask, out, asked, plan=plan, ks=_numbers(sweep, float), save=save, resume=resume)
+    done = compare(mask, out, asked, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -214,7 +217,7 @@ def attack(
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance),
                    picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = bring_back(out, asked, mask=mask, steps=_numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
+    done = bring_back(out, asked, mask=mask, steps=numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
                       plan=plan, method=method, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
@@ -251,7 +254,7 @@ def locality(
     plan = replace(LOCALITY, sampling=_sampling(model, steps, guidance),
                    localizer=replace(LOCALITY.localizer, k=k),
                    attack=replace(LOCALITY.attack, steps=budget, batch=batch))
-    done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=_listed(masks), plan=plan, resume=resume)
+    done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -292,33 +295,34 @@ def harden(
     from dataclasses import replace
 
     from probes.audit import TESTBED_LR, manifest_of
+    from probes.fine_tuning import FineTuning
     from probes.harden import HARDEN, hardening, lines_of
     from probes.harden import harden as remove
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
-        lr = 1e-5 if manifest_of(model) is None else TESTBED_LR
+        lr = FineTuning.lr if manifest_of(model) is None else TESTBED_LR
     plan = replace(HARDEN, sampling=_sampling(model, steps, guidance),
                    picture_seeds=tuple(range(9000, 9000 + seeds)),
                    sizes=replace(HARDEN.sizes, members=works),
                    hardening=hardening(method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr,
                                        batch=together, rank=rank))
-    done = remove(out, asked, mask=mask, steps=_numbers(at, int), plan=plan, save=save, resume=resume)
+    done = remove(out, asked, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
 @app.command()
 def audit(
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    out: Out,
     model: Model = "testbed",
     quick: Annotated[bool, typer.Option("--quick", help="Few works and seeds: minutes on two cores.")] = False,
     prompts: Annotated[Path | None, typer.Option(help="csv, jsonl, parquet, txt or a folder of a data set.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")] = None,
+    column: Column = None,
+    limit: Limit = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
@@ -329,10 +333,8 @@ def audit(
     done = run_audit(model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device,
                      resume=resume)
     found = {"run": str(done.folder), "report": str(done.report) if done.report else None, "summary": done.summary}
-    _print(found, as_json, "\n".join([*sentences_of(done.folder), "", f"Report: {done.report or done.folder}"]))
-    copied = sum(row["copied"] for row in done.summary["rows"] if row["stage"] == "before")
-    if fail_on_flag and copied:
-        raise typer.Exit(FLAGGED)
+    printed(found, as_json, "\n".join([*sentences_of(done.folder), "", f"Report: {done.report or done.folder}"]))
+    exit_if(sum(row["copied"] for row in done.summary["rows"] if row["stage"] == "before"), fail_on_flag)
 
 
 @app.command()
@@ -341,7 +343,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
     from probes.report import write_report
 
     path = write_report(folder)
-    _print({"report": str(path), "figures": str(path.with_suffix(".json"))}, as_json, str(path))
+    printed({"report": str(path), "figures": str(path.with_suffix(".json"))}, as_json, str(path))
 
 
 @app.command()
@@ -370,13 +372,13 @@ def calibrate(
 
     with ExitStack() as stack:
         bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
-        made = calibrate_detectors(model, _listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
-                                   negatives=_listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
+        made = calibrate_detectors(model, listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
+                                   negatives=listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
                                    guidance_scale=guidance, device=device,
                                    progress=lambda done, total: bar()(done, total))
     lines = [f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
              for path, t in made.items()]
-    _print({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
+    printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
 
 
 @app.command(name="calibrate-copies")
@@ -395,7 +397,7 @@ def calibrate_copies(
     made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
     lines = [f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
              f"pair {c.nearest:.4g}, {c.unscored} unscored)" for c in made]
-    _print({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
+    printed({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
 
 
 def _generated(found: Mapping[str, Any]) -> str:
@@ -416,7 +418,7 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
     from probes.report import sentences_of
 
     found = {"run": str(done.folder), "report": str(done.report), "summary": done.summary}
-    _print(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))
+    printed(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))
 
 
 def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
@@ -424,21 +426,6 @@ def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
     from probes.scan import Sampling
 
     return Sampling(*verb_sampling(model, steps, guidance))
-
-
-def _numbers(text: str, kind: type) -> list[Any]:
-    try:
-        return [kind(part) for part in _listed(text)]
-    except ValueError:
-        raise typer.BadParameter(f"Comma-separated numbers are needed, not {text!r}.") from None
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _print(result: Mapping[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text)
 
 
 def _fail(sentence: str, status: int = FAILED) -> Any:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from probes.options import Device, Json, Model, OwnGuidance, numbers, printed
+
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 Registry = Annotated[list[Path] | None, typer.Option(help="Registry of concepts (TOML), several times if need be; by "
                                                           "default the testbed's characters.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +33,7 @@ def calibrate_gallery(
     made = make(gallery, noncopies, out, fpr=fpr)
     found = {"gallery": str(out or gallery), "works": len(made), "correlation": made.correlation,
              "tile_distance": made.tile_distance, "provenance": made.provenance}
-    _print(found, as_json, f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
+    printed(found, as_json, f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
                            f"{made.tile_distance:.4g} ({len(made)} pictures protected), {out or gallery}")
 
 
@@ -66,13 +65,11 @@ def calibrate_concepts(
 
         found["check"] = [asdict(rate) for rate in checked(limit, openclip)]
         lines += lines_of(found["check"])
-    _print(found, as_json, "\n".join(lines))
+    printed(found, as_json, "\n".join(lines))
 
 
 def calibrate_watch(
-    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
-                                            "checkpoint in one file; MODEL+FILE adds a LoRA.")
-                     ] = "testbed",
+    model: Model = "testbed",
     steps: Annotated[str, typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in "
                                             "Policy(watch_steps=...).")] = "0,0.5",
     gallery: Annotated[Path | None, typer.Option(help="A saved gallery or a folder of pictures; of the testbed, by "
@@ -84,10 +81,10 @@ def calibrate_watch(
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
     preview: Annotated[str, typer.Option(help="linear or decode.")] = "linear",
     schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
+    guidance: OwnGuidance = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way."""
@@ -99,10 +96,7 @@ def calibrate_watch(
     from probes.protect import calibrate_watch as make
     from shield.weights import weights_dir
 
-    try:
-        shares = [float(part) for part in steps.split(",") if part.strip()]
-    except ValueError:
-        raise typer.BadParameter(f"Comma-separated numbers are needed, not {steps!r}.") from None
+    shares = numbers(steps, float)
     with ExitStack() as stack:
         bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
         made = make(model, shares, out or weights_dir() / "thresholds", gallery=gallery, registry=registry or (),
@@ -111,8 +105,4 @@ def calibrate_watch(
                     progress=lambda done, total: bar()(done, total))
     lines = [f"{t.detector} at {t.options['share']:g}: flags above {t.value:.4g} ({t.negatives} negatives, at most "
              f"{t.fpr:.1%} flagged), {path}" for path, t in made.items()]
-    _print({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
-
-
-def _print(result: Mapping[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text)
+    printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))

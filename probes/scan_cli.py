@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-FLAGGED = 3
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Out = Annotated[Path, typer.Option(help="Run folder to write.")]
-Flag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
+from probes.options import (
+    Column,
+    Device,
+    FailOnFlag,
+    Guidance,
+    Json,
+    Limit,
+    Model,
+    Out,
+    Resume,
+    exit_if,
+    listed,
+    printed,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,19 +35,16 @@ def scan(
     out: Out,
     prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
                                                         "it the testbed's own captions.")] = None,
-    model: Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
-                                            "checkpoint in one file; MODEL+FILE adds a LoRA.")
-                     ] = "testbed",
-    column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")] = None,
+    model: Model = "testbed",
+    column: Column = None,
+    limit: Limit = None,
     seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
     schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the "
                                                              "testbed's own, else 25.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")
-                       ] = None,
+    guidance: Guidance = None,
     batch: Annotated[str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")
                      ] = "auto",
     early_exit: Annotated[bool, typer.Option("--early-exit", help="Prompts far from the threshold stop before their "
@@ -58,9 +63,9 @@ def scan(
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    fail_on_flag: Flag = False,
+    device: Device = "auto",
+    resume: Resume = False,
+    fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
@@ -78,19 +83,17 @@ def scan(
         part, local = launched()
         out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
     done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
-                        detectors=_listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
+                        detectors=listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
                         sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
-                        hardware=hardware,
-                        shard=part, early_exit=EarlyExit(error, pilot) if early_exit else None)
-    _shown(done, lines_of(done.summary), as_json)
-    if fail_on_flag and done.summary["flagged"]:
-        raise typer.Exit(FLAGGED)
+                        hardware=hardware, shard=part,
+                        early_exit=EarlyExit(error, pilot) if early_exit else None)
+    _shown(done, lines_of(done.summary), as_json, fail_on_flag)
 
 
 def merge(
     shards: Annotated[list[Path], typer.Argument(help="The run folders of all shards of one scan.")],
     out: Out,
-    fail_on_flag: Flag = False,
+    fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
     """Put the shards of a scan together: the run folder that one process would have written."""
@@ -98,9 +101,7 @@ def merge(
     from probes.scan_prompts import lines_of
 
     done = merge_shards(shards, out)
-    _shown(done, lines_of(done.summary), as_json)
-    if fail_on_flag and done.summary["flagged"]:
-        raise typer.Exit(FLAGGED)
+    _shown(done, lines_of(done.summary), as_json, fail_on_flag)
 
 
 def _batch(text: str) -> int | None:
@@ -118,12 +119,7 @@ def _device(device: str, local: int) -> str:
     return f"cuda:{local % torch.cuda.device_count()}" if device == "auto" and torch.cuda.is_available() else device
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _shown(done: Any, lines: Sequence[str], as_json: bool) -> None:
+def _shown(done: Any, lines: Sequence[str], as_json: bool, fail_on_flag: bool) -> None:
     found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
-    text = json.dumps(found, indent=1, ensure_ascii=False, default=str) if as_json else "\n".join(
-        [*lines, str(done.table)])
-    typer.echo(text)
+    printed(found, as_json, "\n".join([*lines, str(done.table)]))
+    exit_if(done.summary["flagged"], fail_on_flag)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.attack import attack
-from probes.audit import FULL, Plan, as_usual
+from probes.audit import FULL, TESTBED_LR, Plan, as_usual
+from probes.bench.figures import interval, share
 from probes.fine_tuning import FineTuning
 from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
@@ -28,7 +29,7 @@ from shield.load import load
 STEPS = (0, 1, 10, 25, 50)
 DRAWS = 4  # of noise and timestep in a step of a search
 SIZES = Sizes(members=10, locate=12, nonmembers=8, scenes=20)
-LR = {"adversarial_fine_tuning": 2e-4, "caption_fine_tuning": 2e-4, "negative_guidance": 1e-4}
+LR = {"adversarial_fine_tuning": TESTBED_LR, "caption_fine_tuning": TESTBED_LR, "negative_guidance": TESTBED_LR / 2}
 
 
 def plan_of(hardener: str, seeds: int) -> Plan:
@@ -43,7 +44,7 @@ def plan_of(hardener: str, seeds: int) -> Plan:
                    attack=replace(FULL.attack, batch=DRAWS))  # fmt: skip
 
 
-def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: tuple[str, ...] = tuple(HARDENERS),
+def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: Sequence[str] = tuple(HARDENERS),
                   progress: Callable[[str], None] = print) -> dict[str, Any]:
     """Writes attacks.json and attacks.png to ``out`` and run folders to ``runs``; returns the figures."""
     mask = located(runs / "mask.safetensors")
@@ -101,9 +102,9 @@ def hardening_table(result: Mapping[str, Any]) -> str:
     curves.append(("(clean twin)", result["attack"], "twin_attacked", ""))
     for name, found, stage, control in curves:
         rows = {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
-        cells = [_share(rows.get((stage, n))) for n in (*STEPS,)] + [_share(rows.get((control, STEPS[-1])))]
+        cells = [_share(rows.get((stage, n))) for n in STEPS] + [_share(rows.get((control, STEPS[-1])))]
         lost = (found.get("hardening") or {}).get("utility") if stage.startswith("hardened") else None
-        cells.append(f"{lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}]" if lost else "")
+        cells.append(interval(lost, "loss") if lost else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -137,6 +138,4 @@ def _curve(axes: Any, curve: Sequence[Mapping[str, Any]], stage: str, name: str,
 
 
 def _share(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["rate"] is None:
-        return ""
-    return f"{row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    return "" if row is None or row["rate"] is None else share(row, "rate")

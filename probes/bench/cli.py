@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from probes.options import Device, Json, chosen, printed
 
 bench_app = typer.Typer(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
 
@@ -22,20 +23,17 @@ def detectors(
     names: Annotated[str, typer.Option(help="Comma-separated; by default those that need no whole picture.")] = "",
     seeds: Annotated[int, typer.Option(help="Noises for each caption.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Captions at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
     from probes.bench.detectors import EARLY, SEEDS, bench_detectors, table
     from shield.detectors import DETECTORS
 
     early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
-    chosen = names.split(",") if names else early
-    if unknown := set(chosen) - DETECTORS.keys():
-        raise typer.BadParameter(f"no detector {', '.join(sorted(unknown))}; there are {', '.join(DETECTORS)}.")
-    found = bench_detectors(out, chosen, range(SEEDS[0], SEEDS[0] + seeds), batch_size, device,
-                            lambda line: typer.echo(line, err=True))  # fmt: skip
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+    found = bench_detectors(out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds),
+                            batch_size, device, _said)  # fmt: skip
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
@@ -45,25 +43,23 @@ def shield(
                                             "are kept.")] = "works,characters,scenes",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
     from probes.bench.shield import PARTS, bench_shield, table
     from probes.progress import bars
     from probes.types import Progress
 
-    chosen = parts.split(",")
-    if unknown := set(chosen) - set(PARTS):
-        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    drawn = chosen(parts, PARTS, "part")
     with bars() as track:
         tracks: dict[str, Progress] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             tracks.setdefault(what, track(what))(done, total)
 
-        found = bench_shield(out, parts=chosen, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+        found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
@@ -72,47 +68,43 @@ def mitigations(
     names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs."""
     from probes.bench.mitigations import bench_mitigations, table
     from shield.mitigations import MITIGATIONS
 
-    chosen = names.split(",") if names else list(MITIGATIONS)
-    if unknown := set(chosen) - MITIGATIONS.keys():
-        raise typer.BadParameter(f"no mitigation {', '.join(sorted(unknown))}; there are {', '.join(MITIGATIONS)}.")
-    found = bench_mitigations(out, chosen, seeds=seeds, batch_size=batch_size, device=device,
-                              progress=lambda line: typer.echo(line, err=True))  # fmt: skip
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+    found = bench_mitigations(out, chosen(names, MITIGATIONS, "mitigation"), seeds=seeds, batch_size=batch_size,
+                              device=device, progress=_said)  # fmt: skip
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
 def localizers(
     out: Annotated[Path, typer.Option(help="Folder for localizers.json and localizers.png.")] = Path("runs/bench"),
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them."""
     from probes.bench.localizers import bench_localizers, table
 
-    found = bench_localizers(out, batch_size=batch_size, device=device,
-                             progress=lambda line: typer.echo(line, err=True))  # fmt: skip
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+    found = bench_localizers(out, batch_size=batch_size, device=device, progress=_said)
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
 def bypass(
     out: Annotated[Path, typer.Option(help="Folder for bypass.json.")] = Path("runs/bench"),
     works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Ways around the shield, and which layer notices each."""
     from probes.bench.bypass import bench_bypass, table
 
     found = bench_bypass(out, works)
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
@@ -121,32 +113,29 @@ def attacks(
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-attacks"),
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 3,
     hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Prune, attack with controls, harden in three ways, attack again; resumes from its run folders."""
     from probes.bench.attacks import attack_table, bench_attacks, hardening_table
     from probes.hardeners import HARDENERS
 
-    chosen = tuple(hardeners.split(",")) if hardeners else tuple(HARDENERS)
-    if unknown := set(chosen) - HARDENERS.keys():
-        raise typer.BadParameter(f"no hardener {', '.join(sorted(unknown))}; there are {', '.join(HARDENERS)}.")
-    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen, progress=lambda line: typer.echo(line, err=True))
+    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENERS, "hardener"), progress=_said)
     text = f"{attack_table(found)}\n\n{hardening_table(found)}"
-    typer.echo(json.dumps(found, indent=1) if as_json else text)
+    printed(found, as_json, text)
 
 
 @bench_app.command()
 def traps(
     out: Annotated[Path, typer.Option(help="Folder for traps.json.")] = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-traps"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders."""
     from probes.bench.traps import bench_traps, table
 
     found = bench_traps(out, runs, device)
-    typer.echo(json.dumps(found, indent=1) if as_json else table(found))
+    printed(found, as_json, table(found))
 
 
 @bench_app.command()
@@ -157,3 +146,7 @@ def pages(
     from probes.bench.pages import fill
 
     typer.echo("\n".join(map(str, fill(root))) or "Every page was up to date.")
+
+
+def _said(line: str) -> None:
+    typer.echo(line, err=True)

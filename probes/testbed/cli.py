@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from probes.options import Json, chosen, printed
 
 if TYPE_CHECKING:
     from probes.testbed.build import Builder
@@ -48,12 +49,10 @@ def train(
     """Train the parts, stage by stage; a finished stage is not repeated."""
     from probes.testbed.build import STAGES
 
-    chosen = tuple(stages.split(",")) if stages else ()
-    if unknown := set(chosen) - set(STAGES):
-        raise typer.BadParameter(f"no such stage: {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}.")
+    asked = chosen(stages, STAGES, "stage", ())
     builder = _builder(work, sources, preset, device, resume, max_minutes, checkpoint_minutes)
     left = builder.adopt(start) if start else STAGES
-    done = builder.run(chosen or left)
+    done = builder.run(tuple(asked) or left)
     typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
 
 
@@ -79,13 +78,13 @@ def build(
 def verify(
     out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
     seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
     from probes.testbed.verify import Verifier, table
 
     figures = Verifier(out, seeds).run()
-    typer.echo(json.dumps(figures, indent=1) if as_json else table(figures))
+    printed(figures, as_json, table(figures))
     if not all(figures["passed"].values()):
         raise typer.Exit(1)
 

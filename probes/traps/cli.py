@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from probes.options import Device, Json, Out, Resume, listed, printed
 
 traps_app = typer.Typer(help="Pictures that prove whether a model was trained on them.", no_args_is_help=True)
 
@@ -20,14 +21,14 @@ def make(
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 512,
     seed: Annotated[str, typer.Option(help="Secret whole number; by default 128 random bits. A small one can be "
                                            "guessed.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make unguessable pictures with captions: some to publish in copies, some to hold back."""
     from probes.traps.make import Ladder
     from probes.traps.make import make as write
 
     try:
-        rungs = tuple(int(part) for part in copies.split(",") if part.strip())
+        rungs = tuple(map(int, listed(copies)))
         number = int(seed) if seed else None
     except ValueError:
         raise typer.BadParameter("--copies takes comma-separated whole numbers, and --seed a whole number.") from None
@@ -36,22 +37,22 @@ def make(
              f"{out / 'held_back'}.", f"Publish this now, dated; keep manifest.json secret: {made['sha256']}"]
     if made["guessable"]:
         lines.append("The seed is short enough to be guessed: use these traps for trying out only.")
-    typer.echo(json.dumps(made, indent=1) if as_json else "\n".join(lines))
+    printed(made, as_json, "\n".join(lines))
 
 
 @traps_app.command()
 def test(
     model: Annotated[str, typer.Argument(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    out: Out,
     traps: Annotated[Path | None, typer.Option(help="Folder written by traps make; by default the testbed's works, "
                                                     "against its matched non-members.")] = None,
     draws: Annotated[int, typer.Option(min=1, help="Timesteps and noises of the loss.")] = 16,
     attack_steps: Annotated[int, typer.Option(min=1, help="Steps of the search.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 4,
     seed: Annotated[int, typer.Option(help="Decides timesteps and noises.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = "auto",
+    resume: Resume = False,
+    as_json: Json = False,
 ) -> None:
     """Was the model trained on traps? Exact p-values by rank among those that were held back."""
     from probes.attacks import AdversarialEmbedding
@@ -59,5 +60,5 @@ def test(
 
     measure = Measure(draws, AdversarialEmbedding(steps=attack_steps, batch=batch), seed)
     done = trial(model, out, traps=traps, measure=measure, device=device, resume=resume)
-    typer.echo(json.dumps({"run": str(done.folder), "summary": done.summary}, indent=1) if as_json
-               else "\n".join([*lines_of(done.summary), str(done.folder)]))
+    found = {"run": str(done.folder), "summary": done.summary}
+    printed(found, as_json, "\n".join([*lines_of(done.summary), str(done.folder)]))

@@ -1,0 +1,56 @@
+"""What the command lines of all verbs share: options, lists in an option, printing, the exit status of a flag."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FLAGGED = 3
+
+Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
+                                         "checkpoint in one file; MODEL+FILE adds a LoRA.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
+Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")]
+OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
+Out = Annotated[Path, typer.Option(help="Run folder to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str, kind: type) -> list[Any]:
+    """The numbers of a comma-separated option. BadParameter for anything else."""
+    try:
+        return [kind(part) for part in listed(text)]
+    except ValueError:
+        raise typer.BadParameter(f"Comma-separated numbers are needed, not {text!r}.") from None
+
+
+def chosen(text: str, known: Iterable[str], what: str, usual: Iterable[str] | None = None) -> list[str]:
+    """The names of a comma-separated option, `usual` (or all) without any. BadParameter for one that isn't known."""
+    known = list(known)
+    if unknown := set(listed(text)) - set(known):
+        raise typer.BadParameter(f"no {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+    return listed(text) or list(known if usual is None else usual)
+
+
+def printed(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """The result on stdout, for a program or for a person."""
+    typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text)
+
+
+def exit_if(flagged: object, asked: bool) -> None:
+    """Ends with status FLAGGED if something was flagged and --fail-on-flag asked for that."""
+    if asked and flagged:
+        raise typer.Exit(FLAGGED)
