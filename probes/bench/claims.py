@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-Figures = Mapping[str, Any]
-
-
-def share(row: Figures, key: str = "share") -> str:
-    return f"{row[key]:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+from probes.bench.figures import Figures, interval, share
 
 
 def works(figures: Figures) -> str:
@@ -59,19 +54,20 @@ def shield_claim(figures: Figures) -> str:
     """docs/bench/shield.json: what leaves the shield, in a sentence or two."""
     kinds = figures["works"]
 
+    def total(way: str, key: str, groups: list[str] | None = None) -> int:
+        return sum(row[key] for group, row in kinds[way].items() if groups is None or group in groups)
+
     def counted(way: str) -> str:
-        rows = kinds[way].values()
-        return f"{sum(row['count'] for row in rows)} of {sum(row['n'] for row in rows):,}"
+        return f"{total(way, 'count')} of {total(way, 'n'):,}"
 
     top = [group for group in kinds["bare"] if group.startswith("rung")][-2:]
-    bare = [kinds["bare"][group] for group in top]
     scenes = figures["scenes"]["shield and concepts"]
-    sum_of = lambda rows, key: sum(row[key] for row in rows)  # noqa: E731
     scales = ", ".join(f"{scale:g}" for scale in figures["guidance"])
-    return (f"The bare model copies in {sum_of(bare, 'count') / sum_of(bare, 'n'):.0%} of its pictures of the two "
-            f"highest rungs. Over all held-out works, {figures['seeds']} noises and guidance scales {scales}, copies "
-            f"left the shield in {counted('shield')} pictures ({sum_of([kinds['shield'][g] for g in top], 'count')} of "
-            f"them of the two highest rungs), and with a gallery of the works in {counted('shield and gallery')}. Of "
+    bare = total("bare", "count", top) / total("bare", "n", top)
+    return (f"The bare model copies in {bare:.0%} of its pictures of the two highest rungs. Over all held-out works, "
+            f"{figures['seeds']} noises and guidance scales {scales}, copies left the shield in {counted('shield')} "
+            f"pictures ({total('shield', 'count', top)} of them of the two highest rungs), and with a gallery of the "
+            f"works in {counted('shield and gallery')}. Of "
             f"{scenes['flagged']['n']} benign scenes {scenes['flagged']['count']} were flagged.")  # fmt: skip
 
 
@@ -83,8 +79,7 @@ def pruning_claim(figures: Figures) -> str:
     found, random = rows[name], rows[f"{name}, random"]
     return (f"Pruning {found['density']:.0%} of the second feed-forward layers' weights, located with dev works only, "
             f"leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
-            f"{share(random['copies'])}. Scenes' agreement with their captions falls by {found['loss']['value']:.3f} "
-            f"[{found['loss']['low']:.3f}, {found['loss']['high']:.3f}].")  # fmt: skip
+            f"{share(random['copies'])}. Scenes' agreement with their captions falls by {interval(found['loss'])}.")
 
 
 def attack_claim(figures: Figures) -> str:
@@ -103,7 +98,7 @@ def attack_claim(figures: Figures) -> str:
         return text
     lost = hardened["hardening"]["utility"]
     return (f"{text} After adversarial fine-tuning the same search brings {at(hardened, 'hardened_attacked')} back; "
-            f"scenes' agreement falls by {lost['loss']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}].")  # fmt: skip
+            f"scenes' agreement falls by {interval(lost, 'loss')}.")
 
 
 def speeds(figures: Figures) -> str:

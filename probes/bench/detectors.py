@@ -8,15 +8,15 @@ extra denoiser calls it costs.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from probes.bench.figures import earlier, interval
 from probes.bench.text_control import TrigramBayes
 from probes.cost import counted
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
@@ -90,7 +90,8 @@ def bench_detectors(
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
     setting = {"format": 1, "sampling": manifest.sampling, "fpr": FPR,
                "model_sha256": model_sha256(denoiser_of(pipes["memorized"]))}  # fmt: skip
-    result = {**setting, **_earlier(out / "detectors.json", setting)}
+    before = earlier(out / "detectors.json", setting)
+    result = {**setting, "spilling": before.get("spilling", {}), "detectors": before.get("detectors", {})}
     out.mkdir(parents=True, exist_ok=True)
     prompts = {}
     for split in ("dev", "heldout"):
@@ -114,13 +115,6 @@ def bench_detectors(
     write_json(out / "detectors.json", result)
     plot(result, out / "detectors.png")
     return result
-
-
-def _earlier(file: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier run of the same setting found."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    same = all(found.get(key) == value for key, value in setting.items())
-    return {key: found.get(key, {}) if same else {} for key in ("spilling", "detectors")}
 
 
 def score_all(
@@ -199,10 +193,9 @@ def table(result: dict) -> str:
     for detector, row in result["detectors"].items():
         name = f"{detector}, {row['seeds']} noise{'s' if row['seeds'] > 1 else ''}"
         for group, g in row["groups"].items():
-            tpr = g["tpr"]
             lines.append(
                 f"| {name} | {group} | {g['auroc_nonmembers']:.3f} | {g['auroc_scenes']:.3f} | {g['auroc']:.3f} "
-                f"| {g['auroc_on_twin']:.3f} | {tpr['value']:.2f} [{tpr['low']:.2f}, {tpr['high']:.2f}] "
+                f"| {g['auroc_on_twin']:.3f} | {interval(g['tpr'], digits=2)} "
                 f"| {row['denoiser_rows']:.0f} |"
             )
         lines.append(

@@ -9,7 +9,6 @@ strongest mask, and as many random weights. Independently of any localizer, part
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from probes.audit import testbed_alignment
+from probes.bench.figures import earlier, interval, share
 from probes.generate import generate
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
@@ -113,9 +113,9 @@ class Bench:
     def random(self, mask: UnitMask) -> UnitMask:
         return RandomMask(like=mask).locate(self.subject, seed=7).mask
 
-    def sweep(self, earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Every variant on dev works that it wasn't located with; those measured ``earlier`` aren't drawn again."""
-        known = {_key(row): row for row in earlier}
+    def sweep(self, measured: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Every variant on dev works that it wasn't located with; those ``measured`` before aren't drawn again."""
+        known = {_key(row): row for row in measured}
         rows = []
         for name, localizer in self.variants():
             about = options(localizer)
@@ -205,8 +205,7 @@ def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
     bench, file = Bench(device, batch_size, progress), out / "localizers.json"
     setting = {"format": 1, "losses": list(LOSSES), "located_with": len(bench.located),
                "model_sha256": bench.subject.sha256()}  # fmt: skip
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    known = earlier.get("sweep", ()) if all(earlier.get(key) == value for key, value in setting.items()) else ()
+    known = earlier(file, setting).get("sweep", ())
     result: dict[str, Any] = {**setting, "unpruned": bench.figures(bench.dev)}
     for name, make in (("sweep", lambda: bench.sweep(known)), ("heldout", lambda: bench.judged(result["sweep"])),
                        ("transplants", bench.transplants)):  # fmt: skip
@@ -218,9 +217,8 @@ def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
 
 def line(row: dict[str, Any]) -> str:
     about = f" k={row['k']:g}" if "k" in row else ""
-    copies = row["copies"]
-    return (f"{row['name']}{about}: density {row['density']:.3f}, copies {copies['share']:.0%} [{copies['low']:.0%}, "
-            f"{copies['high']:.0%}], distance {row['distance']:.3f}, loss {row['loss']['value']:.3f}")
+    return (f"{row['name']}{about}: density {row['density']:.3f}, copies {share(row['copies'])}, distance "
+            f"{row['distance']:.3f}, loss {row['loss']['value']:.3f}")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -228,10 +226,8 @@ def table(result: dict[str, Any]) -> str:
     lines = ["| pruned | weights | held-out works copied | mean distance | loss of agreement |",
              "|---|---|---|---|---|"]  # fmt: skip
     for row in result["heldout"]:
-        copies, loss = row["copies"], row["loss"]
-        lines.append(f"| {row['name']} | {row['density']:.1%} | {copies['share']:.0%} [{copies['low']:.0%}, "
-                     f"{copies['high']:.0%}] | {row['distance']:.3f} | {loss['value']:.3f} [{loss['low']:.3f}, "
-                     f"{loss['high']:.3f}] |")  # fmt: skip
+        lines.append(f"| {row['name']} | {row['density']:.1%} | {share(row['copies'])} | {row['distance']:.3f} "
+                     f"| {interval(row['loss'])} |")
     lines += ["", "| part | parameters | copies, it from the twin | agreement | copies, only it from the model |",
               "|---|---|---|---|---|"]  # fmt: skip
     for row in result["transplants"]:

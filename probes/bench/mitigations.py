@@ -7,7 +7,6 @@ mitigation that needs another prompt gets the proposals of clause_drop.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from probes.audit import testbed_alignment
-from probes.bench.shield import Left, Request, asked
+from probes.bench.figures import earlier, interval, share
+from probes.bench.shield import Left, Request, asked, blank
 from probes.cost import counted
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.protect import works_gallery
@@ -45,8 +45,7 @@ def bench_mitigations(out: Path, names: Sequence[str], *, seeds: int = 2, batch_
     setting = {"format": 1, "model_sha256": Shield(bench.pipe).model_sha256, "seeds": seeds,
                "works": len(bench.works), "scenes": SCENES}  # fmt: skip
     file = out / "mitigations.json"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    rows = earlier.get("rows", {}) if all(earlier.get(key) == value for key, value in setting.items()) else {}
+    rows = earlier(file, setting).get("rows", {})
     out.mkdir(parents=True, exist_ok=True)
     pictures = {"nothing": bench.bare()}
     rows["nothing"] = pictures["nothing"][1]
@@ -90,7 +89,7 @@ class _Bench:
         copied = iter(self.judge.copied([row.picture for row in shown if row.picture], self.every) if shown else [])
         outcomes = [bool(next(copied)) if row.picture is not None else False for row in left]
         rate = rate_interval(outcomes, [row.request.item for row in left])
-        scenes = [row for row in asked(mistaken, self.scenes, self.steps, self.batch_size, lambda made: None)]
+        scenes = asked(mistaken, self.scenes, self.steps, self.batch_size, lambda made: None)
         drawn = [row for row in scenes if row.picture is not None]
         found: dict[str, Any] = {
             "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high},
@@ -115,8 +114,7 @@ class _Bench:
 
     def sheet(self, left: dict[str, list[Left]]) -> Image.Image:
         """The works on their first noise, a column for each mitigation."""
-        blank = Image.new("RGB", (128, 128), (225, 225, 225))
-        rows = [[Image.open(work.file).convert("RGB"), *(some[n].picture or blank for some in left.values())]
+        rows = [[Image.open(work.file).convert("RGB"), *(some[n].picture or blank() for some in left.values())]
                 for n, work in enumerate(self.works) if work.file]  # fmt: skip
         return sheet(rows, [work.captions[0] for work in self.works], ["work", *left])
 
@@ -133,11 +131,10 @@ def table(result: dict[str, Any]) -> str:
     usual = result["rows"]["nothing"]
     for name, row in result["rows"].items():
         copies, agreement = row["copies"], row["agreement"]
-        shown = "" if agreement is None else \
-            f"{agreement['value']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}]"
+        shown = "" if agreement is None else interval(agreement)
         distance = "" if row["distance"] is None else f"{row['distance']:.3f}"
         lines.append(
-            f"| {name} | {copies['share']:.0%} [{copies['low']:.0%}, {copies['high']:.0%}] | {distance} "
+            f"| {name} | {share(copies)} | {distance} "
             f"| {row['blocked']} of {copies['n']} | {shown} | {row['scenes_blocked']} of {result['scenes']} "
             f"| {row['evaluations'] / usual['evaluations']:.2f}x | {row['seconds'] / usual['seconds']:.2f}x |"
         )

@@ -8,7 +8,6 @@ and agreement with the caption.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from probes.audit import testbed_alignment
+from probes.bench.figures import earlier
 from probes.generate import generators, quiet
 from probes.metrics.statistics import rate_interval
 from probes.protect import testbed_concepts, works_gallery
@@ -91,7 +91,7 @@ def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, bat
     result: dict[str, Any] = {
         "format": 1, "model_sha256": shields["shield"].model_sha256, "seeds": seeds,
         "steps": manifest.sampling["steps"], "guidance": list(GUIDANCE)}  # fmt: skip
-    result = {**_earlier(out / "shield.json", result), **result}
+    result = {**earlier(out / "shield.json", result), **result}
     draw: dict[str, Callable[[], Any]] = {
         "works": lambda: bench.works(shields),
         "characters": lambda: bench.characters({"bare": pipe, "shield and concepts": protected}),
@@ -101,12 +101,6 @@ def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, bat
         result[part] = draw[part]()
     write_json(out / "shield.json", result)
     return result
-
-
-def _earlier(file: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds, if it was measured in this setting."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return found if {key: found.get(key) for key in setting} == setting else {}
 
 
 class _Bench:
@@ -202,7 +196,7 @@ class _Bench:
         rows, names = [], []
         for n, request in enumerate(r.request for r in left["bare"]):
             if request.group in top and request.seed == FIRST_SEED and request.guidance_scale == self.scale:
-                cells = [some[n].picture or _blocked() for some in left.values()]
+                cells = [some[n].picture or blank() for some in left.values()]
                 rows.append([references[request.item], *cells])
                 names.append(f"{request.prompt} ({left['shield'][n].status})")
         sheet(rows, names, ["work", *left]).save(self.out / "shield-works.png")
@@ -214,7 +208,7 @@ class _Bench:
         for n, request in enumerate(r.request for r in left["bare"]):
             if (request.group, request.item) not in seen:
                 seen.add((request.group, request.item))
-                rows.append([pictures[request.item], *(some[n].picture or _blocked() for some in left.values())])
+                rows.append([pictures[request.item], *(some[n].picture or blank() for some in left.values())])
                 names.append(f"{request.prompt} ({left['shield and concepts'][n].status})")
         sheet(rows, names, ["character", *left]).save(self.out / "shield-characters.png")
 
@@ -235,7 +229,8 @@ def _rate(outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
             "high": found.high}  # fmt: skip
 
 
-def _blocked() -> Image.Image:
+def blank() -> Image.Image:
+    """Stands in a sheet for a picture that was blocked."""
     return Image.new("RGB", (128, 128), (225, 225, 225))
 
 

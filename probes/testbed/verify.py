@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import shield
+from probes.bench.figures import share
 from probes.generate import generate
 from probes.metrics import Alignment, rate_interval
 from probes.runs import write_json
@@ -221,7 +222,6 @@ def passed(figures: dict) -> dict[str, bool]:
 
 def table(figures: dict) -> str:
     """The figures as Markdown."""
-    share = lambda g, key="share": f"{g[key]:.0%} [{g['low']:.0%}, {g['high']:.0%}]"  # noqa: E731
     lines = [
         "| exposures | twin | pictures | copies, tiled L2 | copies, PDQ | mean tiled L2 | metrics disagree |",
         "|---|---|---|---|---|---|---|",
