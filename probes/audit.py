@@ -194,6 +194,14 @@ def manifest_of(model: str) -> Any | None:
     return load_manifest()
 
 
+def manifest_for(model: str, prompts: Path | None) -> Any | None:
+    """The same, of a verb that needs either. AuditError without prompts for a model nothing is known about."""
+    manifest = manifest_of(model)
+    if manifest is None and prompts is None:
+        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
+    return manifest
+
+
 def testbed_alignment() -> Alignment:
     from shield.weights import weights_dir
 

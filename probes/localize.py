@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from probes import mask_plots
-from probes.audit import FULL, manifest_of
+from probes.audit import FULL, manifest_for, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
 from probes.generate import encode_prompts
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
@@ -152,11 +152,9 @@ def reordered(prompt: str) -> str:
 
 
 def _prompts(prompts: Path | None, model: str, column: str | None, limit: int | None) -> list[str]:
+    manifest = manifest_for(model, prompts)
     if prompts is not None:
         return [target.prompt for target in read_prompts(prompts, column=column, limit=limit)]
-    manifest = manifest_of(model)
-    if manifest is None:
-        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
     return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from probes.early_exit import Boundary, calibrated, prompts_needed
 from probes.errors import EarlyExitError
 from probes.runs import Run
+from probes.stages import Stages
 from shield.errors import BadRequestError, NotCalibratedError
 
 PROMPTS = 300
@@ -54,7 +55,7 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
     if other is not None:
         raise EarlyExitError(f"The pilot {folder} was made with another {other}: {pilot.config.get(other)}; this scan "
                              f"has {config[other]}.")
-    threshold = next((detail for detail in _thresholds(pilot)), None)
+    threshold = next(_thresholds(pilot), None)
     name = config["detectors"][0]
     if threshold is None:
         raise NotCalibratedError(f"Early exit needs a threshold of {name} for this model and these settings, and there "
@@ -65,8 +66,6 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
 
 
 def _thresholds(pilot: Run) -> Iterator[float]:
-    from probes.stages import Stages
-
     for entry in Stages(pilot.folder).entries:
         if entry["detail"].get("threshold") is not None:
             yield entry["detail"]["threshold"]

@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit import Plan, judge_for, manifest_of, testbed_alignment
+from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
-from probes.errors import AuditError
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.pilot import EarlyExit, boundary_of
 from probes.progress import bars
@@ -79,9 +78,7 @@ class Prompts:
     """
 
     def __init__(self, file: Path | None, model: str, column: str | None = None, limit: int | None = None) -> None:
-        self.manifest = manifest_of(model)
-        if file is None and self.manifest is None:
-            raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
+        self.manifest = manifest_for(model, file)
         self.inputs = [describe_input(file)] if file else []
         self._file, self._column, self._limit = file, column, limit
         self.panel = Panel() if file else panel_of_manifest(self.manifest, Sizes())
@@ -219,8 +216,8 @@ def _with_pictures(prompts: Path | None, out: Path, config: dict[str, Any], samp
                    resume: bool, show_progress: bool) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
-    manifest = manifest_of(model)
-    panel = _panel(prompts, manifest, model, config["column"], config["limit"])
+    manifest = manifest_for(model, prompts)
+    panel = _panel(prompts, manifest, config["column"], config["limit"])
     judge, limits = judge_for(manifest, panel)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
@@ -244,10 +241,8 @@ def _with_pictures(prompts: Path | None, out: Path, config: dict[str, Any], samp
     return Scanned(out, table, summary)
 
 
-def _panel(prompts: Path | None, manifest: Any | None, model: str, column: str | None, limit: int | None) -> Panel:
+def _panel(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Panel:
     if prompts is not None:
         targets = read_prompts(prompts, column=column, limit=limit)
         return Panel(prompts=panel_of_prompts(targets, manifest, Sizes()).prompts)
-    if manifest is None:
-        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
     return panel_of_manifest(manifest, Sizes())

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit import Plan, copy_judge, judge_for, manifest_of, testbed_alignment
-from probes.errors import AuditError
+from probes.audit import Plan, copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
 from probes.generate import encode_prompts
 from probes.loop import Known, Loop
 from probes.metrics import Alignment
@@ -46,10 +45,7 @@ class Asked:
 
     def panel(self, plan: Plan) -> Panel:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
-        manifest = manifest_of(self.model)
-        if manifest is None and self.prompts is None:
-            raise AuditError(f"Nothing is known about what {self.model} was trained on: give a prompt file with "
-                             "--prompts.")
+        manifest = manifest_for(self.model, self.prompts)
         known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Panel()
         panel = replace(known, ladder=())
         if self.prompts is not None:

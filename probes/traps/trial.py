@@ -75,7 +75,7 @@ class Trial:
 
 
 def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure | None = None,
-               device: str = "auto", resume: bool = False, show_progress: bool = True) -> Trial:
+          device: str = "auto", resume: bool = False, show_progress: bool = True) -> Trial:
     """Measure every trap with the model and compare, into the run folder ``out``.
 
     Without a folder of traps the testbed's own works are tested, on its two models alone. Raises TrapError, RunError,
@@ -99,8 +99,6 @@ def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure 
         write_json(out / "summary.json", summary)
         run.finish("complete")
     return Trial(out, summary)
-
-
 
 
 def _measure(run: Run, subject: Subject, known: Traps, measure: Measure, progress: Any) -> None:
