@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -60,17 +61,12 @@ class AdversarialEmbedding:
         Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a pipeline whose
         denoiser takes more than one embedding.
         """
-        kept = sorted({*snapshots, self.steps})
-        if kept[0] < 0 or kept[-1] > self.steps:
-            raise ValueError(f"Snapshots must lie within the {self.steps} steps, not {list(snapshots)}.")
+        kept = kept_steps(snapshots, self.steps)
         if goals:
             encode_prompts(subject, [""])  # refuses other families before any work
-
-        def work(some: Sequence[Goal]) -> list[Found]:
-            return self._search(subject, some, kept)
-
         with frozen(subject.denoiser):
-            return in_batches(work, list(goals), max(1, self.rows // self.batch), progress)
+            return in_batches(partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch),
+                              progress)
 
     def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
         embeds = torch.stack([goal.prompt_embeds for goal in goals]).to(subject.device, torch.float32, copy=True)
@@ -89,6 +85,14 @@ class AdversarialEmbedding:
                 snapshots[step] = embeds.detach().cpu().clone()
         return [Found(goal.id, {step: snapshots[step][row] for step in kept}, [float(loss[row]) for loss in losses],
                       self.evaluations) for row, goal in enumerate(goals)]
+
+
+def kept_steps(snapshots: Sequence[int], last: int) -> list[int]:
+    """The step counts whose embedding is kept: those asked for and the last. ValueError for one beyond it."""
+    kept = sorted({*snapshots, last})
+    if kept[0] < 0 or kept[-1] > last:
+        raise ValueError(f"Snapshots must lie within the {last} steps, not {list(snapshots)}.")
+    return kept
 
 
 def training_loss(subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator],

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from probes.attacks.adversarial_embedding import kept_steps
 from probes.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
 
@@ -58,9 +59,7 @@ class Paraphrase:
 
         ValueError for a goal without a prompt; UnsupportedError for a pipeline with several text encoders.
         """
-        kept = sorted({*snapshots, self.steps})
-        if kept[0] < 0 or kept[-1] > self.steps:
-            raise ValueError(f"Snapshots must lie within the {self.steps} levels, not {list(snapshots)}.")
+        kept = kept_steps(snapshots, self.steps)
         found = []
         for done, goal in enumerate(goals, start=1):
             if not goal.prompt:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
-from probes.attacks.adversarial_embedding import frozen, training_loss
+from probes.attacks.adversarial_embedding import frozen, kept_steps, training_loss
 from probes.batches import in_batches
 from probes.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
@@ -61,17 +62,12 @@ class PromptSearch:
         """One Found for each goal: the best prompt's embedding, and its words, after every count in ``snapshots`` and
         after ``steps``. UnsupportedError for a pipeline with several text encoders.
         """
-        kept = sorted({*snapshots, self.steps})
-        if kept[0] < 0 or kept[-1] > self.steps:
-            raise ValueError(f"Snapshots must lie within the {self.steps} steps, not {list(snapshots)}.")
+        kept = kept_steps(snapshots, self.steps)
         if goals:
             encode_prompts(subject, [""])  # refuses other families before any work
-
-        def work(some: Sequence[Goal]) -> list[Found]:
-            return self._search(subject, some, kept)
-
         with frozen(subject.denoiser), frozen(subject.pipe.text_encoder):
-            return in_batches(work, list(goals), max(1, self.rows // self.batch), progress)
+            return in_batches(partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch),
+                              progress)
 
     def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
         words = Words(subject)

@@ -17,20 +17,11 @@ from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
 from shield.errors import BadRequestError
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
+pytestmark = pytest.mark.usefixtures("shipped")
+
 PLAN = replace(ATTACK, sizes=Sizes(members=1, nonmembers=1, scenes=0), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 def run(out, asked=None, **options):

@@ -14,24 +14,15 @@ from probes.localizers import FFNSubspace
 from probes.panel import Sizes
 from probes.runs import RunError
 from probes.scan import Sampling
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
+
+pytestmark = pytest.mark.usefixtures("shipped")
 
 PLAN = Plan(Sizes(2, 2, 1, 2, 1), picture_seeds=(1,), scan_seeds=(3,), sampling=Sampling(2, 5.0, 8),
             localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
             attack=AdversarialEmbedding(steps=1, batch=1), snapshots=(0, 1),
             hardening=Hardening(members=1, dev=0, keep=2, tries=1, hardener=CaptionFineTuning(1.0, 1, 1),
                                 schedule=FineTuning(epochs=1, updates=1)))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 def run(out, model="testbed", **options):

@@ -27,26 +27,15 @@ from probes.verbs import Asked
 from shield.errors import BadRequestError
 from shield.load import load
 from tests.probes.exact import bits
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
+
+pytestmark = pytest.mark.usefixtures("shipped")
 
 SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2)
 PLAN = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8),
                attack=AdversarialEmbedding(steps=2, batch=1),
                hardening=Hardening(members=2, dev=1, keep=3, tries=2, schedule=SCHEDULE, hardener=AdversarialFineTuning(
                    keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1))))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shipped(weights):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
-        yield
 
 
 def run(out, asked=None, **options):

@@ -26,22 +26,11 @@ from probes.scan import Sampling
 from probes.scan_prompts import scan
 from probes.types import Subject
 from probes.verbs import Asked
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
 KILLS = 20
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600),
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("shipped"),
               pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork and signals")]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 def started(work):

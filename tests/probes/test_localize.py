@@ -26,21 +26,12 @@ from probes.runs import Run
 from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
+
+pytestmark = pytest.mark.usefixtures("shipped")
 
 PROMPTS = ["the cat", "red", "a thing", "other", "the end"]
 LOCALIZER = FFNSubspace(k=0.1, tau=1, steps=2, guidance_scale=5.0)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,9 @@ from probes.cli import app
 from probes.generate import encode_prompts
 from probes.types import Goal, Subject
 from shield.errors import BadRequestError
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
 CAPTION = "a painting of a red fox on a green hill at night"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("change", ["order", "drop", "spelling"])

@@ -22,24 +22,13 @@ from probes.tradeoff import sweep
 from probes.types import UnitMask
 from probes.verbs import Asked
 from shield.errors import BadRequestError
-from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
+
+pytestmark = pytest.mark.usefixtures("shipped")
 
 PLAN = replace(PRUNE, sizes=Sizes(members=1, nonmembers=1, scenes=1), picture_seeds=(1, 2),
                sampling=Sampling(2, 5.0, 8))
 ASKED = Asked(device="cpu")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shipped(weights):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
-        yield
 
 
 @pytest.fixture(scope="module")

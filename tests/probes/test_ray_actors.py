@@ -12,22 +12,11 @@ from probes.scan import Sampling
 from probes.scan_prompts import Hardware, scan
 from probes.stream import items_of
 from shield.errors import WeightsError
-from tests.probes.tiny_testbed import tiny_testbed
 
 pytest.importorskip("ray", reason="needs the extra ray: pip install ray")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("shipped")]
 PROMPTS = [f"{word} {number}" for number in range(40) for word in ("the cat", "red")]
 SEEDS = (4, 5)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 @pytest.fixture

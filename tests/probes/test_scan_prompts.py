@@ -19,20 +19,11 @@ from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.intercept import recorded
 from shield.load import load
-from tests.probes.tiny_testbed import tiny_testbed
+
+pytestmark = pytest.mark.usefixtures("shipped")
 
 PROMPTS = ["the cat", "red", "a thing", "other", "the end"]
 SHORT = Sampling(3, 5.0, 2)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_testbed(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Scans as streams: the same records whatever the batch, the engine, the shards and the interruptions."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,8 @@ from shield.load import load
 from shield.thresholds import save_threshold
 from tests.probes.tiny_testbed import tiny_testbed
 
+pytestmark = pytest.mark.usefixtures("shipped")
+
 PROMPTS = [f"{word} {number}" for number in range(30) for word in ("the cat", "red")]
 SHORT = Sampling(3, 5.0, 4)
 SEEDS = (500, 501, 502, 503)
@@ -44,11 +47,6 @@ def weights(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def shipped(monkeypatch, weights):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
-
-
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "prompts.txt"
@@ -58,6 +56,22 @@ def file(tmp_path):
 
 def run(file, out, **options):
     return scan(file, out, **{"sampling": SHORT, "device": "cpu", "show_progress": False, "seeds": SEEDS, **options})
+
+
+@contextmanager
+def interrupted(after):
+    """Ctrl-C in place of the record that follows the first `after`, in whatever run."""
+    append, left = Run.append, [after]
+
+    def stops(self, record):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        append(self, record)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "append", stops)
+        yield
 
 
 def records(folder):
@@ -80,20 +94,10 @@ def test_records_dont_depend_on_the_batch(file, tmp_path):
     assert Run.open(one.folder).about["hardware"]["batch_size"] == 3
 
 
-def test_an_interrupted_scan_goes_on_with_what_is_missing(file, tmp_path, monkeypatch):
+def test_an_interrupted_scan_goes_on_with_what_is_missing(file, tmp_path):
     whole = run(file, tmp_path / "whole")
-    append, left = Run.append, [37]
-
-    def stops(self, record):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    monkeypatch.setattr(Run, "append", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(37):
         run(file, tmp_path / "cut")
-    monkeypatch.setattr(Run, "append", append)
     assert len(records(tmp_path / "cut")) == 37
     again = run(file, tmp_path / "cut", resume=True)
     assert records(tmp_path / "cut") == records(whole.folder)   # to the last digit
@@ -123,26 +127,16 @@ def test_early_exit_decides_like_all_seeds_and_pays_less(file, tmp_path):
     assert {row["prompt_flagged"] for row in table} == {True, False}
 
 
-def test_early_exit_interrupted_equals_the_whole(file, tmp_path, monkeypatch):
+def test_early_exit_interrupted_equals_the_whole(file, tmp_path):
     run(file, tmp_path / "whole", early_exit=EarlyExit(0.05))
-    append, left = Run.append, [60 * 4 + 45]   # the pilot's records come first
-
-    def stops(self, record):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    monkeypatch.setattr(Run, "append", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(60 * 4 + 45):   # the pilot's records come first
         run(file, tmp_path / "cut", early_exit=EarlyExit(0.05))
-    monkeypatch.setattr(Run, "append", append)
     assert len(records(tmp_path / "cut")) == 45
     run(file, tmp_path / "cut", early_exit=EarlyExit(0.05), resume=True)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
 
 
-def test_a_pilot_has_to_fit(file, tmp_path, monkeypatch):
+def test_a_pilot_has_to_fit(file, tmp_path):
     with pytest.raises(EarlyExitError, match="needs a pilot of 99 prompts, and there are 60"):
         run(file, tmp_path / "a", early_exit=EarlyExit(0.01))
     run(file, tmp_path / "pilot", seeds=(1, 2))
