@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.attack import attack
+from probes.attacks import ATTACKS
 from probes.audit import FULL, TESTBED_LR, Plan, as_usual
 from probes.bench.figures import interval, share
 from probes.fine_tuning import FineTuning
@@ -19,6 +20,7 @@ from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
+from probes.report import many
 from probes.runs import write_json
 from probes.sampling import verb_sampling
 from probes.scan import Sampling
@@ -26,40 +28,72 @@ from probes.testbed.manifest import load_manifest
 from probes.types import Subject
 from shield.load import load
 
-STEPS = (0, 1, 10, 25, 50)
+STEPS = (0, 1, 10, 25, 50, 150)
+AGAIN = STEPS[:-1]  # on a hardened model, and on dev works while it is trained
+WORDS = (0, 10, 50)  # steps of a search for a prompt
 DRAWS = 4  # of noise and timestep in a step of a search
 SIZES = Sizes(members=10, locate=12, nonmembers=8, scenes=20)
-LR = {"adversarial_fine_tuning": TESTBED_LR, "caption_fine_tuning": TESTBED_LR, "negative_guidance": TESTBED_LR / 2}
+CHECKED = 4  # dev works that decide when to stop
+LONGER = "adversarial_fine_tuning_longer"
+"""Triggers as strong as the attack that is judged, and twice the dev works decide when to stop."""
+HARDENED = (*HARDENERS, LONGER)
 
 
-def plan_of(hardener: str, seeds: int) -> Plan:
-    """Sizes and schedule of one hardening, chosen on dev works."""
-    trained = HARDENERS[hardener]()
-    if isinstance(trained, AdversarialFineTuning):
-        trained = replace(trained, attack=replace(trained.attack, steps=25, batch=DRAWS))
-    hardening = Hardening(members=SIZES.members, dev=4, keep=96, tries=1, controls=SIZES.nonmembers, hardener=trained,
-                          schedule=FineTuning(epochs=4, updates=10, lr=LR[hardener], batch=7))  # fmt: skip
-    return replace(FULL, sizes=SIZES, picture_seeds=tuple(range(9000, 9000 + seeds)), hardening=hardening,
+def hardening_of(name: str) -> Hardening:
+    """How one of HARDENED is trained; chosen on dev works."""
+    usual = Hardening(members=SIZES.members, dev=CHECKED, keep=96, tries=1, controls=SIZES.scenes,
+                      hardener=HARDENERS[name.removesuffix("_longer")](),
+                      schedule=FineTuning(epochs=4, updates=10, lr=TESTBED_LR, batch=7))  # fmt: skip
+    if name == "negative_guidance":
+        return replace(usual, schedule=replace(usual.schedule, lr=TESTBED_LR / 2))
+    if isinstance(usual.hardener, AdversarialFineTuning):
+        longer = name == LONGER
+        search = replace(usual.hardener.attack, steps=50 if longer else 25, batch=DRAWS)
+        usual = replace(usual, hardener=replace(usual.hardener, attack=search))
+        if longer:
+            return replace(usual, dev=2 * CHECKED, keep=192, schedule=replace(usual.schedule, epochs=5, batch=9))
+    return usual
+
+
+def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
+    """Sizes and budget of every run here."""
+    plan = replace(FULL, sizes=SIZES, picture_seeds=tuple(range(9000, 9000 + seeds)),
                    sampling=Sampling(*verb_sampling("testbed", None, None), batch_size=32),
                    attack=replace(FULL.attack, batch=DRAWS))  # fmt: skip
+    return plan if hardening is None else replace(plan, hardening=hardening)
 
 
-def bench_attacks(out: Path, runs: Path, *, seeds: int = 3, hardeners: Sequence[str] = tuple(HARDENERS),
+def bench_attacks(out: Path, runs: Path, *, seeds: int = 10, hardeners: Sequence[str] = HARDENED,
                   progress: Callable[[str], None] = print) -> dict[str, Any]:
     """Writes attacks.json and attacks.png to ``out`` and run folders to ``runs``; returns the figures."""
-    mask = located(runs / "mask.safetensors")
-    done = attack(runs / "attack", mask=mask, steps=STEPS, batch=DRAWS, plan=plan_of("adversarial_fine_tuning", seeds),
-                  resume=(runs / "attack").exists())  # fmt: skip
-    result: dict[str, Any] = {"format": 1, "seeds": seeds, "attack": _kept(done.summary), "hardening": {}}
+    result: dict[str, Any] = {"format": 2, "seeds": seeds, "attacks": {}, "hardening": {}}
+    for name in ATTACKS:
+        progress(name)
+        result["attacks"][name] = attacked(name, runs, seeds)
     for name in hardeners:
-        folder = runs / f"harden-{name}"
         progress(f"hardening by {name}")
-        done = harden(folder, mask=mask, steps=STEPS, plan=plan_of(name, seeds), resume=folder.exists())
-        result["hardening"][name] = _kept(done.summary)
+        result["hardening"][name] = hardened(name, runs, seeds)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "attacks.json", result)
     plot(result, out / "attacks.png")
     return result
+
+
+def attacked(name: str, runs: Path, seeds: int) -> dict[str, Any]:
+    """One attack with its controls, on the pruned model. A paraphrase is of captions that bring works out: unpruned."""
+    folder, steps = runs / name, {"adversarial_embedding": STEPS, "prompt_search": WORDS}.get(name)
+    mask = None if name == "paraphrase" else located(runs / "mask.safetensors")
+    done = attack(folder, mask=mask, method=name, steps=steps, batch=DRAWS, resume=folder.exists(),
+                  plan=plan_of(seeds, hardening_of("adversarial_fine_tuning")))  # fmt: skip
+    return _kept(done.summary)
+
+
+def hardened(name: str, runs: Path, seeds: int) -> dict[str, Any]:
+    """One hardening, and the attack on it with its controls."""
+    folder = runs / f"harden-{name}"
+    done = harden(folder, mask=located(runs / "mask.safetensors"), steps=AGAIN, resume=folder.exists(),
+                  plan=plan_of(seeds, hardening_of(name)))  # fmt: skip
+    return _kept(done.summary)
 
 
 def located(file: Path) -> Path:
@@ -75,38 +109,48 @@ def located(file: Path) -> Path:
 
 def _kept(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Of a run's summary what its tables need."""
-    return {key: summary[key] for key in ("model_sha256", "rows", "curve", "gaps", "verdicts", "hardening", "cost")}
+    keys = ("model_sha256", "rows", "curve", "gaps", "verdicts", "hardening", "ladder_of_paraphrases", "cost")
+    return {key: summary[key] for key in keys if key in summary}
 
 
 def attack_table(result: Mapping[str, Any]) -> str:
-    """Copies at each number of steps on the pruned model, beside its controls."""
-    names = {"attacked": "works, pruned model", "nonmember_attacked": "matched non-members, pruned model",
-             "twin_attacked": "works, clean twin"}  # fmt: skip
-    curve = result["attack"]["curve"]
-    lines = ["| search steps | " + " | ".join(names.values()) + " |", "|---" * (1 + len(names)) + "|"]
-    for steps in sorted({row["attack_steps"] for row in curve}):
-        cells = [_share(row) for stage in names for row in curve
-                 if (row["stage"], row["attack_steps"]) == (stage, steps)]  # fmt: skip
-        lines.append(f"| {steps} | {' | '.join(cells)} |")
+    """Copies at each number of steps of each attack, beside its controls."""
+    lines = ["| attack | at | works | matched non-members | works, clean twin |", "|---" * 5 + "|"]
+    for name, found in result["attacks"].items():
+        model, unit = ("model as it is", "level") if name == "paraphrase" else ("pruned model", "step")
+        rows = _by_steps(found)
+        for steps in sorted({steps for _, steps in rows}):
+            cells = [_share(rows.get((stage, steps))) for stage in ("attacked", "nonmember_attacked", "twin_attacked")]
+            lines.append(f"| {name}, {model} | {_steps(steps, unit)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def hardening_table(result: Mapping[str, Any]) -> str:
     """What is left after each hardening: from the caption (0 steps) and from the attack; and what scenes lost."""
-    steps = [f"{n} step{'s' if n > 1 else ''}" if n else "caption" for n in STEPS]
-    lines = [f"| hardened by | {' | '.join(steps)} | non-members, {STEPS[-1]} steps | loss of agreement |",
-             "|---" * (len(STEPS) + 3) + "|"]  # fmt: skip
-    curves = [("nothing (pruned)", result["attack"], "attacked", "nonmember_attacked")]
+    lines = [f"| hardened by | {' | '.join(map(_steps, AGAIN))} | non-members, {AGAIN[-1]} steps | loss of agreement |",
+             "|---" * (len(AGAIN) + 3) + "|"]  # fmt: skip
+    ours = result["attacks"]["adversarial_embedding"]
+    curves = [("nothing (pruned)", ours, "attacked", "nonmember_attacked")]
     curves += [(name, found, "hardened_attacked", "hardened_nonmember_attacked")
                for name, found in result["hardening"].items()]  # fmt: skip
-    curves.append(("(clean twin)", result["attack"], "twin_attacked", ""))
+    curves.append(("(clean twin)", ours, "twin_attacked", ""))
     for name, found, stage, control in curves:
-        rows = {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
-        cells = [_share(rows.get((stage, n))) for n in STEPS] + [_share(rows.get((control, STEPS[-1])))]
+        rows = _by_steps(found)
+        cells = [_share(rows.get((stage, n))) for n in AGAIN] + [_share(rows.get((control, AGAIN[-1])))]
         lost = (found.get("hardening") or {}).get("utility") if stage.startswith("hardened") else None
         cells.append(interval(lost, "loss") if lost else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _by_steps(found: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    return {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
+
+
+def _steps(number: int, unit: str = "step") -> str:
+    if unit == "level":
+        return f"level {number}" if number else "caption"
+    return many(number, unit) if number else "caption"
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -115,17 +159,21 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    ours = result["attacks"]["adversarial_embedding"]["curve"]
     for stage, name, style in (("attacked", "works, pruned model", "C3o-"), ("twin_attacked", "clean twin", "C0x--"),
                                ("nonmember_attacked", "non-members, pruned model", "C7s--")):  # fmt: skip
-        _curve(left, result["attack"]["curve"], stage, name, style)
-    _curve(right, result["attack"]["curve"], "attacked", "pruned only", "C3o-")
+        _curve(left, ours, stage, name, style)
+    _curve(right, ours, "attacked", "pruned only", "C3o-")
     for number, (name, found) in enumerate(result["hardening"].items()):
-        _curve(right, found["curve"], "hardened_attacked", name.replace("_", " "), f"C{number}{'^vD'[number]}-")
-    _curve(right, result["attack"]["curve"], "twin_attacked", "clean twin", "C0x--")
+        _curve(right, found["curve"], "hardened_attacked", name.replace("_", " "), f"C{number + 4}{'^vDs'[number]}-")
+    _curve(right, ours, "twin_attacked", "clean twin", "C0x--")
     left.set(ylabel="copies", ylim=(-0.04, 1.04), title="pruned")
     right.set(title="hardened")
     for axes in (left, right):
-        axes.set_xlabel("search steps")
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xticks(STEPS, map(str, STEPS), minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel="search steps", xlim=(-0.15, 1.3 * STEPS[-1]))
         axes.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=130)
 

@@ -84,20 +84,20 @@ def pruning_claim(figures: Figures) -> str:
 
 def attack_claim(figures: Figures) -> str:
     """docs/bench/attacks.json: what the attack brings back, and what is left of it after hardening."""
-    last = max(row["attack_steps"] for row in figures["attack"]["curve"])
+    ours, hardened = figures["attacks"]["adversarial_embedding"], figures["hardening"].get("adversarial_fine_tuning")
 
-    def at(found: Figures, stage: str) -> str:
-        row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, last))
+    def at(found: Figures, stage: str, steps: int) -> str:
+        row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, steps))
         return share(row, "rate")
 
-    ours = figures["attack"]
-    text = (f"{last} steps of search on the pruned model bring {at(ours, 'attacked')} back, of matched non-members "
-            f"{at(ours, 'nonmember_attacked')}, of the same works on the clean twin {at(ours, 'twin_attacked')}.")
-    hardened = figures["hardening"].get("adversarial_fine_tuning")
+    text = "; ".join(
+        f"{steps} steps of search on the pruned model bring {at(ours, 'attacked', steps)} back, of matched non-members "
+        f"{at(ours, 'nonmember_attacked', steps)}, of the same works on the clean twin "
+        f"{at(ours, 'twin_attacked', steps)}" for steps in sorted({row["attack_steps"] for row in ours["curve"]})[-2:])
     if hardened is None:
-        return text
-    lost = hardened["hardening"]["utility"]
-    return (f"{text} After adversarial fine-tuning the same search brings {at(hardened, 'hardened_attacked')} back; "
+        return f"{text}."
+    lost, last = hardened["hardening"]["utility"], max(row["attack_steps"] for row in hardened["curve"])
+    return (f"{text}. After adversarial fine-tuning {last} steps bring {at(hardened, 'hardened_attacked', last)} back; "
             f"scenes' agreement falls by {interval(lost, 'loss')}.")
 
 

@@ -27,13 +27,13 @@ def detectors(
     as_json: Json = False,
 ) -> None:
     """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
-    from probes.bench.detectors import EARLY, SEEDS, bench_detectors, table
+    from probes.bench.detectors import EARLY, SEEDS, bench_detectors, leaderboard, table
     from shield.detectors import DETECTORS
 
     early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
     found = bench_detectors(out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds),
                             batch_size, device, _said)  # fmt: skip
-    printed(found, as_json, table(found))
+    printed(found, as_json, f"{leaderboard(found)}\n\n{table(found)}")
 
 
 @bench_app.command()
@@ -111,15 +111,14 @@ def bypass(
 def attacks(
     out: Annotated[Path, typer.Option(help="Folder for attacks.json.")] = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-attacks"),
-    seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 10,
     hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Prune, attack with controls, harden in three ways, attack again; resumes from its run folders."""
-    from probes.bench.attacks import attack_table, bench_attacks, hardening_table
-    from probes.hardeners import HARDENERS
+    """Prune, attack in every way with controls, harden, attack again; resumes from its run folders."""
+    from probes.bench.attacks import HARDENED, attack_table, bench_attacks, hardening_table
 
-    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENERS, "hardener"), progress=_said)
+    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENED, "hardener"), progress=_said)
     text = f"{attack_table(found)}\n\n{hardening_table(found)}"
     printed(found, as_json, text)
 

@@ -23,6 +23,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "works": ("docs/testbed/verify.json", claims.works),
     "spill": ("docs/testbed/verify.json", claims.spill),
     "best-detector": ("docs/bench/detectors.json", claims.best_detector),
+    "leaderboard": ("docs/bench/detectors.json", detectors.leaderboard),
     "detectors": ("docs/bench/detectors.json", detectors.table),
     "shield-claim": ("docs/bench/shield.json", claims.shield_claim),
     "shield": ("docs/bench/shield.json", shield.table),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from probes.bench.detectors import Prompt, Scores, bench_detectors, figures, prompts_of, table
+from probes.bench.detectors import Prompt, Scores, bench_detectors, figures, leaderboard, prompts_of, table
 from probes.bench.text_control import TrigramBayes
 from probes.testbed.manifest import load_manifest
 
@@ -55,4 +55,4 @@ def test_one_detector_on_the_shipped_model(tmp_path) -> None:
     top = load_manifest().rungs[-1]
     never, often = (row["groups"][f"rung {rung}"]["auroc_nonmembers"] for rung in (0, top))
     assert never < 0.8 < often
-    assert "| noise_gap, " in table(found)
+    assert "| noise_gap | rung" in table(found) and "| `noise_gap` | 1 |" in leaderboard(found)
