@@ -87,11 +87,11 @@ class AdversarialEmbedding:
                       self.evaluations) for row, goal in enumerate(goals)]
 
 
-def kept_steps(snapshots: Sequence[int], last: int) -> list[int]:
+def kept_steps(snapshots: Sequence[int], last: int, what: str = "steps") -> list[int]:
     """The step counts whose embedding is kept: those asked for and the last. ValueError for one beyond it."""
     kept = sorted({*snapshots, last})
     if kept[0] < 0 or kept[-1] > last:
-        raise ValueError(f"Snapshots must lie within the {last} steps, not {list(snapshots)}.")
+        raise ValueError(f"Snapshots must lie within the {last} {what}, not {list(snapshots)}.")
     return kept
 
 

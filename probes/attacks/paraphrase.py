@@ -59,7 +59,7 @@ class Paraphrase:
 
         ValueError for a goal without a prompt; UnsupportedError for a pipeline with several text encoders.
         """
-        kept = kept_steps(snapshots, self.steps)
+        kept = kept_steps(snapshots, self.steps, "levels")
         found = []
         for done, goal in enumerate(goals, start=1):
             if not goal.prompt:
