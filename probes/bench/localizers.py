@@ -20,21 +20,22 @@ from PIL import Image
 from probes.audit import testbed_alignment
 from probes.bench.figures import earlier, interval, share
 from probes.generate import generate
-from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
+from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.negatives import negative_captions
-from probes.pruners import pruned
+from probes.pruners import ScaleWeights, pruned
 from probes.runs import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.transplant import GROUPS, transplanted
-from probes.types import Subject, UnitMask
+from probes.types import Pruner, Subject, UnitMask
 from shield.load import load
 
 LOSSES = (0.02, 0.05)
 KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 FEW_KS = (0.2, 0.4)
+FACTORS = (0.25, 0.5)
 BASE = 24  # captions of each kind to compare with instead of the empty prompt
 FIRST_SEED = 9100
 OPTIONS = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
@@ -103,9 +104,10 @@ class Bench:
             self._norms[key] = (key.norms(self.subject, self.located, 7), key.norms(self.subject, key.base, 7))
         return localizer.mask(matching_weights(self.subject.denoiser, localizer.modules), *self._norms[key])
 
-    def point(self, panel: Panel, name: str, mask: UnitMask, **about: Any) -> dict[str, Any]:
+    def point(self, panel: Panel, name: str, mask: UnitMask, pruner: Pruner | None = None, **about: Any
+              ) -> dict[str, Any]:
         """One row: a mask's figures."""
-        with pruned(self.subject, mask):
+        with pruned(self.subject, mask, pruner):
             row = {"name": name, **about, "density": mask.density(), "weights": mask.count(), **self.figures(panel)}
         self.progress(line(row))
         return row
@@ -135,7 +137,9 @@ class Bench:
                     if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
 
     def judged(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Held out: unchanged, the chosen, the published and the strongest mask, value neurons; each beside random."""
+        """Held out: unchanged; the chosen masks, the published and the strongest one, value neurons, flat directions of
+        ordinary prompts; each beside random; and the stronger chosen one's weights shrunk instead of deleted.
+        """
         found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
         named = dict(self.variants())
         best = {f"chosen for a loss up to {loss:g}: {name}, k={localizer.k:g}": localizer for loss in LOSSES
@@ -145,9 +149,14 @@ class Bench:
                  "strongest": self.mask(replace(usual, k=KS[-1]))}  # fmt: skip
         neurons = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
         masks["value_neurons"] = neurons.mask
+        name = list(best)[-1]
+        flat = Curvature(k=masks[name].density(), steps=usual.steps, guidance_scale=usual.guidance_scale)
+        masks["curvature"] = flat.locate(self.subject, self.benign, seed=7).mask
         for what, mask in masks.items():
             found.append(self.point(self.heldout, what, mask))
             found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
+        found += [self.point(self.heldout, f"{name}, times {factor:g}", masks[name], ScaleWeights(factor))
+                  for factor in FACTORS]  # fmt: skip
         return found
 
     def variants(self) -> list[tuple[str, FFNSubspace]]:
