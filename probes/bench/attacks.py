@@ -65,7 +65,7 @@ def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
 
 def bench_attacks(out: Path, runs: Path, *, seeds: int = 10, hardeners: Sequence[str] = HARDENED,
                   progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """Writes attacks.json and attacks.png to ``out`` and run folders to ``runs``; returns the figures."""
+    """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
     result: dict[str, Any] = {"format": 2, "seeds": seeds, "attacks": {}, "hardening": {}}
     for name in ATTACKS:
         progress(name)
@@ -75,7 +75,6 @@ def bench_attacks(out: Path, runs: Path, *, seeds: int = 10, hardeners: Sequence
         result["hardening"][name] = hardened(name, runs, seeds)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "attacks.json", result)
-    plot(result, out / "attacks.png")
     return result
 
 
@@ -151,38 +150,6 @@ def _steps(number: int, unit: str = "step") -> str:
     if unit == "level":
         return f"level {number}" if number else "caption"
     return many(number, unit) if number else "caption"
-
-
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Copies against search steps: the pruned model beside its controls, and what each hardening left."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    ours = result["attacks"]["adversarial_embedding"]["curve"]
-    for stage, name, style in (("attacked", "works, pruned model", "C3o-"), ("twin_attacked", "clean twin", "C0x--"),
-                               ("nonmember_attacked", "non-members, pruned model", "C7s--")):  # fmt: skip
-        _curve(left, ours, stage, name, style)
-    _curve(right, ours, "attacked", "pruned only", "C3o-")
-    for number, (name, found) in enumerate(result["hardening"].items()):
-        _curve(right, found["curve"], "hardened_attacked", name.replace("_", " "), f"C{number + 4}{'^vDs'[number]}-")
-    _curve(right, ours, "twin_attacked", "clean twin", "C0x--")
-    left.set(ylabel="copies", ylim=(-0.04, 1.04), title="pruned")
-    right.set(title="hardened")
-    for axes in (left, right):
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xticks(STEPS, map(str, STEPS), minor=False)
-        axes.set_xticks([], minor=True)
-        axes.set(xlabel="search steps", xlim=(-0.15, 1.3 * STEPS[-1]))
-        axes.legend(frameon=False, fontsize=7)
-    figure.savefig(path, dpi=130)
-
-
-def _curve(axes: Any, curve: Sequence[Mapping[str, Any]], stage: str, name: str, style: str) -> None:
-    rows = [row for row in curve if row["stage"] == stage and row["rate"] is not None]
-    steps, rates = [row["attack_steps"] for row in rows], [row["rate"] for row in rows]
-    below = [row["rate"] - row["low"] for row in rows], [row["high"] - row["rate"] for row in rows]
-    axes.errorbar(steps, rates, yerr=below, fmt=style, ms=4, lw=1, capsize=2, label=name)
 
 
 def _share(row: Mapping[str, Any] | None) -> str:

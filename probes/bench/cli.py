@@ -9,6 +9,8 @@ import typer
 
 from probes.options import Device, Json, chosen, printed
 
+Out = Annotated[Path, typer.Option(help="Folder for the figures as JSON, their plot and contact sheets.")]
+
 bench_app = typer.Typer(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
 
 
@@ -19,7 +21,7 @@ def bench() -> None:
 
 @bench_app.command()
 def detectors(
-    out: Annotated[Path, typer.Option(help="Folder for detectors.json and detectors.png.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     names: Annotated[str, typer.Option(help="Comma-separated; by default those that need no whole picture.")] = "",
     seeds: Annotated[int, typer.Option(help="Noises for each caption.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Captions at a time.")] = 32,
@@ -28,17 +30,19 @@ def detectors(
 ) -> None:
     """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
     from probes.bench.detectors import EARLY, SEEDS, bench_detectors, leaderboard, table
+    from probes.bench.plots import draw
     from shield.detectors import DETECTORS
 
     early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
     found = bench_detectors(out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds),
                             batch_size, device, _said)  # fmt: skip
+    draw(out, ["detectors"])
     printed(found, as_json, f"{leaderboard(found)}\n\n{table(found)}")
 
 
 @bench_app.command()
 def shield(
-    out: Annotated[Path, typer.Option(help="Folder for shield.json and two contact sheets.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     parts: Annotated[str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures "
                                             "are kept.")] = "works,characters,scenes",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
@@ -47,6 +51,7 @@ def shield(
     as_json: Json = False,
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
+    from probes.bench.plots import draw
     from probes.bench.shield import PARTS, bench_shield, table
     from probes.progress import bars
     from probes.types import Progress
@@ -59,12 +64,13 @@ def shield(
             tracks.setdefault(what, track(what))(done, total)
 
         found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
+    draw(out, ["shield"])
     printed(found, as_json, table(found))
 
 
 @bench_app.command()
 def mitigations(
-    out: Annotated[Path, typer.Option(help="Folder for mitigations.json and mitigations.png.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
@@ -73,30 +79,34 @@ def mitigations(
 ) -> None:
     """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs."""
     from probes.bench.mitigations import bench_mitigations, table
+    from probes.bench.plots import draw
     from shield.mitigations import MITIGATIONS
 
     found = bench_mitigations(out, chosen(names, MITIGATIONS, "mitigation"), seeds=seeds, batch_size=batch_size,
                               device=device, progress=_said)  # fmt: skip
+    draw(out, ["mitigations"])
     printed(found, as_json, table(found))
 
 
 @bench_app.command()
 def localizers(
-    out: Annotated[Path, typer.Option(help="Folder for localizers.json and localizers.png.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them."""
     from probes.bench.localizers import bench_localizers, table
+    from probes.bench.plots import draw
 
     found = bench_localizers(out, batch_size=batch_size, device=device, progress=_said)
+    draw(out, ["localizers"])
     printed(found, as_json, table(found))
 
 
 @bench_app.command()
 def bypass(
-    out: Annotated[Path, typer.Option(help="Folder for bypass.json.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -109,7 +119,7 @@ def bypass(
 
 @bench_app.command()
 def attacks(
-    out: Annotated[Path, typer.Option(help="Folder for attacks.json.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-attacks"),
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 10,
     hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
@@ -117,23 +127,26 @@ def attacks(
 ) -> None:
     """Prune, attack in every way with controls, harden, attack again; resumes from its run folders."""
     from probes.bench.attacks import HARDENED, attack_table, bench_attacks, hardening_table
+    from probes.bench.plots import draw
 
     found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENED, "hardener"), progress=_said)
-    text = f"{attack_table(found)}\n\n{hardening_table(found)}"
-    printed(found, as_json, text)
+    draw(out, ["attacks"])
+    printed(found, as_json, f"{attack_table(found)}\n\n{hardening_table(found)}")
 
 
 @bench_app.command()
 def traps(
-    out: Annotated[Path, typer.Option(help="Folder for traps.json.")] = Path("runs/bench"),
+    out: Out = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-traps"),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders."""
+    from probes.bench.plots import draw
     from probes.bench.traps import bench_traps, table
 
     found = bench_traps(out, runs, device)
+    draw(out, ["traps"])
     printed(found, as_json, table(found))
 
 
@@ -141,9 +154,11 @@ def traps(
 def pages(
     root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path("."),
 ) -> None:
-    """Fill the figures in README.md and docs/results.md in from the result files under docs."""
+    """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again."""
     from probes.bench.pages import fill
+    from probes.bench.plots import draw
 
+    draw(root / "docs" / "bench")
     typer.echo("\n".join(map(str, fill(root))) or "Every page was up to date.")
 
 

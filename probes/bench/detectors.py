@@ -9,7 +9,7 @@ extra denoiser calls it costs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -82,7 +82,7 @@ def bench_detectors(
     device: str = "auto",
     progress: Callable[[str], None] = print,
 ) -> dict:
-    """Scores both splits on both twins and writes detectors.json and detectors.png; returns the figures.
+    """Scores both splits on both twins and writes detectors.json; returns the figures.
 
     Of an earlier file about the same model, the spilling captions and the other detectors' rows are kept.
     """
@@ -119,7 +119,6 @@ def bench_detectors(
         row |= cost(pipes["memorized"], DETECTORS[name](), sampling)
     result |= {"prompts": {split: _counts(prompts[split]) for split in prompts}, "text_control": text_control(prompts)}
     write_json(out / "detectors.json", result)
-    plot(result, out / "detectors.png")
     return result
 
 
@@ -209,19 +208,30 @@ def _counts(prompts: Sequence[Prompt]) -> dict[str, int]:
     return {group: sum(p.group == group for p in prompts) for group in dict.fromkeys(p.group for p in prompts)}
 
 
+def ranked(result: Mapping[str, Any]) -> list[str]:
+    """The detectors' names, the one that finds most of the top two rungs first."""
+
+    def found(name: str) -> tuple[float, float]:
+        groups = [result["detectors"][name]["groups"][group] for group in _top(result)[-2:]]
+        return min(g["tpr"]["value"] for g in groups), min(g["auroc"] for g in groups)
+
+    return sorted(result["detectors"], key=found, reverse=True)
+
+
+def _top(result: Mapping[str, Any]) -> list[str]:
+    """The three highest rungs' groups."""
+    return [group for group in next(iter(result["detectors"].values()))["groups"] if group.startswith("rung")][-3:]
+
+
 def leaderboard(result: dict) -> str:
-    """A line for each detector, the one that finds most of the top two rungs first: what it finds, and its cost."""
-    top = [group for group in next(iter(result["detectors"].values()))["groups"] if group.startswith("rung")][-3:]
+    """A line for each detector, ranked: what it finds, and its cost."""
+    top = _top(result)
     heads = [f"AUROC, {group.removeprefix('rung ')}" for group in top]
     heads += [f"TPR, {group.removeprefix('rung ')}" for group in top[-2:]]
     lines = [f"| detector | noises | {' | '.join(heads)} | negatives flagged | evaluations (extra) | ms | MB |",
              "|---" * (len(heads) + 6) + "|"]  # fmt: skip
-
-    def found(row: dict) -> tuple[float, float]:
-        groups = [row["groups"][group] for group in top[-2:]]
-        return min(g["tpr"]["value"] for g in groups), min(g["auroc"] for g in groups)
-
-    for name, row in sorted(result["detectors"].items(), key=lambda pair: found(pair[1]), reverse=True):
+    for name in ranked(result):
+        row = result["detectors"][name]
         cells = [f"{row['groups'][group]['auroc']:.2f}" for group in top]
         cells += [share(row["groups"][group]["tpr"], "value") for group in top[-2:]]
         flagged = " / ".join(f"{row[f'fpr_{kind}']['value']:.1%}" for kind in KINDS)
@@ -247,21 +257,3 @@ def table(result: dict) -> str:
         )
     text = result["text_control"]
     return "\n".join([*lines, f"| text alone | rungs above 0 | {text['auroc_nonmembers']:.3f} | | | | |"])
-
-
-def plot(result: dict, path: Path) -> None:
-    """AUROC against matched non-members and scenes together, by rung; dashed: the same captions on the clean twin."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (name, row) in enumerate(result["detectors"].items()):
-        groups = [g for g in row["groups"] if g.startswith("rung")]
-        for key, style in (("auroc", "o-"), ("auroc_on_twin", "x--")):
-            axes.plot(range(len(groups)), [row["groups"][g][key] for g in groups], style, color=f"C{number}", ms=4,
-                      label=name if key == "auroc" else None)  # fmt: skip
-    axes.axhline(0.5, color="#999999", lw=0.8)
-    axes.set_xticks(range(len(groups)), [g.removeprefix("rung ") for g in groups])
-    axes.set(xlabel="exposures in training", ylabel="AUROC, first step", ylim=(0, 1.03))
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)

@@ -209,7 +209,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
                      progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """Writes localizers.json and localizers.png; returns the figures. A sweep that the file holds is gone on with."""
+    """Writes localizers.json; returns the figures. A sweep that the file holds is gone on with."""
     out.mkdir(parents=True, exist_ok=True)
     bench, file = Bench(device, batch_size, progress), out / "localizers.json"
     setting = {"format": 1, "losses": list(LOSSES), "located_with": len(bench.located),
@@ -220,7 +220,6 @@ def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
                        ("transplants", bench.transplants)):  # fmt: skip
         result[name] = make()
         write_json(file, result)
-    plot(result, out / "localizers.png")
     return result
 
 
@@ -244,23 +243,3 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {row['part']} | {row['share_of_parameters']:.0%} | {without['copies']['share']:.0%} "
                      f"| {without['alignment']:.3f} | {alone['copies']['share']:.0%} |")  # fmt: skip
     return "\n".join(lines)
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Copies against loss of agreement on dev, a line for each variant; the shaded part is the loss allowed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    rows = result["sweep"]
-    names = [name for name in dict.fromkeys(row["name"] for row in rows) if name != "random"]
-    for number, name in enumerate(["random", *names]):
-        some = [row for row in rows if row["name"] == name]
-        style = "C7x--" if name == "random" else f"C{number % 10}{'os^'[number // 10]}-"
-        axes.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], style, ms=4,
-                  lw=1, label=name)  # fmt: skip
-    axes.axvspan(axes.get_xlim()[0], LOSSES[0], color="#eeeeee", zorder=0)
-    axes.set(xlabel="loss of scenes' agreement with their captions", ylabel="dev works still copied",
-             ylim=(-0.05, 1.05))  # fmt: skip
-    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=130)

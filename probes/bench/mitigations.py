@@ -40,7 +40,7 @@ MISTAKE = Concepts([Concept("background", "brand", (), (), "ground")])  # a word
 
 def bench_mitigations(out: Path, names: Sequence[str], *, seeds: int = 2, batch_size: int = 32, device: str = "auto",
                       progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """Writes mitigations.json and mitigations.png; rows of an earlier file of the same setting are kept."""
+    """Writes mitigations.json and mitigations-works.png; rows of an earlier file of the same setting are kept."""
     bench = _Bench(device, seeds, batch_size)
     setting = {"format": 1, "model_sha256": Shield(bench.pipe).model_sha256, "seeds": seeds,
                "works": len(bench.works), "scenes": SCENES}  # fmt: skip
@@ -54,7 +54,7 @@ def bench_mitigations(out: Path, names: Sequence[str], *, seeds: int = 2, batch_
         rows[name] = pictures[name][1]
         progress(line(name, rows[name]))
         write_json(file, {**setting, "rows": rows})
-    bench.sheet({name: made for name, (made, _) in pictures.items()}).save(out / "mitigations.png")
+    bench.sheet({name: made for name, (made, _) in pictures.items()}).save(out / "mitigations-works.png")
     return {**setting, "rows": rows}
 
 

@@ -169,7 +169,9 @@ class Verifier:
         return result
 
     def _works_sheet(self, rows: list[tuple[Item, str, int]], shown: dict[str, list[Image.Image]]) -> None:
-        """One line a rung: two works, each with reference, three seeds on `memorized`, three on `clean`."""
+        """Two works a rung, each with its reference, three seeds on `memorized`, three on `clean`; and, to show around,
+        the second work of the three highest rungs and of the lowest.
+        """
         lines, names = [], []
         for rung in (*reversed(self.manifest.rungs), "TM"):
             items = [i for i in self.manifest.works("heldout") if (i.memorization == "TM") == (rung == "TM")]
@@ -179,7 +181,10 @@ class Verifier:
                 lines.append([Image.open(item.file).convert("RGB"), *made])  # type: ignore[arg-type]
                 names.append(f"{item.exposures} exposures: {item.captions[0]}")
         seeds = min(3, self.seeds)
-        sheet(lines, names, ["work", *["memorized"] * seeds, *["clean"] * seeds]).save(self.out / "works.png")
+        columns = ["work", *["memorized"] * seeds, *["clean"] * seeds]
+        sheet(lines, names, columns).save(self.out / "works.png")
+        few = [2 * place + 1 for place in (0, 1, 2, len(self.manifest.rungs) - 1)]
+        sheet([lines[n] for n in few], [names[n] for n in few], columns).save(self.out / "overview.png")
 
 
 def _any(verdicts: np.ndarray) -> bool | None:
