@@ -21,6 +21,7 @@ from probes.report import CONTROLS, write_report
 from probes.runs import sha256_of, write_json
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
+from probes.wording import EMBEDDING, Wording, wording_of
 from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)
@@ -57,7 +58,7 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
         summary = loop.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
-        summary["verdicts"] = verdicts(summary["gaps"])
+        summary |= {"attack": method, "verdicts": verdicts(summary["gaps"], wording_of(method))}
         if method == Paraphrase.name:
             summary["ladder_of_paraphrases"] = ladder(list(loop.run.records()))
         write_json(out / "summary.json", summary)
@@ -83,7 +84,7 @@ def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | 
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def verdicts(rows: Sequence[Mapping[str, Any]], wording: Wording = EMBEDDING) -> list[str]:
     """For each attack and control, at which step counts the gap's interval lies above zero."""
     said = []
     for stage, control in dict.fromkeys((row["stage"], row["control"]) for row in rows):
@@ -94,10 +95,10 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not judged:
             said.append(f"{start}nothing could be judged.")
         elif not above:
-            said.append(f"{start}at no number of steps does the attack bring back more, so it shows no memory.")
+            said.append(f"{start}the attack never brings back more, so it shows no memory.")
         else:
             meet = f"; no gap is shown at {_listed(level)}" if level else ""
-            said.append(f"{start}the attack brings back more at {_listed(above)} steps{meet}.")
+            said.append(f"{start}the attack brings back more at {wording.far(*above)}{meet}.")
     return said
 
 
@@ -113,9 +114,9 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
 
 def lines_of_curve(summary: Mapping[str, Any]) -> list[str]:
     """Each point of the attack's curve for a terminal."""
-    lines = []
+    far, lines = wording_of(summary.get("attack")).far, []
     for row in summary["curve"]:
         rate = "not judged" if row["rate"] is None else (
             f"{row['copied']} of {row['n']} copies ({row['low']:.0%} to {row['high']:.0%})")
-        lines.append(f"{WHO[row['stage']]}, {row['attack_steps']} steps: {rate}, {row['unscored']} not judged")
+        lines.append(f"{WHO[row['stage']]}, {far(row['attack_steps'])}: {rate}, {row['unscored']} not judged")
     return lines

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from probes.wording import EMBEDDING
+
 Row = Mapping[str, Any]
 
 # Okabe and Ito's colors: told apart by the color-blind, on white and on black.
@@ -57,7 +59,8 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
         return svg(figure)
 
 
-def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES) -> str:
+def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES,
+                axis: str = EMBEDDING.axis) -> str:
     """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9), layout="constrained")
@@ -69,8 +72,7 @@ def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]
                 places = [steps.index(row["attack_steps"]) + shift for row in rows]
                 points(axes, places, rows, "rate", color, marker, name)
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
-        axes.set(ylim=(-0.04, 1.04), xlabel="steps of the attack on the prompt's embedding (0: the plain caption)",
-                 ylabel="share of pictures that are copies")
+        axes.set(ylim=(-0.04, 1.04), xlabel=axis, ylabel="share of pictures that are copies")
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
         if any(row["rate"] is not None for row in curve):
             axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

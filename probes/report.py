@@ -21,6 +21,7 @@ from probes import locality_plots, mask_plots, plots, summary
 from probes.metrics.statistics import bootstrap_mean
 from probes.runs import Record, Run, RunError, write_json
 from probes.sheets import sheets
+from probes.wording import wording_of
 
 FORMAT = 1
 
@@ -51,11 +52,10 @@ LOCALITY = {"results": "results of one work", "starts": "starts of one work",
 CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin",
             "hardened_nonmember_attacked": "pictures the model never saw"}
 
-# How the sentence about an attack on members begins, and what it means if it beats its controls.
-_ATTACKS = {"attacked": ("An attacker who tunes the prompt's embedding for {} got the work back",
-                         "so the attack shows memory that is still there"),
-            "hardened_attacked": ("From the hardened model the same attack at {} got the work back",
-                                  "so hardening left memory that can be found")}
+# What it means if an attack on members beats its controls.
+_MEMORY = {"attacked": "so the attack shows memory that is still there",
+           "hardened_attacked": "so hardening left memory that can be found"}
+_HARDENED = "From the hardened model the same attack at {} got the work back"
 _MAYBE_TEXT, _MAYBE_WHOLE, _MAYBE_TRUE = (str, type(None)), (int, type(None)), (bool, type(None))
 _FIELDS: Mapping[str, Any] = {
     "stage": str, "item": str, "kind": str, "prompt": _MAYBE_TEXT, "picture": _MAYBE_TEXT, "scores": dict,
@@ -93,6 +93,7 @@ def write_report(folder: Path | str) -> Path:
     write_json(run.folder / "report.json", {"format": FORMAT, "run": run.about, "sentences": sentences, **figures})
     page = _environment().get_template("report.html.jinja").render(
         run=run.about, folder=run.folder.resolve().name, records=len(records), sentences=sentences, figures=figures,
+        budget=f"{wording_of(figures['attack']).unit}s",
         rows=table_rows(figures), plots=_plots(figures, records), sheets=sheets(run.folder, records),
         group_names=GROUPS, stage_names=STAGES, locality_names=LOCALITY, control_names=CONTROLS,
         stages=_read_json(run.folder / "stages.json") or [])
@@ -120,7 +121,9 @@ def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
     empty: dict[str, Any] = {"rows": [], "curve": [], "gaps": [], "ladder": [], "limits": [], "criterion": {},
                              "detector": {}, "mask": {}, "utility": None, "model": None, "tradeoff": [],
                              "drift": [], "scores": [], "hardening": None, "locality": None}
-    return {**empty, **stored, "criterion": stored.get("criterion") or {}}
+    pruned = run.about.get("kind") != "attack" or run.config.get("mask") is not None
+    return {**empty, **stored, "criterion": stored.get("criterion") or {}, "pruned": pruned,
+            "attack": str(run.config.get("attack") or "adversarial_embedding")}
 
 
 def _checked(folder: Path, record: Record) -> Record:
@@ -151,12 +154,17 @@ def sentences_of(folder: Path | str) -> list[str]:
 def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the main table: picture stages, then each attack at its largest number of steps."""
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
-    attacked = [{**row, "label": f"{STAGES.get(row['stage'], row['stage'])} ({many(last, 'step')})"}
+    attacked = [{**row, "label": f"{_attacked_name(figures, row['stage'])} ({wording_of(figures['attack']).far(last)})"}
                 for row in figures["curve"] if row["attack_steps"] == last]
     groups = [*GROUPS, *(row["group"] for row in figures["rows"])]
     stages = [*STAGES, *(row["stage"] for row in figures["rows"])]
     ordered = sorted(figures["rows"], key=lambda row: (stages.index(row["stage"]), groups.index(row["group"])))
     return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in ordered] + attacked
+
+
+def _attacked_name(figures: Mapping[str, Any], stage: str) -> str:
+    name = STAGES.get(stage, stage)
+    return name if figures["pruned"] else name.removeprefix("pruned, then ")
 
 
 def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
@@ -196,14 +204,19 @@ def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
     member = next((r for r in figures["curve"] if (r["stage"], r["attack_steps"]) == (stage, steps)), None)
     if not steps or member is None or member["rate"] is None:
         return []
-    start, memory = _ATTACKS[stage]
-    said = [f"{start.format(many(steps, 'step'))} in {share(member)}."]
+    wording = wording_of(figures["attack"])
+    start = wording.start if stage == "attacked" else _HARDENED
+    said = [f"{start.format(wording.far(steps))} in {share(member)}."]
+    for row in figures.get("ladder_of_paraphrases", ()):
+        if row["level"] == steps and row["p"] is not None:
+            said.append(f"On the same noises the caption itself returned copies in {percent(row['caption'])}% (paired "
+                        f"over works, p = {row['p']:.2g}).")
     for gap in figures["gaps"]:
         if (gap["stage"], gap["attack_steps"]) == (stage, steps) and gap["gap"] is not None:
             interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
             said.append(f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
                         f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
-                        f"{memory if gap['low'] > 0 else _NOTHING}.")
+                        f"{_MEMORY[stage] if gap['low'] > 0 else _NOTHING}.")
     return said
 
 
@@ -251,7 +264,7 @@ def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, M
     curve = [row for row in figures["curve"] if row["rate"] is not None]
     for name, curves in (("attacked", plots.CURVES), ("hardened_attacked", plots.HARDENED)):
         if any(row["stage"] == name for row in curve):
-            drawn[name] = Markup(plots.attack_plot(figures["curve"], curves))
+            drawn[name] = Markup(plots.attack_plot(figures["curve"], curves, wording_of(figures["attack"]).axis))
     if figures["tradeoff"]:
         before = next((row for row in figures["rows"] if (row["stage"], row["group"]) == ("before", "members")), None)
         drawn["tradeoff"] = Markup(plots.tradeoff_plot(figures["tradeoff"], before or {"rate": None}))

@@ -14,6 +14,7 @@ from probes import mask_plots, plots, report
 from probes.runs import Record, Run
 from probes.sheets import COLUMNS, thumbnail
 from probes.summary import MATERIAL, group_of
+from probes.wording import wording_of
 from ui.folders import Listed
 from ui.render import EMPTY, plot, table
 
@@ -83,8 +84,9 @@ def curves(run: Run, records: Sequence[Record]) -> Markup:
         svg = plots.ladder_plot(figures["ladder"], report.ladder_scores(answers, metric), metric, threshold)
         drawn.append(plot(svg, "Copies by how often a work was shown in training, with 95% intervals over works."))
     if any(row["rate"] is not None for row in figures["curve"]):
-        drawn.append(plot(plots.attack_plot(figures["curve"]), "The attack beside its controls, with 95% intervals "
-                          "over works: only the distance between members and controls speaks of memory."))
+        svg = plots.attack_plot(figures["curve"], axis=wording_of(figures["attack"]).axis)
+        drawn.append(plot(svg, "The attack beside its controls, with 95% intervals over works: only the distance "
+                          "between members and controls speaks of memory."))
     densities = (figures["mask"] or {}).get("densities")
     if densities:
         drawn.append(plot(mask_plots.density_plot(densities), "Share of each layer's weights in the mask, in percent."))

@@ -20,12 +20,12 @@ from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
-from probes.report import many
 from probes.runs import write_json
 from probes.sampling import verb_sampling
 from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
+from probes.wording import wording_of
 from shield.load import load
 
 STEPS = (0, 1, 10, 25, 50, 150)
@@ -116,11 +116,10 @@ def attack_table(result: Mapping[str, Any]) -> str:
     """Copies at each number of steps of each attack, beside its controls."""
     lines = ["| attack | at | works | matched non-members | works, clean twin |", "|---" * 5 + "|"]
     for name, found in result["attacks"].items():
-        model, unit = ("model as it is", "level") if name == "paraphrase" else ("pruned model", "step")
-        rows = _by_steps(found)
+        model, rows = "model as it is" if name == "paraphrase" else "pruned model", _by_steps(found)
         for steps in sorted({steps for _, steps in rows}):
             cells = [_share(rows.get((stage, steps))) for stage in ("attacked", "nonmember_attacked", "twin_attacked")]
-            lines.append(f"| {name}, {model} | {_steps(steps, unit)} | {' | '.join(cells)} |")
+            lines.append(f"| {name}, {model} | {_steps(steps, name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -146,10 +145,8 @@ def _by_steps(found: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, An
     return {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
 
 
-def _steps(number: int, unit: str = "step") -> str:
-    if unit == "level":
-        return f"level {number}" if number else "caption"
-    return many(number, unit) if number else "caption"
+def _steps(number: int, attack: str = "adversarial_embedding") -> str:
+    return wording_of(attack).far(number) if number else "caption"
 
 
 def _share(row: Mapping[str, Any] | None) -> str:

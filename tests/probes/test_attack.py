@@ -16,6 +16,7 @@ from probes.runs import Run
 from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
+from probes.wording import wording_of
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 
@@ -96,6 +97,7 @@ def test_verdicts_by_hand():
     assert verdicts(rows) == ["Against the same works on the clean twin: the attack brings back more at 10 steps; no "
                               "gap is shown at 1, 50."]
     assert "shows no memory" in verdicts(rows[:1])[0]
+    assert "brings back more at level 10; no" in verdicts(rows, wording_of("paraphrase"))[0]
     assert verdicts([{**rows[1], "stage": "hardened_attacked"}])[0].startswith("Hardened, against the same works")
     assert verdicts([{**rows[0], "gap": None}]) == ["Against the same works on the clean twin: nothing could be "
                                                     "judged."]

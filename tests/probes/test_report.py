@@ -269,12 +269,29 @@ def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
     row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
            "low": 0.7, "high": 1.0}
     gap = {"stage": "attacked", "attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
-    said = attack_words({"curve": [row], "gaps": [gap]}, "attacked")
+    known = {"attack": "adversarial_embedding", "pruned": True}
+    said = attack_words({"curve": [row], "gaps": [gap], **known}, "attacked")
     again = attack_words({"curve": [{**row, "stage": "hardened_attacked"}], "gaps": [
-        {**gap, "stage": "hardened_attacked"}]}, "hardened_attacked")
+        {**gap, "stage": "hardened_attacked"}], **known}, "hardened_attacked")
     assert "hardened model" in again[0] and ("left memory" if low > 0 else "no memory beyond") in again[1]
     assert "9 of 10" in said[0] and "+40 percentage points" in said[1] and meaning in said[1]
-    assert table_rows({"rows": [], "curve": [row]})[0]["label"] == "pruned, then attacked (50 steps)"
+    assert table_rows({"rows": [], "curve": [row], **known})[0]["label"] == "pruned, then attacked (50 steps)"
+
+
+def test_an_attack_is_named_for_what_it_did() -> None:
+    """A paraphrase tunes no embedding, goes by levels, and here nothing was pruned."""
+    row = {"stage": "attacked", "attack_steps": 4, "copied": 9, "n": 10, "works": 5, "rate": 0.9, "low": 0.7,
+           "high": 1.0}
+    paired = [{"level": level, "caption": 1.0, "distorted": 0.9, "p": 0.0625} for level in (3, 4)]
+    figures = {"rows": [], "curve": [row], "gaps": [], "attack": "paraphrase", "pruned": False,
+               "ladder_of_paraphrases": paired}
+    assert table_rows(figures)[0]["label"] == "attacked (level 4)"
+    assert attack_words(figures, "attacked") == [
+        "Asked with the caption distorted to level 4, the model returned a copy in 9 of 10 pictures (90%, 95% interval "
+        "70 to 100%, 5 works).",
+        "On the same noises the caption itself returned copies in 100% (paired over works, p = 0.062)."]
+    searched = attack_words({**figures, "attack": "prompt_search"}, "attacked")[0]
+    assert searched.startswith("An attacker who searches for other words for 4 steps got the work back")
 
 
 def test_plots_take_their_ink_from_the_page_and_skip_what_isnt_known() -> None:
