@@ -64,7 +64,8 @@ def shield(
             tracks.setdefault(what, track(what))(done, total)
 
         found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
-    draw(out, ["shield"])
+    if "works" in found:
+        draw(out, ["shield"])
     printed(found, as_json, table(found))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def mitigations(result: Figures) -> Figure:
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
     blocked = -0.25
-    for (name, row), style in zip(result["rows"].items(), MANY, strict=False):
+    for (name, row), style in zip(result["rows"].items(), cycle(MANY), strict=False):
         agreement = row["agreement"]
         x = blocked if agreement is None else agreement["value"]
         spread = None if agreement is None else [[x - agreement["low"]], [agreement["high"] - x]]
@@ -98,7 +99,7 @@ def localizers(result: Figures) -> Figure:
     above, below = figure.subplots(2, 1)
     rows = {re.sub(r": [^:]*?(?=, random|, times|$)", "", row["name"]): row for row in result["heldout"]}
     masks = [name for name in rows if f"{name}, random" in rows or "times" in name]
-    for name, style in zip(masks, MANY, strict=False):
+    for name, style in zip(masks, cycle(MANY), strict=False):
         loss, copies = rows[name]["loss"], rows[name]["copies"]
         _bars(above, [loss["value"]], [copies], "share", style[:-1], name, xerr=_spread([loss], "value"))
         if random := rows.get(f"{name}, random"):
@@ -108,7 +109,7 @@ def localizers(result: Figures) -> Figure:
     above.plot([], [], "ko", mfc="none", label="as many random weights")
     sweep = result["sweep"]
     names = [name for name in dict.fromkeys(row["name"] for row in sweep) if name != "random"]
-    for name, style in zip(["random", *names], ["C7x--", *MANY], strict=False):
+    for name, style in [("random", "C7x--"), *zip(names, cycle(MANY), strict=False)]:
         some = [row for row in sweep if row["name"] == name]
         below.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], style, ms=4, lw=1,
                    label=name)  # fmt: skip
@@ -132,7 +133,7 @@ def attacks(result: Figures) -> Figure:
         _curve(words, result["attacks"]["paraphrase"]["curve"], stage, style, label)
     _curve(pruned, result["attacks"]["prompt_search"]["curve"], "attacked", "C4^:", "works, words searched")
     _curve(hardened, ours, "attacked", OURS, "pruned only")
-    for (name, found), style in zip(result["hardening"].items(), ("C4^-", "C5v-", "C6D-", "C1s-"), strict=False):
+    for (name, found), style in zip(result["hardening"].items(), cycle(("C4^-", "C5v-", "C6D-", "C1s-")), strict=False):
         _curve(hardened, found["curve"], "hardened_attacked", style, name.replace("_", " "))
     _curve(hardened, ours, "twin_attacked", TWIN, "clean twin")
     steps = sorted({row["attack_steps"] for row in ours})

@@ -235,15 +235,16 @@ def blank() -> Image.Image:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The figures of the parts that were drawn, as Markdown."""
     share = lambda r: f"{r['count']} of {r['n']} ({r['share']:.1%}, {r['low']:.1%} to {r['high']:.1%})"  # noqa: E731
     lines = ["| asked for | through | came out, or was recognized | passed | mitigated | blocked |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for kind in ("works", "characters"):
-        for way, rows in result[kind].items():
+        for way, rows in result.get(kind, {}).items():
             for group, row in rows.items() if way not in ("real", "candidates") else ():
                 lines.append(f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
                              f"| {row['blocked'] or ''} |")  # fmt: skip
     lines += ["", "| benign scenes through | flagged | agreement with the caption |", "|---|---|---|"]
-    lines += [f"| {way} | {share(row['flagged'])} | {row['alignment']:.3f} |" for way, row in result["scenes"].items()]
+    for way, row in result.get("scenes", {}).items():
+        lines.append(f"| {way} | {share(row['flagged'])} | {row['alignment']:.3f} |")
     return "\n".join(lines)
