@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from probes.cli import app
+from probes.cli import SPINS, app
 from probes.compare import Request, side_by_side, was_flagged
 from probes.negatives import negative_captions
 from probes.runs import Run
@@ -67,6 +67,19 @@ def test_every_verb_explains_itself_without_loading_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     listed = call("--help").stdout
     assert all(verb in listed for verb in VERBS)
+
+
+@pytest.mark.parametrize("given, spins", [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"),
+                                          ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_waiting_threads_leave_their_cores_to_others(given: dict[str, str], spins: str | None) -> None:
+    """Set before torch reads it, unless the user has."""
+    code = ("import atexit, os, sys; sys.argv = ['diffshield', 'report', '--help']; "
+            "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); "
+            "from ui.verb import main; main()")
+    usual = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env={**usual, **given}, stdout=subprocess.PIPE, text=True,
+                          check=True)
+    assert done.stdout.splitlines()[-1] == f"False {spins}"
 
 
 def test_version_is_that_of_the_distribution() -> None:
