@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -20,30 +22,40 @@ from probes.runs import versions, write_json
 from shield.errors import ShieldError
 
 BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batching", "localization_cost",
-              "scan_throughput", "scan_early_exit", "scan_memory", "scan_workers", "real_size")
+              "scan_throughput", "scan_early_exit", "scan_memory", "scan_workers", "real_size", "busy_cores")
 
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for benchmarks.json and scan.png.")] = Path("runs/bench"),
 ) -> None:
-    """Measure what things cost on this machine."""
+    """Measure what things cost on this machine, each in a process of its own: none inherits another's memory."""
     unknown = set(names or ()) - set(BENCHMARKS)
     if unknown:
         raise typer.BadParameter(f"There is no benchmark {', '.join(sorted(unknown))}; use {', '.join(BENCHMARKS)}.")
-    file = out / "benchmarks.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    chosen = names or BENCHMARKS
+    if len(chosen) == 1:
+        one(chosen[0], out)
+        return
+    for name in chosen:
+        if status := subprocess.run([sys.executable, "-m", "benchmarks", name, "--out", str(out)]).returncode:
+            raise typer.Exit(status)
+
+
+def one(name: str, out: Path) -> None:
+    """Measures this benchmark here, and writes it beside the others' figures."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in names or BENCHMARKS:
-        try:
-            rows = [asdict(figure) for figure in import_module(f"benchmarks.{name}").measure()]
-        except ShieldError as error:
-            typer.echo(f"{name}: {error}", err=True)
-            raise typer.Exit(1) from error
-        typer.echo("\n".join([name, *map(line, rows)]))
-        found[name] = {"machine": machine(), "versions": versions(), "figures": rows}
-        write_json(file, found)
-    plot({name: one["figures"] for name, one in found.items()}, out / "scan.png")
+    file = out / "benchmarks.json"
+    try:
+        rows = [asdict(figure) for figure in import_module(f"benchmarks.{name}").measure()]
+    except ShieldError as error:
+        typer.echo(f"{name}: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo("\n".join([name, *map(line, rows)]))
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found[name] = {"machine": machine(), "versions": versions(), "figures": rows}
+    write_json(file, found)
+    plot({name: each["figures"] for name, each in found.items()}, out / "scan.png")
     typer.echo(str(file))
 
 

@@ -17,6 +17,7 @@ import typer
 import typer.core
 
 from probes.bench.cli import bench_app
+from probes.calibrate_cli import register as register_calibrate
 from probes.options import (
     Column,
     Device,
@@ -27,13 +28,13 @@ from probes.options import (
     Model,
     Out,
     OwnGuidance,
+    OwnSteps,
     Resume,
     exit_if,
     listed,
     numbers,
     printed,
 )
-from probes.protect_cli import register
 from probes.scan_cli import register as register_scan
 from probes.testbed.cli import testbed_app
 from probes.traps.cli import traps_app
@@ -64,12 +65,10 @@ class Verbs(typer.core.TyperGroup):
 app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="A copyright shield and a memorization probe for text-to-image diffusion models.")
 app.add_typer(testbed_app, name="testbed")
-register(app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
-OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
 Works = Annotated[Path | None, typer.Option("--prompts", help="Works to judge by, with reference pictures; by default "
                                                               "the testbed's heldout ones.")]
 
@@ -347,58 +346,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
     printed({"report": str(path), "figures": str(path.with_suffix(".json"))}, as_json, str(path))
 
 
-@app.command()
-def calibrate(
-    model: Model = "testbed",
-    detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
-    prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
-    negatives: Annotated[str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, "
-                                                "comma-separated.")] = "nonmembers,scenes",
-    fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
-    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
-    steps: OwnSteps = None,
-    guidance: OwnGuidance = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Make a model's thresholds from prompts that it is known not to have memorized."""
-    from contextlib import ExitStack
-    from dataclasses import asdict
-    from functools import cache
-
-    from probes.calibrate import calibrate_detectors
-    from probes.progress import bars
-    from shield.weights import weights_dir
-
-    with ExitStack() as stack:
-        bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
-        made = calibrate_detectors(model, listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
-                                   negatives=listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
-                                   guidance_scale=guidance, device=device,
-                                   progress=lambda done, total: bar()(done, total))
-    lines = [f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
-             for path, t in made.items()]
-    printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
-
-
-@app.command(name="calibrate-copies")
-def calibrate_copies(
-    pictures: Annotated[Path, typer.Argument(help="Folder of pictures that don't copy each other.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    false_copy_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of them that may count as copies.")] = 0.0,
-    margin: Annotated[float, typer.Option(min=0, max=1, help="How far beyond them, towards a perfect copy.")] = 0.5,
-    as_json: Json = False,
-) -> None:
-    """Make the thresholds of the copy scores from pictures that are known not to be copies."""
-    from dataclasses import asdict
-
-    from probes.calibrate import calibrate_copies as make
-
-    made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
-    lines = [f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
-             f"pair {c.nearest:.4g}, {c.unscored} unscored)" for c in made]
-    printed({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
+register_calibrate(app)
 
 
 def _generated(found: Mapping[str, Any]) -> str:
@@ -437,8 +385,7 @@ def _fail(sentence: str, status: int = FAILED) -> Any:
 SPINS = "10000"
 """How long OpenMP's threads wait for each other before they sleep (GCC's runtime, by default 300,000 rounds).
 
-Ten steps of the testbed on two cores beside another busy process took 41 s by default, 3 s like this and 1 s without
-waiting; on quiet cores 0.65, 0.73 and 1.4 s.
+benchmarks/busy_cores.py measures what it saves beside other work and what it costs without.
 """
 
 

@@ -44,8 +44,8 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
         left, right = figure.subplots(1, 2)
         rungs = [row["rung"] for row in ladder]
         names = [f"{row['exposures']:.0f}" if row.get("exposures") is not None else str(row["rung"]) for row in ladder]
-        points(left, range(len(ladder)), ladder, "rate", MEMBER, "o")
-        points(right, [rungs.index(row["rung"]) for row in scores], scores, "value", NONMEMBER, "s")
+        points(left, range(len(ladder)), ladder, "rate", color=MEMBER, marker="o")
+        points(right, [rungs.index(row["rung"]) for row in scores], scores, "value", color=NONMEMBER, marker="s")
         left.set(ylim=(-0.04, 1.04), ylabel="share of pictures that are copies")
         right.set(ylabel=f"mean copy score ({metric})")
         if threshold is not None:
@@ -70,7 +70,7 @@ def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]
             rows = [row for row in curve if row["stage"] == stage]
             if rows:
                 places = [steps.index(row["attack_steps"]) + shift for row in rows]
-                points(axes, places, rows, "rate", color, marker, name)
+                points(axes, places, rows, "rate", name, color=color, marker=marker)
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set(ylim=(-0.04, 1.04), xlabel=axis, ylabel="share of pictures that are copies")
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
@@ -85,14 +85,15 @@ def tradeoff_plot(rows: Sequence[Row], before: Row) -> str:
         figure = Figure(figsize=(9.2, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         places = [100 * row["density"] for row in rows]
-        points(left, places, rows, "rate", MEMBER, "o", "located weights")
-        points(left, places, [row["random"] for row in rows], "rate", NONMEMBER, "s", "as many random weights")
+        points(left, places, rows, "rate", "located weights", color=MEMBER, marker="o")
+        points(left, places, [row["random"] for row in rows], "rate", "as many random weights", color=NONMEMBER,
+               marker="s")
         if before["rate"] is not None:
             left.axhline(before["rate"], color="#888888", linestyle="--", linewidth=1, label="before")
         left.set(ylim=(-0.04, 1.04), xlabel="weights pruned (%)", ylabel="share of pictures that are copies")
         left.legend(frameon=False)
         harm, label = _harm(rows)
-        points(right, places, harm, "value", MEMBER, "o")
+        points(right, places, harm, "value", color=MEMBER, marker="o")
         right.axhline(0, color="#888888", linewidth=0.8)
         right.set(xlabel="weights pruned (%)", ylabel=label)
         for axes in (left, right):
@@ -110,15 +111,17 @@ def _harm(rows: Sequence[Row]) -> tuple[list[Row], str]:
     return drifts, "drift of ordinary scenes"
 
 
-def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, color: str, marker: str,
-            label: str | None = None) -> None:
-    """A line through the points that have a value, each with its interval as an error bar."""
+def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, label: str | None = None,
+           **style: Any) -> None:
+    """A line through the points that have a value, each with its interval as an error bar; ``style`` as matplotlib's.
+
+    Rows: the key, low, high.
+    """
     known = [(place, row) for place, row in zip(places, rows, strict=True) if row.get(key) is not None]
-    values = [row[key] for _, row in known]
     below = [max(0.0, row[key] - row["low"]) for _, row in known]
     above = [max(0.0, row["high"] - row[key]) for _, row in known]
-    axes.errorbar([place for place, _ in known], values, yerr=(below, above), color=color, marker=marker, capsize=3,
-                  linewidth=1.6, markersize=6, label=label)
+    axes.errorbar([place for place, _ in known], [row[key] for _, row in known], yerr=(below, above), label=label,
+                  **{"capsize": 3, "linewidth": 1.6, "markersize": 6, **style})
 
 
 def svg(figure: Figure) -> str:

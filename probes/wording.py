@@ -16,10 +16,10 @@ class Wording:
 
     def far(self, *numbers: int) -> str:
         """How far points of the curve went: "50 steps", "10, 25 steps", "level 4"."""
-        listed, end = ", ".join(map(str, numbers)), "" if numbers == (1,) else "s"
+        listed = ", ".join(map(str, numbers))
         if self.unit == "level":
             return f"level{'s' if len(numbers) > 1 else ''} {listed}"
-        return f"{listed} {self.unit}{end}"
+        return f"{listed} {self.unit}{'' if numbers == (1,) else 's'}"
 
 
 WORDINGS: Mapping[str, Wording] = {

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.cli import Device, Model, app, main
+from probes.cli import app, main
+from probes.options import Device, Model
 from shield.errors import BadRequestError
 
 __all__ = ["app", "main"]

@@ -41,18 +41,21 @@ HARDENED = (*HARDENERS, LONGER)
 
 def hardening_of(name: str) -> Hardening:
     """How one of HARDENED is trained; chosen on dev works."""
-    usual = Hardening(members=SIZES.members, dev=CHECKED, keep=96, tries=1, controls=SIZES.scenes,
-                      hardener=HARDENERS[name.removesuffix("_longer")](),
-                      schedule=FineTuning(epochs=4, updates=10, lr=TESTBED_LR, batch=7))  # fmt: skip
-    if name == "negative_guidance":
-        return replace(usual, schedule=replace(usual.schedule, lr=TESTBED_LR / 2))
-    if isinstance(usual.hardener, AdversarialFineTuning):
-        longer = name == LONGER
-        search = replace(usual.hardener.attack, steps=50 if longer else 25, batch=DRAWS)
-        usual = replace(usual, hardener=replace(usual.hardener, attack=search))
-        if longer:
-            return replace(usual, dev=2 * CHECKED, keep=192, schedule=replace(usual.schedule, epochs=5, batch=9))
-    return usual
+    if name == LONGER:
+        usual = hardening_of("adversarial_fine_tuning")
+        return replace(usual, hardener=_searching(50), dev=2 * CHECKED, keep=192,
+                       schedule=replace(usual.schedule, epochs=5, batch=9))  # fmt: skip
+    ours = name == "adversarial_fine_tuning"
+    return Hardening(members=SIZES.members, dev=CHECKED, keep=96, tries=1, controls=SIZES.scenes,
+                     hardener=_searching(25) if ours else HARDENERS[name](),
+                     schedule=FineTuning(epochs=4, updates=10, batch=7,
+                                         lr=TESTBED_LR / 2 if name == "negative_guidance" else TESTBED_LR))  # fmt: skip
+
+
+def _searching(steps: int) -> AdversarialFineTuning:
+    """Trained on triggers of so many steps."""
+    usual = AdversarialFineTuning()
+    return replace(usual, attack=replace(usual.attack, steps=steps, batch=DRAWS))
 
 
 def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
@@ -145,7 +148,7 @@ def _by_steps(found: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, An
     return {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
 
 
-def _steps(number: int, attack: str = "adversarial_embedding") -> str:
+def _steps(number: int, attack: str | None = None) -> str:
     return wording_of(attack).far(number) if number else "caption"
 
 

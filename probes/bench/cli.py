@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,14 +31,12 @@ def detectors(
 ) -> None:
     """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
     from probes.bench.detectors import EARLY, SEEDS, bench_detectors, leaderboard, table
-    from probes.bench.plots import draw
     from shield.detectors import DETECTORS
 
     early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
     found = bench_detectors(out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds),
                             batch_size, device, _said)  # fmt: skip
-    draw(out, ["detectors"])
-    printed(found, as_json, f"{leaderboard(found)}\n\n{table(found)}")
+    _drawn(out, "detectors", found, as_json, f"{leaderboard(found)}\n\n{table(found)}")
 
 
 @bench_app.command()
@@ -51,7 +50,6 @@ def shield(
     as_json: Json = False,
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
-    from probes.bench.plots import draw
     from probes.bench.shield import PARTS, bench_shield, table
     from probes.progress import bars
     from probes.types import Progress
@@ -64,9 +62,7 @@ def shield(
             tracks.setdefault(what, track(what))(done, total)
 
         found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
-    if "works" in found:
-        draw(out, ["shield"])
-    printed(found, as_json, table(found))
+    _drawn(out, "shield", found, as_json, table(found))
 
 
 @bench_app.command()
@@ -80,13 +76,11 @@ def mitigations(
 ) -> None:
     """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs."""
     from probes.bench.mitigations import bench_mitigations, table
-    from probes.bench.plots import draw
     from shield.mitigations import MITIGATIONS
 
     found = bench_mitigations(out, chosen(names, MITIGATIONS, "mitigation"), seeds=seeds, batch_size=batch_size,
                               device=device, progress=_said)  # fmt: skip
-    draw(out, ["mitigations"])
-    printed(found, as_json, table(found))
+    _drawn(out, "mitigations", found, as_json, table(found))
 
 
 @bench_app.command()
@@ -98,11 +92,9 @@ def localizers(
 ) -> None:
     """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them."""
     from probes.bench.localizers import bench_localizers, table
-    from probes.bench.plots import draw
 
     found = bench_localizers(out, batch_size=batch_size, device=device, progress=_said)
-    draw(out, ["localizers"])
-    printed(found, as_json, table(found))
+    _drawn(out, "localizers", found, as_json, table(found))
 
 
 @bench_app.command()
@@ -128,11 +120,9 @@ def attacks(
 ) -> None:
     """Prune, attack in every way with controls, harden, attack again; resumes from its run folders."""
     from probes.bench.attacks import HARDENED, attack_table, bench_attacks, hardening_table
-    from probes.bench.plots import draw
 
     found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENED, "hardener"), progress=_said)
-    draw(out, ["attacks"])
-    printed(found, as_json, f"{attack_table(found)}\n\n{hardening_table(found)}")
+    _drawn(out, "attacks", found, as_json, f"{attack_table(found)}\n\n{hardening_table(found)}")
 
 
 @bench_app.command()
@@ -143,12 +133,10 @@ def traps(
     as_json: Json = False,
 ) -> None:
     """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders."""
-    from probes.bench.plots import draw
     from probes.bench.traps import bench_traps, table
 
     found = bench_traps(out, runs, device)
-    draw(out, ["traps"])
-    printed(found, as_json, table(found))
+    _drawn(out, "traps", found, as_json, table(found))
 
 
 @bench_app.command()
@@ -161,6 +149,14 @@ def pages(
 
     draw(root / "docs" / "bench")
     typer.echo("\n".join(map(str, fill(root))) or "Every page was up to date.")
+
+
+def _drawn(out: Path, name: str, found: Mapping[str, Any], as_json: bool, tables: str) -> None:
+    """The end of a bench: its plot, and its tables on stdout."""
+    from probes.bench.plots import draw
+
+    draw(out, [name])
+    printed(found, as_json, tables)
 
 
 def _said(line: str) -> None:

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 
 from probes.bench.detectors import ranked
 from probes.bench.figures import Figures
+from probes.plots import points
 
 MANY = "C0o- C1o- C2o- C4o- C5o- C6o- C8o- C9o- C0s- C1s- C2s- C4s- C5s- C6s- C8s- C9s- C0^- C1^- C2^-".split()
 OURS, CONTROL, TWIN = "C3o-", "C7s--", "C0x--"
+SMALL: dict[str, Any] = {"markersize": 5, "linewidth": 1, "capsize": 2, "elinewidth": 0.7}
 
 
 def draw(folder: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -25,9 +27,10 @@ def draw(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     made = []
     for name in names or PLOTS:
         file = folder / f"{name}.json"
-        if file.exists():
+        figure = PLOTS[name](json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        if figure is not None:
             made.append(file.with_suffix(".png"))
-            PLOTS[name](json.loads(file.read_text(encoding="utf-8"))).savefig(made[-1], dpi=130)
+            figure.savefig(made[-1], dpi=130)
     return made
 
 
@@ -59,16 +62,21 @@ def detectors(result: Figures) -> Figure:
     return figure
 
 
-def shield(result: Figures) -> Figure:
-    """Copies that left, by rung: the bare pipeline's, behind the shield, and behind it with a gallery."""
+def shield(result: Figures) -> Figure | None:
+    """Copies that left, by rung: the bare pipeline's, behind the shield, and behind it with a gallery.
+
+    None while works weren't measured.
+    """
+    ways = result.get("works")
+    if ways is None:
+        return None
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    ways = result["works"]
     for place, (way, color) in enumerate(zip(ways, ("C3", "C0", "C2"), strict=True)):
         where = [n + (place - 1) * 0.27 for n in range(len(ways[way]))]
         rows = list(ways[way].values())
         axes.bar(where, [row["share"] for row in rows], 0.25, color=color, label=way)
-        _bars(axes, where, rows, "share", "k,", capsize=0)
+        points(axes, where, rows, "share", fmt="k,", **{**SMALL, "capsize": 0})
     axes.set_xticks(range(len(ways["bare"])), [group.removeprefix("rung ") for group in ways["bare"]])
     axes.set(xlabel="exposures in training (TM: templates)", ylabel="pictures that copy a work", ylim=(0, 1.04))
     axes.legend(frameon=False, fontsize=8, loc="upper left")
@@ -83,8 +91,8 @@ def mitigations(result: Figures) -> Figure:
     for (name, row), style in zip(result["rows"].items(), cycle(MANY), strict=False):
         agreement = row["agreement"]
         x = blocked if agreement is None else agreement["value"]
-        spread = None if agreement is None else [[x - agreement["low"]], [agreement["high"] - x]]
-        _bars(axes, [x], [row["copies"]], "share", style[:-1], name, xerr=spread)
+        spread = agreement and _spread(agreement)
+        points(axes, [x], [row["copies"]], "share", name, fmt=style[:-1], xerr=spread, **SMALL)
     axes.axvline(blocked / 2 - 0.03, color="#cccccc", lw=0.8)
     axes.set_xticks([blocked, 0, 0.2, 0.4, 0.6, 0.8], ["blocked", "0", "0.2", "0.4", "0.6", "0.8"])
     axes.set(xlabel="agreement with their captions of scenes flagged by mistake", ylabel="works' pictures still copies",
@@ -101,7 +109,7 @@ def localizers(result: Figures) -> Figure:
     masks = [name for name in rows if f"{name}, random" in rows or "times" in name]
     for name, style in zip(masks, cycle(MANY), strict=False):
         loss, copies = rows[name]["loss"], rows[name]["copies"]
-        _bars(above, [loss["value"]], [copies], "share", style[:-1], name, xerr=_spread([loss], "value"))
+        points(above, [loss["value"]], [copies], "share", name, fmt=style[:-1], xerr=_spread(loss), **SMALL)
         if random := rows.get(f"{name}, random"):
             x, y = random["loss"]["value"], random["copies"]["share"]
             above.plot([loss["value"], x], [copies["share"], y], style[:2] + ":", lw=0.8)
@@ -165,22 +173,16 @@ def traps(result: Figures) -> Figure:
 
 
 def _curve(axes: Axes, curve: Sequence[Mapping[str, Any]], stage: str, style: str, label: str) -> None:
-    rows = [row for row in curve if row["stage"] == stage and row["rate"] is not None]
-    _bars(axes, [row["attack_steps"] for row in rows], rows, "rate", style, label)
+    rows = [row for row in curve if row["stage"] == stage]
+    points(axes, [row["attack_steps"] for row in rows], rows, "rate", label, fmt=style, **SMALL)
 
 
-def _bars(axes: Axes, x: Sequence[float], rows: Sequence[Figures], key: str, style: str, label: str | None = None,
-          **options: Any) -> None:
-    """Shares with their intervals."""
-    style_of = {"ms": 5, "lw": 1, "capsize": 2, "elinewidth": 0.7, **options}
-    axes.errorbar(x, [row[key] for row in rows], yerr=_spread(rows, key), fmt=style, label=label, **style_of)
+def _spread(estimate: Figures) -> list[list[float]]:
+    """The interval of one value, as matplotlib's error of one point."""
+    return [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
 
 
-def _spread(rows: Sequence[Figures], key: str) -> list[list[float]]:
-    return [[row[key] - row["low"] for row in rows], [row["high"] - row[key] for row in rows]]
-
-
-PLOTS: Mapping[str, Callable[[Figures], Figure]] = {
+PLOTS: Mapping[str, Callable[[Figures], Figure | None]] = {
     one.__name__: one for one in (detectors, shield, mitigations, localizers, attacks, traps)
 }
-"""Name of a result file and of its picture -> how it is drawn."""
+"""Name of a result file and of its picture -> how it is drawn; None where it holds nothing to draw."""

@@ -272,16 +272,15 @@ def ladder_plot(works: dict, path: Path) -> None:
     """Replication rate against exposures, both twins and both metrics, with 95 % intervals."""
     from matplotlib.figure import Figure
 
+    from probes.plots import points
+
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     rungs = [k for k in works["memorized"] if k != "TM"]
     for twin, color in (("memorized", "#c0392b"), ("clean", "#2471a3")):
         for metric, mark in (("tiled_l2", "o-"), ("pdq", "s--")):
             rows = [works[twin][k][metric] for k in rungs]
-            rates = np.array([r["copied"] for r in rows])
-            spread = [rates - [r["low"] for r in rows], [r["high"] for r in rows] - rates]
-            axes.errorbar(range(len(rungs)), rates, np.maximum(spread, 0), fmt=mark, color=color, capsize=3, ms=4,
-                          label=f"{twin}, {metric}")  # fmt: skip
+            points(axes, range(len(rungs)), rows, "copied", f"{twin}, {metric}", fmt=mark, color=color, markersize=4)
     axes.set_xticks(range(len(rungs)), rungs)
     axes.set(xlabel="exposures in training", ylabel="share of pictures that are copies", ylim=(-0.05, 1.05))
     axes.legend(frameon=False, fontsize=8)

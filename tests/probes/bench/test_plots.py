@@ -54,3 +54,10 @@ def test_scenes_that_are_all_blocked_have_no_agreement() -> None:
     assert set(bars) == set(result["rows"])
     none = {name for name, row in result["rows"].items() if row["agreement"] is None}
     assert none and max(bars[name] for name in none) < min(bars[name] for name in set(bars) - none)
+
+
+def test_a_result_without_works_has_no_plot_yet(tmp_path: Path) -> None:
+    """As `bench shield --parts scenes` leaves it in a new folder."""
+    found = {key: value for key, value in stored("shield").items() if key != "works"}
+    (tmp_path / "shield.json").write_text(json.dumps(found), encoding="utf-8")
+    assert plots.draw(tmp_path) == [] and not (tmp_path / "shield.png").exists()

@@ -1,13 +1,19 @@
-"""diffshield calibrate-gallery | calibrate-concepts | calibrate-watch: parsing and printing only."""
+"""diffshield calibrate | calibrate-copies | -gallery | -concepts | -watch: parsing and printing only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probes.options import Device, Json, Model, OwnGuidance, numbers, printed
+from probes.options import Device, Json, Model, OwnGuidance, OwnSteps, listed, numbers, printed
+
+if TYPE_CHECKING:
+    from probes.types import Progress
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 Registry = Annotated[list[Path] | None, typer.Option(help="Registry of concepts (TOML), several times if need be; by "
@@ -16,8 +22,55 @@ Registry = Annotated[list[Path] | None, typer.Option(help="Registry of concepts 
 
 def register(app: typer.Typer) -> None:
     """Adds these verbs to the command line."""
-    for verb in (calibrate_gallery, calibrate_concepts, calibrate_watch):
+    for verb in (calibrate, calibrate_copies, calibrate_gallery, calibrate_concepts, calibrate_watch):
         app.command(name=verb.__name__.replace("_", "-"))(verb)
+
+
+def calibrate(
+    model: Model = "testbed",
+    detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
+    prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
+    negatives: Annotated[str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, "
+                                                "comma-separated.")] = "nonmembers,scenes",
+    fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
+    steps: OwnSteps = None,
+    guidance: OwnGuidance = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make a model's thresholds from prompts that it is known not to have memorized."""
+    from dataclasses import asdict
+
+    from probes.calibrate import calibrate_detectors
+    from shield.weights import weights_dir
+
+    with _bar() as progress:
+        made = calibrate_detectors(model, listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
+                                   negatives=listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
+                                   guidance_scale=guidance, device=device, progress=progress)
+    lines = [f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
+             for path, t in made.items()]
+    printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
+
+
+def calibrate_copies(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures that don't copy each other.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    false_copy_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of them that may count as copies.")] = 0.0,
+    margin: Annotated[float, typer.Option(min=0, max=1, help="How far beyond them, towards a perfect copy.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Make the thresholds of the copy scores from pictures that are known not to be copies."""
+    from dataclasses import asdict
+
+    from probes.calibrate import calibrate_copies as make
+
+    made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
+    lines = [f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
+             f"pair {c.nearest:.4g}, {c.unscored} unscored)" for c in made]
+    printed({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
 
 
 def calibrate_gallery(
@@ -88,21 +141,26 @@ def calibrate_watch(
     as_json: Json = False,
 ) -> None:
     """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way."""
-    from contextlib import ExitStack
     from dataclasses import asdict
-    from functools import cache
 
-    from probes.progress import bars
     from probes.protect import calibrate_watch as make
     from shield.weights import weights_dir
 
     shares = numbers(steps, float)
-    with ExitStack() as stack:
-        bar = cache(lambda: stack.enter_context(bars())("calibrate"))  # opened late, so that a mistake shows none
+    with _bar() as progress:
         made = make(model, shares, out or weights_dir() / "thresholds", gallery=gallery, registry=registry or (),
                     openclip=openclip, prompts=prompts, seeds=range(100, 100 + seeds), fpr=fpr, preview=preview,
-                    schedule=schedule, guidance_scale=guidance, batch_size=batch, device=device,
-                    progress=lambda done, total: bar()(done, total))
+                    schedule=schedule, guidance_scale=guidance, batch_size=batch, device=device, progress=progress)
     lines = [f"{t.detector} at {t.options['share']:g}: flags above {t.value:.4g} ({t.negatives} negatives, at most "
              f"{t.fpr:.1%} flagged), {path}" for path, t in made.items()]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """A progress bar that opens at the first call, so that a mistake shows none."""
+    from probes.progress import bars
+
+    with ExitStack() as stack:
+        bar = cache(lambda: stack.enter_context(bars())("calibrate"))
+        yield lambda done, total: bar()(done, total)
