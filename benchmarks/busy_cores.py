@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from benchmarks.timing import Figure, figure
 from probes.cli import SPINS
 
-REPEATS = 5
+REPEATS = 9
 TEN_STEPS = f"""
 import json
 from benchmarks.timing import seconds

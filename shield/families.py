@@ -69,11 +69,15 @@ FAMILIES = (
         residuals=CONTROLNET_RESIDUALS,
     ),
     Family(
-        "sd3", ("StableDiffusion3Pipeline",), "transformer", sample="hidden_states", pooled="pooled_projections"
+        "sd3",
+        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+        "transformer",
+        sample="hidden_states",
+        pooled="pooled_projections",
     ),
     Family(
         "flux",
-        ("FluxPipeline",),
+        ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
         "transformer",
         layout="separate",
         sample="hidden_states",

@@ -2,6 +2,8 @@
 Stable Diffusion.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from diffusers import (
@@ -26,13 +28,13 @@ def tiny_projection_encoder(width: int = WIDTH) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
 
 
-def tiny_flow_vae() -> AutoencoderKL:
-    """8x downsampling to four channels with a shift, like SD3's and Flux's."""
+def tiny_flow_vae(channels: int = 4) -> AutoencoderKL:
+    """8x downsampling with a shift, like SD3's and Flux's."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(4, 4, 4, 8),
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=2,
         layers_per_block=1,
         sample_size=64,
@@ -82,25 +84,25 @@ def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
     return pipe
 
 
-def tiny_sd3(seed: int = 0) -> StableDiffusion3Pipeline:
-    """SD3 without its T5, which the real pipeline allows too."""
+def tiny_sd3(seed: int = 0, channels: int = 4) -> StableDiffusion3Pipeline:
+    """SD3 without its T5, which the real pipeline allows too; real ones have 16 latent channels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = SD3Transformer2DModel(
             sample_size=8,
             patch_size=1,
-            in_channels=4,
+            in_channels=channels,
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=2,
             joint_attention_dim=2 * WIDTH,
             caption_projection_dim=16,
             pooled_projection_dim=2 * WIDTH,
-            out_channels=4,
+            out_channels=channels,
             pos_embed_max_size=16,
         ).eval()
         pipe = StableDiffusion3Pipeline(
-            vae=tiny_flow_vae(),
+            vae=tiny_flow_vae(channels),
             text_encoder=tiny_projection_encoder(),
             text_encoder_2=tiny_projection_encoder(),
             text_encoder_3=None,
@@ -158,12 +160,14 @@ def tiny_mask() -> Image.Image:
 
 
 def tiny_variant(base: type, kind: str, seed: int = 0):
-    """The Stable Diffusion or SDXL pipeline class `base` with the tiny components of its family.
+    """The pipeline class `base` with the tiny components of its family.
 
     `kind`: "text" as they are, "inpaint" with a denoiser of nine input channels, "control" with a ControlNet whose
     last layers aren't zero, so that it matters.
     """
-    pipe = tiny_sdxl(seed) if "XL" in base.__name__ else tiny_sd(seed=seed)
+    wide = partial(tiny_sd3, channels=16)  # its inpainting takes no other
+    families = {"StableDiffusionXL": tiny_sdxl, "StableDiffusion3": wide, "Flux": tiny_flux}
+    pipe = next((make for prefix, make in families.items() if base.__name__.startswith(prefix)), tiny_sd)(seed=seed)
     parts = {name: part for name, part in pipe.components.items() if name in base.__init__.__annotations__}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
@@ -172,8 +176,8 @@ def tiny_variant(base: type, kind: str, seed: int = 0):
         if kind == "control":
             controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
             parts["controlnet"] = _loud(controlnet)
-    more = {"add_watermarker": False} if "XL" in base.__name__ else {"requires_safety_checker": False}
-    made = base(**parts, **more)
+    more = {"add_watermarker": False, "requires_safety_checker": False}
+    made = base(**parts, **{name: value for name, value in more.items() if name in base.__init__.__annotations__})
     made.set_progress_bar_config(disable=True)
     return made
 

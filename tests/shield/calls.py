@@ -27,17 +27,18 @@ def options(n=None, **more):
 
 
 DETECTORS = (StructureGap(),)
+BATCH = 50
 _calibrated = {}
 
 
 def thresholds(pipe, value=None, detectors=DETECTORS, more=()):
     """Calibrated on 100 scores, once per checkpoint, pipeline and detectors; `value` replaces every threshold's. `more`
-    are the call's other arguments.
+    are the call's other arguments, a list of pictures one for each prompt.
     """
-    if family_of(pipe).name == "flux":
-        sampling = Sampling(STEPS, 3.5, 50, (("height", 64), ("width", 64), ("max_sequence_length", 16)))
-    else:
-        sampling = Sampling(STEPS, 5.0, 50, tuple(dict(more).items()))
+    flux = family_of(pipe).name == "flux"
+    small = {"height": 64, "width": 64, "max_sequence_length": 16} if flux else {}
+    whole = {k: v[:1] * BATCH if isinstance(v, list) else v for k, v in {**small, **dict(more)}.items()}
+    sampling = Sampling(STEPS, 3.5 if flux else 5.0, BATCH, tuple(whole.items()))
     key = (type(pipe), model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
     if key not in _calibrated:
         _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", sampling)

@@ -20,14 +20,16 @@ from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_mask, tiny_picture, tiny_sd3, tiny_sdxl, tiny_variant
 
 PROMPTS = ["the cat", "a dog", "zzz, a picture by anna"]
-FLUX = {"height": 64, "width": 64, "max_sequence_length": 16}
+FLUX = {"height": 64, "width": 64, "max_sequence_length": 16, "guidance_scale": 3.5}
+GUIDED = ("guidance_scale", "true_cfg_scale", "negative_prompt")
+TRUE = {**FLUX, "true_cfg_scale": 3.0, "negative_prompt": [""] * 3}
 WAYS = {
     "sd": (tiny_sd, {}),
     "sdxl": (tiny_sdxl, {}),
     "sd3": (tiny_sd3, {}),
     "sd3_skip_layers": (tiny_sd3, {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0}),
     "flux": (tiny_flux, FLUX),
-    "flux_true": (tiny_flux, {**FLUX, "true_cfg_scale": 3.0, "negative_prompt": [""] * 3}),
+    "flux_true": (tiny_flux, TRUE),
 }
 PICTURE, OTHER, MASK = tiny_picture(), tiny_picture(1), tiny_mask()
 VARIANTS = {
@@ -45,6 +47,12 @@ for _family, _prefix in (("sd", "StableDiffusion"), ("sdxl", "StableDiffusionXL"
     for _name, (_task, _kind, _more) in VARIANTS.items():
         _base = getattr(diffusers, f"{_prefix}{_task}Pipeline")
         WAYS[f"{_family}_{_name}"] = (partial(tiny_variant, _base, _kind), _more)
+for _way, _prefix, _own in (("sd3", "StableDiffusion3", {}), ("flux", "Flux", FLUX), ("flux_true", "Flux", TRUE)):
+    for _name in ("img2img", "inpaint_plain"):
+        _task, _kind, _more = VARIANTS[_name]
+        _base = getattr(diffusers, f"{_prefix}{_task}Pipeline")
+        _each = {"image": [PICTURE] * 3} if _way == "sd3" else {}  # which takes one for each prompt
+        WAYS[f"{_way}_{_name}"] = (partial(tiny_variant, _base, _kind), {**_own, **_more, **_each})
 every = pytest.mark.parametrize("way", WAYS)
 # One of each mechanism: layouts, pooled embeddings, packed latents, nine channels, a companion.
 of_each_kind = pytest.mark.parametrize("way", [*list(WAYS)[:6], "sd_inpaint", "sdxl_control"])
@@ -57,11 +65,15 @@ def made(way):
 
 
 def limits(pipe, way, value):
-    return thresholds(pipe, value, (StructureGap(),), {k: v for k, v in WAYS[way][1].items() if "negative" not in k})
+    return thresholds(pipe, value, (StructureGap(),), {k: v for k, v in WAYS[way][1].items() if k not in GUIDED})
+
+
+def distilled(way):
+    return way.startswith("flux") and "true" not in way
 
 
 def policy(way, **more):
-    return Policy(extra_uncond=way == "flux", **more)
+    return Policy(extra_uncond=distilled(way), **more)
 
 
 def scores(pipe, call):
@@ -100,8 +112,8 @@ def test_nothing_flagged_is_bit_equal(way):
     result = Shield(pipe, policy(way), thresholds=made_thresholds)(**call())
     handle.remove()
     assert np.array_equal(bare, result.images)
-    assert len(calls) - 2 * bare_calls == (1 if way == "flux" else 0)
-    assert [v.extra_calls for v in result.verdicts] == [1 if way == "flux" else 0] * 3
+    assert len(calls) - 2 * bare_calls == distilled(way)
+    assert [v.extra_calls for v in result.verdicts] == [distilled(way)] * 3
 
 
 @every
