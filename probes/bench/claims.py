@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from probes.bench.figures import Figures, interval, share
@@ -128,6 +129,31 @@ def benchmark(name: str) -> Any:
     return listed
 
 
+def plan(figures: Figures) -> str:
+    """docs/bench/benchmarks.json: what 1e8 prompts cost, as far as it follows from what was measured."""
+    if not {"scan_throughput", "scan_memory"} <= set(figures):
+        return "*Not measured: scan_throughput, scan_memory.*"
+    rows = (row for name in ("scan_throughput", "scan_memory") for row in figures[name]["figures"])
+    value = {row["name"]: row["value"] for row in rows}
+    calls, published = (value[f"{name}: denoiser evaluations a prompt"] for name in ("scan", "Wen, 50 steps"))
+    written, table = value["records.jsonl: a record"], value["results.parquet: a record"]
+    speed = value["prompts a second, next to no denoiser, one process"]
+    reached, prompts = value["scan is faster than: bare denoiser"], 1e8
+    hours, gigabytes = prompts / 3600, prompts / 1e9
+    return _table(("", "figure", "for 1e8 prompts"), [
+        ("denoiser evaluations, one seed", f"{calls:.3f} here; 1 + seeds / prompts",
+         f"{_power(calls * prompts)}, against {_power(published * prompts)} for Wen's published procedure"),
+        ("GPU hours", "r: not measured", f"{hours:,.0f} * s / (r * e); e = {reached:.2f} on the testbed's CPU"),
+        ("seeds a prompt, s", "1; with early exit as above", "more only for prompts near the threshold"),
+        ("records.jsonl", f"{written:.0f} bytes each, and what its prompt is longer", f"{written * gigabytes:.0f} GB"),
+        ("results.parquet", f"{table:.1f} bytes each, likewise", f"{table * gigabytes:.1f} GB"),
+        ("everything but the denoiser, one process",
+         f"{speed:,.0f} prompts a second, {1000 / speed:.1f} ms each, a tiny denoiser's time in it",
+         f"{hours / speed:.0f} process hours: {hours / speed / 64:.1f} on 64 shards"),
+        ("memory of a worker", "the model, and what a batch needs", "the same"),
+    ])  # fmt: skip
+
+
 def overhead(figures: Figures) -> str:
     """docs/bench/benchmarks.json: what the shield adds, in a sentence."""
     if "shield_overhead" not in figures:
@@ -143,3 +169,14 @@ def overhead(figures: Figures) -> str:
 def _spread(row: Figures) -> str:
     """A figure, and its smallest and largest repeat."""
     return f"{row['value']:.3g}" + (f" ({row['low']:.3g} to {row['high']:.3g})" if row["repeats"] > 1 else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _power(number: float) -> str:
+    """1e10, not 1e+10."""
+    digit, exponent = f"{number:.0e}".split("e")
+    return f"{digit}e{int(exponent)}"
