@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 NEW = "(a new one)"
+FORM = 7  # outputs: whose form it is, and its six fields
 SHOWN = 24
 THUMBNAIL = 160
 
@@ -42,6 +43,7 @@ def _concepts(store: Protected) -> None:
         with gr.Column(scale=2, min_width=300):
             gr.HTML("<h3>Add or change a concept</h3>")
             chosen = gr.Dropdown(_names(store), value=NEW, label="Concept to change")
+            filled = gr.State(NEW)
             fields = _fields()
             with gr.Row():
                 save = gr.Button("Save", variant="primary", elem_id="save-concept")
@@ -49,8 +51,9 @@ def _concepts(store: Protected) -> None:
             said = gr.HTML(elem_id="concept-said")
     gr.on([trial.submit, trial.blur], lambda text: _tried(store, text), trial, found, **HIDDEN)
     wanted.change(lambda text: _table(store, text), wanted, listed, trigger_mode="always_last", **HIDDEN)
-    chosen.input(lambda name: _filled(store, name), chosen, fields, **HIDDEN)
-    outputs = [said, listed, chosen, *fields]
+    form = [filled, *fields]
+    chosen.input(lambda name, last: _chosen(store, name, last), [chosen, filled], form, **HIDDEN)
+    outputs = [said, listed, chosen, *form]
     save.click(_saver(store), [chosen, wanted, *fields], outputs, **HIDDEN)
     remove.click(_remover(store), [chosen, wanted], outputs, **HIDDEN)
 
@@ -76,12 +79,18 @@ def _table(store: Protected, wanted: str) -> str:
     return str(render.concepts_table(store.concepts.concepts, wanted or ""))
 
 
+def _chosen(store: Protected, name: str, last: str) -> list[Any]:
+    """A list that only had the focus says "input" too: then what is being typed into the form stays."""
+    return [gr.skip()] * FORM if name == last else _filled(store, name)
+
+
 def _filled(store: Protected, name: str) -> list[Any]:
+    """The form for a concept, and whose it is."""
     try:
         concept = Concept("") if name == NEW else store.concept(name)
     except ShieldError:
         concept = Concept("")
-    return [concept.name, concept.kind, "\n".join(concept.aliases), "\n".join(concept.descriptions),
+    return [name, concept.name, concept.kind, "\n".join(concept.aliases), "\n".join(concept.descriptions),
             concept.substitute, "\n".join(concept.allow)]
 
 
@@ -102,7 +111,7 @@ def _lines(text: str | None) -> tuple[str, ...]:
 def _remover(store: Protected) -> Callable[..., list[Any]]:
     def remove(chosen: str, wanted: str) -> list[Any]:
         if chosen == NEW:
-            return [_said("Choose the concept to remove.", bad=True), *[gr.skip()] * 8]
+            return [_said("Choose the concept to remove.", bad=True), *[gr.skip()] * (2 + FORM)]
         return _changed(store, wanted, f"Removed {chosen}.", lambda: store.remove_concept(chosen))
 
     return remove
@@ -113,7 +122,7 @@ def _changed(store: Protected, wanted: str, sentence: str, change: Callable[[], 
     try:
         change()
     except (ShieldError, OSError) as error:
-        return [_said(str(error), bad=True), *[gr.skip()] * 8]
+        return [_said(str(error), bad=True), *[gr.skip()] * (2 + FORM)]
     return [_said(sentence), _table(store, wanted), gr.Dropdown(_names(store), value=NEW), *_filled(store, NEW)]
 
 

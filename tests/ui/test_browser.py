@@ -203,6 +203,18 @@ def test_an_audit_is_started_watched_canceled_and_continued(visit: Callable) -> 
     state.get_by_text("was canceled; what it had done is kept").wait_for()
 
 
+def test_a_list_that_only_has_the_focus_leaves_the_form_alone(visit: Callable) -> None:
+    page = visit()
+    open_tab(page, "Protected")
+    name = page.get_by_label("Name", exact=True)
+    name.click()
+    page.keyboard.type("Half written")
+    for key in ("Shift+Tab", "Shift+Tab", "Tab", "Tab"):  # to the list of concepts before it, and back
+        page.keyboard.press(key)
+    page.wait_for_timeout(1500)
+    assert name.input_value() == "Half written"
+
+
 def test_everything_can_be_done_with_the_keyboard(visit: Callable, finished: str) -> None:
     page = visit()
 

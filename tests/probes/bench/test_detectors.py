@@ -51,7 +51,7 @@ def test_dev_and_heldout_share_no_caption() -> None:
 def test_one_detector_on_the_shipped_model(tmp_path) -> None:
     found = bench_detectors(tmp_path, ["noise_gap"], seeds=[600], progress=lambda line: None)
     row = found["detectors"]["noise_gap"]
-    assert row["denoiser_rows"] == 2 and (tmp_path / "detectors.png").exists()
+    assert row["denoiser_rows"] == 2 and (tmp_path / "detectors.json").exists()
     top = load_manifest().rungs[-1]
     never, often = (row["groups"][f"rung {rung}"]["auroc_nonmembers"] for rung in (0, top))
     assert never < 0.8 < often
