@@ -41,6 +41,11 @@ def status(sentence: str, done: int | None = None, total: int | None = None, *, 
         kind or "plain", role, sentence, bar)
 
 
+def unfinished(line: str) -> bool:
+    """Whether this line of `status` is of no kind: something is under way, and nothing came out yet."""
+    return line.startswith('<div class="ds-status ds-plain"')
+
+
 def note(sentence: str) -> Markup:
     """A quiet line."""
     return Markup('<p class="ds-note" role="status">{}</p>').format(sentence)

@@ -27,7 +27,7 @@ TURN = "Waiting for your turn; pictures are drawn one at a time, in the order th
 # In the browser, since the queue says nothing before a turn comes. On a phone the pictures are below everything else.
 ASKED = """() => {
     document.querySelector('#shield-status').scrollIntoView({block: 'nearest'});
-    return [%s, {__type__: 'update', interactive: true}];
+    return [%s, {__type__: 'update', interactive: false}, {__type__: 'update', interactive: true}];
 }"""
 READY = "Type a prompt, or take one of the examples, and draw it."
 BROKEN = "Something broke that shouldn't; the terminal that serves this page says what."
@@ -41,12 +41,15 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
             inputs, go, cancel = _inputs(page, blocks)
         with gr.Column(scale=3, min_width=300):
             outputs = [gr.HTML(str(render.status(READY)), elem_id="shield-status"),
-                       gr.HTML(_waiting(), elem_id="shield-pictures"), gr.HTML(elem_id="shield-details"), go, cancel]
-    gr.on([go.click, inputs[0].submit], None, None, [outputs[0], cancel],
+                       gr.HTML(_waiting(), elem_id="shield-pictures"), gr.HTML(elem_id="shield-details")]
+    buttons = [go, cancel]
+    gr.on([go.click, inputs[0].submit], None, None, [outputs[0], *buttons],
           js=ASKED % json.dumps(str(render.status(TURN))), **HIDDEN)
     drawing = gr.on([go.click, inputs[0].submit], _generate(page), inputs, outputs, concurrency_limit=1,
                     concurrency_id="model", trigger_mode="once", **HIDDEN)
-    cancel.click(_cancel(page), None, outputs, cancels=[drawing], queue=False, **HIDDEN)
+    # Comes after the last frame, also after one that was on its way when the drawing was canceled.
+    drawing.then(_ended, outputs[0], [*outputs, *buttons], queue=False, **HIDDEN)
+    cancel.click(_cancel(page), None, None, cancels=[drawing], queue=False, **HIDDEN)
     _api(page)
 
 
@@ -108,20 +111,20 @@ def _waiting() -> str:
 def _generate(page: Page) -> Any:
     def generate(prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float,
                  request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        job, busy = None, (gr.Button(interactive=False), gr.Button(interactive=True))
-        yield str(render.status("Waiting for the model …")), _waiting(), "", *busy
+        job = None
+        yield str(render.status("Waiting for the model …")), _waiting(), ""
         try:
             asked = asked_for(page, prompt, model, policy, seed, steps, guidance)
             job = page.begun(request.session_hash, Job(lambda tell: page.draw(asked, tell)))
             for told in job:
-                yield *_frame(told), gr.skip(), *busy
+                yield *_frame(told), gr.skip()
             if job.result is not None:
-                yield *_shown(page, job.result), *_idle()
+                yield _shown(page, job.result)
         except ShieldError as error:
-            yield str(render.status(str(error), kind="bad")), gr.skip(), gr.skip(), *_idle()
+            yield str(render.status(str(error), kind="bad")), gr.skip(), gr.skip()
         except Exception:
             traceback.print_exc()
-            yield str(render.status(BROKEN, kind="bad")), gr.skip(), gr.skip(), *_idle()
+            yield str(render.status(BROKEN, kind="bad")), gr.skip(), gr.skip()
         finally:
             if job is not None:
                 job.stop()
@@ -129,8 +132,10 @@ def _generate(page: Page) -> Any:
     return generate
 
 
-def _idle() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=True), gr.Button(interactive=False)
+def _ended(status: str) -> tuple[Any, ...]:
+    """What is left of a drawing that was canceled, which has no verdict; and the buttons as they were."""
+    canceled = (str(render.status("Canceled.")), _waiting(), "") if render.unfinished(status) else (gr.skip(),) * 3
+    return *canceled, gr.Button(interactive=True), gr.Button(interactive=False)
 
 
 def asked_for(page: Page, prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float) -> Any:
@@ -203,9 +208,8 @@ def _work_address(page: Page, work: Nearest | None) -> str | None:
 
 
 def _cancel(page: Page) -> Any:
-    def cancel(request: gr.Request) -> tuple[Any, ...]:
+    def cancel(request: gr.Request) -> None:
         page.stop(request.session_hash)
-        return str(render.status("Canceled.")), _waiting(), "", *_idle()
 
     return cancel
 

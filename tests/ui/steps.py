@@ -2,6 +2,16 @@
 
 import re
 
+WATCH = """() => {
+    window.asked = window.answered = false;
+    clearInterval(window.watch);
+    window.watch = setInterval(() => {
+        if (document.querySelector('#draw').disabled) window.asked = true;
+        else if (window.asked) window.answered = true;
+    }, 5);
+}"""
+"""Draw is disabled from the click until everything about the picture is there."""
+
 
 def open_tab(page, *names: str) -> None:
     for name in names:
@@ -15,14 +25,12 @@ def draw(page, prompt: str, steps: int, wait: bool = True) -> str:
     if not page.get_by_label("Seed").is_visible():
         sampling.click()
     page.get_by_label("number input for Denoising steps").fill(str(steps))
-    page.evaluate("document.querySelector('#shield-status .ds-status').dataset.old = 1")
+    page.evaluate(WATCH)
     page.get_by_role("button", name="Draw", exact=True).click()
     if not wait:
         return ""
-    new = page.locator("#shield-status .ds-status:not([data-old])")
-    done = new.get_by_text(re.compile("^(Passed|Flagged|Blocked|Handed|Something)"))
-    done.wait_for()
-    return done.inner_text().strip()
+    page.wait_for_function("window.answered")
+    return page.locator("#shield-status .ds-status").inner_text().strip()
 
 
 def choose(page, label: str, option: str) -> None:

@@ -146,3 +146,8 @@ def test_the_plot_shows_its_scores_and_says_them() -> None:
     assert in_words(curve, "new_one", None).startswith("Without the shield") and "no threshold" in in_words(
         curve, "new_one", None)
     assert Elements(render.plot(svg, words)).all("svg")[0]["aria-label"] == words
+
+
+def test_a_line_of_no_kind_is_unfinished() -> None:
+    assert render.unfinished(str(render.status("Drawing", 3, 25)))
+    assert not render.unfinished(str(render.status('rewritten to <div class="ds-status ds-plain"', kind="mitigated")))

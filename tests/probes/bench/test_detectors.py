@@ -47,7 +47,7 @@ def test_dev_and_heldout_share_no_caption() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_one_detector_on_the_shipped_model(tmp_path) -> None:
     found = bench_detectors(tmp_path, ["noise_gap"], seeds=[600], progress=lambda line: None)
     row = found["detectors"]["noise_gap"]
