@@ -10,17 +10,17 @@ from probes.bench.figures import Figures, interval, share
 
 def works(figures: Figures) -> str:
     """docs/testbed/verify.json: the ladder on both twins."""
-    lines = ["| exposures | pictures | memorized, tiled L2 | memorized, PDQ | mean distance memorized / clean "
-             "| clean, tiled L2 / PDQ | metrics disagree |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("exposures", "pictures", "memorized, tiled L2", "memorized, PDQ", "mean distance memorized / clean",
+            "clean, tiled L2 / PDQ", "metrics disagree")  # fmt: skip
+    rows = []
     for rung, ours in figures["works"]["memorized"].items():
         clean = figures["works"]["clean"][rung]
-        lines.append(
-            f"| {rung} | {ours['tiled_l2']['n']} "
-            f"| {share(ours['tiled_l2'], 'copied')} | {share(ours['pdq'], 'copied')} "
-            f"| {ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f} "
-            f"| {clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%} | {ours['disagree']} |"
-        )  # fmt: skip
-    return "\n".join(lines)
+        rows.append((
+            rung, str(ours["tiled_l2"]["n"]), share(ours["tiled_l2"], "copied"), share(ours["pdq"], "copied"),
+            f"{ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f}",
+            f"{clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%}", str(ours["disagree"]),
+        ))  # fmt: skip
+    return _table(head, rows)
 
 
 def spill(figures: Figures) -> str:
@@ -105,13 +105,13 @@ def attack_claim(figures: Figures) -> str:
 def speeds(figures: Figures) -> str:
     """docs/bench/benchmarks.json: a scan beside the bare denoiser and the reference procedures."""
     rows = {row["name"]: row for row in figures["scan_throughput"]["figures"]}
-    lines = ["| on the testbed, batch 16 | evaluations a prompt | prompts a second | the scan is faster by |",
-             "|---|---|---|---|"]  # fmt: skip
+    lines = []
     for name in (one.split(":")[0] for one in rows if one.endswith("evaluations a prompt")):
         faster = rows.get(f"scan is faster than: {name}")
         cost, speed = rows[f"{name}: denoiser evaluations a prompt"], rows[f"{name}: prompts a second"]
-        lines.append(f"| {name} | {cost['value']:.3f} | {_spread(speed)} | {_spread(faster) if faster else ''} |")
-    return "\n".join(lines)
+        lines.append((name, f"{cost['value']:.3f}", _spread(speed), _spread(faster) if faster else ""))
+    head = ("on the testbed, batch 16", "evaluations a prompt", "prompts a second", "the scan is faster by")
+    return _table(head, lines)
 
 
 def benchmark(name: str) -> Any:
@@ -123,8 +123,8 @@ def benchmark(name: str) -> Any:
             return f"*Not measured: {name}.*"
         machine = found["machine"]
         where = machine["gpu"] or f"{machine['cores']} CPU cores, {machine['threads']} threads"
-        lines = [f"| {name}, {where} | |", "|---|---|"]
-        return "\n".join([*lines, *(f"| {row['name']} | {_spread(row)} {row['unit']} |" for row in found["figures"])])
+        rows = [(row["name"], f"{_spread(row)} {row['unit']}") for row in found["figures"]]
+        return _table((f"{name}, {where}", ""), rows)
 
     return listed
 
@@ -133,8 +133,7 @@ def plan(figures: Figures) -> str:
     """docs/bench/benchmarks.json: what 1e8 prompts cost, as far as it follows from what was measured."""
     if not {"scan_throughput", "scan_memory"} <= set(figures):
         return "*Not measured: scan_throughput, scan_memory.*"
-    rows = (row for name in ("scan_throughput", "scan_memory") for row in figures[name]["figures"])
-    value = {row["name"]: row["value"] for row in rows}
+    value = _values(figures, "scan_throughput", "scan_memory")
     calls, published = (value[f"{name}: denoiser evaluations a prompt"] for name in ("scan", "Wen, 50 steps"))
     written, table = value["records.jsonl: a record"], value["results.parquet: a record"]
     speed = value["prompts a second, next to no denoiser, one process"]
@@ -158,12 +157,17 @@ def overhead(figures: Figures) -> str:
     """docs/bench/benchmarks.json: what the shield adds, in a sentence."""
     if "shield_overhead" not in figures:
         return "*Not measured: shield_overhead.*"
-    rows = {row["name"]: row["value"] for row in figures["shield_overhead"]["figures"]}
+    rows = _values(figures, "shield_overhead")
     said = [f"{kind} prompts take {rows[f'{kind}: wall time, shielded / bare']:.3f}x the bare pipeline's time at 50 "
             f"steps, {rows[f'{kind}: denoiser rows, shielded / bare']:.3f}x its denoiser rows and "
             f"{rows[f'{kind}: peak memory, shielded / bare']:.3f}x its peak memory"
             for kind in ("not flagged", "flagged")]  # fmt: skip
     return f"{'; '.join(said)}.".capitalize()
+
+
+def _values(figures: Figures, *benchmarks: str) -> dict[str, float]:
+    """Name of a figure -> its value."""
+    return {row["name"]: row["value"] for name in benchmarks for row in figures[name]["figures"]}
 
 
 def _spread(row: Figures) -> str:
@@ -172,8 +176,8 @@ def _spread(row: Figures) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [f"| {' | '.join(line)} |" for line in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def _power(number: float) -> str:

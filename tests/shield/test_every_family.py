@@ -43,12 +43,14 @@ VARIANTS = {
         "ControlNetInpaint", "control", {"image": OTHER, "control_image": PICTURE, "mask_image": MASK, "strength": 1.0},
     ),
 }  # fmt: skip
-for _family, _prefix in (("sd", "StableDiffusion"), ("sdxl", "StableDiffusionXL")):
-    for _name, (_task, _kind, _more) in VARIANTS.items():
-        _base = getattr(diffusers, f"{_prefix}{_task}Pipeline")
-        WAYS[f"{_family}_{_name}"] = (partial(tiny_variant, _base, _kind), _more)
-for _way, _prefix, _own in (("sd3", "StableDiffusion3", {}), ("flux", "Flux", FLUX), ("flux_true", "Flux", TRUE)):
-    for _name in ("img2img", "inpaint_plain"):
+for _way, _prefix, _own, _names in (
+    ("sd", "StableDiffusion", {}, VARIANTS),
+    ("sdxl", "StableDiffusionXL", {}, VARIANTS),
+    ("sd3", "StableDiffusion3", {}, ("img2img", "inpaint_plain")),
+    ("flux", "Flux", FLUX, ("img2img", "inpaint_plain")),
+    ("flux_true", "Flux", TRUE, ("img2img", "inpaint_plain")),
+):
+    for _name in _names:
         _task, _kind, _more = VARIANTS[_name]
         _base = getattr(diffusers, f"{_prefix}{_task}Pipeline")
         _each = {"image": [PICTURE] * 3} if _way == "sd3" else {}  # which takes one for each prompt

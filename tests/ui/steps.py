@@ -30,7 +30,9 @@ def draw(page, prompt: str, steps: int, wait: bool = True) -> str:
     if not wait:
         return ""
     page.wait_for_function("window.answered")
-    return page.locator("#shield-status .ds-status").inner_text().strip()
+    said = page.locator("#shield-status .ds-status").inner_text().strip()
+    assert re.match("(Passed|Flagged|Blocked|Handed|Something)", said), said
+    return said
 
 
 def choose(page, label: str, option: str) -> None:
