@@ -12,10 +12,8 @@ from probes.negatives import KINDS, dev_negatives
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
-from shield.pictures import UNREADABLE
+from shield.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import Threshold, save_threshold
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
@@ -62,7 +60,7 @@ def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0,
 
     A broken picture is an error before anything is written: left out silently it would change the thresholds.
     """
-    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
+    files, _ = picture_files(pictures)
     loaded = [read_picture(file) for file in files]
     metrics: tuple[Metric, ...] = (TiledL2(), Pdq())
     found = [calibrate(metric, loaded, false_copy_rate, margin=margin, source=str(pictures)) for metric in metrics]
@@ -73,8 +71,6 @@ def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0,
 def read_picture(path: Path) -> Image.Image:
     """A picture, loaded; GalleryError if the file is none or is broken."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.copy()
+        return open_image(path)
     except UNREADABLE as error:
         raise GalleryError(f"{path} can't be read as a picture: {error}.") from error

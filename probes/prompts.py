@@ -62,29 +62,29 @@ def read_prompts(path: Path, *, column: str | None = None, limit: int | None = N
 
 def each_prompt(path: Path, *, column: str | None = None, limit: int | None = None) -> Iterator[Target]:
     """The same targets one at a time, for files that don't fit in memory. Errors come when they are met."""
-    file = _file_of(path)
-    rows = enumerate(_rows(file, column), start=1)
-    found = ((line, prompt, picture) for line, (prompt, picture) in rows if prompt)
+    files = _files_of(path)
+    rows = enumerate(((file, *row) for file in files for row in _rows(file, column)), start=1)
+    found = ((line, file, prompt, picture) for line, (file, prompt, picture) in rows if prompt)
     count = 0
-    for line, prompt, picture in itertools.islice(found, limit):
+    for line, file, prompt, picture in itertools.islice(found, limit):
         count += 1
         yield Target(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
     if not count:
-        raise PromptFileError(f"{file} holds no prompt; it needs at least one.")
+        raise PromptFileError(f"{' and '.join(map(str, files[:2]))} holds no prompt; it needs at least one.")
 
 
-def _file_of(path: Path) -> Path:
+def _files_of(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder that match the first pattern any does: data sets come in shards."""
     if path.is_dir():
         for pattern in _FOLDER_FILES:
-            for file in sorted(path.rglob(pattern)):
-                if file.suffix in FORMATS:
-                    return file
+            if files := [file for file in sorted(path.rglob(pattern)) if file.suffix in FORMATS]:
+                return files
         raise PromptFileError(f"The folder {path} holds no metadata.csv, metadata.jsonl or parquet file with prompts.")
     if not path.exists():
         raise PromptFileError(f"There is no prompt file at {path}.")
     if path.suffix.lower() not in FORMATS:
         raise PromptFileError(f"Prompts are read from {', '.join(FORMATS)} files, and {path.name} is none of these.")
-    return path
+    return [path]
 
 
 def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
@@ -120,7 +120,14 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
     first = next(_lines(file), "")
     delimiter = max(",;\t", key=first.count)
     try:
-        yield from csv.DictReader(_lines(file), delimiter=delimiter)
+        reader = csv.DictReader(_lines(file), delimiter=delimiter)
+        for row in reader:
+            if None in row:
+                raise PromptFileError(
+                    f"{file}, line {reader.line_num} has more fields than the header has columns: put texts that hold "
+                    f"a {delimiter!r} in double quotes, or save prompts alone as .txt, one a line."
+                )
+            yield row
     except csv.Error as error:
         raise PromptFileError(f"{file} can't be read as csv: {error}.") from error
 

@@ -16,8 +16,9 @@ from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
-from shield.gallery import PICTURES, Gallery
+from shield.gallery import Gallery
 from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
+from shield.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
 
 FRESH = 400
@@ -81,7 +82,7 @@ def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *
     loaded = gallery_at(gallery)
     if out is None and not (gallery / "gallery.json").is_file():
         raise BadRequestError(f"{gallery} is a folder of pictures; name the folder to save the gallery in with --out.")
-    files = sorted(path for path in noncopies.rglob("*") if path.suffix.lower() in PICTURES)
+    files, _ = picture_files(noncopies)
     loaded.calibrate([(str(file), file) for file in files], fpr, str(noncopies))
     loaded.save(out or gallery)
     return loaded

@@ -15,6 +15,8 @@ LOOKALIKES = str.maketrans(
     "авеіјкмнорѕстухԁӏɡαβγεηικνορτυχωøđłħıŋᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
     "abeijkmhopsctyxdlgabyenikvoptuxwodlhinabcdefghijklmnoprstuvwyz",
 )
+# Capitals look like other letters than their small forms do: Μ is an M, and μ a u.
+CAPITALS = str.maketrans("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕІЈКМНОРЅСТУХ", "abezhikmnoptyxabeijkmhopsctyx")
 LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oieastbgasietli", strict=True))
 # Chinese, Japanese and Korean: written without spaces, or with endings that no space parts from the word.
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -87,7 +89,7 @@ def without_markup(text: str) -> str:
 def _letters(character: str, leet: str | None) -> str:
     if leet is not None and character in LETTERS_FOR:
         return leet if character == "1" else LETTERS_FOR[character]
-    decomposed = unicodedata.normalize("NFKD", character).casefold().translate(LOOKALIKES)
+    decomposed = unicodedata.normalize("NFKD", character).translate(CAPITALS).casefold().translate(LOOKALIKES)
     decomposed = unicodedata.normalize("NFKD", decomposed)
     return "".join(c for c in decomposed if c.isalnum())
 

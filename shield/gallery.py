@@ -9,6 +9,7 @@ a copy that is a small part of a picture, or one that is rotated.
 """
 
 import json
+import logging
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
-from shield.pictures import UNREADABLE
+from shield.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import quantile
 from shield.types import Nearest
 
@@ -37,16 +38,13 @@ UNCALIBRATED = {
     "tile_distance": "off until calibrated; run `diffshield calibrate-gallery`",
     "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
 }
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_log = logging.getLogger("shield")
 
 
 def opened(source: Any) -> Image.Image:
     """A PIL picture in RGB from a path or a picture. Raises GalleryError for an unreadable one."""
     try:
-        if isinstance(source, Image.Image):
-            return source.convert("RGB")
-        with Image.open(source) as image:
-            return image.convert("RGB")
+        return open_image(source)
     except UNREADABLE as error:
         raise GalleryError(f"{source} can't be read as a picture ({error}); replace or remove it.") from None
 
@@ -113,12 +111,21 @@ class Gallery:
 
     @classmethod
     def from_folder(cls, folder: Path, correlation: float = CORRELATION) -> "Gallery":
-        """Every picture in a folder, by its file name without ending. Raises GalleryError for an unreadable one."""
-        paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURES)
+        """Every picture in a folder and the folders in it, by its path from there without the ending.
+
+        Files that aren't named as pictures are left out, and a warning of the logger `shield` names them.
+
+        Raises:
+            GalleryError: The folder holds no picture, or one that can't be read.
+        """
+        root, (paths, others) = Path(folder), picture_files(folder)
         if not paths:
-            raise GalleryError(f"{folder} holds no pictures ({', '.join(PICTURES)}).")
+            raise GalleryError(f"{folder} holds no pictures (.png, .jpg, .webp and what else Pillow reads).")
+        if others:
+            named = ", ".join(str(path.relative_to(root)) for path in others[:5]) + (" ..." if len(others) > 5 else "")
+            _log.warning("%d files in %s aren't pictures and are not protected: %s", len(others), folder, named)
         gallery = cls(correlation)
-        gallery.add([(path.stem, path) for path in paths])
+        gallery.add([(path.relative_to(root).with_suffix("").as_posix(), path) for path in paths])
         return gallery
 
     def add(self, pictures: Iterable[tuple[str, Any]]) -> None:

@@ -48,6 +48,8 @@ class Setting:
         apart = [abs(a - b) for a, b in zip(mine, theirs, strict=False)]
         if len(mine) != len(theirs) or max(apart, default=0.0) > TIMESTEP_TOLERANCE:
             return f"first timesteps {list(theirs)}, calibrated for {list(mine)}"
+        if self.prediction != other.prediction:
+            return f"a scheduler that predicts {other.prediction}, calibrated for {self.prediction}"
         if self.distilled_guidance != other.distilled_guidance:
             return f"distilled guidance {other.distilled_guidance}, calibrated for {self.distilled_guidance}"
         if first_k > 1 and (self.guidance_scale, self.scheduler) != (other.guidance_scale, other.scheduler):
@@ -140,8 +142,7 @@ def _rank_interval(n: int, share: float, level: float = 0.95) -> tuple[int, int]
 def save_threshold(threshold: Threshold, folder: Path) -> Path:
     """Writes one JSON file, whole or not at all; a threshold for the same detector and setting is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    identity = [threshold.detector, dict(threshold.options), asdict(threshold.setting)]
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    key = sha256(_identity(threshold).encode()).hexdigest()[:10]
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in threshold.model)
     path = folder / f"{safe}.{threshold.detector}.{key}.json"
     part = path.with_suffix(".part")
@@ -151,8 +152,28 @@ def save_threshold(threshold: Threshold, folder: Path) -> Path:
 
 
 def load_thresholds(folder: Path) -> list[Threshold]:
-    """Every threshold in a folder; none when it doesn't exist. Raises WeightsError for an unreadable file."""
-    return [_read(path) for path in sorted(folder.glob("*.json"))]
+    """Every threshold in a folder; none when it doesn't exist.
+
+    Raises:
+        WeightsError: A file can't be read, or two files hold a threshold for one detector at one setting.
+    """
+    files: dict[str, Path] = {}
+    thresholds = []
+    for path in sorted(folder.glob("*.json")):
+        threshold = _read(path)
+        earlier = files.setdefault(_identity(threshold), path)
+        if earlier != path:
+            raise WeightsError(
+                f"{earlier} and {path} both hold a threshold of {threshold.detector} for one setting; remove one."
+            )
+        thresholds.append(threshold)
+    return thresholds
+
+
+def _identity(threshold: Threshold) -> str:
+    """What a threshold is for: its detector, the detector's options, and the setting."""
+    identity = [threshold.detector, dict(threshold.options), asdict(threshold.setting)]
+    return json.dumps(identity, sort_keys=True)
 
 
 def _read(path: Path) -> Threshold:

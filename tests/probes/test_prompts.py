@@ -111,3 +111,28 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
         assert all(target.prompt for target in read_prompts(path))
     except PromptFileError:
         pass
+
+
+def test_rows_with_more_fields_than_columns_are_refused(tmp_path):
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt\na dog\na cat, oil on canvas, by a lake\n")
+    with pytest.raises(PromptFileError, match="line 3 has more fields than the header has columns"):
+        read_prompts(file)
+    file.write_text('prompt\na dog\n"a cat, oil on canvas, by a lake"\n')
+    assert [target.prompt for target in read_prompts(file)] == ["a dog", "a cat, oil on canvas, by a lake"]
+
+
+def test_every_shard_of_a_folder_is_read(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        rows = "".join(json.dumps({"prompt": f"caption {number}{letter}"}) + "\n" for letter in "ab")
+        (tmp_path / "data" / f"prompts-{number}.jsonl").write_text(rows)
+    (tmp_path / "data" / "prompts.jsonl").write_text(json.dumps({"prompt": "one"}) + "\n")
+    assert [target.prompt for target in read_prompts(tmp_path)] == ["one"]
+    for number in range(3):
+        folder = tmp_path / "data" / str(number)
+        folder.mkdir()
+        (folder / "metadata.jsonl").write_text(json.dumps({"prompt": f"caption {number}"}) + "\n")
+    found = list(read_prompts(tmp_path))
+    assert [target.prompt for target in found] == ["caption 0", "caption 1", "caption 2"]
+    assert len({target.id for target in found}) == 3

@@ -141,3 +141,9 @@ def test_a_long_prompt_takes_milliseconds():
     started = time.perf_counter()
     screen.found("a quiet street with tall old trees and small shops " * 200)
     assert time.perf_counter() - started < 3.0
+
+
+@pytest.mark.parametrize("capitals", ["Μickey Μouse", "ΜΙCΚΕΥ ΜΟUЅЕ", "МІСКЕУ MOUSE"])
+def test_capitals_of_other_alphabets_are_read_by_their_looks(capitals):
+    """A Greek capital M looks like ours; the small one it would be folded to looks like a u."""
+    assert folded(capitals).text == "mickeymouse"

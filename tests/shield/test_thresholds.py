@@ -100,3 +100,15 @@ def test_other_options_and_other_detectors_need_their_own_threshold():
     for detector in (NoiseGap(quantity="v"), StructureGap()):
         with pytest.raises(NotCalibratedError, match=detector.name):
             found([made([1.0] * 9)], detector, SETTING)
+
+
+def test_two_thresholds_for_one_setting_are_refused_by_name(tmp_path):
+    path = save_threshold(made([1.0] * 9), tmp_path)
+    (tmp_path / "a.json").write_text(path.read_text().replace('"value": 1.0', '"value": 1000000000.0'))
+    with pytest.raises(WeightsError, match=rf"a\.json and .*{path.name} both hold"):
+        load_thresholds(tmp_path)
+
+
+def test_a_threshold_holds_for_what_the_scheduler_predicts():
+    other = replace(SETTING, prediction="epsilon")
+    assert "predicts epsilon" in SETTING.mismatch(other, 1) and SETTING.mismatch(SETTING, 1) is None
