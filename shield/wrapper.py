@@ -74,7 +74,7 @@ class Shield:
         """
         started = perf_counter()
         request = _bound(self.pipe, args, kwargs)
-        unseen = Unseen.of(request, self.concepts is not None, self.gallery)
+        unseen = Unseen.of(request, self.gallery, self.pipe)
         call = _Call(args, unseen.arguments(request, kwargs), request, unseen)
         generator = request.get("generator")
         images, plan = _watched(request, self.concepts), self._plan(request)
@@ -196,11 +196,11 @@ class Shield:
         """The pipeline's output with blocked pictures blanked, and the verdicts."""
         started = perf_counter()
         for image in drawn.images:
-            found = drawn.nearest[image.row]
-            image.reasons += (*unseen.copies, *unseen.blind)
-            image.scored &= not unseen.blind
+            found, blind = drawn.nearest[image.row], unseen.about(image.row)
+            image.reasons += (*unseen.copies, *blind)
+            image.scored &= not blind
             copied = (found is not None and found.copied) or unseen.copies
-            if (copied and self.policy.on_copy == "block") or (unseen.blind and self.policy.on_unseen == "block"):
+            if (copied and self.policy.on_copy == "block") or (blind and self.policy.on_unseen == "block"):
                 image.action = "block"
             if image.action == "block":
                 drawn.pictures = blanked(drawn.pictures, image.row)
