@@ -17,6 +17,7 @@ from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
 from shield.intercept import Forward, denoiser_of, intercepted
 from shield.policy import Policy
+from shield.prediction import refuse_unreadable
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Score, Screen
 from shield.watch import Check, Watch, picture_size, watch_of
@@ -102,6 +103,7 @@ def _watched(
     pipe: Any, sha256: str, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
 ) -> Watcher:
     """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
+    refuse_unreadable(pipe.scheduler)
     options = dict(sampling.options)
     plan = Plan(
         family=family_of(pipe),

@@ -23,8 +23,10 @@ from shield.companion import Companion
 from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
-from shield.prediction import noise_levels, prediction_type
+from shield.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
 from shield.questions import REDRAWN, late, redrawn, redraws, shifted
+from shield.schedules import refuse_inverse
+from shield.steps import StepCount, steps_observed
 from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
 
 Rerun = Callable[..., Tensor]
@@ -97,14 +99,20 @@ class _Hook:
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
         self.companion = Companion(self.family, self._stacked)
         self.depth = _DEPTH.get()
-        self.busy = False
         self.index = -1
         self.previous: Forward | None = None
+        self.count = StepCount(pipe.scheduler, 2 if self.family.layout == "separate" else 1)
+        self.unreadable = unreadable(pipe.scheduler) is not None
 
     @property
     def _blind(self) -> bool:
         """What runs is no step of this hook's call."""
-        return self.busy or self.depth != _DEPTH.get()
+        return self.depth != _DEPTH.get()
+
+    def stepped(self) -> None:
+        """The scheduler took a step."""
+        if not self._blind:
+            self.count.ended()
 
     def beside(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook of the companion: lets `on_inputs` replace its arguments, and remembers them."""
@@ -122,8 +130,7 @@ class _Hook:
         named = named_arguments(self.family, args, kwargs)
         if _is_aside(named):
             return self._changed_inputs(named, len(named[self.family.sample]), False)
-        is_uncond = self._completes(self._timestep(named))
-        return self._changed_inputs(named, self._batch(named), is_uncond)
+        return self._changed_inputs(named, self._batch(named), self.count.calls > 0)
 
     def _changed_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> tuple[tuple, dict] | None:
         changed = None if self.on_inputs is None else self.on_inputs(named, batch, is_uncond)
@@ -137,8 +144,10 @@ class _Hook:
         if _is_aside(named):
             return None
         prediction, timestep = _prediction(output), self._timestep(named)
-        self._check(prediction, timestep)
-        if self._completes(timestep):
+        if not isinstance(prediction, Tensor):
+            raise TraceError(f"The denoiser returned {type(prediction).__name__}; a tensor is needed.")
+        self.count.called()
+        if self.count.calls > 1:
             return self._second_half(prediction, output)
         self.index += 1
         forward = self._forward(module, named, prediction, timestep)
@@ -169,17 +178,6 @@ class _Hook:
         edited = noise_uncond + self.guidance * (changed - cond_before) / (1.0 - self.guidance)
         return _with_prediction(output, edited.to(noise_uncond.dtype))
 
-    def _completes(self, timestep: float) -> bool:
-        if self.family.layout != "separate" or self.previous is None:
-            return False
-        return self.previous.noise_uncond is None and self.previous.timestep == timestep
-
-    def _check(self, prediction: Any, timestep: float) -> None:
-        if not isinstance(prediction, Tensor):
-            raise TraceError(f"The denoiser returned {type(prediction).__name__}; a tensor is needed.")
-        if self.previous is not None and timestep > self.previous.timestep:
-            raise TraceError("The timestep rose within one recorded block; use one block for one pipeline call.")
-
     def _timestep(self, named: dict) -> float:
         value = named["timestep"]
         value = value.flatten()[0].item() if isinstance(value, Tensor) else value
@@ -191,16 +189,21 @@ class _Hook:
     def _batch(self, named: dict) -> int:
         return len(named[self.family.sample]) // (2 if self._stacked() else 1)
 
+    def _levels(self, timestep: float) -> tuple[str, float, float]:
+        """What is predicted and (signal, noise); NaN where nobody knows how the scheduler keeps its noise."""
+        if self.unreadable:
+            return "unknown", float("nan"), float("nan")
+        return prediction_type(self.pipe.scheduler), *noise_levels(self.pipe.scheduler, timestep, is_running=True)
+
     def _forward(self, module: nn.Module, named: dict, prediction: Tensor, timestep: float) -> Forward:
         batch, total = self._batch(named), len(prediction)
         if self._stacked() and total % 2:
             raise TraceError(f"With guidance on, an even number of rows is needed; the denoiser was given {total}.")
-        signal, noise = noise_levels(self.pipe.scheduler, timestep)
+        kind, signal, noise = self._levels(timestep)
         latents = named[self.family.sample]
         if not self.family.packed:
             latents = latents[:, : prediction.shape[1]]  # without an inpainting model's mask and masked picture
         uncond = prediction[:batch] if self._stacked() else None
-        kind = prediction_type(self.pipe.scheduler)
 
         start = total - batch
 
@@ -213,12 +216,9 @@ class _Hook:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
             asked = None if timestep is None else timestep / self.family.timestep_scale
             picked = asked_about(asked_at(picked, asked), self.family, latents)
-            self.busy = True
-            try:
+            with once_more():  # no step of any hook's call
                 picked |= self.companion.residuals(rows, conditioning, asked, latents)
                 return _prediction(module(**written(self.family, picked, conditioning)))
-            finally:
-                self.busy = False
 
         shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
@@ -263,13 +263,16 @@ def intercepted(
     `on_forward(forward)` returns None (nothing changes, not a bit) or another conditional prediction shaped like
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
     call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
-    of a family with separate calls, which show a step twice: cond alone, then both. Raises UnsupportedPipelineError,
-    and TraceError, also when the block ends without a step that the hook saw.
+    of a family with separate calls, which show a step twice: cond alone, then both. Raises UnsupportedPipelineError
+    (also for a scheduler that runs towards noise), and TraceError, also when the block ends without a step that the
+    hook saw. With a scheduler that the shield doesn't know, a Forward's noise levels are NaN.
     """
     hook = _Hook(pipe, on_forward, on_inputs, guidance)
+    refuse_inverse(pipe.scheduler)
     denoiser, companion = denoiser_of(pipe), getattr(pipe, hook.family.companion or "", None)
     with ExitStack() as stack:
         hook.attention = stack.enter_context(attention_watched(denoiser, layers))
+        stack.enter_context(steps_observed(pipe.scheduler, hook.stepped))
         stack.enter_context(hooked(denoiser, hook.before, hook.after))
         if companion is not None:
             stack.enter_context(hooked(companion, hook.beside))
@@ -324,10 +327,13 @@ def recorded(
             pipe(prompts)
         scores = NoiseGap().score(trace)
 
-    Raises MissingSignalError (unknown signal), UnsupportedPipelineError, TraceError (two pipeline calls in one block).
+    Raises MissingSignalError (unknown signal), UnsupportedPipelineError (also for a scheduler that the shield doesn't
+    know), TraceError (two pipeline calls in one block).
     """
     needs = _checked_needs(needs)
     family, trace = family_of(pipe), Trace()
+    if needs:
+        refuse_unreadable(pipe.scheduler)
     predict = partial(_predicted_null, pipe) if extra_uncond is True else extra_uncond or None
     recorder = _Recorder(family, needs, first_k, stop, trace, predict if "noise_uncond" in needs else None)
     with ExitStack() as stack:

@@ -8,6 +8,8 @@ noise = sqrt(1 - alpha_bar_t); for rectified flow signal = 1 - sigma and noise =
     v_prediction  a x - s v            s x + a v         Salimans and Ho, ICLR 2022, arXiv 2202.00512
     flow          x - s u              x + a u           u = eps - x0
     sample        x0                   (x - a x0) / s
+    edm           (b^2 x + s b F) / a  s x - b F            b = sqrt(1 - s^2); Karras et al., arXiv 2206.00364
+    edm_v         the same with -F
 
 Every row is linear in (x, prediction), so the difference of two predictions for the same x converts with x = 0. At
 zero terminal signal (a = 0) epsilon is x itself whatever the prompt, so its gap is exactly zero; v and x0 stay
@@ -20,45 +22,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shield.errors import TraceError
+from shield.errors import TraceError, UnsupportedPipelineError
+from shield.schedules import kind_of, levels_at
 
-PREDICTIONS = ("epsilon", "v_prediction", "flow", "sample")
+PREDICTIONS = ("epsilon", "v_prediction", "flow", "sample", "edm", "edm_v")
+TRAINED = {name: name for name in PREDICTIONS[:4]} | {"flow_prediction": "flow", "original_sample": "sample"}
+EDM = {"epsilon": "edm", "v_prediction": "edm_v"}  # what an EDM scheduler calls its two preconditionings
 QUANTITIES = ("x0", "epsilon", "v")
 
 
 def prediction_type(scheduler: Any) -> str:
-    """What the denoiser under this scheduler predicts: one of PREDICTIONS. Raises TraceError for anything else."""
-    found = scheduler.config.get("prediction_type")
-    if found is None or found in ("flow_prediction", "flow"):
-        return "flow"
-    if found not in PREDICTIONS:
-        raise TraceError(f"The scheduler predicts {found!r}; the shield reads {', '.join(PREDICTIONS)}.")
-    return found
+    """What the denoiser under this scheduler predicts: one of PREDICTIONS. Raises TraceError for anything else, and
+    UnsupportedPipelineError for a scheduler that the shield doesn't know.
+    """
+    kind, found = kind_of(scheduler), scheduler.config.get("prediction_type")
+    if kind == "flow":
+        return "flow"  # these read no prediction_type; a config made from another scheduler's may hold one
+    known = EDM if kind == "edm" else TRAINED
+    if found not in known:
+        raise TraceError(f"The scheduler predicts {found!r}; the shield reads {', '.join(known)}.")
+    return known[found]
 
 
-def noise_levels(scheduler: Any, timestep: float) -> tuple[float, float]:
+def refuse_unreadable(scheduler: Any) -> None:
+    """Raises UnsupportedPipelineError or TraceError where no step under this scheduler can be judged."""
+    prediction_type(scheduler)
+
+
+def unreadable(scheduler: Any) -> str | None:
+    """Why no step under this scheduler can be judged; None when it can be."""
+    try:
+        refuse_unreadable(scheduler)
+    except (UnsupportedPipelineError, TraceError) as error:
+        return str(error)
+    return None
+
+
+def noise_levels(scheduler: Any, timestep: float, is_running: bool = False) -> tuple[float, float]:
     """(signal, noise): how much clean latent and how much noise the denoiser's input holds at `timestep`.
 
-    Sigma-space schedulers (Euler, LMS) scale the denoiser's input to the same variance-preserving form, so that
-    `alphas_cumprod` serves them too; their fractional timesteps are interpolated in log signal-to-noise.
+    `is_running`: that is the step the scheduler is at. Raises UnsupportedPipelineError for a scheduler that the shield
+    doesn't know (shield/schedules.py).
     """
-    if prediction_type(scheduler) == "flow":
-        sigma = timestep / float(scheduler.config.num_train_timesteps)
-        return 1.0 - sigma, sigma
-    alphas = scheduler.alphas_cumprod
-    lower = min(max(math.floor(timestep), 0), len(alphas) - 1)
-    share = timestep - lower
-    alpha = float(alphas[lower])
-    if share > 0 and lower + 1 < len(alphas):
-        alpha = _between(alpha, float(alphas[lower + 1]), share)
-    return math.sqrt(alpha), math.sqrt(1.0 - alpha)
-
-
-def _between(alpha: float, following: float, share: float) -> float:
-    """alpha_bar between two timesteps, linear in the log signal-to-noise ratio."""
-    tiny = 1e-12
-    first, second = (math.log((a + tiny) / (1.0 - a + tiny)) for a in (alpha, following))
-    return 1.0 / (1.0 + math.exp(-((1.0 - share) * first + share * second)))
+    return levels_at(scheduler, timestep, is_running)
 
 
 def converted(
@@ -93,6 +99,9 @@ def _clean_and_eps(prediction: Tensor, kind: str, a: float, s: float, x: Tensor)
         return (lambda: (x - s * prediction) / _nonzero(a, "signal", kind)), (lambda: prediction)
     if kind == "sample":
         return (lambda: prediction), (lambda: (x - a * prediction) / _nonzero(s, "noise", kind))
+    if kind in EDM.values():
+        b, output = math.sqrt(1.0 - s * s), prediction if kind == "edm" else -prediction
+        return (lambda: (b * b * x + s * b * output) / a), (lambda: s * x - b * output)
     raise TraceError(f"Unknown prediction {kind!r}; known: {', '.join(PREDICTIONS)}.")
 
 

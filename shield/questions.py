@@ -49,7 +49,7 @@ def shifted(pipe: Any, forward: "Forward") -> "Forward | None":
     if forward.noise_uncond is None:
         return None
     gap = (forward.noise_cond - forward.noise_uncond).float()
-    gap = -gap if forward.prediction == "sample" else gap
+    gap = -gap if forward.prediction in ("sample", "edm") else gap
     size = gap.flatten(1).pow(2).mean(1).sqrt().view(-1, *[1] * (gap.ndim - 1))
     moved = (forward.latents.float() + SHIFT * gap / size.clamp_min(1e-12)).to(forward.latents)
     cond, uncond = _both(pipe, forward, None, moved)

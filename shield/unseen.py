@@ -1,14 +1,15 @@
 """The ways into a call that no prompt screen and no detector sees, watched.
 
-A prompt can come as embeddings, which can't be read; a picture can come in to be changed, or as the latents to start
-from; a callback can exchange latents or embeddings once the first steps have been scored. Each is noticed here and
-told in the verdict. A given picture that the gallery knows is dealt with like a finished copy (`on_copy`); what nobody
-could judge by the policy's `on_unseen`.
+A prompt can come as embeddings or learned words, which can't be read; a picture can come in to be changed, or as the
+latents to start from (shield/ways_in.py); a callback can exchange what the denoiser is given once the first steps have
+been scored. Each is noticed here and told in the verdict. A given picture that the gallery knows is dealt with like a
+finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from shield.conditioning import Conditioning, read
 from shield.errors import ShieldError
 from shield.families import Family
 from shield.gallery import Gallery
+from shield.turns import nearest_turned
+from shield.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 
-PICTURES = ("image", "control_image", "ip_adapter_image")
-EMBEDDED = "the prompt came as embeddings, which the screen for concepts can't read"
+OBSERVED = frozenset({"prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})  # as the denoiser is given them
 SIGMAS = 6.0  # beyond which latents are no sample of plain noise
 
 OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
@@ -30,24 +32,26 @@ OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
 
 @dataclass
 class Unseen:
-    """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows."""
+    """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows.
+    `words`: by the prompt's place, what is said about its learned words; `each`: how many images a prompt has.
+    """
 
     blind: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
+    words: dict[int, str] = field(default_factory=dict)
+    each: int = 1
     _first: Conditioning | None = None
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], is_screened: bool, gallery: Gallery | None) -> "Unseen":
+    def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "Unseen":
         """What the arguments of a call already tell."""
-        noticed = cls()
-        if is_screened and request.get("prompt") is None:
-            noticed.blind.append(EMBEDDED)
-        if request.get("ip_adapter_image_embeds") is not None:
-            noticed.blind.append("a picture came as embeddings (ip_adapter_image_embeds)")
+        noticed = cls(given(request, bool(gallery)), each=request.get("num_images_per_prompt") or 1)
+        noticed.blind += foreign_processors(pipe)
+        noticed.words = learned_words(pipe, request)
         if (request.get("denoising_end") or 1.0) < 1.0:
             noticed.blind.append("the picture leaves before it is finished (denoising_end)")
-        if isinstance(request.get("latents"), Tensor) and not is_noise(request["latents"]):
-            noticed.blind.append("the latents to start from aren't plain noise")
+        if request.get("latents") is not None:
+            noticed.blind += _told_of_latents(request, pipe.scheduler)
         if gallery:
             noticed._compare(request, gallery)
         return noticed
@@ -56,13 +60,19 @@ class Unseen:
         for name in PICTURES:
             for number, picture in enumerate(_pictures(request.get(name)), start=1):
                 try:
-                    nearest = gallery.nearest(_opened(picture))
+                    look = gallery.nearest if "mask" in name else partial(nearest_turned, gallery)
+                    nearest = look(_opened(picture))
                 except (ShieldError, TypeError, ValueError):
                     self._notice(f"given picture {number} ({name}) can't be compared with the gallery")
                     continue
                 if nearest is not None and nearest.copied:
                     score = f"{nearest.metric} {nearest.score:.3f}"
                     self.copies.append(f"given picture {number} ({name}) copies {nearest.work} ({score})")
+
+    def about(self, row: int) -> tuple[str, ...]:
+        """What couldn't be judged about one image."""
+        words = self.words.get(row // self.each)
+        return (*self.blind, *([] if words is None else [words]))
 
     def arguments(self, request: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The call's arguments with its callbacks watched. What they do stays as it is."""
@@ -80,10 +90,11 @@ class Unseen:
 
     def _watched(self, callback: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def call(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            before = _kept(tensors.get("latents"))
+            before = {name: _kept(tensor) for name, tensor in tensors.items() if name not in OBSERVED}
             after = callback(pipe, step, timestep, tensors)
-            if before is not None and _changed(*before, after.get("latents", before[0])):
-                self._notice(f"a callback changed the latents after step {step + 1}")
+            for name, kept in before.items():
+                if kept is not None and _changed(*kept, after.get(name, kept[0]), may_shrink=name != "latents"):
+                    self._notice(f"a callback changed the {name} after step {step + 1}")
             return after
 
         return call
@@ -131,6 +142,14 @@ def is_noise(latents: Tensor) -> bool:
     return all(bool((value.abs() <= allowed).all()) for value in statistics)
 
 
+def _told_of_latents(request: Mapping[str, Any], scheduler: Any) -> list[str]:
+    latents = request["latents"]
+    if not isinstance(latents, Tensor) or not is_noise(latents):
+        return ["the latents to start from aren't plain noise"]
+    low = starts_low(request, scheduler)
+    return ["the latents were given for a start under less than all the noise, where they show through"] if low else []
+
+
 def _equal(first: Conditioning, now: Conditioning) -> bool:
     if now.embeds.shape != first.embeds.shape or not torch.equal(now.embeds, first.embeds):
         return False
@@ -141,9 +160,12 @@ def _kept(latents: Any) -> tuple[Tensor, Tensor] | None:
     return (latents, latents.clone()) if isinstance(latents, Tensor) else None
 
 
-def _changed(given: Tensor, copy: Tensor, after: Any) -> bool:
-    same = isinstance(after, Tensor) and after.shape == copy.shape
-    return not same or not torch.equal(after, copy) or not torch.equal(given, copy)
+def _changed(given: Tensor, copy: Tensor, after: Any, may_shrink: bool = False) -> bool:
+    """`may_shrink`: where guidance ends, its unconditional half, the first rows, is left out."""
+    if not isinstance(after, Tensor):
+        return True
+    left = copy[-len(after) :] if may_shrink else copy
+    return after.shape != left.shape or not torch.equal(after, left) or not torch.equal(given, copy)
 
 
 def _pictures(given: Any) -> list[Any]:

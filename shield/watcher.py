@@ -72,7 +72,7 @@ class Watched:
 @dataclass(frozen=True)
 class Plan:
     """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
-    prompt's. `size`: its pictures' height and width.
+    prompt's. `size`: its pictures' height and width. `unreadable`: why no step of it can be judged, if none can.
     """
 
     family: Family
@@ -85,6 +85,7 @@ class Plan:
     watch: Watch | None = None
     size: tuple[int, int] = (0, 0)
     gallery: Gallery | None = None
+    unreadable: str | None = None
 
 
 class Watcher:
@@ -131,7 +132,8 @@ class Watcher:
             return None
         started = perf_counter()
         self._tokens = forward.conditioning.embeds.shape[1]
-        self._due = [] if self.plan.watch is None else self.plan.watch.due(forward.index)
+        watch = self.plan.watch if self.plan.unreadable is None else None
+        self._due = [] if watch is None else watch.due(forward.index)
         edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
         edits |= dict(self._predicted(forward, edits))
         edits |= self._looked(forward, edits) if self._due else {}
@@ -140,7 +142,9 @@ class Watcher:
 
     def _observed(self, forward: Forward) -> dict[int, Tensor]:
         """Records, scores and decides; returns the rows that a new conditioning predicted anew."""
-        if forward.index < self.policy.horizon:
+        if self.plan.unreadable is not None:
+            self._unjudged(forward)
+        elif forward.index < self.policy.horizon:
             self.timesteps.append(forward.timestep)
             scored = self._with_reference(forward)
             if forward.index == 0:
@@ -151,6 +155,13 @@ class Watcher:
                 if detector.first_k == forward.index + 1:
                     self._score(detector, forward)
         return self._acted(forward)
+
+    def _unjudged(self, forward: Forward) -> None:
+        """Nothing that looks at steps can tell anything, and every image says so."""
+        checks = self.plan.watch.checks if self.plan.watch is not None else ()
+        for name in [judge.name for judge in (*self.policy.detectors, *checks)] if forward.index == 0 else ():
+            for image in self.images:
+                image.scores.append(Score(name, float("nan"), None, 0))
 
     def _with_reference(self, forward: Forward) -> Forward:
         """The step with the empty prompt's prediction as its unconditional one.
@@ -211,7 +222,9 @@ class Watcher:
         for image in self.images:
             if image.open:
                 decision = decided(image.scores, image.mentions, self.policy, image.earlier)
-                image.action, image.reasons, image.scored = decision.action, decision.reasons, decision.scored
+                image.action, image.scored = decision.action, decision.scored
+                told = () if self.plan.unreadable is None or decision.scored else (self.plan.unreadable,)
+                image.reasons = (*decision.reasons, *told)
                 edits |= self._steered(forward, image)
         return edits
 

@@ -18,6 +18,7 @@ from shield.load import load
 from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_verdicts
 from shield.policy import Policy, preset
+from shield.prediction import refuse_unreadable, unreadable
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.settings import setting_of
 from shield.thresholds import Threshold, load_thresholds
@@ -73,7 +74,7 @@ class Shield:
         """
         started = perf_counter()
         request = _bound(self.pipe, args, kwargs)
-        unseen = Unseen.of(request, self.concepts is not None, self.gallery)
+        unseen = Unseen.of(request, self.gallery, self.pipe)
         call = _Call(args, unseen.arguments(request, kwargs), request, unseen)
         generator = request.get("generator")
         images, plan = _watched(request, self.concepts), self._plan(request)
@@ -143,7 +144,19 @@ class Shield:
             watch=self._watch(),
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
             gallery=self.gallery,
+            unreadable=self._unreadable(),
         )
+
+    def _unreadable(self) -> str | None:
+        """Why the scheduler's steps can't be judged; None when they can be, or nothing looks at steps.
+
+        Raises UnsupportedPipelineError or TraceError instead where the policy says to raise, before the first step.
+        """
+        if not self.policy.detectors and self._watch() is None:
+            return None
+        if self.policy.on_unscored == "raise":
+            refuse_unreadable(self.pipe.scheduler)
+        return unreadable(self.pipe.scheduler)
 
     def _watch(self) -> Watch | None:
         """What is looked for on the way; made anew when the gallery was filled or the autoencoder exchanged."""
@@ -183,11 +196,11 @@ class Shield:
         """The pipeline's output with blocked pictures blanked, and the verdicts."""
         started = perf_counter()
         for image in drawn.images:
-            found = drawn.nearest[image.row]
-            image.reasons += (*unseen.copies, *unseen.blind)
-            image.scored &= not unseen.blind
+            found, blind = drawn.nearest[image.row], unseen.about(image.row)
+            image.reasons += (*unseen.copies, *blind)
+            image.scored &= not blind
             copied = (found is not None and found.copied) or unseen.copies
-            if (copied and self.policy.on_copy == "block") or (unseen.blind and self.policy.on_unseen == "block"):
+            if (copied and self.policy.on_copy == "block") or (blind and self.policy.on_unseen == "block"):
                 image.action = "block"
             if image.action == "block":
                 drawn.pictures = blanked(drawn.pictures, image.row)

@@ -4,16 +4,17 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.callbacks import SDCFGCutoffCallback
+from diffusers.callbacks import SDCFGCutoffCallback, SDXLCFGCutoffCallback
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from shield import Shield
+from shield import Gallery, Shield
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
 from shield.policy import Policy
 from tests.shield.calls import noises
 from tests.shield.test_every_family import PROMPTS, limits, made
+from tests.tiny_families import tiny_picture
 
 WAYS = ["sd", "sdxl", "sd3", "flux_true", "sd_img2img", "sd_inpaint", "sdxl_control"]
 every = pytest.mark.parametrize("way", WAYS)
@@ -60,10 +61,11 @@ def pictures(output):
 
 
 def assert_unchanged(pipe, way, call, extra=0, scored=True):
-    made_limits = limits(pipe, way, 1e9)
+    made_limits, gallery = limits(pipe, way, 1e9), Gallery()
+    gallery.add([("work-1", tiny_picture(9))])  # so that given pictures are looked at
     with torch.no_grad():
         bare = pictures(pipe(**call()))
-    output = Shield(pipe, thresholds=made_limits)(**call())
+    output = Shield(pipe, gallery=gallery, thresholds=made_limits)(**call())
     assert all(np.array_equal(a, b) for a, b in zip(bare, pictures(output), strict=True))
     assert {(v.status, v.scored, v.extra_calls) for v in output.verdicts} == {("passed", scored, extra)}
     assert len(output.verdicts) == len(bare)
@@ -74,7 +76,7 @@ def assert_unchanged(pipe, way, call, extra=0, scored=True):
 def test_what_a_call_is_given(way, name):
     pipe, call = made(way)
     more, extra = CALLS[name]
-    assert_unchanged(pipe, way, lambda: call(**more(pipe)), extra, scored=name != "callback")
+    assert_unchanged(pipe, way, lambda: call(**more(pipe)), extra, scored=name not in ("callback", "embeddings"))
 
 
 def test_a_callback_that_turns_guidance_off_later():
@@ -82,6 +84,9 @@ def test_a_callback_that_turns_guidance_off_later():
     pipe, call = made("sd")
     off = SDCFGCutoffCallback(None, 1)
     assert_unchanged(pipe, "sd", lambda: call("the cat", generator=noises(1), callback_on_step_end=off))
+    pipe, call = made("sdxl")
+    off = SDXLCFGCutoffCallback(None, 1)
+    assert_unchanged(pipe, "sdxl", lambda: call("the cat", generator=noises(1), callback_on_step_end=off))
 
 
 def in_bfloat16(pipe, folder):
