@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from shield.concepts import Concept
 from shield.errors import ShieldError
+from shield.pictures import UNREADABLE, open_image
 from ui import render
 from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, Protected
 
@@ -168,9 +168,8 @@ def _thumbnail(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        with Image.open(file) as picture:
-            small = picture.convert("RGB")
-    except OSError:
+        small = open_image(file)
+    except UNREADABLE:
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return render.data_url(small, "JPEG")
