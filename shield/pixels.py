@@ -11,7 +11,8 @@ _PROFILED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB ": "LAB"}  # color
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB, by its color profile if it has one, its transparent parts on white.
+    """An image of any mode in RGB, by its color profile if it has one, its transparent parts on white. May be itself,
+    without its `info`.
 
     Raises:
         ValueError: It holds values that are no numbers.
@@ -59,7 +60,7 @@ def _without_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
                 image = ImageCms.profileToProfile(same, given, _srgb(), outputMode="RGB") or image
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError, KeyError):
             pass
-    plain = image.convert("RGB")
+    plain = image if image.mode == "RGB" else image.convert("RGB")
     plain.info = {}  # the profile has been applied
     return plain
 
