@@ -33,10 +33,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from PIL import Image, UnidentifiedImageError
 from rapidfuzz.fuzz import token_set_ratio
 
 from probes.progress import bars
+from shield.pictures import UNREADABLE, open_image
 
 NEAR, BENIGN, LARGEST, SECONDS = 85.0, 64, 20_000_000, 15.0
 MEMORIZED, OTHERS, ORDINARY = "memorized_laion_prompts.csv", "unmemorized_laion_prompts.csv", "coco2014_val_*.csv"
@@ -95,11 +95,11 @@ def _fetched(row: Row, out: Path) -> None:
         with urlopen(Request(row.url, headers={"User-Agent": "Mozilla/5.0"}), timeout=SECONDS) as answer:
             held = answer.read(LARGEST + 1)
         if len(held) <= LARGEST:
-            picture = Image.open(io.BytesIO(held)).convert("RGB")
+            picture = open_image(io.BytesIO(held))
             part = path.with_suffix(".part")
             picture.save(part, "PNG")
             part.replace(path)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except UNREADABLE:
         return
 
 

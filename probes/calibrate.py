@@ -60,7 +60,7 @@ def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0,
 
     A broken picture is an error before anything is written: left out silently it would change the thresholds.
     """
-    files, _ = picture_files(pictures)
+    files = picture_files(pictures)
     loaded = [read_picture(file) for file in files]
     metrics: tuple[Metric, ...] = (TiledL2(), Pdq())
     found = [calibrate(metric, loaded, false_copy_rate, margin=margin, source=str(pictures)) for metric in metrics]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from probes.metrics.copies import pixels
 from probes.metrics.statistics import bootstrap_mean
 from probes.runs import Record
 from probes.summary import group_of
+from shield.pictures import open_image
 
 # Side of the pictures that are compared: enough to see what changed, blind to single pixels.
 SIDE = 64
@@ -46,6 +46,5 @@ def _distances(folder: Path, ones: Sequence[Record], others: Sequence[Record]) -
 
 
 def _distance(folder: Path, one: Record, other: Record) -> float:
-    with Image.open(folder / one["picture"]) as first, Image.open(folder / other["picture"]) as second:
-        both = pixels([first, second], SIDE)
+    both = pixels([open_image(folder / record["picture"]) for record in (one, other)], SIDE)
     return float(np.sqrt(np.square(both[0] - both[1]).mean()))

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from probes.generate import generate
 from probes.types import Progress
 from shield.errors import BadRequestError
+from shield.pictures import open_image
 
 CAPTIONS = 200  # drawn for each split beside the manifest's own
 SEEDS = (650, 651)
@@ -38,7 +37,7 @@ def spilling(pipe: Any, captions: Sequence[str], manifest: Any, *, seeds: Sequen
     from probes.testbed.criterion import copy_judge
 
     works = [work for work in manifest.works() if work.file is not None]
-    references = [Image.open(work.file).convert("RGB") for work in works]
+    references = [open_image(work.file) for work in works]
     pairs = [(caption, seed) for seed in seeds for caption in captions]
     made = generate(pipe, [caption for caption, _ in pairs], [seed for _, seed in pairs], batch_size=batch_size,
                     steps=manifest.sampling["steps"], guidance_scale=manifest.sampling["guidance_scale"],

@@ -82,7 +82,7 @@ def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *
     loaded = gallery_at(gallery)
     if out is None and not (gallery / "gallery.json").is_file():
         raise BadRequestError(f"{gallery} is a folder of pictures; name the folder to save the gallery in with --out.")
-    files, _ = picture_files(noncopies)
+    files = picture_files(noncopies)
     loaded.calibrate([(str(file), file) for file in files], fpr, str(noncopies))
     loaded.save(out or gallery)
     return loaded

@@ -28,7 +28,7 @@ from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.families import family_of
 from shield.intercept import recorded
-from shield.pictures import UNREADABLE
+from shield.pictures import UNREADABLE, open_image
 from shield.settings import running_setting
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
@@ -140,9 +140,7 @@ def judgements(judge: Criterion | None, jobs: Sequence[Job], drawn: Sequence[Dra
 def reference_picture(path: Path) -> Image.Image:
     """A target's reference picture; PromptFileError if the file is no picture."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.convert("RGB") if picture.mode != "RGBA" else picture.copy()
+        return open_image(path)
     except UNREADABLE as error:
         raise PromptFileError(f"The reference picture {path} can't be read: {error}.") from error
 

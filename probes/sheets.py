@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from probes.metrics.copies import rgb
 from probes.runs import Record
 from probes.summary import MATERIAL, group_of
-from shield.pictures import UNREADABLE
+from shield.pictures import UNREADABLE, open_image
 
 # How many items of each group a report shows.
 ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "scenes": 6, "characters": 6, "styles": 4}
@@ -109,8 +106,7 @@ def thumbnail(folder: Path, name: str | None) -> str | None:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):  # a record can't pull in a file from elsewhere
             return None
-        with Image.open(path) as picture:
-            small = rgb(picture).copy()
+        small = open_image(path)
     except UNREADABLE:
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))

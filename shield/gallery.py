@@ -9,18 +9,18 @@ a copy that is a small part of a picture, or one that is rotated.
 """
 
 import json
-import logging
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
-from shield.pictures import UNREADABLE, open_image, picture_files
+from shield.pictures import UNREADABLE, open_frames, open_image, picture_files
 from shield.thresholds import quantile
 from shield.types import Nearest
 
@@ -28,6 +28,7 @@ THUMBNAIL = 32
 PDQ_BITS = 256
 PDQ_MATCH = 31
 PDQ_QUALITY = 50
+PDQ_PIXELS = 4_000_000
 CORRELATION = 0.9
 SAME = 0.999
 TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
@@ -38,15 +39,19 @@ UNCALIBRATED = {
     "tile_distance": "off until calibrated; run `diffshield calibrate-gallery`",
     "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
 }
-_log = logging.getLogger("shield")
 
 
 def opened(source: Any) -> Image.Image:
-    """A PIL picture in RGB from a path or a picture. Raises GalleryError for an unreadable one."""
+    """A PIL picture in RGB from a path, a picture, an array or a tensor. Raises GalleryError for an unreadable one."""
     try:
         return open_image(source)
     except UNREADABLE as error:
-        raise GalleryError(f"{source} can't be read as a picture ({error}); replace or remove it.") from None
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: Any, error: Exception) -> GalleryError:
+    named = f"An {type(source).__name__}" if hasattr(source, "__array__") else source
+    return GalleryError(f"{named} can't be read as a picture ({error}); replace or remove it.")
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
@@ -72,10 +77,16 @@ def worst_tile(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
-    """((32,) uint8, quality 0-100): the 256 bits packed. Hashes of a low quality say nothing."""
+    """((32,) uint8, quality 0-100): the 256 bits packed. Hashes of a low quality say nothing.
+
+    A picture of more than PDQ_PIXELS is reduced first: the hash looks at 64 x 64 averages, and would need 30 bytes and
+    .1 microseconds for each pixel. That moves a few bits of a photograph's.
+    """
     import pdqhash
 
-    bits, quality = pdqhash.compute(np.ascontiguousarray(np.asarray(image)))
+    factor = math.ceil(math.sqrt(image.width * image.height / PDQ_PIXELS))
+    small = image.reduce(factor) if factor > 1 else image
+    bits, quality = pdqhash.compute(np.ascontiguousarray(np.asarray(small)))
     return np.packbits(bits), int(quality)
 
 
@@ -113,48 +124,49 @@ class Gallery:
     def from_folder(cls, folder: Path, correlation: float = CORRELATION) -> "Gallery":
         """Every picture in a folder and the folders in it, by its path from there without the ending.
 
-        Files that aren't named as pictures are left out, and a warning of the logger `shield` names them.
+        Files that aren't named as pictures are left out, and a warning of the logger `shield` names them. Of an
+        animation, or of a file with several pages, every frame is protected.
 
         Raises:
-            GalleryError: The folder holds no picture, or one that can't be read.
+            GalleryError: The folder holds no picture, or some that can't be protected.
         """
-        root, (paths, others) = Path(folder), picture_files(folder)
+        root, paths = Path(folder), picture_files(folder)
         if not paths:
             raise GalleryError(f"{folder} holds no pictures (.png, .jpg, .webp and what else Pillow reads).")
-        if others:
-            named = ", ".join(str(path.relative_to(root)) for path in others[:5]) + (" ..." if len(others) > 5 else "")
-            _log.warning("%d files in %s aren't pictures and are not protected: %s", len(others), folder, named)
+        rows, refused = list[_Row](), list[GalleryError]()
+        for path in paths:
+            try:
+                rows += _rows(path.relative_to(root).with_suffix("").as_posix(), path)
+            except GalleryError as error:
+                refused.append(error)
+        if refused:
+            said = " ".join(str(error) for error in refused[:3]) + (" ..." if len(refused) > 3 else "")
+            raise GalleryError(f"{len(refused)} of {len(paths)} pictures in {folder} can't be protected: {said}")
         gallery = cls(correlation)
-        gallery.add([(path.relative_to(root).with_suffix("").as_posix(), path) for path in paths])
+        gallery._append(rows)
         return gallery
 
     def add(self, pictures: Iterable[tuple[str, Any]]) -> None:
-        """Adds (work id, path or PIL picture) pairs: all of them or, when one is refused, none.
+        """Adds (work id, path, PIL picture, array or tensor) pairs: all of them or, when one is refused, none.
 
         Raises GalleryError for an unreadable picture or one without structure (a single color can't be told from
         another).
         """
-        works, thumbnails, hashes, reduced = [], [], [], []
-        for work, source in pictures:
-            image = opened(source)
-            feature = thumbnail(image)
-            if not feature.any():
-                raise GalleryError(f"The picture of {work} is one flat color, which can't be protected; remove it.")
-            works.append(work)
-            thumbnails.append(feature)
-            hashes.append(pdq(image))
-            reduced.append(colors(image))
-        if works:
-            good = np.array([quality >= PDQ_QUALITY for _, quality in hashes])
-            bits, rows = np.stack([bits for bits, _ in hashes]), np.stack(thumbnails)
-            self._works += works
-            self._thumbnails = np.concatenate([self._thumbnails, rows])
-            self._hashes = np.concatenate([self._hashes, bits])
-            self._good = np.concatenate([self._good, good])
-            self._colors = np.concatenate([self._colors, np.stack(reduced)])
-            self._flat.add(rows)
-            self._near.add(np.stack(reduced))
-            self._binary.add(bits[good])
+        self._append([row for work, source in pictures for row in _rows(work, source)])
+
+    def _append(self, rows: Sequence["_Row"]) -> None:
+        if not rows:
+            return
+        thumbnails, reduced = np.stack([row.thumbnail for row in rows]), np.stack([row.colors for row in rows])
+        bits, good = np.stack([row.bits for row in rows]), np.array([row.quality >= PDQ_QUALITY for row in rows])
+        self._works += [row.work for row in rows]
+        self._thumbnails = np.concatenate([self._thumbnails, thumbnails])
+        self._hashes = np.concatenate([self._hashes, bits])
+        self._good = np.concatenate([self._good, good])
+        self._colors = np.concatenate([self._colors, reduced])
+        self._flat.add(thumbnails)
+        self._near.add(reduced)
+        self._binary.add(bits[good])
 
     def remove(self, work: str) -> int:
         """Removes a work's pictures and returns how many there were. Raises GalleryError for an unknown work."""
@@ -323,6 +335,31 @@ class Gallery:
                 EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
+
+
+class _Row(NamedTuple):
+    """One protected picture's features."""
+
+    work: str
+    thumbnail: np.ndarray
+    bits: np.ndarray
+    quality: int
+    colors: np.ndarray
+
+
+def _rows(work: str, source: Any) -> list[_Row]:
+    """The features of a picture's frames, without those that equal one before. Raises GalleryError."""
+    rows: list[_Row] = []
+    try:
+        for image in open_frames(source):
+            feature = thumbnail(image)
+            if feature.any() and all(float(feature @ row.thumbnail) <= SAME for row in rows):
+                rows.append(_Row(work, feature, *pdq(image), colors(image)))
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from None
+    if not rows:
+        raise GalleryError(f"The picture of {work} is one flat color, which can't be protected; remove it.")
+    return rows
 
 
 def _views(picture: Image.Image) -> list[Image.Image]:

@@ -21,6 +21,7 @@ from shield.conditioning import Conditioning, read
 from shield.errors import ShieldError
 from shield.families import Family
 from shield.gallery import Gallery
+from shield.pictures import UNREADABLE, open_image
 from shield.turns import nearest_turned
 from shield.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 
@@ -61,13 +62,14 @@ class Unseen:
             for number, picture in enumerate(_pictures(request.get(name)), start=1):
                 try:
                     look = gallery.nearest if "mask" in name else partial(nearest_turned, gallery)
-                    nearest = look(_opened(picture))
-                except (ShieldError, TypeError, ValueError):
+                    found = [look(reading) for reading in _readings(picture)]
+                except (ShieldError, *UNREADABLE):
                     self._notice(f"given picture {number} ({name}) can't be compared with the gallery")
                     continue
-                if nearest is not None and nearest.copied:
-                    score = f"{nearest.metric} {nearest.score:.3f}"
-                    self.copies.append(f"given picture {number} ({name}) copies {nearest.work} ({score})")
+                copied = next((nearest for nearest in found if nearest is not None and nearest.copied), None)
+                if copied is not None:
+                    score = f"{copied.metric} {copied.score:.3f}"
+                    self.copies.append(f"given picture {number} ({name}) copies {copied.work} ({score})")
 
     def about(self, row: int) -> tuple[str, ...]:
         """What couldn't be judged about one image."""
@@ -179,15 +181,11 @@ def _pictures(given: Any) -> list[Any]:
     return [given]
 
 
-def _opened(picture: Any) -> Image.Image:
-    """One picture as PIL. Floats are 0..1, or -1..1 when any is negative. ValueError for latents."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if isinstance(picture, Tensor):
-        picture = picture.detach().float().cpu().numpy().transpose(1, 2, 0)
-    if picture.ndim != 3 or picture.shape[2] not in (1, 3):
-        raise ValueError("no picture of one or three channels")
-    if picture.dtype != np.uint8:
-        picture = picture / 2 + 0.5 if picture.min() < 0 else picture
-        picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).convert("RGB")
+def _readings(picture: Any) -> list[Image.Image]:
+    """A given picture as a viewer shows it and, where that may differ, as pipelines take it: without its transparency,
+    not turned upright. Exceptions of UNREADABLE for latents and what is no picture.
+    """
+    shown = open_image(picture)
+    if not isinstance(picture, Image.Image) or (picture.mode in ("RGB", "L") and not picture.getexif()):
+        return [shown]
+    return [shown, picture.convert("RGB")]

@@ -15,24 +15,26 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from probes.runs import write_json
 from shield.concepts import Concept, Concepts
 from shield.errors import GalleryError, RegistryError
-from shield.gallery import Gallery, opened
+from shield.gallery import Gallery
+from shield.pictures import UNREADABLE, frame_count, open_image
 
 KINDS = ("character", "person", "brand", "artist", "artwork", "landmark", "style")
 FORMATS = ("PNG", "JPEG", "WEBP")
 LARGEST = 20 * 2**20
 MOST_PIXELS = 40_000_000
+MOST_TOGETHER = 400_000_000  # pixels of what is added at once
+MOST_PICTURES = 20_000
 LONGEST_NAME = 120
 MOST_SPELLINGS = 50
 
@@ -107,12 +109,28 @@ class Protected:
             work = _checked_name(work, "work", GalleryError)
             if not files:
                 raise GalleryError(f"Choose at least one picture of {work}.")
-            pictures = [checked_picture(Path(file)) for file in files]
-            gallery = self._copied_gallery()
-            gallery.add([(work, picture) for picture in pictures])
-            added = [{"work": work, "file": self._stored(_png(picture))} for picture in pictures]
+            check_sizes([Path(file) for file in files], MOST_PICTURES - len(self.works))
+            gallery, added = self._copied_gallery(), list[dict[str, str]]()
+            try:
+                gallery.add(self._kept(work, files, added))
+            except BaseException:
+                self._forget(added)
+                raise
             self._swap_works([*self.works, *added], gallery)
             return len(added)
+
+    def _kept(self, work: str, files: Sequence[Path], added: list[dict[str, str]]) -> Iterator[tuple[str, Image.Image]]:
+        """Each picture once it is stored, one at a time in memory; `added` gets its entry."""
+        for file in files:
+            picture = checked_picture(Path(file))
+            added.append({"work": work, "file": self._stored(_png(picture))})
+            yield work, picture
+
+    def _forget(self, gone: Iterable[dict[str, str]]) -> None:
+        """Removes the files of these entries that no work has."""
+        still = {entry["file"] for entry in self.works}
+        for file in {entry["file"] for entry in gone} - still:
+            (self.folder / file).unlink(missing_ok=True)
 
     def rename_work(self, work: str, name: str) -> None:
         """Raises GalleryError for an unknown work or a name that can't be used."""
@@ -128,9 +146,7 @@ class Protected:
             gallery = self._copied_gallery()
             gallery.remove(work)
             self._swap_works([entry for entry in self.works if entry["work"] != work], gallery)
-            still = {entry["file"] for entry in self.works}
-            for file in {entry["file"] for entry in gone} - still:
-                (self.folder / file).unlink(missing_ok=True)
+            self._forget(gone)
             return len(gone)
 
     def _known(self, work: str) -> list[dict[str, str]]:
@@ -189,25 +205,56 @@ class Protected:
 def _png(picture: Image.Image) -> bytes:
     """The pixels alone, without what else an uploaded file holds (metadata, appended data)."""
     data = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(data, "PNG")
+    picture.save(data, "PNG")
     return data.getvalue()
+
+
+def check_sizes(files: Sequence[Path], most: int) -> None:
+    """Raises GalleryError for pictures that are too many or too large, each or together; nothing is decoded."""
+    if len(files) > most:
+        raise GalleryError(f"{len(files)} pictures were given, and this page takes {most} more; it holds at most "
+                           f"{MOST_PICTURES:,}.")
+    pixels = 0
+    for file in files:
+        with _opened(file) as image:
+            pixels += image.width * image.height
+    if pixels > MOST_TOGETHER:
+        raise GalleryError(f"These {len(files)} pictures have {pixels // 10**6} million pixels together; at most "
+                           f"{MOST_TOGETHER // 10**6} million can be taken at once: add fewer at a time.")
 
 
 def checked_picture(file: Path) -> Image.Image:
     """The picture, in RGB. Raises GalleryError for one that is too large, of another type, or can't be read."""
+    with _opened(file) as image:
+        try:
+            image.load()
+            return open_image(image)
+        except UNREADABLE:
+            raise _no_picture(file) from None
+
+
+def _opened(file: Path) -> Image.Image:
+    """A picture that isn't decoded yet. Raises GalleryError for what can't be taken."""
     try:
         size = file.stat().st_size
-        if size > LARGEST:
-            raise GalleryError(f"{file.name} has {size / 2**20:.0f} MB; a picture may have {LARGEST // 2**20} MB.")
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise GalleryError(f"{file.name} is {image.width} x {image.height} pixels large; at most "
-                                   f"{MOST_PIXELS // 10**6} million pixels can be taken.")
-            image.load()
-            return opened(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise GalleryError(f"{file.name} can't be read as a {kinds} picture; nothing was added.") from None
+        image = Image.open(file, formats=FORMATS) if size <= LARGEST else None
+        frames = frame_count(image) if image is not None else 1
+    except UNREADABLE:
+        raise _no_picture(file) from None
+    if image is None:
+        raise GalleryError(f"{file.name} has {size / 2**20:.0f} MB; a picture may have {LARGEST // 2**20} MB.")
+    if frames == 1 and image.width * image.height <= MOST_PIXELS:
+        return image
+    image.close()
+    if frames > 1:
+        raise GalleryError(f"{file.name} is an animation of {frames} frames; add those to protect as pictures.")
+    raise GalleryError(f"{file.name} is {image.width} x {image.height} pixels large; at most "
+                       f"{MOST_PIXELS // 10**6} million pixels can be taken.")
+
+
+def _no_picture(file: Path) -> GalleryError:
+    kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return GalleryError(f"{file.name} can't be read as a {kinds} picture; nothing was added.")
 
 
 def checked_concept(concept: Concept) -> Concept:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from shield.concepts import Concept
 from shield.errors import ShieldError
+from shield.pictures import UNREADABLE, open_image
 from ui import render
-from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, Protected
+from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, Protected
 
 if TYPE_CHECKING:
     from ui.app import Page
@@ -138,8 +138,9 @@ def _pictures(store: Protected) -> None:
         with gr.Column(scale=2, min_width=300):
             gr.HTML("<h3>Add pictures</h3>")
             work = gr.Textbox(label="Name of the work", max_length=LONGEST_NAME, elem_id="work-name")
-            gr.HTML(str(render.note(f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each; they are added as soon "
-                                    "as they are chosen.")))
+            gr.HTML(str(render.note(f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each and "
+                                    f"{MOST_TOGETHER // 10**6} million pixels together; they are added as soon as "
+                                    "they are chosen.")))
             files = gr.UploadButton("Choose pictures to add", file_count="multiple", variant="primary",
                                     file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="upload")
             gr.HTML("<h3>Rename or remove</h3>")
@@ -168,9 +169,8 @@ def _thumbnail(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        with Image.open(file) as picture:
-            small = picture.convert("RGB")
-    except OSError:
+        small = open_image(file)
+    except UNREADABLE:
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return render.data_url(small, "JPEG")

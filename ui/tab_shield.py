@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from shield.errors import ShieldError
+from shield.pictures import open_image
 from ui import render, wording
 from ui.examples import examples
 from ui.jobs import Job
@@ -204,7 +205,7 @@ def _details(page: Page, drawing: Drawing) -> Any:
 
 def _work_address(page: Page, work: Nearest | None) -> str | None:
     file = None if work is None else page.protected.picture(work.work)
-    return None if file is None else render.data_url(Image.open(file))
+    return None if file is None else render.data_url(open_image(file))
 
 
 def _cancel(page: Page) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from probes.audit import testbed_alignment
 from probes.bench.figures import earlier, interval, share
@@ -31,6 +30,7 @@ from probes.testbed.manifest import load_manifest
 from probes.transplant import GROUPS, transplanted
 from probes.types import Pruner, Subject, UnitMask
 from shield.load import load
+from shield.pictures import open_image
 
 LOSSES = (0.02, 0.05)
 KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -86,7 +86,7 @@ class Bench:
                         steps=self.manifest.sampling["steps"],
                         guidance_scale=self.manifest.sampling["guidance_scale"])  # fmt: skip
         items = [w.id for w in panel.works for _ in range(panel.seeds)]
-        references = [Image.open(w.file).convert("RGB") for w in panel.works for _ in range(panel.seeds)]
+        references = [open_image(w.file) for w in panel.works for _ in range(panel.seeds)]
         judged = self.judge.judge(made[:len(items)], references)
         copies = rate_interval([one.copied for one in judged], items)
         agreement = self.alignment.similarity(made[len(items):], panel.scenes)

@@ -29,6 +29,7 @@ from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
 from shield.load import load
 from shield.mitigations import MITIGATIONS
+from shield.pictures import open_image
 from shield.policy import Policy
 from shield.rewriters import ClauseDrop
 from shield.wrapper import Shield
@@ -65,7 +66,7 @@ class _Bench:
         self.alignment, self.judge, self.gallery = testbed_alignment(), copy_judge(), works_gallery()
         self.works = [w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2])
                       if w.memorization == "VM"]  # fmt: skip
-        self.every = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        self.every = [open_image(w.file) for w in self.manifest.works() if w.file]
         self.asked = [Request("works", w.id, w.captions[0], FIRST_SEED + k, scale)
                       for k in range(seeds) for w in self.works]  # fmt: skip
         self.scenes = [Request("scenes", s.caption, s.caption, FIRST_SEED, scale)
@@ -106,7 +107,7 @@ class _Bench:
 
     def _distance(self, shown: Sequence[Left]) -> float | None:
         """Mean distance of the pictures from their own works."""
-        works = {w.id: Image.open(w.file).convert("RGB") for w in self.works if w.file}
+        works = {w.id: open_image(w.file) for w in self.works if w.file}
         judged = self.judge.judge([row.picture for row in shown if row.picture],
                                   [works[row.request.item] for row in shown])  # fmt: skip
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
@@ -114,7 +115,7 @@ class _Bench:
 
     def sheet(self, left: dict[str, list[Left]]) -> Image.Image:
         """The works on their first noise, a column for each mitigation."""
-        rows = [[Image.open(work.file).convert("RGB"), *(some[n].picture or blank() for some in left.values())]
+        rows = [[open_image(work.file), *(some[n].picture or blank() for some in left.values())]
                 for n, work in enumerate(self.works) if work.file]  # fmt: skip
         return sheet(rows, [work.captions[0] for work in self.works], ["work", *left])
 

@@ -28,6 +28,7 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.verify import sheet
 from shield.load import load
 from shield.meaning import Meaning
+from shield.pictures import open_image
 from shield.wrapper import Shield
 
 FIRST_SEED = 8000
@@ -129,7 +130,7 @@ class _Bench:
             Request("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[k % len(w.captions)],
                     FIRST_SEED + k, scale) for k in range(self.seeds) for scale in GUIDANCE for w in works]  # fmt: skip
         few = requests[:BARE_SEEDS * len(GUIDANCE) * len(works)]
-        references = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        references = [open_image(w.file) for w in self.manifest.works() if w.file]
         left = {name: self._asked(f"works, {name}", make, few if name == "bare" else requests)
                 for name, make in makes.items()}  # fmt: skip
         result = {name: {group: self._copies(rows, references) for group, rows in _by_group(some)}
@@ -159,7 +160,7 @@ class _Bench:
             first = (self.alignment.embed_pictures(pictures) @ points.T).argmax(axis=1)
             return [captions[f] == names[w] for f, w in zip(first, who, strict=True)]
 
-        real = [(item.aliases[0], Image.open(item.file).convert("RGB"))
+        real = [(item.aliases[0], open_image(item.file))
                 for item in self.manifest.characters("heldout") if item.file]  # fmt: skip
         outcomes = recognized([picture for _, picture in real], [who for who, _ in real])
         result: dict[str, Any] = {"candidates": len(captions), "real": _rate(outcomes, [who for who, _ in real])}
@@ -192,7 +193,7 @@ class _Bench:
     def _works_sheet(self, left: dict[str, list[Left]]) -> None:
         """Works of the top rungs: the work, the bare picture, what the shield handed out, at the usual guidance."""
         top = {f"rung {rung}" for rung in self.manifest.rungs[-2:]}
-        references = {w.id: Image.open(w.file).convert("RGB") for w in self.manifest.works("heldout") if w.file}
+        references = {w.id: open_image(w.file) for w in self.manifest.works("heldout") if w.file}
         rows, names = [], []
         for n, request in enumerate(r.request for r in left["bare"]):
             if request.group in top and request.seed == FIRST_SEED and request.guidance_scale == self.scale:
@@ -203,7 +204,7 @@ class _Bench:
 
     def _characters_sheet(self, left: dict[str, list[Left]]) -> None:
         """One prompt of each kind for each character."""
-        pictures = {c.aliases[0]: Image.open(c.file).convert("RGB") for c in self.manifest.characters() if c.file}
+        pictures = {c.aliases[0]: open_image(c.file) for c in self.manifest.characters() if c.file}
         rows, names, seen = [], [], set()
         for n, request in enumerate(r.request for r in left["bare"]):
             if (request.group, request.item) not in seen:

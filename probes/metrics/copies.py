@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shield.pictures import open_image
+
 Features = NDArray[np.float32]
 
 
@@ -167,13 +169,8 @@ def _distances(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArra
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, transparent parts on white."""
-    if picture.mode == "RGB":
-        return picture
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+    """The picture in RGB as shield/pictures.py shows it; one that is so already is itself."""
+    return picture if picture.mode == "RGB" and not picture.info else open_image(picture)
 
 
 def pixels(pictures: Sequence[Image.Image], side: int) -> Features:

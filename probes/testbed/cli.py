@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.options import Json, chosen, printed
+from shield.pictures import open_image
 
 if TYPE_CHECKING:
     from probes.testbed.build import Builder
@@ -92,7 +93,6 @@ def verify(
 @testbed_app.command()
 def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path("runs/show")) -> None:
     """What is in the testbed: counts by kind and rung, and one sheet of its reference pictures."""
-    from PIL import Image
 
     from probes.testbed.manifest import load_manifest
     from probes.testbed.verify import sheet
@@ -108,6 +108,6 @@ def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path
         )
     typer.echo(f"{len(manifest.scenes()):4d} scenes; e.g. {manifest.scenes()[0].caption}")
     out.mkdir(parents=True, exist_ok=True)
-    rows = [[Image.open(i.file).convert("RGB") for i in items[:8] if i.file] for items in groups.values()]
+    rows = [[open_image(i.file) for i in items[:8] if i.file] for items in groups.values()]
     sheet(rows, list(groups), []).save(out / "testbed.png")
     typer.echo(str(out / "testbed.png"))

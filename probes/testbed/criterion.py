@@ -14,6 +14,7 @@ from PIL import Image
 
 from probes.metrics import CopyJudge, Metric, NormalizedL2, Pdq, TiledL2, load_calibrations
 from probes.testbed.manifest import load_manifest
+from shield.pictures import open_image
 
 SIDE = 16
 MARGIN = 0.35  # of the way from the nearest unrelated pair to a perfect copy still isn't a copy
@@ -27,5 +28,5 @@ def metrics(background: Sequence[Image.Image]) -> tuple[Metric, ...]:
 def copy_judge(manifest: Path | None = None) -> CopyJudge:
     """The criterion with the thresholds shipped beside the manifest. Raises NotCalibratedError without them."""
     found = load_manifest(manifest)
-    background = [Image.open(item.file).convert("RGB") for item in found.nonmembers("dev") if item.file]
+    background = [open_image(item.file) for item in found.nonmembers("dev") if item.file]
     return CopyJudge(metrics(background), load_calibrations(found.folder / "copy_metrics.json"))

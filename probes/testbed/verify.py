@@ -22,6 +22,7 @@ from probes.runs import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
 from probes.testbed.vocabulary import COLORS
+from shield.pictures import open_image
 from shield.weights import weights_dir
 
 FIRST_SEED = 7000
@@ -104,7 +105,7 @@ class Verifier:
         return groups
 
     def _judged(self, items: Sequence[Item], made: Sequence[Image.Image]) -> Copies:
-        references = {i.id: Image.open(i.file).convert("RGB") for i in items if i.file}
+        references = {i.id: open_image(i.file) for i in items if i.file}
         judgements = self.judge.judge(list(made), [references.get(i.id) for i in items])
         scores = {m.name: [j.scores[m.name] for j in judgements] for m in self.judge.metrics}
         each = [self.judge.verdicts(j.scores) for j in judgements]
@@ -113,7 +114,7 @@ class Verifier:
     def nonmembers(self) -> dict:
         """Held-out non-member captions: a copy of their own picture or of any work?"""
         rows = self._prompts(self.manifest.nonmembers("heldout"))
-        references = [Image.open(w.file).convert("RGB") for w in self.manifest.works() if w.file]
+        references = [open_image(w.file) for w in self.manifest.works() if w.file]
         items = [r[0].id for r in rows]
         result: dict = {}
         for twin in TWINS:
@@ -133,7 +134,7 @@ class Verifier:
         others = [
             [captions[j] for j in rng.permutation(len(captions)) if captions[j] != c][: among - 1] for c in captions
         ]
-        pictures = {"real": [Image.open(s.file).convert("RGB") for s in scenes if s.file]}
+        pictures = {"real": [open_image(s.file) for s in scenes if s.file]}
         for twin in TWINS:
             pictures[twin] = self.pictures(twin, captions, [FIRST_SEED + n for n in range(len(scenes))])
         result = {}
@@ -178,7 +179,7 @@ class Verifier:
             for item in [i for i in items if rung in ("TM", i.rung)][:2]:
                 first = next(n for n, r in enumerate(rows) if r[0].id == item.id)
                 made = [shown[t][first + k] for t in TWINS for k in range(min(3, self.seeds))]
-                lines.append([Image.open(item.file).convert("RGB"), *made])  # type: ignore[arg-type]
+                lines.append([open_image(item.file), *made])
                 names.append(f"{item.exposures} exposures: {item.captions[0]}")
         seeds = min(3, self.seeds)
         columns = ["work", *["memorized"] * seeds, *["clean"] * seeds]

@@ -31,7 +31,7 @@ from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
 from shield.load import SHIPPED, load
-from shield.pictures import UNREADABLE
+from shield.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")
 ALONE = 0.05
@@ -149,7 +149,6 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
 
 def _picture(trap: Trap) -> Image.Image:
     try:
-        with Image.open(trap.file) as picture:
-            return picture.convert("RGB")
+        return open_image(trap.file)
     except UNREADABLE as error:
         raise TrapError(f"{trap.file} can't be read as a picture: {error}.") from error

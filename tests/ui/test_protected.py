@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 import tomllib
 import zlib
 from pathlib import Path
@@ -141,6 +143,43 @@ def test_bad_files_are_refused_with_a_sentence_and_change_nothing(tmp_path: Path
     with pytest.raises(GalleryError, match="a picture may have"):
         checked_picture(good)
     assert state(tmp_path / "p") == before and store.works == []
+
+
+def test_what_is_added_at_once_has_a_size_that_is_looked_at_first(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [saved(tmp_path, number) for number in range(4)]
+    monkeypatch.setattr(protected, "MOST_TOGETHER", 3 * 64 * 64)
+    monkeypatch.setattr(protected, "MOST_PICTURES", 6)
+    store = Protected(tmp_path / "p")
+    before = state(tmp_path / "p")
+    with monkeypatch.context() as patch:
+        patch.setattr(protected, "checked_picture", lambda file: pytest.fail("it was decoded"))
+        with pytest.raises(GalleryError, match="4 pictures have 0 million pixels together"):
+            store.add_pictures("w", files)
+    assert state(tmp_path / "p") == before
+    assert store.add_pictures("w", files[:3]) == 3 and store.add_pictures("w", files[1:4]) == 3
+    with pytest.raises(GalleryError, match="takes 0 more"):
+        store.add_pictures("w", files[:1])
+
+
+def test_a_large_picture_costs_little_more_than_its_pixels(tmp_path: Path) -> None:
+    """24 million pixels, 72 MB of RGB: in a process of its own, since a peak never falls."""
+    large = Image.new("RGB", (6000, 4000), "red")
+    large.paste("blue", (0, 0, 3000, 3000))
+    large.save(tmp_path / "large.png")
+    code = ("import resource, sys; from pathlib import Path; from ui.protected import Protected\n"
+            "import faiss, pdqhash, PIL.ImageCms\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+            "store, before = Protected(Path(sys.argv[1]) / 'p'), peak()\n"
+            "store.add_pictures('w', [Path(sys.argv[1]) / 'large.png'] * 3); print(peak() - before)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400, f"{done.stdout.strip()} MB"
+
+
+def test_an_animation_is_no_picture(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.webp", save_all=True, append_images=[picture(2)])
+    with pytest.raises(GalleryError, match="animation of 2 frames"):
+        Protected(tmp_path / "p").add_pictures("w", [tmp_path / "a.webp"])
 
 
 def test_damaged_or_hostile_lists_are_refused(tmp_path: Path) -> None:
