@@ -8,29 +8,46 @@ A registry is a TOML file with one `[[concept]]` table each, or one `concepts = 
     aliases = ["Bolto the robot"]
     descriptions = ["the red robot with one wheel"]   # found when all of its content words are in a prompt
     substitute = "a friendly robot"                   # what a rewritten prompt says instead
-    allow = ["boltor"]                                # spellings near the name that mean something else
+    allow = ["boltor"]                                # words and phrases near the name that mean something else
+    cues = ["robot", "cartoon"]                       # for a name of ordinary words: see below
     indirect = ["the crimson machine on a wheel"]     # found by meaning alone (shield/meaning.py)
 
-Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pass per reading, so that thousands of
-names cost a fraction of a millisecond, then word by word for small misspellings of longer names.
+Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pass for each reading, so that thousands of
+names cost a fraction of a millisecond, then word by word for small misspellings of longer names, and for descriptions
+(shield/descriptions.py).
+
+Ordinary words (shield/vocabulary.py) are taken as they stand: one that lies a letter away from a name is no misspelling
+of it ("barman"), and several that read like a name together are no mention across a comma or the end of a sentence
+("a cat, woman and child"). A concept with `cues` has a name that is an ordinary phrase too ("a big bird"): written
+without capitals it counts only in a prompt with one of these words.
 """
 
+import re
 import tomllib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rapidfuzz.distance import OSA
+
+from shield.descriptions import STOP, Descriptions, content
 from shield.errors import RegistryError
-from shield.folding import Folded, folded, unleeted, without_markup
+from shield.folding import READINGS, UNSPACED, Folded, Reading, folded, letters, without_markup
+from shield.lookalikes import plain
 from shield.types import Mention
+from shield.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 
 SHIPPED = Path(__file__).with_name("registry.toml")
 SHORT = 4
 LONG = 6
+WIDEST = 4  # words of an allowed phrase around a name
 GLUED = 8  # a name this long is found within a longer word too
-LISTS = ("aliases", "descriptions", "allow", "indirect")
-STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
+BESIDE = 3.5  # Zipf frequency from which a word beside others of a name isn't a slip of the pen
+LISTS = ("aliases", "descriptions", "allow", "indirect", "cues")
+_CLAUSE = re.compile(r"[,;:.!?…]\s|\s[,;:.!?…]|[\n、。，；：！？]|\s[–—-]\s")
+_SENTENCE = re.compile(r"(?:^|[.!?:\n])[\W_]*$")
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,17 @@ class Concept:
     substitute: str = ""
     allow: tuple[str, ...] = ()
     indirect: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
+
+
+@dataclass
+class _Key:
+    """A folded name. `length`: its letters; `spellings`: how each spelling is told; `breaks`: where its words begin."""
+
+    concept: Concept
+    length: int
+    spellings: dict[str, str] = field(default_factory=dict)
+    breaks: set[int] = field(default_factory=set)
 
 
 class Concepts:
@@ -53,34 +81,37 @@ class Concepts:
         import ahocorasick
 
         self.concepts = tuple(concepts)
-        self._automaton = ahocorasick.Automaton()
-        self._long: dict[tuple[int, str], list[tuple[tuple[str, ...], Concept]]] = {}
+        self._keys: dict[Reading, dict[str, _Key]] = {reading: {} for reading in READINGS}
+        self._long: dict[tuple[int, str, int], list[tuple[tuple[str, ...], Concept]]] = defaultdict(list)
         self._orders: dict[tuple[str, ...], Concept] = {}
         self._allowed: set[str] = set()
-        owners: dict[str, tuple[Concept, dict[str, str]]] = {}
+        self._cues = {c.name: {word for cue in c.cues for word in content(cue)} for c in self.concepts if c.cues}
         for concept in self.concepts:
             for place, spelling in enumerate((concept.name, *concept.aliases)):
-                self._enter(spelling, concept, "name" if place == 0 else "alias", owners)
-            self._allowed |= {folded(word).text for word in concept.allow}
-        if owners:
-            self._automaton.make_automaton()
-        self._described = [(_content(d), c) for c in self.concepts for d in c.descriptions if _content(d)]
+                self._enter(spelling, concept, "name" if place == 0 else "alias")
+            self._allowed |= {letters(text) for text in concept.allow}
+        self._automata = {reading: ahocorasick.Automaton() for reading in READINGS}
+        for reading, keys in self._keys.items():
+            for text, key in keys.items():
+                self._automata[reading].add_word(text, (len(text), key))
+            self._automata[reading].make_automaton()
+        self._described = Descriptions((text, c) for c in self.concepts for text in c.descriptions)
 
-    def _enter(
-        self, spelling: str, concept: Concept, how: str, owners: dict[str, tuple[Concept, dict[str, str]]]
-    ) -> None:
-        for leet in (None, "i"):
-            key = folded(spelling, leet).text
-            if not key:
+    def _enter(self, spelling: str, concept: Concept, how: str) -> None:
+        length = len(plain(spelling))
+        for reading in READINGS:
+            fold = folded(spelling, reading)
+            if not fold.text:
                 raise RegistryError(f"{concept.name!r} has a name or alias without letters: {spelling!r}.")
-            other, spellings = owners.setdefault(key, (concept, {}))
-            if other is not concept:
-                raise RegistryError(f"{spelling!r} stands for both {other.name!r} and {concept.name!r}.")
-            spellings.setdefault(spelling.casefold(), how)
-            self._automaton.add_word(key, (len(key), concept, spellings))
-        words = tuple(folded(spelling[s:e]).text for s, e in _words(spelling))
+            key = self._keys[reading].setdefault(fold.text, _Key(concept, length))
+            if key.concept is not concept:
+                raise RegistryError(f"{spelling!r} stands for both {key.concept.name!r} and {concept.name!r}.")
+            key.spellings.setdefault(spelling.casefold(), how)
+            key.breaks.update(place for place, starts in enumerate(fold.starts) if starts)
+        words = _words(spelling, tokens(spelling))
         if len("".join(words)) >= LONG:
-            self._long.setdefault((len(words), words[0][:1]), []).append((words, concept))
+            for form in {words, ("".join(words),), _words(spelling, parts(spelling.lower()))}:
+                self._long[len(form), form[0][:1], len(form[0])].append((form, concept))
             self._orders[tuple(sorted(words))] = concept
 
     @classmethod
@@ -90,67 +121,86 @@ class Concepts:
 
     def found(self, prompt: str) -> list[Mention]:
         """Every protected concept in `prompt`, the longest mention of each place, in order of place."""
-        plain = without_markup(prompt)
-        texts = [prompt, plain] if plain != prompt else [prompt]
-        mentions = [mention for text in texts for mention in self._mentioned(text)]
+        bare = without_markup(prompt)
+        texts = [prompt, bare] if bare != prompt else [prompt]
+        mentions = [mention for text in texts for mention in self._mentioned(text) if self._is_meant(text, mention)]
         return [replace(mention, text=prompt[mention.start : mention.end]) for mention in _longest(mentions)]
 
     def _mentioned(self, prompt: str) -> Iterator[Mention]:
-        for reading in (folded(prompt), *(folded(text, "i") for text in unleeted(prompt))):
-            yield from self._named(prompt, reading)
-        yield from self._misspelled(prompt)
-        yield from self._reordered(prompt)
-        yield from self._descriptions(prompt)
-
-    def _named(self, prompt: str, reading: Folded) -> Iterator[Mention]:
         if not self.concepts:
             return
-        for last, (length, concept, spellings) in self._automaton.iter(reading.text):
-            start, end = last + 1 - length, last + 1
-            glued = length >= GLUED and reading.is_within_word(start, end)
-            if not glued and not reading.is_whole(start, end):
-                continue
-            first, after = reading.places[start], reading.places[end - 1] + 1
-            how = spellings.get(prompt[first:after].casefold())
-            if how or length > SHORT or reading.is_one_word(start, end) or reading.is_spelled(start, end):
-                yield _mention(prompt, concept, first, after, how or "disguised")
+        for reading in READINGS[prompt.isascii() :]:  # as it is written differs from its looks in other alphabets only
+            yield from self._named(prompt, folded(prompt, reading), self._automata[reading])
+        spans = [list(tokens(prompt)), list(parts(prompt))]
+        for words in spans if spans[0] != spans[1] else spans[:1]:
+            yield from self._misspelled(prompt, words)
+            yield from self._reordered(prompt, words)
+        for (start, end), concept in self._described.found(prompt):
+            yield _mention(prompt, concept, start, end, "described")
 
-    def _misspelled(self, prompt: str) -> Iterator[Mention]:
+    def _named(self, prompt: str, fold: Folded, automaton: Any) -> Iterator[Mention]:
+        for last, (size, key) in automaton.iter(fold.text):
+            start, end = last + 1 - size, last + 1
+            glued = key.length >= GLUED and fold.is_within_word(start, end)
+            if not glued and not fold.is_whole(start, end) and not _is_plural(fold, start, end):
+                continue
+            first, after = fold.places[start], fold.places[end - 1] + 1
+            how = key.spellings.get(prompt[first:after].casefold())
+            spelled = fold.is_spelled(start, end)
+            if not how and not spelled and _is_chance(prompt, fold, start, end, key):
+                continue
+            if how or key.length > SHORT or fold.is_one_word(start, end) or spelled:
+                yield _mention(prompt, key.concept, first, after, how or "disguised")
+
+    def _misspelled(self, prompt: str, spans: list[tuple[int, int]]) -> Iterator[Mention]:
         """Names of six letters and more with a slip of the pen: see _near. First letters and short words are exact."""
-        spans = list(_words(prompt))
-        words = [folded(prompt[start:end]).text for start, end in spans]
+        words = _words(prompt, spans)
         for first, word in enumerate(words):
             for count in range(1, min(4, len(words) - first + 1)):
-                run = words[first : first + count]
-                if "".join(run) in self._allowed:
-                    continue
-                for name, concept in self._long.get((count, word[:1]), ()):
-                    if all(_near(a, b) for a, b in zip(run, name, strict=True)):
-                        yield _mention(prompt, concept, spans[first][0], spans[first + count - 1][1], "misspelled")
+                run, places = words[first : first + count], spans[first : first + count]
+                for size in range(len(word) - 2, len(word) + 3):
+                    for name, concept in self._long.get((count, word[:1], size), ()):
+                        near = all(_near(a, b) for a, b in zip(run, name, strict=True))
+                        if near and _is_slip(prompt, run, name, places):
+                            yield _mention(prompt, concept, places[0][0], places[-1][1], "misspelled")
 
-    def _reordered(self, prompt: str) -> Iterator[Mention]:
-        """Names of two to four words in another order, and nothing between them."""
-        spans = list(_words(prompt))
-        words = [folded(prompt[start:end]).text for start, end in spans]
+    def _reordered(self, prompt: str, spans: list[tuple[int, int]]) -> Iterator[Mention]:
+        """Names of two to four words in another order, and nothing between them but, with capitals, a comma."""
+        words = _words(prompt, spans)
         for count in range(2, 5):
             for first in range(len(words) - count + 1):
                 concept = self._orders.get(tuple(sorted(words[first : first + count])))
-                if concept is not None:
-                    yield _mention(prompt, concept, spans[first][0], spans[first + count - 1][1], "reordered")
+                start, end = spans[first][0], spans[first + count - 1][1] if concept else 0
+                if concept and (not _CLAUSE.search(prompt[start:end]) or _is_capitalized(prompt, start, end)):
+                    yield _mention(prompt, concept, start, end, "reordered")
 
-    def _descriptions(self, prompt: str) -> Iterator[Mention]:
-        """Descriptions all of whose content words stand in the prompt, in any order."""
-        places = {folded(prompt[s:e]).text: (s, e) for s, e in _words(prompt)}
-        for words, concept in self._described:
-            if words <= places.keys():
-                spans = [places[w] for w in words]
-                yield _mention(prompt, concept, min(s for s, _ in spans), max(e for _, e in spans), "described")
+    def _is_meant(self, prompt: str, mention: Mention) -> bool:
+        """Whether nothing about the prompt says that this means something else: allowed phrases, and cues."""
+        if self._is_allowed(prompt, mention):
+            return False
+        cues = self._cues.get(mention.concept)
+        said = prompt[mention.start : mention.end]
+        if not cues or mention.how == "described" or not (said.isascii() and _is_prose(said)):
+            return True
+        return bool(cues & content(prompt).keys()) or _is_capitalized(prompt, mention.start, mention.end)
+
+    def _is_allowed(self, prompt: str, mention: Mention) -> bool:
+        """Whether the words of the mention are part of a phrase that the registry allows."""
+        if not self._allowed:
+            return False
+        spans = list(parts(prompt))
+        first = [i for i, (start, end) in enumerate(spans) if start < mention.end and end > mention.start]
+        if not first:
+            return False
+        for start in range(max(0, first[0] - WIDEST), first[0] + 1):
+            for end in range(first[-1] + 1, min(len(spans), first[-1] + 1 + WIDEST) + 1):
+                if letters(prompt[spans[start][0] : spans[end - 1][1]]) in self._allowed:
+                    return True
+        return False
 
 
 def _near(word: str, name: str) -> bool:
     """At most one edit (insertion, deletion, substitution, swap of neighbors) in five letters, two in nine."""
-    from rapidfuzz.distance import OSA
-
     limit = 2 if len(name) >= 9 else 1 if len(name) >= 5 else 0
     return abs(len(word) - len(name)) <= limit and OSA.distance(word, name, score_cutoff=limit) <= limit
 
@@ -159,23 +209,64 @@ def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> M
     return Mention(concept.name, prompt[start:end], start, end, how, concept.substitute)
 
 
-def _words(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each run of characters without spaces, without punctuation around it."""
-    start = None
-    for place, character in enumerate(text + " "):
-        if not character.isspace():
-            start = place if start is None else start
-        elif start is not None:
-            core = text[start:place].strip(".,;:!?\"'()[]{}«»“”")
-            if core:
-                offset = text.index(core, start)
-                yield offset, offset + len(core)
-            start = None
+def _words(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    return tuple(letters(text[start:end]) for start, end in spans)
 
 
-def _content(description: str) -> frozenset[str]:
-    words = (folded(description[s:e]).text for s, e in _words(description))
-    return frozenset(w for w in words if w and w not in STOP)
+def _is_plural(fold: Folded, start: int, end: int) -> bool:
+    """Whether a whole word goes on with nothing but the s of a plural."""
+    return fold.starts[start] and fold.text[end : end + 1] == "s" and fold.ends[end] and not fold.starts[end]
+
+
+def _is_chance(prompt: str, fold: Folded, start: int, end: int, key: _Key) -> bool:
+    """Whether ordinary words read like a name only because they stand together: across the end of a clause, or parted
+    where the name isn't and with a word among them that stands beside everything ("more than OS maps").
+    """
+    breaks = [i for i in range(1, end - start) if fold.starts[start + i]]
+    places = fold.places
+    first, after = places[start], places[end - 1] + 1
+    if not breaks or UNSPACED.search(prompt[first:after]):
+        return False
+    pieces = _words(prompt[first:after], parts(prompt[first:after]))
+    cut = [i for i in breaks if _CLAUSE.search(prompt[places[start + i - 1] + 1 : places[start + i]])]
+    if cut:
+        if re.match(r"[-/_]\w", prompt[after:]) or re.search(r"\w[-/_]$", prompt[:first]):
+            return True
+        named = set(cut) <= key.breaks and _is_capitalized(prompt, first, after)
+        return not named and all(is_ordinary(piece) for piece in pieces)
+    between = [prompt[places[start + i - 1] : places[start + i]] for i in set(breaks) - key.breaks]
+    apart = any(c.isspace() for text in between for c in text)
+    return apart and all(map(is_ordinary, pieces)) and any(zipf(piece) > FUNCTION for piece in pieces)
+
+
+def _is_slip(
+    prompt: str, run: Sequence[str], name: Sequence[str], places: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether the words of a run that differ from the name's aren't ordinary, and no clause ends between them."""
+    if _CLAUSE.search(prompt[places[0][0] : places[-1][1]]):
+        return False
+    limit = ORDINARY if len(run) == 1 else BESIDE
+    slips = [prompt[start:end] for (start, end), a, b in zip(places, run, name, strict=True) if a != b]
+    return bool(slips) and not any(_is_prose(slip, limit) for slip in slips)
+
+
+def _is_prose(text: str, above: float = ORDINARY) -> bool:
+    """Whether each word in `text` is an ordinary one."""
+    return all(is_ordinary(word, above) for word in _words(text, parts(text)))
+
+
+def _is_capitalized(prompt: str, start: int, end: int) -> bool:
+    """Whether the words at start..end are written like a name: with capitals that other words of the prompt don't have
+    and that aren't the beginning of a sentence alone.
+    """
+    spans = [(start + s, start + e) for s, e in parts(prompt[start:end])]
+    told = [(s, prompt[s:e]) for s, e in spans if prompt[s:e].lower() not in STOP]
+    if not told or not all(word[0].isupper() for _, word in told):
+        return False
+    others = [w for w in (prompt[:start] + " " + prompt[end:]).split() if len(w) > 3 and w.isalpha()]
+    if others and not any(word.islower() for word in others):
+        return False
+    return len(told) > 1 or not others or not _SENTENCE.search(prompt[: told[0][0]])
 
 
 def _longest(mentions: list[Mention]) -> list[Mention]:

@@ -1,26 +1,26 @@
 """One spelling for many disguises of a word, with the way back to the original text.
 
-Folding undoes compatibility forms, accents, case, look-alike letters of other alphabets, invisible characters and (on
-request) digits and signs that stand for letters. What is left are letters and digits without spaces, each with the
-place that it came from, so that "B-o-l-t-o", "bоltо" (Cyrillic) and "B0LT0" all read "bolto".
+A text is read in three ways. As it is written: without compatibility forms, accents and case. By its looks: letters of
+other alphabets as the ones they look like (shield/lookalikes.py), so that "bоltо" (Cyrillic) reads "bolto". And with
+digits and signs for letters, so that "B0|TO" reads like "bolto"; what can't be told apart there (i, l, 1 and |, or rn
+and m, as in TR39) is written alike on both sides. What is left are letters and digits without spaces, each with the
+place that it came from.
 """
 
 import re
 import unicodedata
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise
+from typing import Literal
 
-# Letters of other alphabets and what they look like, after case folding and the removal of accents.
-LOOKALIKES = str.maketrans(
-    "авеіјкмнорѕстухԁӏɡαβγεηικνορτυχωøđłħıŋᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
-    "abeijkmhopsctyxdlgabyenikvoptuxwodlhinabcdefghijklmnoprstuvwyz",
-)
-# Capitals look like other letters than their small forms do: Μ is an M, and μ a u.
-CAPITALS = str.maketrans("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕІЈКМНОРЅСТУХ", "abezhikmnoptyxabeijkmhopsctyx")
-LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oieastbgasietli", strict=True))
+from shield.lookalikes import look, plain
+
+Reading = Literal["written", "looks", "signs"]
+READINGS: tuple[Reading, ...] = ("written", "looks", "signs")
+LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oleastbgasletll", strict=True))
+ALIKE = {"i": "l", "m": "rn"}
 # Chinese, Japanese and Korean: written without spaces, or with endings that no space parts from the word.
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_ONES = 4  # this many ones and bars are read as i and l in every combination, more of them all alike
 _MARKUP = re.compile(r":\d*\.?\d+(?=\s*\))|%[0-9a-fA-F]{2}")
 
 
@@ -52,33 +52,23 @@ class Folded:
         return self.is_whole(start, end) and self.is_within_word(start, end)
 
 
-def folded(text: str, leet: str | None = None) -> Folded:
-    """`text` folded. `leet`: the letter that the digit 1 stands for ("i" or "l") when digits and signs are read as
-    letters; None leaves digits as they are and drops signs.
-    """
-    letters: list[str] = []
+def folded(text: str, reading: Reading = "looks") -> Folded:
+    """`text` folded, in one of the three readings."""
+    kept: list[str] = []
     places: list[int] = []
     for place, character in enumerate(text):
-        for letter in _letters(character, leet):
-            letters.append(letter)
+        for letter in _letters(character, reading):
+            kept.append(letter)
             places.append(place)
     gaps = _gaps(text, places)
     starts = tuple(gaps)
-    ends = tuple([*gaps[1:], True]) if letters else ()
-    return Folded("".join(letters), tuple(places), starts, ends)
+    ends = tuple([*gaps[1:], True]) if kept else ()
+    return Folded("".join(kept), tuple(places), starts, ends)
 
 
-def unleeted(text: str) -> list[str]:
-    """`text` with its ones and bars as i and as l: every way to read them, each as long as `text`."""
-    places = [place for place, character in enumerate(text) if character in "1|"]
-    ways = product("il", repeat=len(places)) if len(places) <= _ONES else ("i" * len(places), "l" * len(places))
-    read = []
-    for way in ways:
-        letters = list(text)
-        for place, letter in zip(places, way, strict=True):
-            letters[place] = letter
-        read.append("".join(letters))
-    return read
+def letters(text: str) -> str:
+    """The letters and digits that `text` looks like, without the way back."""
+    return "".join(map(look, text))
 
 
 def without_markup(text: str) -> str:
@@ -86,22 +76,22 @@ def without_markup(text: str) -> str:
     return _MARKUP.sub(lambda found: " " * len(found.group()), text)
 
 
-def _letters(character: str, leet: str | None) -> str:
-    if leet is not None and character in LETTERS_FOR:
-        return leet if character == "1" else LETTERS_FOR[character]
-    decomposed = unicodedata.normalize("NFKD", character).translate(CAPITALS).casefold().translate(LOOKALIKES)
-    decomposed = unicodedata.normalize("NFKD", decomposed)
-    return "".join(c for c in decomposed if c.isalnum())
+def _letters(character: str, reading: Reading) -> str:
+    if reading == "written":
+        return plain(character)
+    if reading == "looks":
+        return look(character)
+    seen = LETTERS_FOR.get(character) or look(character)
+    return "".join(ALIKE.get(c, c) for c in (LETTERS_FOR.get(c, c) for c in seen))
 
 
 def _gaps(text: str, places: list[int]) -> list[bool]:
     """For each kept character, whether something that separates words stands right before it, or it is a word."""
-    gaps = []
-    for i, place in enumerate(places):
-        between = text[places[i - 1] + 1 : place] if i else " "
-        repeated = i > 0 and places[i - 1] == place
-        apart = any(_separates(c) for c in between) or UNSPACED.match(text[place])
-        gaps.append(not repeated and bool(apart or (i > 0 and UNSPACED.match(text[places[i - 1]]))))
+    unspaced = [not character.isascii() and bool(UNSPACED.match(character)) for character in text]
+    gaps = [True] if places else []
+    for before, place in pairwise(places):
+        apart = unspaced[place] or unspaced[before] or any(map(_separates, text[before + 1 : place]))
+        gaps.append(place != before and apart)
     return gaps
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shield.concepts import Concept, Concepts
 from shield.errors import RegistryError
-from shield.folding import folded
+from shield.folding import READINGS, folded
 from shield.rewriters import ConceptSubstitution
 
 BOLTO = Concept("Bolto", "character", ("Bolto the robot",), ("the red robot with one wheel",), "a robot", ("boltor",))
@@ -65,13 +65,13 @@ def test_any_text_is_searched_and_mentions_are_slices_of_it(prompt):
         assert prompt[mention.start : mention.end] == mention.text
 
 
-@given(st.text(max_size=60), st.sampled_from([None, "i", "l"]))
-def test_folding_keeps_track_of_places(text, leet):
-    fold = folded(text, leet)
+@given(st.text(max_size=60), st.sampled_from(READINGS))
+def test_folding_keeps_track_of_places(text, reading):
+    fold = folded(text, reading)
     assert len(fold.text) == len(fold.places) == len(fold.starts) == len(fold.ends)
     assert list(fold.places) == sorted(fold.places) and all(0 <= p < len(text) for p in fold.places)
     assert not fold.text or (fold.starts[0] and fold.ends[-1])
-    assert folded(fold.text).text == fold.text or leet
+    assert folded(fold.text, reading).text == fold.text
 
 
 def test_substitution_and_leaving_out():
@@ -147,3 +147,77 @@ def test_a_long_prompt_takes_milliseconds():
 def test_capitals_of_other_alphabets_are_read_by_their_looks(capitals):
     """A Greek capital M looks like ours; the small one it would be folded to looks like a u."""
     assert folded(capitals).text == "mickeymouse"
+
+
+@pytest.mark.parametrize("prompt", ["ΓΟΥΙΝΙ", "ГАРФИЛД", "Гарфилд"])
+def test_names_of_other_alphabets_are_found_in_any_case(prompt):
+    """Γ and γ look like different Latin letters, so looks alone would part a name from its capitals."""
+    screen = Concepts([Concept("γουινι"), Concept("гарфилд")])
+    assert [m.text for m in screen.found(f"a picture of {prompt}")] == [prompt]
+
+
+DESCRIBED = Concepts([Concept("Zorro", descriptions=("the orange monster with two legs and a hat",))])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "orange-monster, two-legs, hat", "an_orange_monster_with_two_legs_and_a_hat", "orange/monster/2/legs/hat",
+        "orange monsters with 2 legs in hats",
+        "an OrangeMonster with a hat and two legs", "the monster's hat, orange, two legs",
+        "the orange monster with two legs and a ha", "the orange monster with two lgs and a hat",
+        "an oraneg monster with two legs and a hat", "An orange monster. It has two legs! And a hat.",
+        "the orange\nmonster\nwith two legs and a hat", "THE ORANGE MONSTER WITH TWO LEGS AND A HAT",
+    ],
+)  # fmt: skip
+def test_a_description_is_found_whatever_parts_its_words_and_with_one_slip(prompt):
+    assert [m.how for m in DESCRIBED.found(prompt)] == ["described"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "the orange monster with three legs and a hat", "the orange monster with two legs and a cat",
+        "the orange monster that has two legs", "an oraneg monser with two legs and a hat", "two legs and a hat",
+        "the orange minister with two legs and a hat",
+    ],
+)  # fmt: skip
+def test_another_description_is_not_found(prompt):
+    assert DESCRIBED.found(prompt) == []
+
+
+EVERYDAY = """more than OS maps|a cat, woman and child|a barman|a role, x-rays|Mr. Bateman teaching|a big bird
+a big bird. A tree|in the park south of the river|a bull, red and angry|an ironman triathlon|one go, Ku-band antennas
+The terminator line of the moon|a princess, peach roses|river banks, y-shaped branches""".replace("\n", "|")
+
+
+@pytest.mark.parametrize("prompt", EVERYDAY.split("|"))
+def test_ordinary_words_are_taken_as_they_stand(shipped, prompt):
+    assert shipped.found(prompt) == []
+
+
+NAMED = """bol.to|a bat-man|bat man at night|a Big Bird on a wall|Big Bird|a big bird from sesame street|pika chu
+Than, osx the Thanos|Dali, Salvador|Mick, ey Mouse
+M.i.c.k.e.y. .M.o.u.s.e|legos|two pikachus
+SaIvador DaIi|rnickey rnouse|RED_BULL_CAN|the Terminator, portrait""".replace("\n", "|")
+
+
+@pytest.mark.parametrize("prompt", NAMED.split("|"))
+def test_a_name_in_pieces_is_still_a_name(shipped, prompt):
+    assert shipped.found(prompt)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Concepts([*Concepts.load().concepts, BOLTO])
+
+
+def test_thousands_of_concepts_take_milliseconds():
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    names = [f"{a}{b}{c}" for a in syllables[:20] for b in syllables for c in syllables[::7]][:10_000]
+    screen = Concepts([Concept(name, descriptions=(f"red {name} with a hat",)) for name in names])
+    screen.found("warm up the barman")
+    started = time.perf_counter()
+    for _ in range(10):
+        screen.found("a barman pouring a beer in a crowded pub, photograph, 35mm, soft light, tall windows")
+    assert len(screen.concepts) > 9_000 and (time.perf_counter() - started) / 10 < 0.1
