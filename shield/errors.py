@@ -7,6 +7,7 @@
     |- MissingSignalError         a detector needs something that the run didn't record
     |- TraceError                 the denoiser was called in a way that can't be read
     |- BadRequestError            a caller's argument
+    |- UnknownAttributeError      a name that neither a Shield nor its pipeline has
     |- GalleryError               a protected picture or a saved gallery can't be read
     |- RegistryError              a registry of protected concepts can't be read
 """
@@ -38,6 +39,10 @@ class TraceError(ShieldError):
 
 class BadRequestError(ShieldError):
     """An argument that the shield or the pipeline can't use."""
+
+
+class UnknownAttributeError(ShieldError, AttributeError):
+    """An attribute that neither a Shield nor the pipeline it wraps has."""
 
 
 class GalleryError(ShieldError):

@@ -7,9 +7,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
-from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
+from shield.errors import BadRequestError, NotCalibratedError
 from shield.families import Family, family_of
 from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
@@ -17,21 +16,30 @@ from shield.intercept import denoiser_of, intercepted, once_more, watched_layers
 from shield.load import load
 from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_verdicts
-from shield.policy import Policy, preset
+from shield.policy import Policy
 from shield.prediction import refuse_unreadable, unreadable
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.settings import setting_of
-from shield.thresholds import Threshold, load_thresholds
+from shield.stand_in import StandIn
+from shield.thresholds import Threshold
 from shield.types import Nearest, Screen, Verdict
 from shield.unseen import Unseen
 from shield.watch import Watch, picture_size, watch_of
 from shield.watcher import Plan, Watched, Watcher
-from shield.weights import weights_dir
 
 __all__ = ["Shield", "setting_of"]
 
+# What is checked whenever it is set, by the constructor or later.
+_TAKES: dict[str, Callable[[Any], Any]] = {
+    "pipe": as_pipeline,
+    "policy": as_policy,
+    "gallery": as_gallery,
+    "concepts": as_screen,
+    "thresholds": as_thresholds,
+}
 
-class Shield:
+
+class Shield(StandIn):
     """Wraps a pipeline so that memorized and protected pictures don't leave it.
 
     `policy`: a Policy or a preset's name. `gallery`: finished pictures are checked against it, and previews with
@@ -39,9 +47,16 @@ class Shield:
     they mean. `thresholds`: a folder or Threshold objects; by default the shipped ones. What isn't flagged is bit-equal
     to the bare pipeline's on the same seed and costs no denoiser call.
 
-    Raises UnsupportedPipelineError, and NotCalibratedError when a detector or a check of the policy was never
-    calibrated for this checkpoint (unless the policy says to block or pass what it can't judge).
+    A Shield takes its pipeline's place: `safe.scheduler = other`, `safe.load_lora_weights(file)` and every other
+    attribute reach the pipeline, and methods that return it (`safe.to("cuda")`) return the Shield. Its own attributes
+    are the constructor's arguments, which can be set later too, and `model_sha256`.
+
+    Raises BadRequestError for an argument of another kind, UnsupportedPipelineError, and NotCalibratedError when a
+    detector or a check of the policy was never calibrated for this checkpoint (unless the policy says to block or pass
+    what it can't judge).
     """
+
+    __slots__ = ("__weakref__", "_fingerprint", "_watched", "concepts", "gallery", "pipe", "policy", "thresholds")
 
     def __init__(
         self,
@@ -51,11 +66,10 @@ class Shield:
         concepts: Screen | None = None,
         thresholds: Path | str | Iterable[Threshold] | None = None,
     ) -> None:
-        self.family: Family = family_of(pipe)
-        self.pipe = pipe
-        self.policy = preset(policy) if isinstance(policy, str) else policy
+        self.pipe: Any = pipe
+        self.policy: Policy = policy  # type: ignore[assignment]
         self.gallery, self.concepts = gallery, concepts
-        self.thresholds: list[Threshold] = _thresholds(thresholds)
+        self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
         self._fingerprint: tuple[Any, str] | None = None
         self._watched: tuple[Any, Watch | None] | None = None
         self._refuse_uncalibrated()
@@ -64,6 +78,14 @@ class Shield:
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: Any = None, **options: Any) -> "Shield":
         """`load(name, device, dtype)` and wrap it; `options` as for Shield."""
         return cls(load(name, device, dtype), **options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _TAKES[name](value) if name in _TAKES else value)
+
+    @property
+    def family(self) -> Family:
+        """What the shield knows about pipelines of this kind."""
+        return family_of(self.pipe)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's own call and output, with `.verdicts` (list of Verdict, one per image).
@@ -239,41 +261,26 @@ class _Drawn:
     calls: int
 
 
-def _thresholds(given: Path | str | Iterable[Threshold] | None) -> list[Threshold]:
-    if given is not None and not isinstance(given, str | Path):
-        return list(given)
-    if given is not None:
-        return load_thresholds(Path(given))
-    try:
-        return load_thresholds(weights_dir() / "thresholds")
-    except WeightsError:
-        return []
-
-
 def _bound(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline call's arguments by name, defaults included. Raises BadRequestError."""
+    """The pipeline call's arguments by name, defaults included, checked. Raises BadRequestError."""
     signature = inspect.signature(type(pipe).__call__)
     try:
         bound = signature.bind(pipe, *args, **kwargs)
     except TypeError as error:
         raise BadRequestError(f"{type(pipe).__name__} can't be called like this: {error}.") from None
     bound.apply_defaults()
+    check_request(bound.arguments)
     return dict(bound.arguments)
 
 
 def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[Watched]:
-    """One Watched per picture the call makes, in the pipeline's order. Raises BadRequestError."""
-    prompt, embeds = request.get("prompt"), request.get("prompt_embeds")
-    if isinstance(prompt, str):
-        prompts: list[str | None] = [prompt]
-    elif isinstance(prompt, list | tuple) and prompt and all(isinstance(p, str) for p in prompt):
-        prompts = list(prompt)
-    elif prompt is None and isinstance(embeds, torch.Tensor):
-        prompts = [None] * len(embeds)
-    else:
-        raise BadRequestError(f"A prompt is a text or a list of texts; {type(prompt).__name__} was given.")
+    """One Watched per picture the call makes, in the pipeline's order."""
+    prompt = request.get("prompt")
+    prompts: list[str | None] = [prompt] if isinstance(prompt, str) else list(prompt or ())
+    if prompt is None:
+        prompts = [None] * len(request["prompt_embeds"])
     prompts = [_joined(text, row, request) for row, text in enumerate(prompts)]
-    copies = request.get("num_images_per_prompt") or 1
+    copies = request.get("num_images_per_prompt", 1)
     texts = [p for p in prompts for _ in range(copies)]
     mentions = {p: screen.found(p) for p in set(prompts) if p} if screen else {}
     return [Watched(row, text, mentions.get(text, ()) if text else ()) for row, text in enumerate(texts)]
