@@ -349,6 +349,8 @@ class Watcher:
 
     def _holds(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
         """Whether every detector that has a threshold passes the image with this prediction at the current step."""
+        if self.plan.unreadable is not None:
+            return False
         if not self.trace.steps or self.trace.steps[-1].index != forward.index:
             return True
         trace = self.trace.rows([image.row])
