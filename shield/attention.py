@@ -33,13 +33,13 @@ def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dic
     """Within the block, the dictionary holds the latest call's token shares of each layer named by its module path, or
     with ENDING before the path where the places attend to the last token, (rows, P).
 
-    Raises MissingSignalError for a path that names no cross-attention layer of this denoiser, and for a compiled
-    denoiser: torch may leave out hooks within what it compiled.
+    Raises MissingSignalError for a path that names no cross-attention layer of this denoiser, and for a layer within
+    something compiled, where torch may leave out hooks.
     """
     latest: dict[str, Tensor] = {}
     paths = list(paths)
-    if paths:
-        _refuse_compiled(denoiser, f"Attention of {paths[0]} can't be watched")
+    for name in paths:
+        _refuse_compiled(denoiser, name.removeprefix(ENDING), "watched")
     modules = dict(denoiser.named_modules())
     with ExitStack() as stack:
         for name in paths:
@@ -55,10 +55,12 @@ def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dic
 def attention_biased(denoiser: nn.Module, paths: Iterable[str], bias: Tensor) -> Iterator[None]:
     """Within the block, `bias` (T,) is added to the logits of these layers' attention to each text token.
 
-    Adding log(f) scales a token's attention by f before it is normalized. Raises MissingSignalError for a compiled
-    denoiser, which may leave out hooks.
+    Adding log(f) scales a token's attention by f before it is normalized. Raises MissingSignalError for a
+    layer within something compiled, where torch may leave out hooks.
     """
-    _refuse_compiled(denoiser, "Attention can't be changed")
+    paths = list(paths)
+    for path in paths:
+        _refuse_compiled(denoiser, path, "changed")
 
     def add(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden_states = args[0] if args else kwargs["hidden_states"]
@@ -73,9 +75,20 @@ def attention_biased(denoiser: nn.Module, paths: Iterable[str], bias: Tensor) ->
         yield
 
 
-def _refuse_compiled(denoiser: nn.Module, what: str) -> None:
-    if hasattr(denoiser, "_orig_mod") or denoiser._compiled_call_impl is not None:
-        raise MissingSignalError(f"{what} in a compiled denoiser; don't compile it.")
+def _refuse_compiled(denoiser: nn.Module, path: str, what: str) -> None:
+    """Nothing from the denoiser down to the layer may be compiled, be it whole or block by block
+    (`compile_repeated_blocks`).
+    """
+    modules: list[Any]
+    parts, modules = path.split("."), [denoiser]  # a path that leads nowhere is another error
+    for part in parts:
+        modules.append(getattr(modules[-1], part, None))
+    for depth, module in enumerate(modules):
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            place = ".".join(parts[:depth]) or "it"
+            raise MissingSignalError(
+                f"Attention of {path} can't be {what} in a compiled denoiser; don't compile {place}."
+            )
 
 
 def _writer(latest: dict[str, Tensor], name: str) -> Any:

@@ -23,6 +23,7 @@ from shield.companion import Companion
 from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
+from shield.feature_caches import FeatureCaches
 from shield.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
 from shield.questions import REDRAWN, late, redrawn, redraws, shifted
 from shield.schedules import refuse_inverse
@@ -42,7 +43,8 @@ class Forward:
     these images with another one and returns their predictions; it is no step of its own. `timestep` (of the
     scheduler) asks about another noise level, `latents` (one for each of these images) about other latents.
     `pipe` is set where questions may be asked (shield/questions.py). `attention` has the conditional rows' shares per
-    watched layer.
+    watched layer. `keeps`: the denoiser keeps features for later steps, which are the original conditioning's. At the
+    first step `refills` calls fill such a cache anew once the inputs have changed; 0 where nothing can.
     """
 
     index: int
@@ -57,6 +59,8 @@ class Forward:
     rerun: Rerun
     attention: dict[str, Tensor] = field(default_factory=dict)
     pipe: Any = None
+    keeps: bool = False
+    refills: int = 0
 
     def step(self, needs: Iterable[str], channels_last: bool) -> Step:
         """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/questions.py asks for
@@ -65,7 +69,7 @@ class Forward:
         latents, cond, uncond = (
             _archived(getattr(self, name), channels_last) if name in needs else None for name in SIGNALS[:3]
         )
-        shares = {layer: self.attention[layer].float().cpu() for layer in watched_layers(needs)}
+        shares = {layer: self._share(layer).float().cpu() for layer in watched_layers(needs)}
         levels = (self.index, self.timestep, self.signal, self.noise, self.prediction)
         step = Step(*levels, latents, cond, uncond, shares)
         if self.index or self.pipe is None:
@@ -75,6 +79,11 @@ class Forward:
         ending, moved = (None if one is None else one.step(SIGNALS[:3], channels_last) for one in asked)
         others = tuple(other.step(SIGNALS[:3], channels_last) for other in redrawn(self, redraws(needs)))
         return replace(step, late=ending, shifted=moved, redrawn=others)
+
+    def _share(self, layer: str) -> Tensor:
+        if layer not in self.attention:
+            raise MissingSignalError(f"{layer.removeprefix(ENDING)} wasn't seen to run, so its attention isn't known.")
+        return self.attention[layer]
 
 
 OnForward = Callable[[Forward], Tensor | None]
@@ -101,6 +110,8 @@ class _Hook:
         self.depth = _DEPTH.get()
         self.index = -1
         self.previous: Forward | None = None
+        self.features = FeatureCaches(denoiser_of(pipe), getattr(pipe, self.family.companion or "", None))
+        self.first_calls: list[tuple[nn.Module, dict[str, Any], list]] = []
         self.count = StepCount(pipe.scheduler, 2 if self.family.layout == "separate" else 1)
         self.unreadable = unreadable(pipe.scheduler) is not None
 
@@ -148,20 +159,40 @@ class _Hook:
             raise TraceError(f"The denoiser returned {type(prediction).__name__}; a tensor is needed.")
         self.count.called()
         if self.count.calls > 1:
-            return self._second_half(prediction, output)
+            return self._second_half(module, named, prediction, output)
         self.index += 1
         forward = self._forward(module, named, prediction, timestep)
         if self.previous is not None:
             self.previous.rerun = _expired
         self.previous = forward
-        changed = self.on_forward(forward)
+        changed = self._answered(module, named, forward)
         if changed is None:
             return None
         whole = changed if forward.noise_uncond is None else torch.cat([forward.noise_uncond, changed])
         forward.noise_cond = changed
         return _with_prediction(output, whole.to(prediction.dtype))
 
-    def _second_half(self, noise_uncond: Tensor, output: Any) -> Any:
+    def _answered(self, module: nn.Module, named: dict[str, Any], forward: Forward) -> Tensor | None:
+        """What `on_forward` says to the step so far, with the caches as if the inputs it changed had been there."""
+        is_fillable = self.index == 0 and self.features.can_be_emptied
+        self.first_calls = [*self.first_calls, (module, named, self.features.contexts())] if is_fillable else []
+        forward.refills = len(self.first_calls)
+        changed = self.on_forward(forward)
+        if forward.refills and self.on_inputs is not None:
+            inputs = [self.on_inputs(n, self._batch(n), place > 0) for place, (_, n, _) in enumerate(self.first_calls)]
+            if any(given is not None for given in inputs):
+                self._refill(inputs)
+        return changed
+
+    def _refill(self, inputs: list[dict[str, Any] | None]) -> None:
+        calls = [
+            (partial(module, **(named if given is None else given)), contexts)
+            for (module, named, contexts), given in zip(self.first_calls, inputs, strict=True)
+        ]
+        with once_more():
+            self.features.fill(calls)
+
+    def _second_half(self, module: nn.Module, named: dict[str, Any], noise_uncond: Tensor, output: Any) -> Any:
         """Separate layout: the unconditional call completes the step. Cond has left already, so uncond is what can
         change.
         """
@@ -169,7 +200,7 @@ class _Hook:
         assert forward is not None
         forward.noise_uncond = noise_uncond
         cond_before = forward.noise_cond
-        changed = self.on_forward(forward)
+        changed = self._answered(module, named, forward)
         if changed is None:
             return None
         if self.guidance is None or self.guidance == 1.0:
@@ -216,14 +247,14 @@ class _Hook:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
             asked = None if timestep is None else timestep / self.family.timestep_scale
             picked = asked_about(asked_at(picked, asked), self.family, latents)
-            with once_more():  # no step of any hook's call
+            with once_more(), self.features.bypassed():  # no step of any hook's call
                 picked |= self.companion.residuals(rows, conditioning, asked, latents)
                 return _prediction(module(**written(self.family, picked, conditioning)))
 
         shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
             self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
-            read(self.family, named, start, batch), rerun, shares, self.pipe,
+            read(self.family, named, start, batch), rerun, shares, self.pipe, bool(self.features),
         )  # fmt: skip
 
 
@@ -276,7 +307,11 @@ def intercepted(
         stack.enter_context(hooked(denoiser, hook.before, hook.after))
         if companion is not None:
             stack.enter_context(hooked(companion, hook.beside))
-        yield
+        try:
+            yield
+        except BaseException:
+            hook.features.empty()  # pipelines do so at the end of a call only
+            raise
     if hook.index < 0:
         raise TraceError("The denoiser wasn't seen to run, so nothing could be judged: was it exchanged or wrapped?")
 

@@ -104,6 +104,7 @@ class Watcher:
         self.settings: dict[Check, Setting] = {}
         self._due: list[Check] = []
         self._tokens = 0
+        self._filled: dict[int, Conditioning | None] = {}
         self._null: Conditioning | None = None
         self._likeness = Likeness(pipe, plan.gallery, plan.size) if plan.gallery else None
 
@@ -137,6 +138,7 @@ class Watcher:
         edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
         edits |= dict(self._predicted(forward, edits))
         edits |= self._looked(forward, edits) if self._due else {}
+        edits |= self._apart(forward, edits) if forward.keeps else {}
         self.seconds += perf_counter() - started
         return _edited(forward.noise_cond, edits) if edits else None
 
@@ -347,6 +349,8 @@ class Watcher:
 
     def _holds(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
         """Whether every detector that has a threshold passes the image with this prediction at the current step."""
+        if self.plan.unreadable is not None:
+            return False
         if not self.trace.steps or self.trace.steps[-1].index != forward.index:
             return True
         trace = self.trace.rows([image.row])
@@ -375,6 +379,26 @@ class Watcher:
             if image.action == "mitigate" and image.row not in done:
                 if isinstance(image.mitigation, PredictionMitigation):
                     yield image.row, image.mitigation.predicted(self._case(forward, image))
+
+    def _apart(self, forward: Forward, done: Container[int]) -> dict[int, Tensor]:
+        """Rows with another conditioning than the denoiser's kept features were made with, predicted without those.
+
+        What is exchanged at the first step goes into caches that can be filled anew, and then needs nothing more.
+        """
+        swapped = [image for image in self.images if image.swap is not None]
+        if forward.refills:
+            self._filled = {image.row: image.swap for image in swapped}
+            for image in swapped:
+                image.extra_calls += forward.refills
+        others = [i for i in swapped if i.row not in done and i.swap is not self._filled.get(i.row)]
+        return {image.row: self._swapped(forward, image) for image in others}
+
+    def _swapped(self, forward: Forward, image: Watched) -> Tensor:
+        if image.swap is self._null:
+            return self._emptied(forward, image)
+        image.extra_calls += 1
+        assert image.swap is not None
+        return forward.rerun([image.row], image.swap)
 
     def _case(self, forward: Forward, image: Watched) -> Case:
         row = [image.row]

@@ -99,8 +99,8 @@ def _taught(pipe: Any, name: str) -> tuple[Any, dict[int, str]] | None:
     tokenizer = getattr(pipe, name, None)
     if tokenizer is None:
         return None
-    added = getattr(tokenizer, "added_tokens_encoder", {})
-    words = {number: word for word, number in added.items() if number not in tokenizer.all_special_ids}
+    added, special = getattr(tokenizer, "added_tokens_encoder", {}), frozenset(tokenizer.all_special_ids)
+    words = {number: word for word, number in added.items() if number not in special}
     return (tokenizer, words) if words else None
 
 
@@ -115,7 +115,7 @@ def _words(texts: Iterable[str], tokenizers: Iterable[tuple[Any, dict[int, str]]
     found = [
         words[number]
         for tokenizer, words in tokenizers
-        for number in (n for text in texts for n in tokenizer(text, add_special_tokens=False).input_ids)
+        for number in (n for text in texts for n in tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
         if number in words
     ]
     return list(dict.fromkeys(found))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from shield.attention import attention_watched, token_shares
+from shield.attention import attention_biased, attention_watched, token_shares
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
 from shield.intercept import recorded
@@ -60,3 +60,38 @@ def test_what_is_no_cross_attention_layer_is_refused(pipe, path):
 def test_self_attention_is_refused(pipe):
     with pytest.raises(MissingSignalError, match="not to the text"), recorded(pipe, {f"attention:{LAYER[:-1]}1"}):
         pipe("the cat", **options(1))
+
+
+def compiled_whole(unet):
+    unet.compile(backend="eager")
+
+
+def compiled_by_blocks(unet):
+    unet.compile_repeated_blocks(backend="eager")
+
+
+def compiled_and_put_back(unet):
+    blocks = unet.get_submodule(LAYER.rpartition(".transformer_blocks")[0]).transformer_blocks
+    blocks[0] = torch.compile(blocks[0], backend="eager")
+
+
+@pytest.mark.parametrize("compile_it", [compiled_whole, compiled_by_blocks, compiled_and_put_back])
+def test_what_is_compiled_is_refused_before_the_first_step(pipe, compile_it):
+    compile_it(pipe.unet)
+    calls = []
+    pipe.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    for name in (LAYER, f"ending:{LAYER}"):
+        with pytest.raises(MissingSignalError, match="compiled denoiser"), attention_watched(pipe.unet, [name]):
+            pipe("the cat", **options(1))
+    with pytest.raises(MissingSignalError, match="compiled denoiser"), recorded(pipe, {f"attention:{LAYER}"}):
+        pipe("the cat", **options(1))
+    with pytest.raises(MissingSignalError), attention_biased(pipe.unet, [LAYER], torch.zeros(16)):
+        pass
+    assert not calls
+
+
+def test_other_blocks_may_be_compiled(pipe):
+    pipe.unet.mid_block.compile(backend="eager")
+    with recorded(pipe, {f"attention:{LAYER}"}, 1) as trace:
+        pipe("the cat", **options(1))
+    assert trace.steps[0].attended(LAYER).shape == (1, 16)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shield import Shield
+from shield.concepts import Concept, Concepts
 from shield.errors import UnsupportedPipelineError
 from shield.intercept import recorded
 from shield.mitigations import NullPrompt
@@ -164,6 +165,9 @@ def test_an_unknown_scheduler_is_refused_or_told(name):
         assert (verdict.status, verdict.scored) == (status, False)
         assert any("couldn't judge" in r for r in verdict.reasons) and any(name in r for r in verdict.reasons)
         assert np.array_equal(output.images, bare) == (status == "passed")
+    screen = Concepts([Concept("cat", substitute="a dog")])
+    output = Shield(pipe, Policy(on_unscored="pass"), concepts=screen, thresholds=[])("the cat", **options(1))
+    assert output.verdicts[0].mitigation == "null_prompt"  # of a rewritten prompt nobody could say that it holds
     off = Policy(detectors=(), mitigations=(NullPrompt(),))  # nothing looks at steps, so nothing is missing
     verdict = Shield(pipe, off, thresholds=[])("the cat", **options(1)).verdicts[0]
     assert verdict.status == "passed" and verdict.scored and verdict.reasons == ()
