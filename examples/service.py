@@ -4,9 +4,11 @@
     curl -s localhost:8000/generate --json '{"prompt": "a cat on a blue background", "seed": 1}'
 
 POST /generate answers 200 with the picture (PNG, base64) and the verdict; 451 with the verdict alone where the shield
-kept the picture back; 422 with one sentence for a request that can't be drawn or judged; 503 when too many wait. GET
-/health says what is being served. One picture is drawn at a time: a shield watches its pipeline's only denoiser. A
-verdict holds scores and the rewritten prompt; whoever serves strangers may want to keep those to himself.
+kept the picture back; 422 with one sentence for a request that can't be drawn or judged; 429 when too many of one
+address wait, and 503 when too many of all do; 413 for too long a request; 421 and 403 for the names and pages of others
+(ui/guard.py), unless --allow-host names them. GET /health says what is being served, however many wait. One picture is
+drawn at a time: a shield watches its pipeline's only denoiser. A verdict holds scores and the rewritten prompt; whoever
+serves strangers may want to keep those to himself.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import io
 import math
 import secrets
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Annotated, Any
 
 import torch
@@ -33,9 +38,11 @@ from pydantic import Field as Limit
 from probes.sampling import usual_sampling
 from shield import Concepts, Gallery, Shield, Verdict, load
 from shield.errors import ShieldError
+from ui.guard import Guard
+from ui.visitors import address
 
-LONGEST, MOST_STEPS, WAITING = 1000, 100, 8
-BLOCKED, BUSY = 451, 503
+LONGEST, MOST_STEPS, WAITING, OF_ONE, MOST_BODY = 1000, 100, 8, 2, 64 * 1024
+BLOCKED, TOO_MANY, BUSY = 451, 429, 503
 
 
 class Wish(BaseModel):
@@ -49,25 +56,60 @@ class Wish(BaseModel):
     guidance: Annotated[float, Limit(ge=0, le=30, allow_inf_nan=False)] | None = None
 
 
-def service(safe: Shield, model: str, waiting: int = WAITING) -> FastAPI:
-    """The routes around one shielded pipeline. At most `waiting` requests are drawn or wait; others are sent away."""
+class Busy(Exception):
+    """Too many wait: of one address (429) or of all (503)."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class Places:
+    """At most `every` requests are drawn or wait, and at most `of_one` of one address."""
+
+    def __init__(self, every: int, of_one: int) -> None:
+        self.every, self.of_one = every, of_one
+        self._taken: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self, who: str) -> Iterator[None]:
+        """A place, for this block. Raises Busy."""
+        with self._lock:
+            if self._taken.total() >= self.every:
+                raise Busy(BUSY, f"{self.every} requests are waiting already; try again.")
+            if self._taken[who] >= self.of_one:
+                raise Busy(TOO_MANY, f"{self.of_one} of your requests are waiting already; try again.")
+            self._taken[who] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken[who] -= 1
+                self._taken += Counter()  # forgets who has none
+
+
+def service(safe: Shield, model: str, waiting: int = WAITING, of_one: int = OF_ONE, bound: str = "127.0.0.1",
+            hosts: Sequence[str] = ()) -> FastAPI:
+    """The routes around one shielded pipeline. At most `waiting` requests are drawn or wait, `of_one` of one address;
+    others are sent away. It answers to the address it is `bound` to and to `hosts`.
+    """
     app = FastAPI(title="diffusion-shield")
-    one_at_a_time, places = Lock(), BoundedSemaphore(waiting)
+    app.add_middleware(Guard, bound=bound, hosts=hosts, most=MOST_BODY)
+    one_at_a_time, places = Lock(), Places(waiting, of_one)
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         return {"status": "ready", "model": model, "model_sha256": safe.model_sha256, "busy": one_at_a_time.locked()}
 
     @app.post("/generate")
-    def generate(wish: Wish) -> JSONResponse:
-        if not places.acquire(blocking=False):
-            return JSONResponse({"error": f"{waiting} requests are waiting already; try again."}, BUSY,
-                                {"Retry-After": "10"})
-        try:
-            with one_at_a_time:
-                return _answered(safe, model, wish)
-        finally:
-            places.release()
+    def generate(wish: Wish, request: Request) -> JSONResponse:
+        with places.taken(address(request)), one_at_a_time:
+            return _answered(safe, model, wish)
+
+    @app.exception_handler(Busy)
+    def busy(request: Request, error: Busy) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, error.code, {"Retry-After": "10"})
 
     @app.exception_handler(RequestValidationError)
     def unusable(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -128,6 +170,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--allow-host", action="append", default=[], help="a further name the service is reached by")
     asked = parser.parse_args()
     try:
         safe = Shield(load(asked.model, asked.device), asked.policy, thresholds=asked.thresholds,
@@ -135,7 +178,8 @@ def main() -> None:
                       concepts=Concepts.load(asked.concepts) if asked.concepts else None)
     except ShieldError as error:
         sys.exit(str(error))
-    uvicorn.run(service(safe, asked.model), host=asked.host, port=asked.port)
+    app = service(safe, asked.model, bound=asked.host, hosts=asked.allow_host)
+    uvicorn.run(app, host=asked.host, port=asked.port)
 
 
 if __name__ == "__main__":

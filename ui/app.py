@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 
 from shield.errors import BadRequestError  # noqa: E402
 from shield.load import SHIPPED  # noqa: E402
 from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
+from ui.guard import Guard  # noqa: E402
 from ui.jobs import Job  # noqa: E402
 from ui.models import Models  # noqa: E402
 from ui.protected import LARGEST, Protected, testbed_seed  # noqa: E402
 from ui.tab_audit import audit_tab  # noqa: E402
 from ui.tab_protected import protected_tab  # noqa: E402
 from ui.tab_shield import shield_tab  # noqa: E402
+from ui.visitors import limit_visitors  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ui.drawing import Asked, Drawing, Frame
 
+SHARED = ".gradio.live"  # what Gradio's servers call a shared page
+MOST_UPLOAD = 12 * LARGEST  # bytes of all pictures that are added at once
 TITLE = "diffusion-shield"
 HEAD = ('<div class="ds-head"><h1>diffusion-shield</h1><p>Type a prompt, see what the model recalls, why it was '
         "flagged, and what the shield did about it.</p></div>")
@@ -101,7 +106,8 @@ def page_of(model: str = "testbed", runs: Path = Path("runs"), protected: Path |
     seed = [] if (folder / "concepts.toml").exists() else [*concepts, *Concepts.load().concepts]
     names = [model, *(SHIPPED if model in SHIPPED else ())]
     folders = Folders(runs)
-    return Page(Models(names, device), Protected(folder, seed, works), folders, Audits(folders, device))
+    models = Models(names, device)
+    return Page(models, Protected(folder, seed, works), folders, Audits(folders, device, models=models.names))
 
 
 def build(page: Page) -> gr.Blocks:
@@ -116,7 +122,9 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Audit", id="audit") as tab:
                 audit_tab(page, blocks, tab)
         blocks.unload(_left(page))
-    return blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+    blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+    limit_visitors(blocks._queue)
+    return blocks
 
 
 def _left(page: Page) -> Callable[[gr.Request], None]:
@@ -127,15 +135,20 @@ def _left(page: Page) -> Callable[[gr.Request], None]:
 
 
 def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, share: bool = False,
-             auth: tuple[str, str] | None = None) -> gr.Blocks:
-    """The page, being served until its `close`. Raises BadRequestError for an address that can't be used."""
+             auth: tuple[str, str] | None = None, hosts: Sequence[str] = ()) -> gr.Blocks:
+    """The page, being served until its `close`. `hosts`: further names that it answers to (see ui/guard.py).
+
+    Raises BadRequestError for an address that can't be used.
+    """
     blocks = build(page)
+    names = [*hosts, *([SHARED] if share else ())]
+    guard = Middleware(Guard, bound=host, hosts=names, most_upload=MOST_UPLOAD)
     try:
         blocks.launch(
             server_name=host, server_port=port, share=share, auth=auth, prevent_thread_lock=True, quiet=True,
             show_error=False, max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False,
-            enable_monitoring=False, run_history=False, footer_links=[], theme=theme(),
-            css_paths=Path(__file__).with_name("page.css"))
+            app_kwargs={"middleware": [guard]}, enable_monitoring=False, run_history=False, footer_links=[],
+            theme=theme(), css_paths=Path(__file__).with_name("page.css"))
     except OSError as error:
         raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None
     return blocks

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from probes.errors import AuditError
 from probes.runs import Run, RunError
+from shield.load import SHIPPED
 from ui.folders import Folders, stages_of
 
 PATIENCE = 30.0
@@ -22,12 +24,20 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def _model_of(run: Run) -> str:
+    about = run.about.get("model")
+    return str(about.get("name") if isinstance(about, dict) else about)
+
+
 class Audits:
-    """Starts, cancels and tells about the one audit that this page may run. `command` is what runs `diffshield`."""
+    """Starts, cancels and tells about the one audit that this page may run. `command` is what runs `diffshield`;
+    `models` are those that may be audited, whatever a run folder names.
+    """
 
     def __init__(self, folders: Folders, device: str = "auto",
-                 command: tuple[str, ...] = (sys.executable, "-m", "ui.verb")) -> None:
-        self.folders, self.device, self.command = folders, device, command
+                 command: tuple[str, ...] = (sys.executable, "-m", "ui.verb"),
+                 models: Sequence[str] = tuple(SHIPPED)) -> None:
+        self.folders, self.device, self.command, self.models = folders, device, command, tuple(models)
         self.name: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._canceled = False
@@ -43,12 +53,11 @@ class Audits:
 
     def start(self, model: str) -> str:
         """Starts a quick audit of a model in a new run folder; returns its name. AuditError while another runs."""
-        return self._started(f"audit-{datetime.now(UTC):%Y%m%d-%H%M%S}", ["--model", model])
+        return self._started(f"audit-{datetime.now(UTC):%Y%m%d-%H%M%S}", ["--model", self._listed(model)])
 
     def resume(self, name: str) -> str:
         """Goes on with an audit that was stopped. Raises RunError, AuditError."""
-        run = self._stopped(name)
-        return self._started(name, ["--model", str(run.about["model"].get("name")), "--resume"])
+        return self._started(name, ["--model", self._listed(_model_of(self._stopped(name))), "--resume"])
 
     def resumable(self, name: str) -> bool:
         """Whether `resume` would go on with it."""
@@ -65,7 +74,13 @@ class Audits:
             raise AuditError("Only quick audits can be continued here; use `diffshield audit --resume` for others.")
         if run.status == "complete":
             raise AuditError(f"{name} is complete; there is nothing to continue.")
+        self._listed(_model_of(run))
         return run
+
+    def _listed(self, model: str) -> str:
+        if model not in self.models:
+            raise AuditError(f"This page audits {', '.join(self.models)} alone, and not {model[:80]!r}.")
+        return model
 
     def _started(self, name: str, options: list[str]) -> str:
         with self._lock:

@@ -16,7 +16,7 @@ from ui.folders import stages_of
 if TYPE_CHECKING:
     from ui.app import Page
 
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 EVERY = 2.0
 ALL = "(all)"
 READING = "Reading the run …"

@@ -17,7 +17,9 @@ from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, P
 if TYPE_CHECKING:
     from ui.app import Page
 
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+# Decodes pictures, which takes memory: one upload after the other.
+QUEUED: dict[str, Any] = {**HIDDEN, "queue": True, "concurrency_limit": 1, "concurrency_id": "pictures"}
 NEW = "(a new one)"
 FORM = 7  # outputs: whose form it is, and its six fields
 SHOWN = 24
@@ -152,7 +154,7 @@ def _pictures(store: Protected) -> None:
             said = gr.HTML(elem_id="gallery-said")
     outputs = [said, shown, chosen, work, name]
     wanted.change(lambda text: _grid(store, text), wanted, shown, trigger_mode="always_last", **HIDDEN)
-    files.upload(_adder(store), [work, files, wanted], outputs, **HIDDEN)
+    files.upload(_adder(store), [work, files, wanted], outputs, **QUEUED)
     rename.click(_renamer(store), [chosen, name, wanted], outputs, **HIDDEN)
     remove.click(_dropper(store), [chosen, wanted], outputs, **HIDDEN)
 

@@ -25,6 +25,9 @@ def ui(
     auth: Annotated[str | None, typer.Option(envvar="DIFFSHIELD_UI_AUTH", help="USER:PASSWORD that visitors need.")
                     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also at a public address, through Gradio's servers.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A further name that the page is reached by, as behind a "
+                                                         "proxy; repeat it, .example.org for all below, * for any.")
+                          ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     protected: Annotated[Path | None, typer.Option(help="Folder of concepts and gallery; by default RUNS/protected.")
                          ] = None,
@@ -37,7 +40,7 @@ def ui(
                    err=True)
     application = _application()
     page = application.page_of(model, runs, protected, device)
-    blocks = application.launched(page, host, port, share=share, auth=user)
+    blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
     try:
         typer.echo(f"The page is at {blocks.share_url or blocks.local_url} (Ctrl-C ends it).")

@@ -102,6 +102,36 @@ def test_one_picture_at_a_time_and_no_endless_queue(pipe):
     assert served.post("/generate", json=WISH).status_code == 200, "a place is free again"
 
 
+def test_one_address_leaves_places_for_the_others(pipe):
+    app = client(pipe, 1e9, waiting=3, of_one=1).app
+    ann, bob = (TestClient(app, client=(name, 1)) for name in ("ann", "bob"))
+    codes, start = [], Barrier(5)
+
+    def ask():
+        start.wait()
+        codes.append(ann.post("/generate", json={**WISH, "steps": 40}).status_code)
+
+    threads = [Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    assert bob.get("/health").status_code == 200 and bob.post("/generate", json=WISH).status_code == 200
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [200, 429, 429, 429]
+
+
+def test_foreign_names_and_long_bodies_are_refused(pipe):
+    served = client(pipe, 1e9, hosts=["pictures.example"])
+    for headers, code in (({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403),
+                          ({"Host": "localhost:8000", "Origin": "null"}, 403),
+                          ({"Host": "127.0.0.1:8000"}, 200), ({"Host": "pictures.example"}, 200)):
+        assert served.get("/health", headers=headers).status_code == code, headers
+    assert served.post("/generate", json={**WISH, "prompt": "x" * 70_000}).status_code == 413
+    pieces = (b" " * 1000 for _ in range(100))
+    assert served.post("/generate", content=pieces, headers={"Content-Type": "application/json"}).status_code == 413
+
+
 def test_an_error_frees_the_lock(pipe):
     served = client(pipe, 1e9, waiting=1)
     assert served.post("/generate", json={**WISH, "guidance": 1.0}).status_code == 422

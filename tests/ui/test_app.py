@@ -81,6 +81,41 @@ def test_uploads_have_a_limit(place, tmp_path: Path) -> None:
     assert status == {"1.png": 200, "large.png": 413}
 
 
+def test_foreign_names_are_refused_and_bodies_have_a_limit(place) -> None:
+    url, page = place
+    for headers, code in (({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)):
+        assert httpx.get(url + "config", headers=headers).status_code == code
+    body = {"data": ["x" * 2**21, ""], "fn_index": 0, "session_hash": "abc"}
+    for path in ("queue/join", "run/predict"):
+        assert httpx.post(f"{url}gradio_api/{path}", json=body).status_code == 413
+    many = [("files", (f"{n}.png", b"x" * 2**20)) for n in range(241)]
+    assert httpx.post(url + "gradio_api/upload", files=many, timeout=60).status_code == 413
+
+
+def test_one_visitor_leaves_room_and_what_is_quick_needs_none(place, tmp_path: Path) -> None:
+    """Pictures of one address fill its share of the queue; saving, trying and canceling don't go through it."""
+    with served(tmp_path) as (url, page):
+        _fill(url, page)
+
+
+def _fill(url: str, page) -> None:
+    numbers = {one["api_name"]: one["id"] for one in httpx.get(url + "config").json()["dependencies"]}
+
+    def join(name: str, data: list, session: str) -> int:
+        body = {"data": data, "fn_index": numbers[name], "session_hash": session}
+        return httpx.post(url + "gradio_api/queue/join", json=body).status_code
+
+    with page.models.used("testbed"):  # so that nothing is drawn meanwhile
+        codes = [join("generate", ["a cat", "testbed", "balanced", n, 1, 3], f"one{n}") for n in range(12)]
+        assert codes == [200] * 8 + [429] * 4
+        held = [one for one in httpx.get(url + "config").json()["dependencies"] if one["queue"]]
+        assert {one["api_name"] for one in held} == {"generate", "show", "add", "shield", "left"}
+        body = {"data": ["(a new one)", "", "Quickly", "character", "", "", "", ""], "fn_index": numbers["save"],
+                "session_hash": "other"}
+        assert httpx.post(url + "gradio_api/run/predict", json=body, timeout=30).status_code == 200
+    assert page.protected.concept("Quickly")
+
+
 def test_visitors_take_turns_and_the_page_answers_meanwhile(place) -> None:
     """Three pictures of two visitors come out in the order they were asked for; the page is served all the while."""
     done: list[str] = []
