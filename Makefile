@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FAST := not slow and not gpu and not browser
+# Each worker has one thread and needs some 2 GB. make test WORKERS=0 runs all in one process.
+WORKERS ?= logical
 
 .PHONY: demo test check slow browser bench docs clean
 
@@ -12,7 +14,7 @@ demo: $(READY)  ## one audit of the shipped model, small; ends by naming its rep
 	$(BIN)/diffshield audit --model testbed --quick --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "$(FAST)"
+	$(BIN)/python -m pytest -m "$(FAST)" -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
