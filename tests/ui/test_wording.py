@@ -2,8 +2,10 @@
 
 import pytest
 
+from shield.detectors import StructureGap
 from shield.policy import decided, preset
 from shield.types import Mention, Score, Verdict
+from shield.watch import GalleryPreview
 from ui.wording import MEANS, sentence
 
 
@@ -30,7 +32,8 @@ def test_the_verdict_is_one_plain_sentence(given: Verdict, flagged: bool, says: 
 
 def test_what_a_policy_says_comes_out_without_its_names() -> None:
     """The policy's own reasons, so that a change of theirs is noticed here."""
-    scores = [Score("structure_gap", 0.688412, 0.577193, 0), Score("gallery_watch", 0.91234, 0.9, 4, "the orchard (7)")]
+    scores = [Score(StructureGap.name, 0.688412, 0.577193, 0),
+              Score(GalleryPreview.name, 0.91234, 0.9, 4, "the orchard (7)")]
     mentions = [Mention("Bolto", "bolto", 0, 5, "misspelled", "a robot")]
     said = sentence(verdict("mitigated", reasons=decided(scores, mentions, preset("balanced")).reasons), True)
     assert said == (
