@@ -76,6 +76,7 @@ from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.progress import bars
 from probes.prompts import Target, read_prompts
@@ -83,7 +84,7 @@ from probes.runs import Run, describe_input
 from probes.sampling import usual_sampling
 from probes.scan import Sampling, reference_picture
 from probes.types import Criterion, Subject
-from shield.load import SHIPPED, load
+from shield.load import SHIPPED
 
 TWINS = {"testbed": "testbed-clean"}
 # From the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little.

@@ -26,10 +26,10 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
     Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only (probes/negatives.py):
     BadRequestError for another model, for an unknown detector, and for too few negatives.
     """
+    from probes.models import load
     from shield.calibrate import Sampling
     from shield.calibrate import calibrate as calibrated_by
     from shield.detectors import DETECTORS
-    from shield.load import load
 
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from probes.audit import TWINS
 from probes.generate import generate
 from probes.metrics import ReferenceIndex
+from probes.models import load
 from probes.runs import record_id
 from probes.sampling import usual_sampling
 from probes.scan import reference_picture
-from shield.load import load
 from shield.wrapper import Shield
 
 

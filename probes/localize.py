@@ -25,6 +25,7 @@ from probes.generate import encode_prompts
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
+from probes.models import load
 from probes.panel import Sizes, panel_of_manifest
 from probes.progress import bars
 from probes.prompts import read_prompts
@@ -33,7 +34,6 @@ from probes.stages import Stages
 from probes.tensor_files import read_tensors, write_tensors
 from probes.types import Progress, Subject, UnitMask
 from shield.errors import BadRequestError
-from shield.load import load
 
 Norms = dict[str, torch.Tensor]
 AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask

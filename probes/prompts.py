@@ -7,6 +7,7 @@ name each prompt's reference picture, relative to the file. Without one nobody c
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import json
@@ -20,6 +21,8 @@ from probes.errors import PromptFileError
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "title")
 PICTURE_COLUMNS = ("picture", "reference", "file_name", "file", "image", "path")
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+          codecs.BOM_UTF16_BE: "utf-16"}  # UTF-32's first: it begins like UTF-16's
 _FOLDER_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.parquet", "prompts.*")
 
 
@@ -105,7 +108,16 @@ def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Lines as UTF-8 (a byte order mark is dropped). PromptFileError names the first line that isn't."""
+    """Lines as UTF-8, or as UTF-16 or UTF-32 where a byte order mark says so; the mark is dropped.
+
+    PromptFileError names the first line that can't be read.
+    """
+    with open(file, "rb") as stream:
+        start = stream.read(4)
+    marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), None)
+    if marked is not None:
+        yield from _marked_lines(file, marked)
+        return
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -114,6 +126,14 @@ def _lines(file: Path) -> Iterator[str]:
                 byte = error.object[error.start]
                 raise PromptFileError(f"{file}, line {number}: byte {byte:#04x} is not UTF-8. Save the file as UTF-8, "
                                       f"for instance: iconv -f latin1 -t utf-8 {file.name}") from error
+
+
+def _marked_lines(file: Path, encoding: str) -> Iterator[str]:
+    try:
+        with open(file, encoding=encoding, newline="") as stream:
+            yield from stream
+    except UnicodeError as error:
+        raise PromptFileError(f"{file} begins like {encoding.upper()} and isn't: {error}. Save it as UTF-8.") from error
 
 
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:

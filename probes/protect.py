@@ -114,9 +114,9 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
     BadRequestError for another model without prompts, and for too few of them.
     """
+    from probes.models import load
     from shield.calibrate import Sampling
     from shield.calibrate_watch import calibrate_watch as calibrated_by
-    from shield.load import load
 
     on_testbed = model.startswith("testbed")
     if prompts is None and not on_testbed:

@@ -15,6 +15,7 @@ from typing import Any
 from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
+from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.pilot import EarlyExit, boundary_of
 from probes.progress import bars
@@ -38,7 +39,6 @@ from probes.stream import STAGE, items_of, record_stream
 from probes.types import Subject
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
-from shield.load import load
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4

@@ -15,11 +15,11 @@ import torch
 from probes.batches import best_batch, in_batches, out_of_memory
 from probes.cost import counted
 from probes.early_exit import Boundary, mean_of
+from probes.models import load
 from probes.prompts import Target
 from probes.scan import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
 from probes.types import Subject
 from shield.detectors import DETECTORS
-from shield.load import load
 from shield.thresholds import options_of
 from shield.types import Detector
 

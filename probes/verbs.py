@@ -12,12 +12,12 @@ from probes.audit import Plan, copy_judge, judge_for, manifest_for, manifest_of,
 from probes.generate import encode_prompts
 from probes.loop import Known, Loop
 from probes.metrics import Alignment
+from probes.models import load
 from probes.panel import Panel, panel_of_manifest, panel_of_prompts
 from probes.progress import bars
 from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
 from probes.types import Criterion, Subject, UnitMask
-from shield.load import load
 
 SEARCHING = ("attack", "harden", "locality")
 

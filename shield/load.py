@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, WeightsError, first_sentence
-from shield.single_file import SUFFIXES, from_single_file, index_of, with_lora
+from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence
+from shield.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
+from shield.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
 from shield.weights import verify, weights_dir
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
@@ -20,10 +21,11 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_check
     "testbed+style.safetensors", also several. Shipped files are checked first. `device` "auto" is cuda, else mps, else
     cpu. `dtype` is a torch dtype or its name; by default float32 on a CPU and for the testbed, else float16 for UNets
     and bfloat16 for transformers. The pipeline's own safety checker is left out unless asked for: it blackens pictures,
-    which no score here could tell from a removed memory.
+    which no score here could tell from a removed memory. Of a folder that has its weights as a variant alone
+    (model.fp16.safetensors) this variant is loaded.
 
-    Raises WeightsError (missing, altered or broken files), BadRequestError (unknown device or dtype, a safety checker
-    of a single file, which holds none).
+    Raises WeightsError (missing, altered or broken files), UnsupportedPipelineError (a pipeline class that diffusers
+    doesn't have), BadRequestError (unknown device or dtype, a safety checker of a single file, which holds none).
     """
     import torch
 
@@ -76,8 +78,8 @@ def _source(name: str) -> str:
         return str(folder / SHIPPED[name])
     path = Path(name).expanduser()
     if path.exists():
-        if not (path / "model_index.json").is_file():
-            raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no model_index.json.")
+        if not (path / INDEX).is_file():
+            raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
         return str(path)
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix.lower() in SUFFIXES:
         known = ", ".join(SHIPPED)
@@ -98,14 +100,63 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        index = DiffusionPipeline.load_config(source)
-        options: dict[str, Any] = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
-        options["dtype"] = _resolved_dtype(dtype, index)
-        if "safety_checker" in index and not safety_checker:
-            options |= {"safety_checker": None, "requires_safety_checker": False}
-        return DiffusionPipeline.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+        found = DiffusionPipeline.load_config(source)
+    except Exception as error:
         raise WeightsError(f"{source} can't be loaded: {first_sentence(error)}") from error
+    index = checked_index(source, found)
+    options: dict[str, Any] = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
+    options["dtype"] = _resolved_dtype(dtype, index)
+    if "safety_checker" in index and not safety_checker:
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    folder = Path(source)
+    parts = [name for name in parts_of(index) if name not in options]
+    if not safety_checker and _is_spare(folder / "feature_extractor", parts):
+        options["feature_extractor"] = None
+        parts.remove("feature_extractor")
+    with made_up() as unknown:
+        pipe = _from_folder(folder, parts, options) if folder.is_dir() else _from_hub(source, options)
+    lacks = lacking(pipe)
+    if lacks or unknown:
+        raise WeightsError(f"{source} can't be loaded: its files lack weights of {lacks or 'a text encoder'}.")
+    return pipe
+
+
+def _from_folder(folder: Path, parts: list[str], options: dict[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(str(folder), variant=variant_of(folder, parts), **options)
+    except ShieldError:
+        raise
+    except Exception as error:  # two libraries' loaders, which fail in many ways
+        cause = cause_in(folder, parts) or _told(error)
+        raise WeightsError(f"{folder} can't be loaded: {cause}") from error
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> Any:
+    """What is plain, else the variant that most models have. Whether there is one shows when it is asked for."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(name, **options)
+    except Exception as error:
+        try:
+            return DiffusionPipeline.from_pretrained(name, variant=PREFERRED, **options)
+        except Exception:
+            raise WeightsError(f"{name} can't be loaded: {_told(error)}") from error
+
+
+def _is_spare(folder: Path, parts: list[str]) -> bool:
+    """Whether a folder's feature extractor isn't there and only its safety checker would need it."""
+    return folder.parent.is_dir() and not folder.exists() and "image_encoder" not in parts and folder.name in parts
+
+
+def _told(error: Exception) -> str:
+    """The loaders' error as the end of a sentence."""
+    told = first_sentence(error)
+    if told.startswith("You set `ignore_mismatched_sizes`"):  # transformers prints which, and then says this
+        return "the weights of a text encoder have other shapes than its config.json says."
+    return told
 
 
 def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shield.errors import WeightsError, first_sentence
+from shield.folders import checked_index
 
 SUFFIXES = (".safetensors", ".ckpt")
 
@@ -37,11 +38,12 @@ def index_of(file: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{file} can't be read as a checkpoint: {first_sentence(error)}") from error
     try:
-        return source, DiffusionPipeline.load_config(source)
+        found = DiffusionPipeline.load_config(source)
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"The configuration of {file} isn't in {beside} and can't be had from {source}: {first_sentence(error)}"
         ) from error
+    return source, checked_index(source, found)
 
 
 def from_single_file(file: Path, source: str, index: dict[str, Any], dtype: Any) -> Any:
@@ -51,7 +53,7 @@ def from_single_file(file: Path, source: str, index: dict[str, Any], dtype: Any)
     """
     import diffusers
 
-    name = str(index.get("_class_name"))
+    name = index["_class_name"]
     kind: Any = getattr(diffusers, name, None)
     if not hasattr(kind, "from_single_file"):
         raise WeightsError(f"{file} can't be loaded: a {name} isn't read from a single file.")
@@ -62,7 +64,7 @@ def from_single_file(file: Path, source: str, index: dict[str, Any], dtype: Any)
         raise WeightsError(f"{file} lacks weights of a {name}.") from error
     except Exception as error:  # the conversion fails in many ways on weights of another kind
         raise WeightsError(f"{file} can't be loaded as a {name}: {first_sentence(error)}") from error
-    if any(_lacking(part) for part in pipe.components.values()):
+    if lacking(pipe):
         raise WeightsError(f"{file} lacks weights of a {name}.")
     return pipe
 
@@ -103,6 +105,7 @@ def _no_warnings() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _lacking(part: Any) -> bool:
-    """Whether a module has parameters without values."""
-    return hasattr(part, "parameters") and any(parameter.is_meta for parameter in part.parameters())
+def lacking(pipe: Any) -> str:
+    """The names of parts that have parameters without values; empty if there are none."""
+    parts = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    return ", ".join(name for name, part in parts.items() if any(p.is_meta for p in part.parameters()))

@@ -16,6 +16,7 @@ from shield.errors import WeightsError
 
 MANIFEST = "manifest.toml"
 UNLISTED = ("manifest.toml", "README.md", "thresholds")
+IGNORED = (".DS_Store",)  # what macOS puts into every folder that is looked at
 ENVIRONMENT = "DIFFSHIELD_WEIGHTS"
 
 
@@ -80,9 +81,20 @@ def _verify_file(path: Path, entry: dict[str, Any]) -> None:
 
 
 def _files(below: Path, folder: Path) -> list[str]:
-    """Names relative to `folder` of the files under `below` that a manifest lists, sorted."""
-    names = (p.relative_to(folder) for p in below.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return sorted(n.as_posix() for n in names if n.parts[0] not in UNLISTED)
+    """Names relative to `folder` of the files under `below` that a manifest lists, sorted: hidden ones and those in
+    linked folders too, because a loader would read them.
+    """
+    names = list[Path]()
+    above: dict[Path, tuple[Path, ...]] = {below: (below.resolve(),)}
+    for place, folders, files in os.walk(below, followlinks=True):
+        here = Path(place)
+        names += [(here / file).relative_to(folder) for file in files if file not in IGNORED]
+        for name in list(folders):
+            target = (here / name).resolve()
+            if target in above[here]:  # a circle of links
+                folders.remove(name)
+            above[here / name] = (*above[here], target)
+    return sorted(name.as_posix() for name in names if name.parts[0] not in UNLISTED)
 
 
 def write_manifest(

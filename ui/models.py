@@ -82,8 +82,8 @@ class Models:
 
 
 def _load(name: str, device: str) -> Loaded:
+    from probes.models import load
     from shield.families import family_of
-    from shield.load import load
     from shield.preview import preview_of
 
     pipe = load(name, device=device)

@@ -25,12 +25,13 @@ from probes.attacks.adversarial_embedding import AdversarialEmbedding, frozen, t
 from probes.errors import TrapError
 from probes.generate import encode_pictures, encode_prompts
 from probes.metrics.statistics import auroc
+from probes.models import load
 from probes.progress import bars
 from probes.runs import Record, Run, describe_input, record_id, write_json
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
-from shield.load import SHIPPED, load
+from shield.load import SHIPPED
 from shield.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")

@@ -136,3 +136,16 @@ def test_every_shard_of_a_folder_is_read(tmp_path):
     found = list(read_prompts(tmp_path))
     assert [target.prompt for target in found] == ["caption 0", "caption 1", "caption 2"]
     assert len({target.id for target in found}) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_files_that_say_their_encoding_are_read(tmp_path, encoding):
+    """As spreadsheets save them. Their first byte is no sign of latin1."""
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    files = {"p.csv": "prompt\r\na caf\u00e9\r\n", "p.txt": "a caf\u00e9\n", "p.jsonl": '"a caf\u00e9"\n'}
+    for name, text in files.items():
+        (tmp_path / name).write_bytes((mark + text).encode(encoding))
+        assert [target.prompt for target in read_prompts(tmp_path / name)] == ["a caf\u00e9"]
+    (tmp_path / "p.txt").write_bytes("a cat\n".encode("utf-16")[:-1])
+    with pytest.raises(PromptFileError, match="UTF-16"):
+        read_prompts(tmp_path / "p.txt")

@@ -9,6 +9,7 @@ from shield.errors import GalleryError
 from shield.gallery import Gallery
 from shield.pictures import UNREADABLE, open_frames, open_image
 from shield.unseen import Unseen
+from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
 
 
@@ -185,7 +186,7 @@ def test_what_is_hidden_linked_or_broken_in_a_folder(tmp_path, caplog):
 
 def test_a_given_picture_is_compared_as_shown_and_as_the_pipeline_takes_it():
     """What is transparent, or lies on its side by a tag, still reaches the model as it is stored."""
-    picture = tiny_picture(6)
+    picture, pipe = tiny_picture(6), tiny_sd()
     gallery = Gallery()
     gallery.add([("one", picture)])
     clear = picture.convert("RGBA")
@@ -193,6 +194,6 @@ def test_a_given_picture_is_compared_as_shown_and_as_the_pipeline_takes_it():
     turned = picture.copy()
     turned.getexif()[0x0112] = 6
     for given in (picture, clear, turned, np.asarray(picture) / 255.0):
-        noticed = Unseen.of({"image": given}, False, gallery)
+        noticed = Unseen.of({"image": given}, gallery, pipe)
         assert len(noticed.copies) == 1 and not noticed.blind
-    assert Unseen.of({"image": torch.randn(1, 4, 8, 8)}, False, gallery).blind
+    assert Unseen.of({"image": torch.randn(1, 4, 8, 8)}, gallery, pipe).blind
