@@ -6,6 +6,7 @@ attention processor is exchanged, so fused attention stays on everywhere and the
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -62,7 +63,11 @@ def attention_biased(denoiser: nn.Module, paths: Iterable[str], bias: Tensor) ->
     for path in paths:
         _refuse_compiled(denoiser, path, "changed")
 
-    def add(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    thread = get_ident()
+
+    def add(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if thread != get_ident():  # another call of the same denoiser
+            return None
         hidden_states = args[0] if args else kwargs["hidden_states"]
         mask = bias.to(hidden_states).expand(len(hidden_states), 1, -1)
         given = kwargs.get("attention_mask")
@@ -92,7 +97,11 @@ def _refuse_compiled(denoiser: nn.Module, path: str, what: str) -> None:
 
 
 def _writer(latest: dict[str, Tensor], name: str) -> Any:
+    thread = get_ident()
+
     def write(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if thread != get_ident():  # another call of the same denoiser
+            return
         hidden_states = args[0] if args else kwargs["hidden_states"]
         text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
         if text is None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -21,13 +22,15 @@ from shield.attention import attention_watched
 from shield.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
 from shield.companion import Companion
 from shield.conditioning import Conditioning, null_conditioning, read, written
+from shield.custody import ASIDE, BESIDE, COND, UNCOND, Custody
 from shield.errors import MissingSignalError, TraceError
 from shield.families import Family, family_of
 from shield.feature_caches import FeatureCaches
 from shield.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
 from shield.questions import REDRAWN, late, redrawn, redraws, shifted
+from shield.running import alone
 from shield.schedules import refuse_inverse
-from shield.steps import StepCount, steps_observed
+from shield.steps import StepCount, observed
 from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
 
 Rerun = Callable[..., Tensor]
@@ -102,12 +105,20 @@ def _archived(tensor: Tensor | None, channels_last: bool) -> Tensor | None:
 class _Hook:
     """Turns the denoiser's calls into Forwards. One instance serves one pipeline call."""
 
-    def __init__(self, pipe: Any, on_forward: OnForward, on_inputs: OnInputs | None, guidance: float | None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        on_forward: OnForward,
+        on_inputs: OnInputs | None,
+        guidance: float | None,
+        custody: Custody | None,
+    ) -> None:
         self.attention: dict[str, Tensor] = {}
         self.pipe, self.family = pipe, family_of(pipe)
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
         self.companion = Companion(self.family, self._stacked)
-        self.depth = _DEPTH.get()
+        self.custody = custody
+        self.depth, self.thread = _DEPTH.get(), get_ident()
         self.index = -1
         self.previous: Forward | None = None
         self.features = FeatureCaches(denoiser_of(pipe), getattr(pipe, self.family.companion or "", None))
@@ -117,12 +128,18 @@ class _Hook:
 
     @property
     def _blind(self) -> bool:
-        """What runs is no step of this hook's call."""
-        return self.depth != _DEPTH.get()
+        """What runs is no step of this hook's call: another thread's, one within a callback, or the shield's own."""
+        return self.depth != _DEPTH.get() or self.thread != get_ident()
 
-    def stepped(self) -> None:
+    def is_ours(self) -> bool:
+        """Whether what runs belongs to this hook's call."""
+        return not self._blind
+
+    def stepped(self, *_: Any) -> None:
         """The scheduler took a step."""
-        if not self._blind:
+        if self._blind:
+            self.count.disturbed()
+        else:
             self.count.ended()
 
     def beside(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -130,21 +147,29 @@ class _Hook:
         if self._blind:
             return None
         named = named_arguments(self.family, args, kwargs)
-        changed = self._changed_inputs(named, self.companion.batch(named), False)
+        changed = self._changed_inputs(named, self.companion.batch(named), BESIDE)
         self.companion.seen(module, named if changed is None else changed[1])
         return changed
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook: lets `on_inputs` replace the denoiser's arguments."""
-        if self._blind or self.on_inputs is None:
+        if self._blind:
             return None
         named = named_arguments(self.family, args, kwargs)
+        if self.custody is not None and self.count.is_full and not _is_aside(named):
+            self.custody.missed()
+            self.count.ended()
         if _is_aside(named):
-            return self._changed_inputs(named, len(named[self.family.sample]), False)
-        return self._changed_inputs(named, self._batch(named), self.count.calls > 0)
+            return self._changed_inputs(named, len(named[self.family.sample]), ASIDE)
+        return self._changed_inputs(named, self._batch(named), UNCOND if self.count.calls else COND)
 
-    def _changed_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> tuple[tuple, dict] | None:
-        changed = None if self.on_inputs is None else self.on_inputs(named, batch, is_uncond)
+    def _changed_inputs(self, named: dict[str, Any], batch: int, whose: str) -> tuple[tuple, dict] | None:
+        """Other arguments, where `on_inputs` has any. The custody is shown what came and what is handed on."""
+        if self.custody is not None:
+            self.custody.given(named, batch, whose)
+        changed = None if self.on_inputs is None else self.on_inputs(named, batch, whose == UNCOND)
+        if self.custody is not None and whose != BESIDE:
+            self.custody.handed(named if changed is None else changed)
         return None if changed is None else ((), changed)
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -152,6 +177,8 @@ class _Hook:
         if self._blind:
             return None
         named = named_arguments(self.family, args, kwargs)
+        if self.custody is not None:
+            self.custody.ran(named)
         if _is_aside(named):
             return None
         prediction, timestep = _prediction(output), self._timestep(named)
@@ -177,7 +204,8 @@ class _Hook:
         is_fillable = self.index == 0 and self.features.can_be_emptied
         self.first_calls = [*self.first_calls, (module, named, self.features.contexts())] if is_fillable else []
         forward.refills = len(self.first_calls)
-        changed = self.on_forward(forward)
+        with once_more():  # whatever it runs is no step of a call that is watched
+            changed = self.on_forward(forward)
         if forward.refills and self.on_inputs is not None:
             inputs = [self.on_inputs(n, self._batch(n), place > 0) for place, (_, n, _) in enumerate(self.first_calls)]
             if any(given is not None for given in inputs):
@@ -288,25 +316,38 @@ def intercepted(
     on_inputs: OnInputs | None = None,
     guidance: float | None = None,
     layers: Iterable[str] = (),
+    custody: Custody | None = None,
 ) -> Iterator[None]:
     """Within the block, every denoising step of one pipeline call is shown to `on_forward`.
 
     `on_forward(forward)` returns None (nothing changes, not a bit) or another conditional prediction shaped like
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
     call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
-    of a family with separate calls, which show a step twice: cond alone, then both. Raises UnsupportedPipelineError
-    (also for a scheduler that runs towards noise), and TraceError, also when the block ends without a step that the
-    hook saw. With a scheduler that the shield doesn't know, a Forward's noise levels are NaN.
+    of a family with separate calls, which show a step twice: cond alone, then both. `custody` follows the call's
+    latents. The call is this thread's; blocks over the same model in other threads wait (shield/running.py).
+
+    Raises UnsupportedPipelineError (also for a scheduler that runs towards noise), and TraceError, also when the block
+    ends without a step that the hook saw. With a scheduler that the shield doesn't know, a Forward's noise levels are
+    NaN.
     """
-    hook = _Hook(pipe, on_forward, on_inputs, guidance)
+    with alone(pipe):
+        hook = _Hook(pipe, on_forward, on_inputs, guidance, custody)
+        with _hooks(pipe, hook, layers):
+            yield
+
+
+@contextmanager
+def _hooks(pipe: Any, hook: _Hook, layers: Iterable[str]) -> Iterator[None]:
     refuse_inverse(pipe.scheduler)
     denoiser, companion = denoiser_of(pipe), getattr(pipe, hook.family.companion or "", None)
     with ExitStack() as stack:
         hook.attention = stack.enter_context(attention_watched(denoiser, layers))
-        stack.enter_context(steps_observed(pipe.scheduler, hook.stepped))
+        stack.enter_context(observed(pipe.scheduler, "step", hook.stepped))
         stack.enter_context(hooked(denoiser, hook.before, hook.after))
         if companion is not None:
             stack.enter_context(hooked(companion, hook.beside))
+        if hook.custody is not None:
+            stack.enter_context(hook.custody.kept(hook.is_ours))
         try:
             yield
         except BaseException:

@@ -34,6 +34,30 @@ def with_verdicts(output: Any, images: Any, verdicts: list[Verdict]) -> Any:
     return output
 
 
+def with_row(output: Any, row: int, source: Any) -> Any:
+    """The output with everything that it says about one picture, beside the picture itself, taken from `source`.
+
+    Fields with an entry for each picture count (`nsfw_content_detected`); others stay.
+    """
+    count = len(images_of(output))
+    if isinstance(output, tuple):
+        others = zip(output[1:], source[1:], strict=True)
+        return (output[0], *(_with_entry(held, row, other, count) for held, other in others))
+    for name in list(output.keys()):  # a ModelOutput leaves out what is None
+        if name != "images":
+            setattr(output, name, _with_entry(output[name], row, source.get(name), count))
+    return output
+
+
+def _with_entry(held: Any, row: int, source: Any, count: int) -> Any:
+    kinds = (list, tuple, np.ndarray, torch.Tensor)
+    if not all(isinstance(field, kinds) and len(field) == count for field in (held, source)):
+        return held
+    if isinstance(held, tuple):
+        return tuple(replaced(list(held), row, source))
+    return replaced(held, row, source)
+
+
 def pil_images(pipe: Any, images: Any, output_type: str) -> list[Image.Image]:
     """The same pictures as PIL pictures, for looking at. Latents are decoded. Raises BadRequestError."""
     if output_type == "pil":

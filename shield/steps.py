@@ -14,6 +14,8 @@ from torch import Tensor
 
 from shield.errors import TraceError
 
+OnCall = Callable[[tuple, dict, Any], None]
+
 
 class StepCount:
     """How many denoiser calls the current step had so far. One instance serves one pipeline call."""
@@ -27,6 +29,15 @@ class StepCount:
         """The scheduler took its step."""
         self.calls = 0
 
+    def disturbed(self) -> None:
+        """Somebody else's call, as from a callback, ran the scheduler in between, and may have set it anew."""
+        self._timesteps = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the current step had all its denoiser calls."""
+        return self.calls == self.calls_per_step
+
     def called(self) -> None:
         """The denoiser was called. Raises TraceError when that can't be the same pipeline call any more."""
         timesteps = self.scheduler.timesteps
@@ -35,7 +46,7 @@ class StepCount:
         self.steps += self.calls == 0
         if timesteps is not self._timesteps or self.steps > len(timesteps):
             raise TraceError("A second pipeline call began within one block; use one block for one pipeline call.")
-        if self.calls == self.calls_per_step:
+        if self.is_full:
             raise TraceError(
                 f"The denoiser was called {self.calls + 1} times without a step of the scheduler, and this pipeline "
                 f"calls it at most {self.calls_per_step} times a step: was the scheduler exchanged under way?"
@@ -44,21 +55,27 @@ class StepCount:
 
 
 @contextmanager
-def steps_observed(scheduler: Any, on_step: Callable[[], None]) -> Iterator[None]:
-    """Within the block, `on_step` is called after every `scheduler.step`."""
-    step, held = scheduler.step, vars(scheduler).get("step")
+def observed(
+    owner: Any, name: str, after: OnCall, before: Callable[[tuple, dict], None] | None = None
+) -> Iterator[None]:
+    """Within the block, `before(args, kwargs)` and `after(args, kwargs, output)` are told of every call of the method
+    `owner.name`.
+    """
+    method, held = getattr(owner, name), vars(owner).get(name)
 
-    @wraps(step)  # pipelines read its signature to know what it takes
-    def observed(*args: Any, **kwargs: Any) -> Any:
-        output = step(*args, **kwargs)
-        on_step()
+    @wraps(method)  # pipelines read its signature to know what it takes
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(args, kwargs)
+        output = method(*args, **kwargs)
+        after(args, kwargs, output)
         return output
 
-    scheduler.step = observed
+    setattr(owner, name, call)
     try:
         yield
     finally:
         if held is not None:
-            scheduler.step = held
+            setattr(owner, name, held)
         else:
-            vars(scheduler).pop("step", None)
+            vars(owner).pop(name, None)

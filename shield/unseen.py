@@ -1,9 +1,9 @@
 """The ways into a call that no prompt screen and no detector sees, watched.
 
 A prompt can come as embeddings or learned words, which can't be read; a picture can come in to be changed, or as the
-latents to start from (shield/ways_in.py); a callback can exchange what the denoiser is given once the first steps have
-been scored. Each is noticed here and told in the verdict. A given picture that the gallery knows is dealt with like a
-finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
+latents to start from (shield/ways_in.py); a callback can exchange what a pipeline works with. Each is noticed here and
+told in the verdict, beside what the chain of custody tells (shield/custody.py). A given picture that the gallery knows
+is dealt with like a finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
 """
 
 import math
@@ -17,18 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shield.conditioning import Conditioning, read
 from shield.errors import ShieldError
-from shield.families import Family
 from shield.gallery import Gallery
+from shield.intercept import once_more
 from shield.pictures import UNREADABLE, open_image
 from shield.turns import nearest_turned
 from shield.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 
-OBSERVED = frozenset({"prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})  # as the denoiser is given them
+# As the denoiser is given them (shield/custody.py).
+OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})
 SIGMAS = 6.0  # beyond which latents are no sample of plain noise
-
-OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
 
 
 @dataclass
@@ -41,7 +39,6 @@ class Unseen:
     copies: list[str] = field(default_factory=list)
     words: dict[int, str] = field(default_factory=dict)
     each: int = 1
-    _first: Conditioning | None = None
 
     @classmethod
     def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "Unseen":
@@ -64,7 +61,7 @@ class Unseen:
                     look = gallery.nearest if "mask" in name else partial(nearest_turned, gallery)
                     found = [look(reading) for reading in _readings(picture)]
                 except (ShieldError, *UNREADABLE):
-                    self._notice(f"given picture {number} ({name}) can't be compared with the gallery")
+                    self.notice(f"given picture {number} ({name}) can't be compared with the gallery")
                     continue
                 copied = next((nearest for nearest in found if nearest is not None and nearest.copied), None)
                 if copied is not None:
@@ -77,55 +74,30 @@ class Unseen:
         return (*self.blind, *([] if words is None else [words]))
 
     def arguments(self, request: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The call's arguments with its callbacks watched. What they do stays as it is."""
+        """A call's named arguments with its callbacks watched. What they do stays as it is."""
         changed = dict(kwargs)
         given, legacy = request.get("callback_on_step_end"), request.get("kwargs", {}).get("callback")
-        if given is not None and kwargs.get("callback_on_step_end") is not given:
-            self._notice("a callback given by position isn't watched; give it by name")
-        elif given is not None:
+        if given is not None:
             changed["callback_on_step_end"] = self._watched(given)
             if hasattr(given, "tensor_inputs"):
                 changed["callback_on_step_end_tensor_inputs"] = given.tensor_inputs
         if legacy is not None:
-            changed["callback"] = self._watched_legacy(legacy)
+            changed["callback"] = _apart(legacy)
         return changed
 
     def _watched(self, callback: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def call(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            before = {name: _kept(tensor) for name, tensor in tensors.items() if name not in OBSERVED}
-            after = callback(pipe, step, timestep, tensors)
-            for name, kept in before.items():
-                if kept is not None and _changed(*kept, after.get(name, kept[0]), may_shrink=name != "latents"):
-                    self._notice(f"a callback changed the {name} after step {step + 1}")
+            before = {name: _kept(tensor) for name, tensor in tensors.items()}
+            after = _apart(callback)(pipe, step, timestep, tensors)
+            for name in {**before, **after}:
+                if name not in OBSERVED and _changed(before.get(name), after.get(name)):
+                    self.notice(f"a callback changed the {name} after step {step + 1}")
             return after
 
         return call
 
-    def _watched_legacy(self, callback: Callable[[int, Any, Tensor], Any]) -> Callable[[int, Any, Tensor], Any]:
-        def call(step: int, timestep: Any, latents: Tensor) -> Any:
-            before = _kept(latents)
-            after = callback(step, timestep, latents)
-            if before is not None and _changed(*before, latents):
-                self._notice(f"a callback changed the latents after step {step + 1}")
-            return after
-
-        return call
-
-    def inputs(self, family: Family, on_inputs: OnInputs) -> OnInputs:
-        """`on_inputs` that first looks whether the conditional rows' embeddings are still those of the first step."""
-
-        def call(named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
-            if not is_uncond:
-                now = read(family, named, len(named[family.sample]) - batch, batch)
-                if self._first is None:
-                    self._first = Conditioning(now.embeds.clone(), None if now.pooled is None else now.pooled.clone())
-                elif not _equal(self._first, now):
-                    self._notice("the prompt's embeddings were exchanged under way")
-            return on_inputs(named, batch, is_uncond)
-
-        return call
-
-    def _notice(self, what: str) -> None:
+    def notice(self, what: str) -> None:
+        """Tells something about every image, once however often it happens."""
         if not any(told.split(" after step")[0] == what.split(" after step")[0] for told in self.blind):
             self.blind.append(what)
 
@@ -152,21 +124,32 @@ def _told_of_latents(request: Mapping[str, Any], scheduler: Any) -> list[str]:
     return ["the latents were given for a start under less than all the noise, where they show through"] if low else []
 
 
-def _equal(first: Conditioning, now: Conditioning) -> bool:
-    if now.embeds.shape != first.embeds.shape or not torch.equal(now.embeds, first.embeds):
-        return False
-    return now.pooled is None or first.pooled is None or torch.equal(now.pooled, first.pooled)
+def _apart(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback whose calls of a pipeline are no steps of the one that it was given to."""
+
+    def call(*args: Any) -> Any:
+        with once_more():
+            return callback(*args)
+
+    return call
 
 
-def _kept(latents: Any) -> tuple[Tensor, Tensor] | None:
-    return (latents, latents.clone()) if isinstance(latents, Tensor) else None
+def _kept(tensor: Any) -> tuple[Tensor, Tensor] | None:
+    return (tensor, tensor.clone()) if isinstance(tensor, Tensor) else None
 
 
-def _changed(given: Tensor, copy: Tensor, after: Any, may_shrink: bool = False) -> bool:
-    """`may_shrink`: where guidance ends, its unconditional half, the first rows, is left out."""
+def _changed(kept: tuple[Tensor, Tensor] | None, after: Any) -> bool:
+    """Whether a callback returned something else than it was given, or wrote into it; None returns nothing.
+
+    Where guidance ends, its unconditional half, the first rows, is left out, which is no change.
+    """
+    if kept is None:
+        return isinstance(after, Tensor)
+    given, copy = kept
+    after = given if after is None else after
     if not isinstance(after, Tensor):
         return True
-    left = copy[-len(after) :] if may_shrink else copy
+    left = copy[-len(after) :]
     return after.shape != left.shape or not torch.equal(after, left) or not torch.equal(given, copy)
 
 

@@ -103,6 +103,7 @@ class Watcher:
         self.moves: Moves = {}
         self.settings: dict[Check, Setting] = {}
         self._due: list[Check] = []
+        self._has_decided = False
         self._tokens = 0
         self._filled: dict[int, Conditioning | None] = {}
         self._null: Conditioning | None = None
@@ -129,8 +130,9 @@ class Watcher:
     def on_forward(self, forward: Forward) -> Tensor | None:
         """The conditional predictions with flagged images' rows edited; None while nothing is flagged."""
         self.calls += 1
-        if self.plan.guided and forward.noise_uncond is None:
-            return None
+        is_separate = self.family.layout == "separate"
+        if is_separate and self.plan.guided != (forward.noise_uncond is not None):
+            return None  # the other half of a step, which tells everything or was told already
         started = perf_counter()
         self._tokens = forward.conditioning.embeds.shape[1]
         watch = self.plan.watch if self.plan.unreadable is None else None
@@ -141,6 +143,35 @@ class Watcher:
         edits |= self._apart(forward, edits) if forward.keeps else {}
         self.seconds += perf_counter() - started
         return _edited(forward.noise_cond, edits) if edits else None
+
+    def ended(self, lost: bool) -> None:
+        """The call is over: what nothing judged couldn't be judged, and can't be mitigated any more.
+
+        `lost`: a step came from something that nobody watched, so no mitigation can be vouched for. Raises
+        MissingSignalError when the policy says so.
+        """
+        for image in self.images:
+            if image.action not in ("aside", "block"):
+                silent = self._silent(image)
+                if image.open and (silent or not self._has_decided):
+                    self._decide(image)
+                image.scored &= not silent
+                if image.action == "mitigate" and (lost or image.mitigation is None):
+                    image.action = "block"
+                    image.reasons += ("nothing could be done about it: the steps that draw it weren't seen",)
+
+    def _silent(self, image: Watched) -> list[str]:
+        """The detectors and checks that never said anything about an image, which then have a score of no number."""
+        checks = self.plan.watch.checks if self.plan.watch is not None else ()
+        told = {score.detector for score in image.scores}
+        silent = [judge.name for judge in (*self.policy.detectors, *checks) if judge.name not in told]
+        if silent and self.policy.on_unscored == "raise":
+            raise MissingSignalError(
+                f"{', '.join(silent)} couldn't judge: the steps that it reads weren't seen in this call; "
+                "was it interrupted, or something exchanged under way?"
+            )
+        image.scores += [Score(name, float("nan"), None, 0) for name in silent]
+        return silent
 
     def _observed(self, forward: Forward) -> dict[int, Tensor]:
         """Records, scores and decides; returns the rows that a new conditioning predicted anew."""
@@ -221,14 +252,18 @@ class Watcher:
     def _acted(self, forward: Forward) -> dict[int, Tensor]:
         """Decides every open image, and starts to mitigate or block those that were flagged."""
         edits: dict[int, Tensor] = {}
+        self._has_decided = True
         for image in self.images:
             if image.open:
-                decision = decided(image.scores, image.mentions, self.policy, image.earlier)
-                image.action, image.scored = decision.action, decision.scored
-                told = () if self.plan.unreadable is None or decision.scored else (self.plan.unreadable,)
-                image.reasons = (*decision.reasons, *told)
+                self._decide(image)
                 edits |= self._steered(forward, image)
         return edits
+
+    def _decide(self, image: Watched) -> None:
+        decision = decided(image.scores, image.mentions, self.policy, image.earlier)
+        image.action, image.scored = decision.action, decision.scored
+        told = () if self.plan.unreadable is None or decision.scored else (self.plan.unreadable,)
+        image.reasons = (*decision.reasons, *told)
 
     def _steered(self, forward: Forward, image: Watched) -> dict[int, Tensor]:
         """Does what was decided; the row with its new prediction, or nothing."""

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
+from shield.custody import Custody
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.families import Family, family_of
 from shield.fingerprint import model_sha256
@@ -15,10 +16,11 @@ from shield.gallery import Gallery
 from shield.intercept import denoiser_of, intercepted, once_more, watched_layers
 from shield.load import load
 from shield.moves import movable
-from shield.output import blanked, images_of, pil_images, replaced, with_verdicts
+from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.policy import Policy
 from shield.prediction import refuse_unreadable, unreadable
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
+from shield.running import alone
 from shield.settings import setting_of
 from shield.stand_in import StandIn
 from shield.thresholds import Threshold
@@ -50,6 +52,10 @@ class Shield(StandIn):
     A Shield takes its pipeline's place: `safe.scheduler = other`, `safe.load_lora_weights(file)` and every other
     attribute reach the pipeline, and methods that return it (`safe.to("cuda")`) return the Shield. Its own attributes
     are the constructor's arguments, which can be set later too, and `model_sha256`.
+
+    Threads may share a Shield, and pipelines with Shields of their own a denoiser: calls that have a part in common
+    wait for each other. So don't wait within a callback for another thread's call of the same model. A bare pipeline's
+    call, in another thread or in a callback, is let through, and isn't judged.
 
     Raises BadRequestError for an argument of another kind, UnsupportedPipelineError, and NotCalibratedError when a
     detector or a check of the policy was never calibrated for this checkpoint (unless the policy says to block or pass
@@ -94,10 +100,14 @@ class Shield(StandIn):
         image can't be judged and the policy says to raise. After an exception hooks, scheduler and generators are as
         they were.
         """
+        with alone(self.pipe):
+            return self._called(args, kwargs)
+
+    def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         started = perf_counter()
-        request = _bound(self.pipe, args, kwargs)
+        request, named = _bound(self.pipe, args, kwargs)
         unseen = Unseen.of(request, self.gallery, self.pipe)
-        call = _Call(args, unseen.arguments(request, kwargs), request, unseen)
+        call = _Call(unseen.arguments(request, named), request, unseen)
         generator = request.get("generator")
         images, plan = _watched(request, self.concepts), self._plan(request)
         before = perf_counter() - started
@@ -116,15 +126,17 @@ class Shield(StandIn):
         watcher = Watcher(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
         layers = watched_layers(self.policy.needs)
-        on_inputs = call.unseen.inputs(self.family, watcher.on_inputs)
+        custody, output_type = Custody(self.pipe, call.unseen.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, watcher.moves),
-            intercepted(self.pipe, watcher.on_forward, on_inputs, guidance, layers),
+            intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
         ):
-            output = self.pipe(*call.args, **call.kwargs)
+            output = self.pipe(**call.kwargs)
         started = perf_counter()
         pictures = images_of(output)
-        nearest = self._nearest(pictures, call.request.get("output_type") or "pil", images)
+        custody.ended(pictures, output_type)
+        watcher.ended(custody.lost)
+        nearest = self._nearest(pictures, output_type, images)
         for image in images:
             found = nearest[image.row]
             if found is not None and found.copied:
@@ -142,6 +154,7 @@ class Shield(StandIn):
             second = self._drawn(call, plan, images)
         ended()
         for row in rows:
+            drawn.output = with_row(drawn.output, row, second.output)
             drawn.pictures = replaced(drawn.pictures, row, second.pictures)
             drawn.images[row] = joined(drawn.images[row], second.images[row], second.calls)
             drawn.nearest[row] = second.nearest[row]
@@ -152,8 +165,8 @@ class Shield(StandIn):
         named = [request.get(name) for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3")]
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
         negative = any(_says_something(n) or (zeros and n is not None) for n in named)
-        given = any(request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds"))
-        separate = request.get("negative_prompt") is not None or given
+        given = [request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds")]
+        separate = request.get("negative_prompt") is not None or all(given)  # as Flux decides
         scale = self._guidance_scale(request)
         return Plan(
             family=self.family,
@@ -161,7 +174,7 @@ class Shield(StandIn):
             thresholds=self.thresholds,
             model_sha256=self.model_sha256,
             guided=not stacked and separate and scale > 1.0,
-            own_uncond=negative or given,
+            own_uncond=negative or any(given),
             screen=self.concepts,
             watch=self._watch(),
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
@@ -241,9 +254,8 @@ class Shield(StandIn):
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of the pipeline, as it was made and with all arguments by name."""
+    """A call of the pipeline: the arguments that were given, by name, and all of them."""
 
-    args: tuple
     kwargs: dict[str, Any]
     request: dict[str, Any]
     unseen: Unseen
@@ -261,16 +273,21 @@ class _Drawn:
     calls: int
 
 
-def _bound(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline call's arguments by name, defaults included, checked. Raises BadRequestError."""
+def _bound(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline call's arguments by name, defaults included, checked; and those that were given, by name.
+
+    Raises BadRequestError.
+    """
     signature = inspect.signature(type(pipe).__call__)
     try:
         bound = signature.bind(pipe, *args, **kwargs)
     except TypeError as error:
         raise BadRequestError(f"{type(pipe).__name__} can't be called like this: {error}.") from None
+    names = list(signature.parameters)[1:]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
     bound.apply_defaults()
     check_request(bound.arguments)
-    return dict(bound.arguments)
+    return dict(bound.arguments), given
 
 
 def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[Watched]:

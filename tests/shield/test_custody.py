@@ -1,0 +1,282 @@
+"""What was judged is what becomes the picture: every way of putting something else in is told, and nothing else is."""
+
+import inspect
+import types
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+
+from shield import Shield
+from shield.concepts import Concept, Concepts
+from shield.custody import Custody
+from shield.detectors import StructureGap
+from shield.errors import MissingSignalError
+from shield.intercept import intercepted, recorded
+from shield.mitigations import InitialNoise, NullPrompt
+from shield.policy import Policy, preset
+from tests.shield.calls import noises, options, thresholds
+from tests.shield.test_every_family import MASK, PICTURE, WAYS, limits, made
+from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_flux, tiny_sdxl, tiny_variant
+
+
+def told(pipe, call):
+    """What a custody notices in one call."""
+    found = []
+    custody = Custody(pipe, found.append)
+    with torch.no_grad(), intercepted(pipe, lambda forward: None, custody=custody):
+        images = pipe(**call).images
+    custody.ended(images, call["output_type"])
+    assert custody.steps and (found or not custody.lost)
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_pipeline_is_told_of_itself(way):
+    pipe, call = made(way)
+    assert told(pipe, call()) == []
+    assert told(pipe, call(output_type="latent", num_inference_steps=2)) == []
+
+
+SCHEDULERS = {
+    "sd": ("PNDM", "HeunDiscrete", "KDPM2AncestralDiscrete", "EulerAncestralDiscrete", "UniPCMultistep", "LCM"),
+    "sd_inpaint_plain": ("KDPM2Discrete", "DPMSolverMultistep"),
+    "sd3": ("FlowMatchHeunDiscrete",),
+    "flux_true_inpaint_plain": ("FlowMatchHeunDiscrete",),
+}
+
+
+@pytest.mark.parametrize("way, name", [(way, name) for way, names in SCHEDULERS.items() for name in names])
+def test_no_scheduler_is_told_of_itself(way, name):
+    """Several evaluations a step, memories of earlier steps, inputs that are scaled."""
+    pipe, call = made(way)
+    cls = getattr(diffusers, f"{name}Scheduler")
+    pipe.scheduler = cls() if name.startswith("Flow") else cls.from_config(pipe.scheduler.config)
+    if not (name == "FlowMatchHeunDiscrete" and "inpaint" in way):  # which knows no noising
+        assert told(pipe, call(num_inference_steps=4)) == []
+
+
+def test_base_and_refiner_and_other_number_formats():
+    base, call = made("sdxl")
+    latents = base(**call(output_type="latent", denoising_end=0.5)).images
+    assert told(base, call(output_type="latent", denoising_end=0.5, num_inference_steps=4)) == []
+    refiner = diffusers.StableDiffusionXLImg2ImgPipeline(**base.components)
+    refined = call(image=latents, denoising_start=0.5, num_inference_steps=4)
+    assert told(refiner, refined) == []
+    base.to(dtype=torch.bfloat16)
+    assert told(base, call()) == []
+
+
+def test_one_step_of_inpainting_has_put_the_picture_back_at_once():
+    pipe = tiny_variant(StableDiffusionInpaintPipeline, "text")
+    call = {"prompt": "the cat", "image": PICTURE, "mask_image": MASK, "strength": 1.0}
+    assert told(pipe, {**call, **options(1, num_inference_steps=1)}) == []
+    assert told(pipe, {**call, **options(1, num_inference_steps=1, output_type="latent")}) == []
+
+
+@pytest.mark.parametrize("mitigation", [NullPrompt(), InitialNoise(iterations=1)])
+@pytest.mark.parametrize("way", ["sd", "sd_inpaint_plain", "flux_true"])
+def test_our_own_mitigations_are_told_by_their_name_alone(way, mitigation):
+    pipe, call = made(way)
+    policy = Policy(mitigations=(mitigation,), on_unseen="report")
+    output = Shield(pipe, policy, thresholds=limits(pipe, way, -1.0))(**call())
+    assert {verdict.mitigation for verdict in output.verdicts} == {mitigation.name}
+    assert not any("under way" in reason for verdict in output.verdicts for reason in verdict.reasons)
+
+
+# Ways of exchanging something once the first step was judged: what a callback does, and what is said of it.
+
+
+def other_latents(pipe, tensors):
+    return {"latents": torch.full((1, 4, 8, 8), 0.3)}
+
+
+def written_through_numpy(pipe, tensors):
+    np.multiply(tensors["latents"].numpy(), 1.5, out=tensors["latents"].numpy())
+    return {}
+
+
+def other_denoiser(pipe, tensors):
+    pipe.unet = tiny_sd(seed=5).unet
+    return {}
+
+
+def other_forward(pipe, tensors):
+    pipe.unet.forward = tiny_sd(seed=5).unet.forward
+    return {}
+
+
+def hook_on_the_output(pipe, tensors):
+    pipe.unet.register_forward_hook(lambda module, args, output: (output[0] * 0.5,))
+    return {}
+
+
+def hook_on_the_input(pipe, tensors):
+    pipe.unet.register_forward_pre_hook(lambda module, args: (args[0] * 0.5, *args[1:]))
+    return {}
+
+
+def other_step(pipe, tensors):
+    step = pipe.scheduler.step
+    pipe.scheduler.step = lambda output, *args, **kwargs: step(output * 0.5, *args, **kwargs)
+    return {}
+
+
+def step_of_the_class(pipe, tensors):
+    pipe.scheduler.step = types.MethodType(type(pipe.scheduler).step, pipe.scheduler)
+    return {}
+
+
+def other_scheduler(pipe, tensors):
+    timesteps = pipe.scheduler.timesteps
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    pipe.scheduler.set_timesteps(len(timesteps))
+    return {}
+
+
+def other_autoencoder(pipe, tensors):
+    pipe.vae = tiny_sd(seed=5).vae
+    return {}
+
+
+def other_uncond_embeddings(pipe, tensors):
+    embeds = pipe.encode_prompt(["the cat", "zzz"], "cpu", 1, False)[0]
+    return {"prompt_embeds": torch.stack([embeds[1], embeds[0]])}
+
+
+EXCHANGES = [
+    (other_latents, "changed the latents after step"), (written_through_numpy, "changed the latents after step"),
+    (other_denoiser, "exchanged under way"), (other_forward, "exchanged under way"),
+    (hook_on_the_output, "exchanged under way"), (hook_on_the_input, "exchanged"),
+    (other_step, "exchanged under way"), (step_of_the_class, "exchanged under way"),
+    (other_scheduler, "exchanged under way"), (other_autoencoder, "exchanged under way"),
+    (other_uncond_embeddings, "embeddings were exchanged under way"),
+]  # fmt: skip
+
+
+def at(when, exchange):
+    def callback(pipe, step, timestep, tensors):
+        return exchange(pipe, tensors) if step == when else tensors
+
+    return callback
+
+
+@pytest.mark.parametrize("exchange, why", EXCHANGES, ids=lambda value: getattr(value, "__name__", None))
+def test_what_is_exchanged_under_way_is_told(exchange, why):
+    """strict holds the picture back, balanced says that it isn't judged."""
+    for policy, status in (("strict", "blocked"), ("balanced", "passed")):
+        pipe = tiny_sd()
+        call = options(1, callback_on_step_end=at(0, exchange))
+        verdict = Shield(pipe, policy, thresholds=thresholds(tiny_sd(), 1e9))("the cat", **call).verdicts[0]
+        assert (verdict.status, verdict.scored) == (status, False)
+        assert any(why in reason for reason in verdict.reasons), verdict.reasons
+        assert "decode" not in vars(pipe.vae) and "prepare_latents" not in vars(pipe)
+
+
+@pytest.mark.parametrize("given", [["latents"], ["prompt_embeds"]])
+@pytest.mark.parametrize("output_type", ["np", "latent"])
+@pytest.mark.parametrize("make", [tiny_sd, tiny_sdxl, tiny_flux])
+def test_latents_that_come_in_after_the_last_step(make, output_type, given):
+    """No denoiser call follows them; also where the callback was never given the latents."""
+    pipe, way = make(), make.__name__.removeprefix("tiny_")
+    small = dict(WAYS[way][1])
+
+    def last(pipe, step, timestep, tensors):
+        return {"latents": torch.zeros((1, 16, 16) if way == "flux" else (1, 4, 8, 8))} if step == 2 else tensors
+
+    policy = Policy(extra_uncond=True, on_unseen="block")
+    call = {**options(1, output_type=output_type), **small, "callback_on_step_end_tensor_inputs": given}
+    shield = Shield(pipe, policy, thresholds=thresholds(pipe, 1e9))
+    assert shield("the cat", **call).verdicts[0].status == "passed"
+    verdict = shield("the cat", **call | {"generator": noises(1)}, callback_on_step_end=last).verdicts[0]
+    assert verdict.status == "blocked" and "changed the latents after step 3" in verdict.reasons[0]
+
+
+def test_a_mask_that_is_exchanged_under_way():
+    """The part of the picture that is kept is the same at every step."""
+    pipe = tiny_variant(StableDiffusionInpaintPipeline, "text")
+    call = {"prompt": "the cat", "image": PICTURE, "mask_image": MASK, **options(1, num_inference_steps=4)}
+
+    def swap(pipe, step, timestep, tensors):
+        tensors["latents"] = tensors["latents"].flip(-1) if step == 1 else tensors["latents"]
+        return {**tensors, "mask": torch.zeros(2, 1, 8, 8)} if step == 2 else tensors
+
+    def mask_alone(pipe, step, timestep, tensors):
+        return {"mask": torch.zeros(2, 1, 8, 8)} if step == 1 else tensors
+
+    assert told(pipe, call) == []
+    for callback in (swap, mask_alone):
+        changed = {**call, "generator": noises(1), "callback_on_step_end": callback}
+        assert "changed the latents" in told(pipe, changed)[0]
+
+
+def test_a_step_that_was_replaced_before_the_call(pipe):
+    step = pipe.scheduler.step
+    pipe.scheduler.step = lambda *args, **kwargs: step(*args, **kwargs)
+    verdict = Shield(pipe, "strict", thresholds=thresholds(tiny_sd(), 1e9))("the cat", **options(1)).verdicts[0]
+    assert verdict.status == "blocked" and "step was replaced" in verdict.reasons[0]
+    pipe.scheduler.step = step  # the class's own
+    with recorded(pipe, {"noise_cond"}):  # an observer of ours is no replacement
+        output = Shield(pipe, "strict", thresholds=thresholds(tiny_sd(), 1e9))("the cat", **options(1))
+    assert output.verdicts[0].reasons == ()
+
+
+def test_a_callback_by_position_is_watched_too(pipe):
+    given = {"prompt": "the cat", **options(1, callback_on_step_end=at(2, other_latents))}
+    parameters = list(inspect.signature(type(pipe).__call__).parameters.values())[1:]
+    args = [given.get(one.name, one.default) for one in parameters if one.kind is not one.VAR_KEYWORD]
+    verdict = Shield(pipe, "strict", thresholds=thresholds(pipe, 1e9))(*args).verdicts[0]
+    assert verdict.status == "blocked" and "changed the latents after step 3" in verdict.reasons[0]
+
+
+def test_a_mitigation_that_another_denoiser_undoes_is_none():
+    pipe = tiny_sd()
+    shield = Shield(pipe, Policy(mitigations=(NullPrompt(),)), thresholds=thresholds(tiny_sd(), -1.0))
+    output = shield("the cat", **options(1, callback_on_step_end=at(0, other_denoiser)))
+    assert output.verdicts[0].status == "blocked" and (output.images == 0.5).all()
+
+
+def interrupt(pipe, tensors):
+    pipe._interrupt = True
+    return {}
+
+
+class ThreeSteps(StructureGap):
+    first_k = 3
+
+
+@pytest.mark.parametrize("policy, status", [("strict", "blocked"), ("monitor", "passed"), ("balanced", None)])
+def test_an_image_that_no_detector_scored_is_not_judged(pipe, policy, status):
+    """Three steps are read, and the call is interrupted after the first."""
+    shield = Shield(pipe, "monitor", thresholds=[])
+    shield.policy = replace(preset(policy), detectors=(ThreeSteps(),))  # the constructor wants a threshold for "raise"
+    call = options(1, callback_on_step_end=at(0, interrupt))
+    if status is None:
+        with pytest.raises(MissingSignalError, match="structure_gap couldn't judge"):
+            shield("the cat", **call)
+        return
+    verdict = shield("the cat", **call).verdicts[0]
+    assert (verdict.status, verdict.scored) == (status, False) and "couldn't judge" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("named", ["negative_prompt_embeds", "negative_pooled_prompt_embeds"])
+def test_half_of_a_negative_prompt_guides_nothing_in_flux(named):
+    """Flux takes its embeddings together alone; the prompt is judged and mitigated as without them."""
+    pipe, call = made("flux")
+    shape = (3, 16, 16) if named == "negative_prompt_embeds" else (3, 16)
+    more = {"true_cfg_scale": 3.0, named: torch.zeros(shape)}
+    policy = Policy(extra_uncond=True, mitigations=(NullPrompt(),))
+    shield = Shield(pipe, policy, concepts=Concepts([Concept("anna")]), thresholds=limits(pipe, "flux", 1e9))
+    output = shield(**call(**more))
+    assert [verdict.status for verdict in output.verdicts] == ["passed", "passed", "mitigated"]
+    assert all(score.value == score.value for verdict in output.verdicts for score in verdict.scores)
+
+
+def test_img2img_goes_on_from_the_given_picture():
+    pipe = tiny_variant(StableDiffusionImg2ImgPipeline, "text")
+    call = {"prompt": "the cat", "image": PICTURE, "strength": 0.5, **options(1, num_inference_steps=6)}
+    assert told(pipe, call) == []
