@@ -52,7 +52,7 @@ def half_of(prompt: str) -> str:
 @cache
 def prompts_by_kind() -> dict[tuple[str, str], tuple[str, ...]]:
     """All benign prompts by (file, kind): file is "written" or "generated", kind for instance "portrait"."""
-    found = {}
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
     for file in FILES:
         kinds = tomllib.loads((_FOLDER / f"{file}.toml").read_text(encoding="utf-8"))
         found |= {(file, kind): tuple(text.splitlines()) for kind, text in kinds.items()}
@@ -71,7 +71,7 @@ def _ordered(half: str) -> tuple[str, ...]:
     for stratum, prompts in prompts_by_kind().items():
         strata[stratum] += [prompt for prompt in prompts if half_of(prompt) == half]
     placed = []
-    for prompts in strata.values():
-        shuffled = sorted(prompts, key=lambda prompt: sha256(prompt.encode()).digest()[1:])
+    for stratum_prompts in strata.values():
+        shuffled = sorted(stratum_prompts, key=lambda prompt: sha256(prompt.encode()).digest()[1:])
         placed += [((place + 0.5) / len(shuffled), prompt) for place, prompt in enumerate(shuffled)]
     return tuple(prompt for _, prompt in sorted(placed))
