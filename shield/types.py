@@ -4,8 +4,10 @@ Shapes: B images, C latent channels, H and W latent height and width, T text tok
 (B, C, ...) with channels first whatever the denoiser uses, float32, on the CPU.
 """
 
+import json
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -217,6 +219,33 @@ class Verdict:
     token_weights: tuple[WordWeight, ...] = ()
     extra_calls: int = 0
     milliseconds: float = 0.0
+
+    @property
+    def flagged(self) -> bool:
+        """Whether anything was found: a detector, a protected concept, or a picture that this one copies.
+
+        It doesn't depend on what the policy did about it, so under `monitor` a flagged image has the status "passed".
+        """
+        copied = self.nearest is not None and self.nearest.copied
+        return self.status != "passed" or copied or bool(self.concepts) or any(one.flagged for one in self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain JSON types, with `flagged`, also of each score; a number that is none is None."""
+        about = {**asdict(self), "flagged": self.flagged}
+        about["scores"] = [{**asdict(one), "flagged": one.flagged} for one in self.scores]
+        return _finite(about)
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass

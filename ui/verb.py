@@ -1,9 +1,10 @@
-"""The console script: the verbs of probes/cli.py and, since nothing may import this package, `ui` beside them."""
+"""The console script: the verbs of probes/cli.py and, since nothing may import this package, `ui` and `serve`."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,10 @@ from probes.options import Device, Model
 from shield.errors import BadRequestError
 
 __all__ = ["app", "main"]
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+EXTRAS = {"ui": ("gradio",), "serve": ("fastapi", "uvicorn", "prometheus_client")}
+"""What the verbs of this module need beyond the core, by the extra that brings it."""
 
 
 @app.command()
@@ -35,10 +40,10 @@ def ui(
 ) -> None:
     """Open the page in a browser: shield a prompt, edit what is protected, look into audits."""
     user = _user(auth)
-    if user is None and (share or host not in ("127.0.0.1", "localhost", "::1")):
+    if user is None and (share or host not in LOCAL):
         typer.echo("diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.",
                    err=True)
-    application = _application()
+    application = _module("ui.app", "ui")
     page = application.page_of(model, runs, protected, device)
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
@@ -51,6 +56,52 @@ def ui(
         blocks.close(verbose=False)
 
 
+@app.command()
+def serve(
+    model: Model = "testbed",
+    policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
+    gallery: Annotated[Path | None, typer.Option(help="A saved gallery, with its threshold, of protected pictures.")
+                       ] = None,
+    concepts: Annotated[Path | None, typer.Option(help="A registry of protected concepts (TOML).")] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
+                    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A further name that the service is reached by; repeat "
+                                                         "it, .example.org for all below, * for any.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="DIFFSHIELD_API_KEY", help="What clients have to send as a "
+                                                "bearer token.")] = None,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that wait at most.")] = 64,
+    of_one: Annotated[int, typer.Option(min=1, help="Requests of one client that wait at most.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one pipeline call at most.")] = 4,
+    verdicts: Annotated[Path | None, typer.Option(help="A file that every verdict is appended to (JSON lines).")
+                        ] = None,
+    tell: Annotated[bool, typer.Option("--tell/--no-tell", help="Whether clients are told verdicts with scores.")
+                    ] = True,
+    device: Device = "auto",
+) -> None:
+    """Serve a shielded model with OpenAI's image API: POST /v1/images/generations.
+
+    Example: diffshield serve --model testbed --port 8000
+    """
+    service = _module("ui.service", "serve")
+    import uvicorn
+
+    from shield import Concepts, Gallery, Shield, load
+
+    safe = Shield(load(model, device), policy, thresholds=thresholds,
+                  gallery=Gallery.load(gallery) if gallery else None,
+                  concepts=Concepts.load(concepts) if concepts else None)
+    if api_key is None and host not in LOCAL:
+        typer.echo("diffshield: everyone who reaches this service can use it; --api-key asks for a key.", err=True)
+    served = service.Service(safe, model, waiting=waiting, of_one=of_one, batch=batch, verdict_log=verdicts,
+                             verdicts=tell, api_key=api_key)
+    try:
+        uvicorn.run(service.routes(served, host, allow_host or ()), host=host, port=port)
+    finally:
+        served.close()
+
+
 def _user(auth: str | None) -> tuple[str, str] | None:
     if auth is None:
         return None
@@ -60,15 +111,15 @@ def _user(auth: str | None) -> tuple[str, str] | None:
     return name, password
 
 
-def _application() -> Any:
-    """Gradio takes seconds to import, and other verbs don't need it."""
+def _module(name: str, extra: str) -> Any:
+    """A module that needs an extra's packages, which take seconds to import and which other verbs don't need."""
     try:
-        from ui import app as application
+        return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != "gradio":
+        if error.name not in EXTRAS[extra]:
             raise
-        raise BadRequestError("The page needs gradio: pip install 'diffusion-shield[ui]'.") from None
-    return application
+        raise BadRequestError(f"diffshield {extra} needs {error.name}: pip install 'diffusion-shield[{extra}]'."
+                              ) from None
 
 
 if __name__ == "__main__":
