@@ -148,6 +148,12 @@ def prompt_length(pipe: Any, prompt: str, tokens: int) -> int | None:
     return len(tokenizer(prompt, truncation=True, max_length=tokens).input_ids)
 
 
+def says_nothing(pipe: Any, prompt: str) -> bool:
+    """Whether a prompt is the empty one to every tokenizer of this pipeline: no text, spaces, unprintable letters."""
+    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    return all(t(prompt, verbose=False).input_ids == t("").input_ids for t in tokenizers if t is not None)
+
+
 @torch.no_grad()
 def null_conditioning(pipe: Any, tokens: int | None = None) -> Conditioning:
     """One row: what the pipeline takes for "no prompt" when the caller gives no negative prompt."""

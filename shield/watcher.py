@@ -6,6 +6,7 @@ touches only the rows of flagged images, so that the others come out bit-equal.
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shield.attribution import word_weights
-from shield.conditioning import Conditioning, encoded, null_conditioning, prompt_length, written
+from shield.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.families import Family
 from shield.gallery import Gallery
@@ -37,6 +38,9 @@ from shield.types import (
     WordWeight,
 )
 from shield.watch import Check, Look, Watch
+
+UNASKED = "the prompt is empty, so no prediction without it is left to compare with"
+UNSEEN = "what null_prompt draws was compared with nothing: there is no gallery"
 
 
 @dataclass
@@ -115,6 +119,12 @@ class Watcher:
         if self._null is None:
             self._null = null_conditioning(self.pipe, self._tokens)
         return self._null
+
+    @cached_property
+    def unasked(self) -> frozenset[int]:
+        """Rows whose prompt is the empty one. Their gap is zero whatever the model draws, also a memorized work."""
+        nothing = {p: says_nothing(self.pipe, p) for p in {image.prompt for image in self.images} if p is not None}
+        return frozenset(image.row for image in self.images if image.prompt is not None and nothing[image.prompt])
 
     def on_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
         """Gives rewritten images their conditioning; None while there are none."""
@@ -235,7 +245,9 @@ class Watcher:
             if self.policy.on_unscored == "raise":
                 raise
             threshold, values = None, self._uncalibrated(detector)
+        blind = self.unasked if "noise_uncond" in detector.needs else frozenset()
         for image, value in zip(self.images, values, strict=True):
+            value = float("nan") if image.row in blind else value
             image.scores.append(Score(detector.name, value, threshold, forward.index))
 
     def _uncalibrated(self, detector: Detector) -> list[float]:
@@ -262,8 +274,8 @@ class Watcher:
     def _decide(self, image: Watched) -> None:
         decision = decided(image.scores, image.mentions, self.policy, image.earlier)
         image.action, image.scored = decision.action, decision.scored
-        told = () if self.plan.unreadable is None or decision.scored else (self.plan.unreadable,)
-        image.reasons = (*decision.reasons, *told)
+        told = [self.plan.unreadable, UNASKED if image.row in self.unasked else None]
+        image.reasons = (*decision.reasons, *(why for why in told if why and not decision.scored))
 
     def _steered(self, forward: Forward, image: Watched) -> dict[int, Tensor]:
         """Does what was decided; the row with its new prediction, or nothing."""
@@ -357,8 +369,7 @@ class Watcher:
     def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
         """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""
         if isinstance(mitigation, NullPrompt):
-            prediction = self._emptied(forward, image)
-            return prediction if self._passes(forward, image, prediction) else None
+            return self._unasked_picture(forward, image)
         case, conditioning = self._case(forward, image), None
         try:
             if isinstance(mitigation, PredictionMitigation):
@@ -371,6 +382,21 @@ class Watcher:
         if checked and not (self._holds(forward, image, prediction) and self._passes(forward, image, prediction)):
             return None
         image.swap = conditioning
+        return prediction
+
+    def _unasked_picture(self, forward: Forward, image: Watched) -> Tensor | None:
+        """The empty prompt's prediction. Detectors can't judge what it draws (`unasked`): a policy that blocks what
+        can't be judged takes the next mitigation, and others tell, unless a gallery looks at the picture.
+        """
+        blind = any("noise_uncond" in detector.needs for detector in self.policy.detectors)
+        if blind and self.policy.on_unscored == "block":
+            return None
+        prediction = self._emptied(forward, image)
+        if not self._passes(forward, image, prediction):
+            return None
+        if blind and not self.plan.gallery:
+            image.scored = False
+            image.reasons += (UNSEEN,)
         return prediction
 
     def _passes(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
