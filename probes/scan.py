@@ -29,7 +29,7 @@ from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.families import family_of
 from shield.intercept import recorded
 from shield.pictures import UNREADABLE, open_image
-from shield.settings import running_setting
+from shield.settings import Models, models_of, running_setting
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 from shield.weights import weights_dir
@@ -173,7 +173,7 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
     """
-    sha256 = subject.sha256() if thresholds else ""
+    models = models_of(subject.pipe) if thresholds else Models("")
     first_k = max((detector.first_k for detector in detectors), default=0)
     needs = frozenset().union(*(detector.needs for detector in detectors)) if detectors else frozenset()
     if not pictures and not detectors:
@@ -196,7 +196,7 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
         for detector in detectors:
             for row, value in zip(scores, detector_scores(detector, trace, len(jobs)), strict=True):
                 row[detector.name] = value
-        limit = _threshold(detectors, thresholds, subject, sha256, trace, sampling)
+        limit = _threshold(detectors, thresholds, subject, models, trace, sampling)
         return [Drawn(image, row, _flag(detectors, row, limit), limit)
                 for image, row in zip(images, scores, strict=True)]
 
@@ -280,13 +280,14 @@ def detector_scores(detector: Detector, trace: Trace, count: int) -> list[float 
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], subject: Subject, sha256: str,
+def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], subject: Subject, models: Models,
                trace: Trace, sampling: Sampling) -> float | None:
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
-    setting = running_setting(subject.pipe, sha256, trace.latent_shape, [step.timestep for step in trace.steps],
-                              sampling.guidance_scale)
+    setting = running_setting(subject.pipe, models, trace.latent_shape,
+                              [(step.timestep, step.signal) for step in trace.steps], sampling.guidance_scale,
+                              trace.micro_conditioning)
     try:
         return found(thresholds, detectors[0], setting).value
     except NotCalibratedError:

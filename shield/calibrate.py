@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError
-from shield.fingerprint import model_sha256
-from shield.intercept import denoiser_of, recorded
-from shield.settings import running_setting
+from shield.intercept import recorded
+from shield.settings import models_of, running_setting
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 
@@ -47,15 +46,15 @@ def scored(
     needs = frozenset().union(*(detector.needs for detector in detectors))
     scores: dict[str, list[float]] = {detector.name: [] for detector in detectors}
     work = [(prompt, seed) for seed in seeds for prompt in prompts]
-    setting, sha256 = None, model_sha256(denoiser_of(pipe))
+    setting, models = None, models_of(pipe)
     for start in range(0, len(work), sampling.batch_size):
         batch = work[start : start + sampling.batch_size]
         trace = _traced(pipe, batch, needs, horizon, sampling)
         for detector in detectors:
             scores[detector.name] += detector.score(trace).tolist()
         if setting is None:
-            times = [step.timestep for step in trace.first(horizon)]
-            setting = running_setting(pipe, sha256, trace.latent_shape, times, sampling.guidance_scale)
+            levels, micro = [(step.timestep, step.signal) for step in trace.first(horizon)], trace.micro_conditioning
+            setting = running_setting(pipe, models, trace.latent_shape, levels, sampling.guidance_scale, micro)
         if progress is not None:
             progress(len(batch))
     assert setting is not None

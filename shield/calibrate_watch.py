@@ -13,11 +13,11 @@ import torch
 from shield.calibrate import Sampling, versions
 from shield.errors import BadRequestError
 from shield.families import family_of
-from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
-from shield.intercept import Forward, denoiser_of, intercepted
+from shield.intercept import Forward, intercepted
 from shield.policy import Policy
 from shield.prediction import refuse_unreadable
+from shield.settings import Models, models_of
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Score, Screen
 from shield.watch import Check, Watch, picture_size, watch_of
@@ -82,10 +82,10 @@ def looked(
     work = [(prompt, seed) for seed in seeds for prompt in prompts]
     scores: list[list[Score]] = [[] for _ in watch.checks]
     settings: dict[Check, Setting] = {}
-    sha256 = model_sha256(denoiser_of(pipe))
+    models = models_of(pipe, watched=True)
     for start in range(0, len(work), sampling.batch_size):
         batch = work[start : start + sampling.batch_size]
-        watcher = _watched(pipe, sha256, watch, batch, sampling)
+        watcher = _watched(pipe, models, watch, batch, sampling)
         settings |= watcher.settings
         for image in watcher.images:
             for said, score in zip(scores, image.scores, strict=True):
@@ -100,7 +100,7 @@ class _Done(Exception):
 
 
 def _watched(
-    pipe: Any, sha256: str, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
+    pipe: Any, models: Models, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
 ) -> Watcher:
     """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
     refuse_unreadable(pipe.scheduler)
@@ -109,7 +109,7 @@ def _watched(
         family=family_of(pipe),
         policy=LOOKING,
         thresholds=(),
-        model_sha256=sha256,
+        models=models,
         guided=False,
         own_uncond=False,
         watch=watch,

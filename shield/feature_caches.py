@@ -35,6 +35,11 @@ class FeatureCaches:
         return bool(self._hooks or self._replaced)
 
     @property
+    def kinds(self) -> list[str]:
+        """What keeps features, in words."""
+        return sorted({type(h).__name__ for _, h in self._hooks} | {f"{n} replaced" for _, n in self._replaced})
+
+    @property
     def can_be_emptied(self) -> bool:
         """Whether all of it is known: caches of diffusers alone."""
         return bool(self._hooks) and not self._replaced

@@ -48,6 +48,7 @@ class Forward:
     `pipe` is set where questions may be asked (shield/questions.py). `attention` has the conditional rows' shares per
     watched layer. `keeps`: the denoiser keeps features for later steps, which are the original conditioning's. At the
     first step `refills` calls fill such a cache anew once the inputs have changed; 0 where nothing can.
+    `micro_conditioning` is what SDXL's sizes and crops were; with `other_micro` the unconditional rows had others.
     """
 
     index: int
@@ -64,6 +65,8 @@ class Forward:
     pipe: Any = None
     keeps: bool = False
     refills: int = 0
+    micro_conditioning: tuple[float, ...] = ()
+    other_micro: bool = False
 
     def step(self, needs: Iterable[str], channels_last: bool) -> Step:
         """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/questions.py asks for
@@ -282,8 +285,17 @@ class _Hook:
         shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
             self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
-            read(self.family, named, start, batch), rerun, shares, self.pipe, bool(self.features),
+            read(self.family, named, start, batch), rerun, shares, self.pipe, bool(self.features), 0,
+            *_micro_conditioning(named, start),
         )  # fmt: skip
+
+
+def _micro_conditioning(named: dict[str, Any], start: int) -> tuple[tuple[float, ...], bool]:
+    """That of the conditional rows, which begin at `start`, and whether the rows before them have another one."""
+    ids = (named.get("added_cond_kwargs") or {}).get("time_ids")
+    if ids is None:
+        return (), False
+    return tuple(ids[start].tolist()), bool((ids[:start] != ids[start : 2 * start]).any())
 
 
 def _expired(*args: Any, **kwargs: Any) -> Tensor:
@@ -446,7 +458,8 @@ class _Recorder:
             if self.stop:
                 raise _Enough
             return
-        if forward.noise_uncond is None and self.predict_uncond is not None:
+        self.trace.micro_conditioning = forward.micro_conditioning
+        if (forward.noise_uncond is None or forward.other_micro) and self.predict_uncond is not None:
             forward = replace(forward, noise_uncond=self.predict_uncond(forward))
         step = forward.step(self.needs, self.family.packed)
         completes = forward.index < len(self.trace.steps)

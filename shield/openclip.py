@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from shield.errors import WeightsError, first_line
-from shield.fingerprint import model_sha256
+from shield.fingerprint import full_sha256
 from shield.load import resolved_device
 from shield.weights import weights_dir
 
@@ -33,7 +33,7 @@ class OpenClip:
     @cached_property
     def sha256(self) -> str:
         """Which weights these are."""
-        return model_sha256(self._model)
+        return full_sha256(self._model)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D) float32 of length 1. What is beyond the tower's context (77 tokens, usually) isn't read."""

@@ -1,36 +1,118 @@
 """At which settings a call runs: the part of a Setting that comes from the pipeline."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from shield.errors import NotCalibratedError
 from shield.families import family_of
-from shield.fingerprint import model_sha256
+from shield.feature_caches import FeatureCaches
+from shield.fingerprint import Recognized, model_sha256, models_sha256
 from shield.intercept import denoiser_of
-from shield.prediction import prediction_type
+from shield.prediction import noise_levels, prediction_type
 from shield.thresholds import Setting
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Names of what moves a score: the denoiser, what its inputs come from, and what previews are decoded by."""
+
+    denoiser: str
+    conditioning: str | None = None
+    autoencoder: str | None = None
+
+
+def models_of(pipe: Any, watched: bool = False) -> Models:
+    """`watched`: with the autoencoder. Raises WeightsError for weights whose values are nowhere."""
+    autoencoder = model_sha256(pipe.vae) if watched else None
+    modules, rows = conditioning_of(pipe)
+    return Models(model_sha256(denoiser_of(pipe)), models_sha256(modules, rows), autoencoder)
+
+
+class RecognizedModels:
+    """models_of(pipe), with a look of a few milliseconds where nothing has changed since the last time."""
+
+    def __init__(self) -> None:
+        self._denoiser, self._conditioning, self._autoencoder = Recognized(), Recognized(), Recognized()
+
+    def of(self, pipe: Any, watched: bool = False) -> Models:
+        autoencoder = self._autoencoder.name({"": pipe.vae}) if watched else None
+        denoiser = self._denoiser.name({"": denoiser_of(pipe)})
+        return Models(denoiser, self._conditioning.name(*conditioning_of(pipe)), autoencoder)
+
+
+def conditioning_of(pipe: Any) -> tuple[dict[str, nn.Module], dict[int, int]]:
+    """(what the denoiser's inputs come from, by role; how many rows of their embedding tables count).
+
+    A learned word adds a row for its own and leaves every other prompt as it was, so that rows behind the tokenizer's
+    own words don't count. What learned words do is told in the verdict (shield/ways_in.py).
+    """
+    found = {role: getattr(pipe, role, None) for role in (*ENCODERS, family_of(pipe).companion or "controlnet")}
+    modules = {role: module for role, module in found.items() if isinstance(module, nn.Module)}
+    rows = {}
+    for role, encoder in modules.items():
+        module: Any = encoder
+        own = getattr(getattr(pipe, role.replace("text_encoder", "tokenizer"), None), "vocab_size", None)
+        if role.startswith("text_encoder") and own is not None and hasattr(module, "get_input_embeddings"):
+            rows[id(module.get_input_embeddings().weight)] = int(own)
+    return modules, rows
 
 
 def running_setting(
-    pipe: Any, sha256: str, latent_shape: Sequence[int], timesteps: Sequence[float], guidance_scale: float
+    pipe: Any,
+    models: Models,
+    latent_shape: Sequence[int],
+    levels: Sequence[tuple[float, float]],
+    guidance_scale: float,
+    micro_conditioning: Sequence[float] = (),
 ) -> Setting:
-    """The setting of a call that is running: its scheduler knows its steps, the denoiser was given latents and
-    timesteps.
+    """The setting of a call that is running: its scheduler knows its steps, the denoiser was given latents, timesteps
+    and sizes. `levels` are (timestep, signal) of the first steps.
     """
     denoiser: Any = denoiser_of(pipe)
-    distilled = denoiser.config.get("guidance_embeds", False)
     return Setting(
-        model_sha256=sha256,
+        model_sha256=models.denoiser,
         latent_shape=tuple(latent_shape),
-        timesteps=tuple(timesteps),
+        timesteps=tuple(timestep for timestep, _ in levels),
         steps=len(pipe.scheduler.timesteps),
         guidance_scale=guidance_scale,
         scheduler=type(pipe.scheduler).__name__,
         prediction=prediction_type(pipe.scheduler),
         dtype=str(denoiser.dtype).removeprefix("torch."),
-        distilled_guidance=float(pipe.guidance_scale) if distilled else None,
+        distilled_guidance=float(pipe.guidance_scale) if _is_distilled(denoiser) else None,
+        conditioning_sha256=models.conditioning,
+        signals=tuple(signal for _, signal in levels),
+        micro_conditioning=tuple(micro_conditioning),
+        lora_scale=_lora_scale(pipe, denoiser),
+        clip_skip=int(getattr(pipe, "_clip_skip", None) or 0),
+        caches=_caches(pipe, denoiser),
     )
+
+
+def _is_distilled(denoiser: Any) -> bool:
+    """Whether the guidance scale is an input of the denoiser (Flux; latent consistency models' `timestep_cond`)."""
+    return bool(denoiser.config.get("guidance_embeds") or denoiser.config.get("time_cond_proj_dim"))
+
+
+def _lora_scale(pipe: Any, denoiser: Any) -> float:
+    """The call's own scale of LoRAs; 1 where there are none to be scaled."""
+    modules = (denoiser, *conditioning_of(pipe)[0].values())
+    if not any(getattr(module, "peft_config", None) for module in modules):
+        return 1.0
+    given = getattr(pipe, "_cross_attention_kwargs", None) or getattr(pipe, "_joint_attention_kwargs", None) or {}
+    return float(given.get("scale", 1.0)) if isinstance(given, Mapping) else 1.0
+
+
+def _caches(pipe: Any, denoiser: Any) -> str:
+    kept = FeatureCaches(denoiser, getattr(pipe, family_of(pipe).companion or "", None))
+    config = getattr(denoiser, "_cache_config", None)
+    numbers = {name: value for name, value in vars(config).items() if isinstance(value, int | float)} if config else {}
+    return ", ".join([*kept.kinds, *(f"{name} {value}" for name, value in numbers.items())]) if kept else ""
 
 
 def setting_of(
@@ -44,16 +126,20 @@ def setting_of(
         raise NotCalibratedError(f"The setting of a {type(pipe).__name__} is known only while it runs.")
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(steps)
-    config = pipe.unet.config
+    config, models = pipe.unet.config, models_of(pipe)
     size = config.sample_size if isinstance(config.sample_size, list | tuple) else (config.sample_size,) * 2
     rows, columns = (size[i] if p is None else p // pipe.vae_scale_factor for i, p in enumerate((height, width)))
+    timesteps = tuple(float(t) for t in scheduler.timesteps)
     return Setting(
-        model_sha256=model_sha256(pipe.unet),
+        model_sha256=models.denoiser,
         latent_shape=(config.out_channels, rows, columns),
-        timesteps=tuple(float(t) for t in scheduler.timesteps),
+        timesteps=timesteps,
         steps=len(scheduler.timesteps),
         guidance_scale=guidance_scale,
         scheduler=type(scheduler).__name__,
         prediction=prediction_type(scheduler),
         dtype=str(pipe.unet.dtype).removeprefix("torch."),
+        distilled_guidance=guidance_scale if _is_distilled(pipe.unet) else None,
+        conditioning_sha256=models.conditioning,
+        signals=tuple(noise_levels(scheduler, timestep)[0] for timestep in timesteps),
     )

@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.model_names import canonical, introduce, is_same, values_of
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)  # 1: models by the hash of all values, and what a Setting has None for not recorded
 TIMESTEP_TOLERANCE = 1.0
+SIGNAL_TOLERANCE = (0.02, 0.003)  # relative, absolute; a timestep's tolerance moves it by no more
 
 
 @dataclass(frozen=True)
 class Setting:
     """Everything that moves a score. `timesteps` are those of the first steps; `latent_shape` is the denoiser's
-    input.
+    input. What follows `distilled_guidance` is None where it wasn't recorded, and isn't compared then:
+    `conditioning_sha256` names what the denoiser's inputs come from (text encoders, ControlNet), `signals` are the
+    shares of clean latent at `timesteps`, `micro_conditioning` SDXL's sizes and crops, `lora_scale` and `clip_skip` the
+    call's own, `caches` what keeps features between steps, `autoencoder_sha256` what previews are decoded by.
     """
 
     model_sha256: str
@@ -34,28 +40,69 @@ class Setting:
     prediction: str
     dtype: str
     distilled_guidance: float | None = None
+    conditioning_sha256: str | None = None
+    signals: tuple[float, ...] | None = None
+    micro_conditioning: tuple[float, ...] | None = None
+    lora_scale: float | None = None
+    clip_skip: int | None = None
+    caches: str | None = None
+    autoencoder_sha256: str | None = None
 
     def mismatch(self, other: "Setting", first_k: int) -> str | None:
         """Why a threshold made here doesn't hold there, or None when it does.
 
         A first-step score depends on neither the guidance scale nor the number of steps, only on the first timestep.
         """
-        if self.model_sha256 != other.model_sha256:
+        if not is_same(self.model_sha256, other.model_sha256):
             return "another checkpoint"
+        for name, what in OTHER_MODELS.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if None not in (mine, theirs) and not is_same(mine, theirs):
+                return f"{what}, which the threshold wasn't made with"
         if self.latent_shape != other.latent_shape:
             return f"latents of {list(other.latent_shape)}, calibrated for {list(self.latent_shape)}"
         mine, theirs = self.timesteps[:first_k], other.timesteps[:first_k]
         apart = [abs(a - b) for a, b in zip(mine, theirs, strict=False)]
         if len(mine) != len(theirs) or max(apart, default=0.0) > TIMESTEP_TOLERANCE:
             return f"first timesteps {list(theirs)}, calibrated for {list(mine)}"
+        if not _close(self.signals, other.signals, first_k):
+            return "another noise schedule (betas) than the threshold was made with"
         if self.prediction != other.prediction:
             return f"a scheduler that predicts {other.prediction}, calibrated for {self.prediction}"
         if self.distilled_guidance != other.distilled_guidance:
             return f"distilled guidance {other.distilled_guidance}, calibrated for {self.distilled_guidance}"
+        for name, what in CALL_OPTIONS.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if None not in (mine, theirs) and mine != theirs and (name != "caches" or first_k > 1):
+                return f"{what} {_words(theirs)}, calibrated for {_words(mine)}"
         if first_k > 1 and (self.guidance_scale, self.scheduler) != (other.guidance_scale, other.scheduler):
             here = f"{self.scheduler} at guidance {self.guidance_scale:g}"
             return f"{other.scheduler} at guidance {other.guidance_scale:g}, calibrated for {here}"
         return None
+
+
+OTHER_MODELS = {
+    "conditioning_sha256": "another text encoder or ControlNet",
+    "autoencoder_sha256": "another autoencoder",
+}
+CALL_OPTIONS = {
+    "micro_conditioning": "the sizes and crops",
+    "lora_scale": "a LoRA scale of",
+    "clip_skip": "a clip_skip of",
+    "caches": "the feature caches",
+}
+
+
+def _close(mine: Sequence[float] | None, theirs: Sequence[float] | None, first_k: int) -> bool:
+    if mine is None or theirs is None:
+        return True
+    relative, absolute = SIGNAL_TOLERANCE
+    pairs = zip(mine[:first_k], theirs[:first_k], strict=False)
+    return not any(abs(a - b) > relative * max(a, b) + absolute for a, b in pairs)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else f"{value}" or "none"
 
 
 class Scorer(Protocol):
@@ -74,7 +121,8 @@ class Threshold:
     """Flag an image whose score is above `value`.
 
     `fpr` is the wanted false-positive rate, `negatives` the number of scores it was made from, `interval` the 95 %
-    interval of the quantile it estimates, `provenance` says which prompts, seeds and versions.
+    interval of the quantile it estimates, `provenance` says which prompts, seeds and versions, `file` where it was
+    read.
     """
 
     detector: str
@@ -86,6 +134,7 @@ class Threshold:
     negatives: int
     interval: tuple[float, float]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = field(default=None, compare=False)
 
 
 def options_of(detector: Scorer) -> dict[str, Any]:
@@ -146,7 +195,9 @@ def save_threshold(threshold: Threshold, folder: Path) -> Path:
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in threshold.model)
     path = folder / f"{safe}.{threshold.detector}.{key}.json"
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"format": FORMAT, **asdict(threshold)}, indent=1) + "\n", encoding="utf-8")
+    about = {name: value for name, value in asdict(threshold).items() if name != "file"}
+    written = {"format": FORMAT, **about, "models": models_in(threshold.setting)}
+    part.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return path
 
@@ -170,21 +221,33 @@ def load_thresholds(folder: Path) -> list[Threshold]:
     return thresholds
 
 
+def models_in(setting: Setting) -> dict[str, str]:
+    """What the setting's models are known by, by name; see shield/model_names.py."""
+    names = (setting.model_sha256, *(getattr(setting, name) for name in OTHER_MODELS))
+    known = {name: values_of(name) for name in names if name is not None}
+    return {name: values for name, values in known.items() if values is not None}
+
+
 def _identity(threshold: Threshold) -> str:
     """What a threshold is for: its detector, the detector's options, and the setting."""
-    identity = [threshold.detector, dict(threshold.options), asdict(threshold.setting)]
+    setting = {n: canonical(v) if n.endswith("sha256") else v for n, v in asdict(threshold.setting).items()}
+    identity = [threshold.detector, dict(threshold.options), setting]
     return json.dumps(identity, sort_keys=True)
 
 
 def _read(path: Path) -> Threshold:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT:
+        version = data.pop("format")
+        if version not in FORMATS:
             raise ValueError(f"its format isn't {FORMAT}")
         given = data.pop("setting")
-        setting = Setting(**{**given, **{n: tuple(given[n]) for n in ("latent_shape", "timesteps")}})
+        models = {given["model_sha256"]: None} if version == 1 else data.pop("models")
+        for name, values in models.items():
+            introduce(name, values)
+        setting = Setting(**{name: _tupled(value) for name, value in given.items()})
         data["options"] = {name: _tupled(value) for name, value in data["options"].items()}
-        threshold = Threshold(**data, setting=setting)
+        threshold = Threshold(**data, setting=setting, file=str(path))
         if not math.isfinite(threshold.value):
             raise ValueError("its value is no number")
         low, high = threshold.interval
@@ -202,16 +265,22 @@ def found(
     thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate"
 ) -> Threshold:
     """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
-    command.
+    command, and WeightsError where two different ones hold.
     """
     options, misses = options_of(detector), []
+    holding: list[Threshold] = []
     for threshold in thresholds:
         if threshold.detector != detector.name or dict(threshold.options) != options:
             continue
         why = threshold.setting.mismatch(setting, detector.first_k)
-        if why is None:
-            return threshold
-        misses.append(why)
+        misses += [] if why is None else [why]
+        holding += [threshold] if why is None else []
+    other = next((one for one in holding if one.value != holding[0].value), None)
+    if other is not None:
+        both = " and ".join(one.file or f"a threshold of {one.value:g}" for one in (holding[0], other))
+        raise WeightsError(f"{both} both hold for {detector.name} at this setting; remove one.")
+    if holding:
+        return holding[0]
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
     raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield {command}`.")

@@ -113,9 +113,10 @@ class Step:
 
 @dataclass
 class Trace:
-    """The recorded steps of one pipeline call, in order."""
+    """The recorded steps of one pipeline call, in order, and its micro-conditioning (SDXL's sizes and crops)."""
 
     steps: list[Step] = field(default_factory=list)
+    micro_conditioning: tuple[float, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -137,7 +138,7 @@ class Trace:
 
     def rows(self, indexes: Sequence[int]) -> "Trace":
         """The same trace with only these images, in this order."""
-        return Trace([step.rows(indexes) for step in self.steps])
+        return Trace([step.rows(indexes) for step in self.steps], self.micro_conditioning)
 
 
 @runtime_checkable
@@ -162,7 +163,7 @@ class Detector(Protocol):
 @dataclass(frozen=True)
 class Score:
     """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0. `nearest`: the
-    work or concept that a preview was found most like.
+    work or concept that a preview was found most like. `file`: where the threshold was read.
     """
 
     detector: str
@@ -170,6 +171,7 @@ class Score:
     threshold: float | None
     step: int
     nearest: str | None = None
+    file: str | None = None
 
     @property
     def flagged(self) -> bool | None:

@@ -24,7 +24,7 @@ from shield.mitigations import NullPrompt
 from shield.moves import Moves
 from shield.policy import Policy, decided
 from shield.questions import extra_calls
-from shield.settings import running_setting
+from shield.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import (
     Case,
@@ -82,7 +82,7 @@ class Plan:
     family: Family
     policy: Policy
     thresholds: Sequence[Threshold]
-    model_sha256: str
+    models: Models
     guided: bool
     own_uncond: bool
     screen: Screen | None = None
@@ -102,7 +102,7 @@ class Watcher:
         self.policy, self.family = plan.policy, plan.family
         self._guidance_scale = guidance_scale
         self.trace = Trace()
-        self.timesteps: list[float] = []
+        self.levels: list[tuple[float, float]] = []
         self.seconds, self.calls = 0.0, 0
         self.moves: Moves = {}
         self.settings: dict[Check, Setting] = {}
@@ -188,7 +188,7 @@ class Watcher:
         if self.plan.unreadable is not None:
             self._unjudged(forward)
         elif forward.index < self.policy.horizon:
-            self.timesteps.append(forward.timestep)
+            self.levels.append((forward.timestep, forward.signal))
             scored = self._with_reference(forward)
             if forward.index == 0:
                 self._count(extra_calls(self.policy.needs))
@@ -213,11 +213,15 @@ class Watcher:
         predicted beside it.
         """
         missing = forward.noise_uncond is None
-        if not (self.plan.own_uncond if not missing else self.policy.extra_uncond):
+        if not (self._has_own_uncond(forward) if not missing else self.policy.extra_uncond):
             return forward
         self._count(1)
         rows = range(len(self.images))
         return replace(forward, noise_uncond=forward.rerun(rows, self.null.repeated(len(rows))))
+
+    def _has_own_uncond(self, forward: Forward) -> bool:
+        """Whether the unconditional prediction isn't the empty prompt's beside the conditional one."""
+        return self.plan.own_uncond or forward.other_micro
 
     def _count(self, calls: int) -> None:
         for image in self.images:
@@ -237,7 +241,7 @@ class Watcher:
 
     def _score(self, detector: Detector, forward: Forward) -> None:
         try:
-            threshold = found(self.plan.thresholds, detector, self._setting(forward)).value
+            threshold = found(self.plan.thresholds, detector, self._setting(forward, self.levels))
             values = detector.score(self.trace).tolist()
             if self.policy.on_unscored == "raise" and any(v != v for v in values):
                 raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
@@ -248,7 +252,8 @@ class Watcher:
         blind = self.unasked if "noise_uncond" in detector.needs else frozenset()
         for image, value in zip(self.images, values, strict=True):
             value = float("nan") if image.row in blind else value
-            image.scores.append(Score(detector.name, value, threshold, forward.index))
+            limit, file = (None, None) if threshold is None else (threshold.value, threshold.file)
+            image.scores.append(Score(detector.name, value, limit, forward.index, None, file))
 
     def _uncalibrated(self, detector: Detector) -> list[float]:
         """Scores to show without a threshold; NaN where there is no signal."""
@@ -257,9 +262,9 @@ class Watcher:
         except MissingSignalError:
             return [float("nan")] * len(self.images)
 
-    def _setting(self, forward: Forward) -> Setting:
+    def _setting(self, forward: Forward, levels: Sequence[tuple[float, float]]) -> Setting:
         shape, scale = tuple(forward.latents.shape[1:]), self._guidance_scale()
-        return running_setting(self.pipe, self.plan.model_sha256, shape, self.timesteps, scale)
+        return running_setting(self.pipe, self.plan.models, shape, levels, scale, forward.micro_conditioning)
 
     def _acted(self, forward: Forward) -> dict[int, Tensor]:
         """Decides every open image, and starts to mitigate or block those that were flagged."""
@@ -295,7 +300,8 @@ class Watcher:
         for check, said in zip(self._due, looks, strict=True):
             limit = self._limit(check, forward)
             for image, (value, nearest) in zip(images, said, strict=True):
-                image.scores.append(Score(check.name, value, limit, forward.index, nearest))
+                known = (None, None) if limit is None else (limit.value, limit.file)
+                image.scores.append(Score(check.name, value, known[0], forward.index, nearest, known[1]))
         changed = self._acted(forward)
         for image in mitigated:
             decision = decided(image.scores[-len(self._due) :], (), self.policy)
@@ -314,12 +320,12 @@ class Watcher:
             raise MissingSignalError("A preview shows no picture: the latents hold NaN, or this step predicts none.")
         return looks
 
-    def _limit(self, check: Check, forward: Forward) -> float | None:
+    def _limit(self, check: Check, forward: Forward) -> Threshold | None:
         """The check's threshold at this step; None where there is none and the policy doesn't say to raise."""
-        scale, shape = self._guidance_scale(), tuple(forward.latents.shape[1:])
-        self.settings[check] = running_setting(self.pipe, self.plan.model_sha256, shape, [forward.timestep], scale)
+        setting = self._setting(forward, [(forward.timestep, forward.signal)])
+        self.settings[check] = replace(setting, autoencoder_sha256=self.plan.models.autoencoder)
         try:
-            return found(self.plan.thresholds, check, self.settings[check], "calibrate-watch").value
+            return found(self.plan.thresholds, check, self.settings[check], "calibrate-watch")
         except NotCalibratedError:
             if self.policy.on_unscored == "raise":
                 raise
@@ -357,7 +363,8 @@ class Watcher:
 
     def _weighed(self, forward: Forward, image: Watched) -> tuple[WordWeight, ...]:
         """Which words pull, within the budget of extra calls; none when they can't be told."""
-        uncond = None if forward.noise_uncond is None or self.plan.own_uncond else forward.noise_uncond[[image.row]]
+        is_usable = forward.noise_uncond is not None and not self._has_own_uncond(forward)
+        uncond = forward.noise_uncond[[image.row]] if is_usable and forward.noise_uncond is not None else None
         if image.prompt is None or image.extra_calls + (uncond is None) >= self.policy.extra_calls:
             return ()
         structure = "noise_gap" not in {score.detector for score in image.scores if score.flagged}
@@ -406,7 +413,7 @@ class Watcher:
         alone = replace(forward, latents=forward.latents[[image.row]])
         limits = [self._limit(check, forward) for check in self._due]
         values = [said[0][0] for said in self._looks(alone, prediction, [0])]
-        return all(limit is not None and value <= limit for value, limit in zip(values, limits, strict=True))
+        return all(limit is not None and value <= limit.value for value, limit in zip(values, limits, strict=True))
 
     def _holds(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
         """Whether every detector that has a threshold passes the image with this prediction at the current step."""
@@ -429,7 +436,7 @@ class Watcher:
     def _emptied(self, forward: Forward, image: Watched) -> Tensor:
         """The empty prompt from here on. Free when the unconditional half is the empty prompt's."""
         image.swap = self.null
-        if forward.noise_uncond is not None and not self.plan.own_uncond:
+        if forward.noise_uncond is not None and not self._has_own_uncond(forward):
             return forward.noise_uncond[[image.row]]
         image.extra_calls += 1
         return forward.rerun([image.row], self.null)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,17 +12,17 @@ from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_t
 from shield.custody import Custody
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.families import Family, family_of
-from shield.fingerprint import model_sha256
 from shield.gallery import Gallery
-from shield.intercept import denoiser_of, intercepted, once_more, watched_layers
+from shield.intercept import intercepted, once_more, watched_layers
 from shield.load import load
+from shield.model_names import is_same
 from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.policy import Policy
 from shield.prediction import refuse_unreadable, unreadable
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.running import alone
-from shield.settings import setting_of
+from shield.settings import Models, RecognizedModels, setting_of
 from shield.stand_in import StandIn
 from shield.thresholds import Threshold
 from shield.types import Nearest, Screen, Verdict
@@ -62,7 +63,9 @@ class Shield(StandIn):
     what it can't judge).
     """
 
-    __slots__ = ("__weakref__", "_fingerprint", "_watched", "concepts", "gallery", "pipe", "policy", "thresholds")
+    __slots__ = (
+        "__weakref__", "_own", "_recognized", "_watched", "concepts", "gallery", "pipe", "policy", "thresholds",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,7 +79,8 @@ class Shield(StandIn):
         self.policy: Policy = policy  # type: ignore[assignment]
         self.gallery, self.concepts = gallery, concepts
         self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
-        self._fingerprint: tuple[Any, str] | None = None
+        self._recognized = RecognizedModels()
+        self._own: str | None = None
         self._watched: tuple[Any, Watch | None] | None = None
         self._refuse_uncalibrated()
 
@@ -172,7 +176,7 @@ class Shield(StandIn):
             family=self.family,
             policy=self.policy,
             thresholds=self.thresholds,
-            model_sha256=self.model_sha256,
+            models=self._models(),
             guided=not stacked and separate and scale > 1.0,
             own_uncond=negative or any(given),
             screen=self.concepts,
@@ -206,24 +210,32 @@ class Shield(StandIn):
 
     @property
     def model_sha256(self) -> str:
-        """The denoiser's fingerprint, made again when its parameters were exchanged or written to."""
-        denoiser = denoiser_of(self.pipe)
-        state = [(name, 0 if p.is_inference() else p._version) for name, p in denoiser.named_parameters()]
-        if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = (state, model_sha256(denoiser))
-        return self._fingerprint[1]
+        """The denoiser's name (shield/fingerprint.py), looked up anew when it has changed. Where text encoders or
+        ControlNet are no longer those that were wrapped, a name of both.
+        """
+        models = self._models()
+        if models.conditioning == self._own:
+            return models.denoiser
+        return sha256(f"{models.denoiser} {models.conditioning}".encode()).hexdigest()
+
+    def _models(self) -> Models:
+        """Names of what runs now."""
+        models = self._recognized.of(self.pipe, watched=self._watch() is not None)
+        self._own = self._own or models.conditioning
+        return models
 
     def _refuse_uncalibrated(self) -> None:
         if self.policy.on_unscored != "raise":
             return
-        made = {t.detector for t in self.thresholds if t.setting.model_sha256 == self.model_sha256}
+        models = self._models()
+        made = {t.detector for t in self.thresholds if is_same(t.setting.model_sha256, models.denoiser)}
         needed = [(detector.name, "calibrate") for detector in self.policy.detectors]
         watch = self._watch()
         needed += [(check.name, "calibrate-watch") for check in (watch.checks if watch else ())]
         for name, command in needed:
             if name not in made:
                 raise NotCalibratedError(
-                    f"{name} was never calibrated for this checkpoint ({self.model_sha256[:12]}); "
+                    f"{name} was never calibrated for this checkpoint ({models.denoiser[:12]}); "
                     f"run `diffshield {command}`, or choose a policy with on_unscored='block' or 'pass'."
                 )
 

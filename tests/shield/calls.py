@@ -7,9 +7,9 @@ import torch
 from shield.calibrate import Sampling, calibrate
 from shield.detectors import StructureGap
 from shield.families import family_of
-from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
 from shield.prediction import prediction_type
+from shield.settings import models_of
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "ab"]
 NEGATIVES = [f"{i} cat {i * i}" for i in range(25)]
@@ -39,7 +39,7 @@ def thresholds(pipe, value=None, detectors=DETECTORS, more=()):
     small = {"height": 64, "width": 64, "max_sequence_length": 16} if flux else {}
     whole = {k: v[:1] * BATCH if isinstance(v, list) else v for k, v in {**small, **dict(more)}.items()}
     sampling = Sampling(STEPS, 3.5 if flux else 5.0, BATCH, tuple(whole.items()))
-    key = (type(pipe), model_sha256(denoiser_of(pipe)), prediction_type(pipe.scheduler), tuple(detectors))
+    key = (type(pipe), models_of(pipe), prediction_type(pipe.scheduler), tuple(detectors))
     if key not in _calibrated:
         _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", sampling)
     made = _calibrated[key]
