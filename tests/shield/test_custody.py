@@ -244,7 +244,8 @@ def interrupt(pipe, tensors):
 def test_an_image_that_no_detector_scored_is_not_judged(pipe, policy, status):
     """Three steps are read, and the call is interrupted after the first."""
     shield = Shield(pipe, "monitor", thresholds=[])
-    shield.policy = replace(preset(policy), detectors=(StructureGap(first_k=3),))  # the constructor wants a threshold for "raise"
+    # Set later, because the constructor wants a threshold where the policy says to raise.
+    shield.policy = replace(preset(policy), detectors=(StructureGap(first_k=3),))
     call = options(1, callback_on_step_end=at(0, interrupt))
     if status is None:
         with pytest.raises(MissingSignalError, match="structure_gap couldn't judge"):
