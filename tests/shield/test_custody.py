@@ -201,17 +201,12 @@ def test_a_mask_that_is_exchanged_under_way():
     pipe = tiny_variant(StableDiffusionInpaintPipeline, "text")
     call = {"prompt": "the cat", "image": PICTURE, "mask_image": MASK, **options(1, num_inference_steps=4)}
 
-    def swap(pipe, step, timestep, tensors):
-        tensors["latents"] = tensors["latents"].flip(-1) if step == 1 else tensors["latents"]
-        return {**tensors, "mask": torch.zeros(2, 1, 8, 8)} if step == 2 else tensors
-
     def mask_alone(pipe, step, timestep, tensors):
         return {"mask": torch.zeros(2, 1, 8, 8)} if step == 1 else tensors
 
     assert told(pipe, call) == []
-    for callback in (swap, mask_alone):
-        changed = {**call, "generator": noises(1), "callback_on_step_end": callback}
-        assert "changed the latents" in told(pipe, changed)[0]
+    changed = {**call, "generator": noises(1), "callback_on_step_end": mask_alone}
+    assert "changed the latents after step 3" in told(pipe, changed)[0]
 
 
 def test_a_step_that_was_replaced_before_the_call(pipe):
@@ -245,15 +240,12 @@ def interrupt(pipe, tensors):
     return {}
 
 
-class ThreeSteps(StructureGap):
-    first_k = 3
-
-
 @pytest.mark.parametrize("policy, status", [("strict", "blocked"), ("monitor", "passed"), ("balanced", None)])
 def test_an_image_that_no_detector_scored_is_not_judged(pipe, policy, status):
     """Three steps are read, and the call is interrupted after the first."""
     shield = Shield(pipe, "monitor", thresholds=[])
-    shield.policy = replace(preset(policy), detectors=(ThreeSteps(),))  # the constructor wants a threshold for "raise"
+    # Set later, because the constructor wants a threshold where the policy says to raise.
+    shield.policy = replace(preset(policy), detectors=(StructureGap(first_k=3),))
     call = options(1, callback_on_step_end=at(0, interrupt))
     if status is None:
         with pytest.raises(MissingSignalError, match="structure_gap couldn't judge"):
@@ -263,12 +255,10 @@ def test_an_image_that_no_detector_scored_is_not_judged(pipe, policy, status):
     assert (verdict.status, verdict.scored) == (status, False) and "couldn't judge" in verdict.reasons[0]
 
 
-@pytest.mark.parametrize("named", ["negative_prompt_embeds", "negative_pooled_prompt_embeds"])
-def test_half_of_a_negative_prompt_guides_nothing_in_flux(named):
-    """Flux takes its embeddings together alone; the prompt is judged and mitigated as without them."""
+def test_half_of_a_negative_prompt_guides_nothing_in_flux():
+    """Flux takes a negative prompt's embeddings together alone; the prompt is judged and mitigated as without them."""
     pipe, call = made("flux")
-    shape = (3, 16, 16) if named == "negative_prompt_embeds" else (3, 16)
-    more = {"true_cfg_scale": 3.0, named: torch.zeros(shape)}
+    more = {"true_cfg_scale": 3.0, "negative_pooled_prompt_embeds": torch.zeros(3, 16)}
     policy = Policy(extra_uncond=True, mitigations=(NullPrompt(),))
     shield = Shield(pipe, policy, concepts=Concepts([Concept("anna")]), thresholds=limits(pipe, "flux", 1e9))
     output = shield(**call(**more))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPImageProcessor
 
 from shield import Gallery, Shield
 from shield.errors import TraceError
@@ -97,6 +98,33 @@ def test_an_observer_of_the_first_run_is_not_shown_the_second(pipe):
             pipe("a dog", **options(1))
         pipe("a dog", **options(1))
         pipe("a dog", **options(1))
+
+
+class BlackensTheSecond(torch.nn.Module):
+    """A safety checker that finds everything wrong the second time."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.one = 0, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, clip_input):
+        self.calls += 1
+        found = self.calls == 2
+        return (images * 0 if found else images), [found] * len(images)
+
+
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_what_a_pipeline_says_about_a_picture_is_taken_with_it(pipe, return_dict):
+    gallery = gallery_of(pipe)
+    pipe.safety_checker, side = BlackensTheSecond(), {"height": 8, "width": 8}
+    pipe.feature_extractor = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=side)
+    result = Shield(pipe, NULL, gallery, thresholds=thresholds(pipe, 1e9))(
+        PROMPTS, **options(4, return_dict=return_dict)
+    )
+    images, found = (result.images, result.nsfw_content_detected) if return_dict else result
+    assert found == [False, False, False, True] == [float(image.max()) == 0.0 for image in images]
 
 
 def test_monitor_draws_once(pipe):

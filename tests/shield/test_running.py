@@ -41,7 +41,7 @@ def assert_threads_agree(shields, drawn, threads=8, calls=5, kinds=8):
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(drawn, [shields[n % len(shields)] for n in range(len(numbers))], numbers))
     for number, (latents, *verdict) in zip(numbers, found, strict=True):
-        assert np.array_equal(latents, want[number][0]) and verdict == want[number][1:]
+        assert np.array_equal(latents, want[number][0]) and tuple(verdict) == want[number][1:]
     assert {status for _, status, *_ in found} == {"passed", "mitigated"}
     for safe in shields:
         assert not {"step", "add_noise", "scale_model_input"} & set(vars(safe.pipe.scheduler))
