@@ -17,6 +17,7 @@ from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
 from probes.audit import TWINS, Plan
 from probes.panel import Sizes
+from probes.paths import takes_paths
 from probes.report import CONTROLS, write_report
 from probes.runs import sha256_of, write_json
 from probes.types import UnitMask
@@ -33,6 +34,7 @@ AGAINST = {"attacked": "Against", "hardened_attacked": "Hardened, against"}
 UNPRUNED = "No mask was given: the model was attacked as it is."
 
 
+@takes_paths
 def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] | None = None,
            init: str = "caption", init_prompt: str | None = None, batch: int = AdversarialEmbedding.batch,
            plan: Plan = ATTACK, method: str = AdversarialEmbedding.name, resume: bool = False,

@@ -78,6 +78,7 @@ from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
+from probes.paths import takes_paths
 from probes.progress import bars
 from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
@@ -132,6 +133,7 @@ class Audited:
     summary: dict[str, Any] = field(repr=False)
 
 
+@takes_paths
 def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = None, column: str | None = None,
           limit: int | None = None, twin: str | None = None, device: str = "auto", resume: bool = False,
           plan: Plan | None = None, show_progress: bool = True) -> Audited:

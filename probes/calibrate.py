@@ -9,13 +9,16 @@ from PIL import Image
 
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.negatives import KINDS, dev_negatives
+from probes.paths import takes_paths
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
+from shield.load import SHIPPED
 from shield.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import Threshold, save_threshold
 
 
+@takes_paths
 def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
                         negatives: Sequence[str] = KINDS, seeds: Sequence[int], fpr: float,
                         steps: int | None = None, guidance_scale: float | None = None, batch_size: int = 16,
@@ -34,7 +37,7 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
         raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
-    if prompts is None and not model.startswith("testbed"):
+    if prompts is None and model not in SHIPPED:
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
     pipe = load(model, device=device)
     captions = [target.prompt for target in read_prompts(prompts)] if prompts else \
@@ -54,6 +57,7 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
     return {save_threshold(threshold, out): threshold for threshold in thresholds}
 
 
+@takes_paths
 def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0, margin: float = 0.5
                      ) -> list[Calibration]:
     """Thresholds of tiled L2 and PDQ from a folder of pictures that don't copy each other (the testbed has its own).

@@ -13,6 +13,7 @@ from probes.audit import TWINS
 from probes.generate import generate
 from probes.metrics import ReferenceIndex
 from probes.models import load
+from probes.paths import takes_paths
 from probes.runs import record_id
 from probes.sampling import usual_sampling
 from probes.scan import reference_picture
@@ -38,6 +39,7 @@ class Request:
         return record_id(config, self.prompt, self.seed)
 
 
+@takes_paths
 def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, Any]:
     """Make the shielded picture, and with ``compare`` the others; write them to ``out``; say what happened.
 

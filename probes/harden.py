@@ -19,6 +19,7 @@ from probes.fine_tuning import FineTuning, save_hardened
 from probes.hardeners import HARDENERS
 from probes.hardening import Hardening
 from probes.panel import Sizes, with_dev
+from probes.paths import takes_paths
 from probes.report import write_report
 from probes.runs import sha256_of, write_json
 from probes.types import UnitMask
@@ -29,6 +30,7 @@ HARDEN = Plan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tu
 UNPRUNED = "No mask was given: surrogates come from the model as it is, and borrowed pictures replace copies."
 
 
+@takes_paths
 def harden(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] = STEPS,
            plan: Plan = HARDEN, save: Path | None = None, resume: bool = False, show_progress: bool = True) -> Done:
     """Harden the model into the run folder ``out`` and attack it again; the model itself stays bit-equal.

@@ -37,6 +37,7 @@ from probes.loop import Loop
 from probes.metrics import CopyJudge
 from probes.pairs import mean_of_pairs
 from probes.panel import Sizes
+from probes.paths import takes_paths
 from probes.prompts import Target
 from probes.pruners import pruned
 from probes.report import write_report
@@ -67,6 +68,7 @@ class Start:
         return replace(self.work, id=f"{self.work.id}-start{self.number}")
 
 
+@takes_paths
 def locality(out: Path, asked: Asked | None = None, *, mask: Path | None = None, works: int = 4, starts: int = 8,
              masks: Sequence[str] = (FFNSubspace.name,), plan: Plan = LOCALITY, resume: bool = False,
              show_progress: bool = True) -> Done:

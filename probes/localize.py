@@ -27,6 +27,7 @@ from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.models import load
 from probes.panel import Sizes, panel_of_manifest
+from probes.paths import takes_paths
 from probes.progress import bars
 from probes.prompts import read_prompts
 from probes.runs import Run, describe_input, record_id, write_json
@@ -52,6 +53,7 @@ class Localized:
         return self.folder / "mask.safetensors"
 
 
+@takes_paths
 def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.localizer,
              model: str = "testbed", column: str | None = None, limit: int | None = None, seed: int = 7,
              device: str = "auto", resume: bool = False, show_progress: bool = True) -> Localized:

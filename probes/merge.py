@@ -7,6 +7,7 @@ from pathlib import Path
 
 from probes.audit import manifest_of
 from probes.panel import Panel, Sizes, panel_of_manifest
+from probes.paths import takes_paths
 from probes.results import write_results
 from probes.runs import Run
 from probes.scan_prompts import Scanned, summarized
@@ -14,6 +15,7 @@ from probes.shards import merge_stages, merged_records, opened
 from probes.stages import Stages
 
 
+@takes_paths
 def merge(folders: Sequence[Path], out: Path) -> Scanned:
     """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
     runs = opened(folders)

@@ -16,7 +16,7 @@ Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers fo
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the testbed's own, else 5.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
 OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
 OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
 Out = Annotated[Path, typer.Option(help="Run folder to write.")]

@@ -10,6 +10,7 @@ from typing import Any
 
 from probes.early_exit import Boundary, calibrated, prompts_needed
 from probes.errors import EarlyExitError
+from probes.paths import as_path
 from probes.runs import Run
 from probes.stages import Stages
 from shield.errors import BadRequestError, NotCalibratedError
@@ -30,6 +31,7 @@ class EarlyExit:
     pilot: Path | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pilot", as_path(self.pilot))
         if not 0.0 < self.error < 0.5:
             raise BadRequestError(f"An error lies between 0 and 0.5; {self.error:g} was given.")
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from probes.negatives import dev_negatives
+from probes.paths import takes_paths
 from probes.prompts import read_prompts
 from probes.sampling import usual_sampling
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
 from shield.gallery import Gallery
+from shield.load import SHIPPED
 from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
 from shield.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
@@ -26,6 +28,7 @@ NEIGHBORS = 4000  # draws, which bring all 208 kinds
 GROUNDS = ("a blue background", "a pink striped background", "a gray dotted background", "a green checkered background")
 
 
+@takes_paths
 def gallery_at(folder: Path) -> Gallery:
     """A saved gallery, or the pictures of a folder. Raises GalleryError."""
     return Gallery.load(folder) if (folder / "gallery.json").is_file() else Gallery.from_folder(folder)
@@ -73,6 +76,7 @@ def described_in_short(description: str) -> str:
     return description.rsplit(" and ", 1)[0]
 
 
+@takes_paths
 def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *, fpr: float = 0.01) -> Gallery:
     """A gallery whose copy threshold comes from a folder of pictures that copy nothing in it, nor each other.
 
@@ -88,6 +92,7 @@ def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *
     return loaded
 
 
+@takes_paths
 def calibrate_concepts(out: Path | None = None, *, registry: Sequence[Path] = (), openclip: str = "testbed",
                        prompts: Path | None = None, fpr: float = 0.01) -> tuple[Path, Limit]:
     """The limit of the screen by meaning, and its file.
@@ -104,6 +109,7 @@ def calibrate_concepts(out: Path | None = None, *, registry: Sequence[Path] = ()
     return save_limit(limit, out or limits_folder()), limit
 
 
+@takes_paths
 def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: Path | None = None,
                     registry: Sequence[Path] = (), openclip: str | None = None, prompts: Path | None = None,
                     seeds: Sequence[int], fpr: float, preview: str = "linear", schedule: int | None = None,
@@ -118,7 +124,7 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
     from shield.calibrate import Sampling
     from shield.calibrate_watch import calibrate_watch as calibrated_by
 
-    on_testbed = model.startswith("testbed")
+    on_testbed = model in SHIPPED
     if prompts is None and not on_testbed:
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
     works = gallery_at(gallery) if gallery is not None else works_gallery() if on_testbed else None

@@ -17,6 +17,7 @@ from probes.audit import Plan
 from probes.errors import MaskError
 from probes.metrics.statistics import bootstrap_mean
 from probes.panel import Sizes
+from probes.paths import takes_paths
 from probes.pruners import save_pruned
 from probes.report import write_report
 from probes.runs import Record, sha256_of, write_json
@@ -27,6 +28,7 @@ from probes.verbs import Asked, Done, mask_file, opened, read_mask
 PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
 
 
+@takes_paths
 def prune(mask: Path, out: Path, asked: Asked | None = None, *, plan: Plan = PRUNE, ks: Sequence[float] = (),
           save: Path | None = None, resume: bool = False, show_progress: bool = True) -> Done:
     """Compare the model with its pruned self into the run folder ``out``; the model itself stays bit-equal.

@@ -116,7 +116,8 @@ class Run:
             raise RunError(f"There is a run in {folder} already. Add --resume to continue it, or choose another --out.")
         now = _now()
         about = {"schema": SCHEMA, "kind": kind, "status": "running", "created": now, "updated": now,
-                 "config": _round_trip(config), "passed": _round_trip(passed), "model": _round_trip(model or {}),
+                 "config": _round_trip(config), "passed": _round_trip(passed),
+                 "model": _round_trip(_with_values(model or {})),
                  "seeds": list(seeds), "inputs": _round_trip(inputs), "versions": versions(),
                  "git_commit": git_commit(), "command": list(sys.argv), "resumed": [], "error": None}
         try:
@@ -148,8 +149,11 @@ class Run:
         return cls(folder, about)
 
     @classmethod
-    def resume(cls, folder: Path | str, config: Mapping[str, Any], *, inputs: Sequence[Mapping[str, str]] = ()) -> Run:
-        """Open an existing run for appending. RunError if configuration or inputs differ from those it began with."""
+    def resume(cls, folder: Path | str, config: Mapping[str, Any], *, inputs: Sequence[Mapping[str, str]] = (),
+               model: Mapping[str, Any] | None = None) -> Run:
+        """Open an existing run for appending. RunError if configuration, inputs or model differ from those it began
+        with. Which weights a run of an older version began with isn't known, and not compared.
+        """
         run = cls.open(folder)
         difference = _difference(run.config, _round_trip(config))
         if difference:
@@ -158,6 +162,9 @@ class Run:
         then, now = [[given["sha256"] for given in given_inputs] for given_inputs in (run.about["inputs"], inputs)]
         if then != now:
             raise RunError(f"The inputs of {run.folder} have changed since it began. Choose another --out.")
+        if not is_of_model(run, model or {}):
+            raise RunError(f"{run.folder} was begun with other weights than {(model or {}).get('name')} has now. "
+                           "Resume with the model it began with, or choose another --out.")
         run._file = _open_records(run.folder)
         run._update(status="running", resumed=[*run.about["resumed"], _now()], error=None)
         return run
@@ -167,7 +174,7 @@ class Run:
               inputs: Sequence[Mapping[str, str]] = (), **about: Any) -> Run:
         """Resume if asked to and there is something to resume, create otherwise."""
         if resume and (Path(folder) / "run.json").exists():
-            return cls.resume(folder, config, inputs=inputs)
+            return cls.resume(folder, config, inputs=inputs, model=about.get("model"))
         return cls.create(folder, config, kind=kind, inputs=inputs, **about)
 
     @property
@@ -229,6 +236,27 @@ class Run:
         else:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             self.finish("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+
+
+def is_of_model(run: Run, model: Mapping[str, Any]) -> bool:
+    """Whether a run worked with these weights; True where it doesn't say, or `model` doesn't."""
+    from shield.model_names import introduce, is_same
+
+    then, now = run.about["model"], _with_values(model)
+    if None in (then.get("sha256"), now.get("sha256")) or then["sha256"] == now["sha256"]:
+        return True
+    if then.get("values") is None:
+        return now.get("values") is not None
+    introduce(then["sha256"], then["values"])
+    return is_same(then["sha256"], now["sha256"])
+
+
+def _with_values(model: Mapping[str, Any]) -> dict[str, Any]:
+    """With what the model is known by (shield/model_names.py), where this process met it."""
+    from shield.model_names import values_of
+
+    values = model.get("values") or values_of(model.get("sha256") or "")
+    return dict(model) if values is None else {**model, "values": values}
 
 
 def versions() -> dict[str, str]:

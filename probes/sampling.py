@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
-from shield.load import SHIPPED
+from shield.errors import WeightsError
+from shield.load import SHIPPED, split_name
 
 
 def usual_sampling(model: str, pipe: Any, steps: int | None = None, guidance_scale: float | None = None
                    ) -> tuple[int, float]:
     """Steps and guidance scale: what is given, else the model's own."""
+    return _usual(model, type(pipe), steps, guidance_scale)
+
+
+def verb_sampling(model: str, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
+    """The same for a probe that has no pipeline yet, so that thresholds made with the defaults hold for it.
+
+    Of a model that can't be found, which loading it says, 25 steps and guidance 5.
+    """
+    kind = None if model in SHIPPED or None not in (steps, guidance_scale) else _pipeline_class(model)
+    if kind is None and model not in SHIPPED:
+        return 25 if steps is None else steps, 5.0 if guidance_scale is None else guidance_scale
+    return _usual(model, kind, steps, guidance_scale)
+
+
+def _usual(model: str, kind: Any, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
     if model in SHIPPED:
         from probes.testbed.manifest import load_manifest
 
         own = load_manifest().sampling
         usual = {"num_inference_steps": own["steps"], "guidance_scale": own["guidance_scale"]}
     else:
-        parameters = inspect.signature(type(pipe).__call__).parameters
+        parameters = inspect.signature(kind.__call__).parameters
         usual = {name: parameters[name].default for name in ("num_inference_steps", "guidance_scale")}
     return (usual["num_inference_steps"] if steps is None else steps,
             usual["guidance_scale"] if guidance_scale is None else guidance_scale)
 
 
-def verb_sampling(model: str, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
-    """The same for a probe that has no pipeline yet: what is given, the testbed's own, else 25 steps and guidance 5."""
-    if model in SHIPPED:
-        return usual_sampling(model, None, steps, guidance_scale)
-    return 25 if steps is None else steps, 5.0 if guidance_scale is None else guidance_scale
+def _pipeline_class(model: str) -> Any:
+    """The class that a model's configuration names, read without its weights; None where there is none."""
+    import diffusers
+
+    from shield.single_file import index_of
+
+    place = Path(split_name(model)[0]).expanduser()
+    try:
+        index = index_of(place)[1] if place.is_file() else diffusers.DiffusionPipeline.load_config(str(place))
+    except (OSError, ValueError, WeightsError):
+        return None
+    return getattr(diffusers, str(index.get("_class_name")), None)

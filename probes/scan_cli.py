@@ -42,7 +42,7 @@ def scan(
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
     schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the "
-                                                             "testbed's own, else 25.")] = None,
+                                                             "model's own.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
     guidance: Guidance = None,
     batch: Annotated[str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")

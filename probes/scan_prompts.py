@@ -15,13 +15,15 @@ from typing import Any
 from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
+from probes.errors import EarlyExitError
 from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
+from probes.paths import takes_paths
 from probes.pilot import EarlyExit, boundary_of
 from probes.progress import bars
 from probes.prompts import Target, each_prompt, read_prompts
 from probes.results import write_results
-from probes.runs import Run, describe_input, write_json
+from probes.runs import Run, describe_input, is_of_model, write_json
 from probes.scan import (
     Sampling,
     aligned,
@@ -90,6 +92,7 @@ class Prompts:
         return with_truth(each_prompt(self._file, column=self._column, limit=self._limit), self.manifest)
 
 
+@takes_paths
 def scan(prompts: Path | None, out: Path, *, model: str = "testbed", column: str | None = None,
          limit: int | None = None, seeds: Sequence[int] = (500,), detectors: Sequence[str] = Plan.detectors,
          steps: int = 1, pictures: bool = False, sampling: Sampling | None = None, device: str = "auto",
@@ -126,7 +129,8 @@ def scan(prompts: Path | None, out: Path, *, model: str = "testbed", column: str
     config |= {"early_exit": asdict(boundary) if boundary else None,
                "shard": [shard.index, shard.of] if shard else None}
     reading = replace(reading, boundary=boundary)
-    return _scores(source, out, config, reading, hardware, shard or Shard(), resume, show_progress)
+    pilot = early_exit.pilot if early_exit else None
+    return _scores(source, out, config, reading, hardware, shard or Shard(), resume, show_progress, pilot)
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
@@ -138,14 +142,16 @@ def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
 
 
 def _scores(source: Prompts, out: Path, config: dict[str, Any], reading: Reading, hardware: Hardware, shard: Shard,
-            resume: bool, show_progress: bool) -> Scanned:
-    """Scores of the shard's prompts. EngineError for an unknown engine."""
+            resume: bool, show_progress: bool, pilot: Path | None = None) -> Scanned:
+    """Scores of the shard's prompts. EngineError for an unknown engine, EarlyExitError for another model's pilot."""
     seeds, together = config["seeds"], config["early_exit"] is not None
     total = shard.count(source.count) * (1 if together else len(seeds))
     with _engine(reading, hardware) as engine, bars(show_progress) as track:
         started = engine.started(next(iter(source)))
-        with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds,
-                       model={"name": reading.model, "sha256": started.sha256}) as run:
+        about = {"name": reading.model, "sha256": started.sha256, "values": started.values}
+        if pilot is not None and not is_of_model(Run.open(pilot), about):
+            raise EarlyExitError(f"The pilot {pilot} was made with other weights than {reading.model} has now.")
+        with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds, model=about) as run:
             stages = Stages(run.folder)
             run.note(hardware={**asdict(hardware), "batch_size": started.batch_size})
 

@@ -20,6 +20,7 @@ from probes.prompts import Target
 from probes.scan import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
 from probes.types import Subject
 from shield.detectors import DETECTORS
+from shield.model_names import values_of
 from shield.thresholds import options_of
 from shield.types import Detector
 
@@ -71,10 +72,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker found: the model's fingerprint and the batch it works with."""
+    """What a worker found: the model's name, what it is known by, and the batch it works with."""
 
     sha256: str
     batch_size: int
+    values: str | None = None
 
 
 class Scorer:
@@ -104,7 +106,7 @@ class Scorer:
             self.batch_size = CPU_BATCH
         else:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
-        return Started(self.sha256, self.batch_size)
+        return Started(self.sha256, self.batch_size, values_of(self.sha256))
 
     def score(self, items: Sequence[Item]) -> Scored:
         """Every item with its first seed, then those that are undecided with the next one, and so on."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probes.errors import ShardError
-from probes.runs import Record, Run, write_json
+from probes.runs import Record, Run, is_of_model, write_json
 from shield.errors import BadRequestError
 
 Item = TypeVar("Item")
@@ -80,9 +80,10 @@ def opened(folders: Sequence[Path]) -> list[Run]:
         if run.status != "complete":
             raise ShardError(f"{run.folder} is {run.status}, not complete. Go on with it: add --resume to its command.")
     runs.sort(key=lambda run: run.config["shard"])
-    about = [({**run.config, "shard": None}, run.about["model"], [one["sha256"] for one in run.about["inputs"]])
-             for run in runs]
-    other = next((run for run, one in zip(runs, about, strict=True) if one != about[0]), None)
+    about = [({**run.config, "shard": None}, run.about["model"].get("name"),
+              [one["sha256"] for one in run.about["inputs"]]) for run in runs]
+    other = next((run for run, one in zip(runs, about, strict=True)
+                  if one != about[0] or not is_of_model(run, runs[0].about["model"])), None)
     if other is not None:
         raise ShardError(f"{other.folder} and {runs[0].folder} aren't shards of one scan: options, model or prompts "
                          "differ.")

@@ -18,9 +18,12 @@ from probes.errors import MaskError
 from probes.tensor_files import write_tensors
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
+from shield.model_names import introduce, values_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MODEL_VALUES = "model_values"  # in a mask's meta: what its model is known by
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something long runs."""
@@ -110,7 +113,9 @@ class UnitMask:
     def save(self, path: Path) -> None:
         """Write as safetensors (one byte a weight) with ``meta`` in its header; replaces the file in one step."""
         tensors = {name: mask.to(torch.uint8) for name, mask in self.masks.items()}
-        write_tensors(path, tensors, {"unit_mask": "1", "meta": json.dumps(dict(self.meta))})
+        values = values_of(self.meta.get("model_sha256", ""))
+        meta = {**self.meta, **({} if values is None else {MODEL_VALUES: values})}
+        write_tensors(path, tensors, {"unit_mask": "1", "meta": json.dumps(meta)})
 
     @classmethod
     def load(cls, path: Path) -> UnitMask:
@@ -128,6 +133,9 @@ class UnitMask:
                 raise ValueError("its tensors aren't bytes")
             if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
                 raise ValueError("its meta isn't a table of texts")
+            values = meta.pop(MODEL_VALUES, None)
+            if "model_sha256" in meta:
+                introduce(meta["model_sha256"], values)
             return cls({name: tensor.bool() for name, tensor in tensors.items()}, meta)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise MaskError(f"{path} can't be read as a mask: {error}") from error

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from probes.audit import Plan, copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
+from probes.errors import MaskError
 from probes.generate import encode_prompts
 from probes.loop import Known, Loop
 from probes.metrics import Alignment
 from probes.models import load
 from probes.panel import Panel, panel_of_manifest, panel_of_prompts
+from probes.paths import as_path
 from probes.progress import bars
 from probes.prompts import Target, read_prompts
 from probes.runs import Run, describe_input
 from probes.types import Criterion, Subject, UnitMask
+from shield.model_names import is_same
 
 SEARCHING = ("attack", "harden", "locality")
 
@@ -39,6 +42,10 @@ class Asked:
     twin: str | None = None
     openclip: Path | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "nonmembers", "benign", "openclip"):
+            object.__setattr__(self, name, as_path(getattr(self, name)))
 
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
@@ -100,8 +107,9 @@ def opened(kind: str, out: Path, asked: Asked, plan: Plan, mask: UnitMask, more:
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
-    if mask.meta.get("model_sha256", sha256) != sha256:
-        limits += ("The mask was located in a model with other weights than this one.",)
+    if not is_same(mask.meta.get("model_sha256", sha256), sha256):
+        raise MaskError(f"This mask was located in another model than {asked.model}: the weights differ. Make one for "
+                        f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}.")
     twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
     known = Known(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
     options = {name: value for name, value in asdict(asked).items() if name != "device"}

@@ -97,7 +97,7 @@ class Recognized:
     def _is_built_as_before(self, modules: list[nn.Module]) -> bool:
         if len(modules) != len(self._modules) or any(a is not b for a, b in zip(modules, self._modules, strict=True)):
             return False
-        if sum(map(len, self._holders)) != len(self._slots):
+        if sum(map(len, self._holders)) != self._count:
             return False
         return all(holder.get(key) is value for holder, key, value in self._slots)
 
@@ -105,7 +105,9 @@ class Recognized:
         parts = [part for module in modules for part in module.modules()]
         self._state, self._modules = None, modules
         self._holders = [vars(p)[kind] for p in parts for kind in ("_modules", "_parameters", "_buffers")]
-        self._slots = [(holder, key, value) for holder in self._holders for key, value in holder.items()]
+        self._count = sum(map(len, self._holders))
+        slots = [(holder, key, value) for holder in self._holders for key, value in holder.items()]
+        self._slots = [one for one in slots if not getattr(one[2], "is_meta", False)]  # made anew by each offload
         self._switched = [part for module in modules for part in switched(module)]
         tensors = [(part, key, value) for part in parts for kind in ("_parameters", "_buffers")
                    for key, value in vars(part)[kind].items() if value is not None]  # fmt: skip

@@ -87,7 +87,7 @@ class RayActors:
         except self._lost as error:
             raise EngineError(f"A worker was lost while it loaded {self._reading.model}: {first_line(error)}"
                               ) from error
-        return Started(found[0].sha256, min(one.batch_size for one in found))
+        return Started(found[0].sha256, min(one.batch_size for one in found), found[0].values)
 
     @property
     def _lost(self) -> tuple[type[Exception], ...]:

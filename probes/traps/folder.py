@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import TrapError
+from probes.paths import takes_paths
 from probes.runs import sha256_of
 
 FORMAT = 1
@@ -43,6 +44,7 @@ class Traps:
         return sum(trap.copies is None for trap in self.traps)
 
 
+@takes_paths
 def read_traps(folder: Path) -> Traps:
     """The traps of a folder written by make. TrapError if it is none, or if a file is missing or altered."""
     path = folder / MANIFEST

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from probes.errors import TrapError
+from probes.paths import takes_paths
 from probes.progress import bars
 from probes.runs import sha256_of, write_json
 from probes.testbed.paintings import MANNERS
@@ -64,6 +65,7 @@ class Ladder:
         return self.count * len(self.copies) + self.held_back
 
 
+@takes_paths
 def make(out: Path, ladder: Ladder | None = None, *, seed: int | None = None, show_progress: bool = True
          ) -> dict[str, Any]:
     """Write the traps to an empty or new folder; returns folder, counts and the manifest's sha256.

@@ -26,6 +26,7 @@ from probes.errors import TrapError
 from probes.generate import encode_pictures, encode_prompts
 from probes.metrics.statistics import auroc
 from probes.models import load
+from probes.paths import takes_paths
 from probes.progress import bars
 from probes.runs import Record, Run, describe_input, record_id, write_json
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
@@ -75,6 +76,7 @@ class Trial:
     summary: dict[str, Any]
 
 
+@takes_paths
 def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure | None = None,
           device: str = "auto", resume: bool = False, show_progress: bool = True) -> Trial:
     """Measure every trap with the model and compare, into the run folder ``out``.

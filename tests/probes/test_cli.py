@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from probes.calibrate import calibrate_detectors
 from probes.cli import SPINS, app
 from probes.compare import Request, side_by_side, was_flagged
 from probes.negatives import negative_captions
 from probes.runs import Run
-from probes.sampling import usual_sampling
+from probes.sampling import usual_sampling, verb_sampling
 from probes.testbed.manifest import load_manifest
+from shield.errors import BadRequestError
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
@@ -231,6 +233,27 @@ def test_sampling_is_the_models_own_unless_given(testbed: Path, monkeypatch: pyt
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(testbed))
     assert usual_sampling("testbed", None) == (25, 5.0) and usual_sampling("testbed", None, 3, 2.0) == (3, 2.0)
     assert usual_sampling("folder", tiny_sd()) == (50, 7.5) and usual_sampling("folder", tiny_sd(), 4) == (4, 7.5)
+
+
+def test_thresholds_made_with_the_defaults_hold_for_a_scan_with_the_defaults(tmp_path: Path) -> None:
+    """Also in a folder whose name begins like ours, whose negatives nobody knows."""
+    folder, prompts = tmp_path / "testbed-mine", tmp_path / "p.txt"
+    tiny_sd().save_pretrained(folder)
+    prompts.write_text("the cat\na dog\n")
+    assert verb_sampling(str(folder), None, None) == usual_sampling(str(folder), tiny_sd()) == (50, 7.5)
+    assert verb_sampling(str(tmp_path / "none"), None, None) == (25, 5.0)
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        with pytest.raises(BadRequestError, match="--prompts"):
+            calibrate_detectors("testbed-mine", ["structure_gap"], "t", seeds=[0], fpr=0.5, device="cpu")
+        patch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path))
+        calibrate_detectors(str(folder), ["structure_gap"], tmp_path / "thresholds", prompts=prompts, seeds=[0, 1],
+                            fpr=0.5, device="cpu")
+        done = call("scan", prompts, "--out", tmp_path / "run", "--model", folder, "--detectors", "structure_gap",
+                    "--device", "cpu", "--json", DIFFSHIELD_WEIGHTS=tmp_path)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert json.loads(done.stdout)["summary"]["threshold"] is not None
 
 
 @pytest.mark.slow

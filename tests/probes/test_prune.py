@@ -126,6 +126,13 @@ def test_mistakes_leave_no_run(tmp_path, located):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mask_of_another_model_is_refused(tmp_path, located):
+    with pytest.raises(MaskError, match="located in another model than testbed-clean"):
+        prune(located.folder, str(tmp_path / "run"), replace(ASKED, model="testbed-clean"), plan=PLAN,
+              show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_verb_names_its_report(tmp_path, located):
     arguments = ["prune", str(located.folder), "--out", str(tmp_path / "run"), "--seeds", "1", "--steps", "1",
                  "--device", "cpu"]

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probes.runs as runs
 from probes.runs import Run, RunError, record_id
+from shield import model_names
+from shield.fingerprint import model_sha256
+from tests.tiny import tiny_sd
 
 CONFIG = {"model": "testbed", "steps": 25, "seeds": (0, 1)}
 
@@ -136,6 +140,24 @@ def test_resume_notices_that_an_input_changed(tmp_path: Path) -> None:
     prompts.write_text("a dog\n")
     with pytest.raises(RunError, match="inputs of .* have changed"):
         Run.resume(tmp_path / "run", CONFIG, inputs=[runs.describe_input(prompts)])
+
+
+def test_a_run_of_another_model_is_not_resumed(tmp_path: Path) -> None:
+    """Weights in another precision are the same model; what an older version wrote isn't compared."""
+    pipe = tiny_sd(seed=21)
+    one = {"name": "mine", "sha256": model_sha256(pipe.unet)}
+    Run.start(tmp_path / "run", CONFIG, resume=True, kind="scan", model=one).finish("interrupted")
+    model_names._met.clear()
+    model_names._exact.clear()
+    other = {"name": "mine", "sha256": model_sha256(tiny_sd(seed=22).unet)}
+    with pytest.raises(RunError, match="other weights than mine has now"):
+        Run.start(tmp_path / "run", CONFIG, resume=True, kind="scan", model=other)
+    same = {"name": "mine", "sha256": model_sha256(pipe.unet.to(torch.bfloat16))}
+    Run.start(tmp_path / "run", CONFIG, resume=True, kind="scan", model=same).finish("interrupted")
+    about = json.loads((tmp_path / "run/run.json").read_text())
+    del about["model"]["values"]
+    (tmp_path / "run/run.json").write_text(json.dumps(about))
+    Run.start(tmp_path / "run", CONFIG, resume=True, kind="scan", model=other).finish()
 
 
 def test_start_resumes_only_when_asked(tmp_path: Path) -> None:

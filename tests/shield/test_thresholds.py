@@ -109,6 +109,16 @@ def test_two_thresholds_for_one_setting_are_refused_by_name(tmp_path):
         load_thresholds(tmp_path)
 
 
+@pytest.mark.parametrize("change", HARMLESS)
+def test_two_thresholds_that_hold_for_one_call_are_refused_by_name(tmp_path, change):
+    for setting, value in ((SETTING, 1.0), (replace(SETTING, **change), 1e9)):
+        save_threshold(replace(made([1.0] * 9), setting=setting, value=value), tmp_path)
+    first, second = (str(path) for path in sorted(tmp_path.glob("*.json")))
+    with pytest.raises(WeightsError) as error:
+        found(load_thresholds(tmp_path), NoiseGap(), SETTING)
+    assert first in str(error.value) and second in str(error.value)
+
+
 def test_a_threshold_holds_for_what_the_scheduler_predicts():
     other = replace(SETTING, prediction="epsilon")
     assert "predicts epsilon" in SETTING.mismatch(other, 1) and SETTING.mismatch(SETTING, 1) is None
