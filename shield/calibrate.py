@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError
+from shield.families import family_of
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of, recorded
 from shield.settings import running_setting
@@ -55,7 +56,7 @@ def scored(
             scores[detector.name] += detector.score(trace).tolist()
         if setting is None:
             times = [step.timestep for step in trace.first(horizon)]
-            setting = running_setting(pipe, sha256, trace.latent_shape, times, sampling.guidance_scale)
+            setting = running_setting(pipe, sha256, denoiser_input(pipe, trace), times, sampling.guidance_scale)
         if progress is not None:
             progress(len(batch))
     assert setting is not None
@@ -91,6 +92,12 @@ def calibrate(
     scores, setting = scored(pipe, detectors, prompts, seeds, sampling, progress)
     about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": versions(), **(provenance or {})}
     return [calibrated(d, scores[d.name], fpr, setting, model, about) for d in detectors]
+
+
+def denoiser_input(pipe: Any, trace: Trace) -> tuple[int, ...]:
+    """The shape of one image's latents as the denoiser is given them, packed ones with channels last."""
+    shape = trace.latent_shape
+    return (*shape[1:], shape[0]) if family_of(pipe).packed else shape
 
 
 def versions() -> dict[str, str]:
