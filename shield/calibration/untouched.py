@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers.utils import logging
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from shield.retry import kept_noise
 
@@ -15,14 +16,17 @@ def untouched(pipe: Any) -> Iterator[None]:
 
     Within it the pipeline shows no progress bar and warns of nothing (of prompts that are cut at 77 tokens).
     """
-    restore, verbosity = kept_noise(None), logging.get_verbosity()
+    restore = kept_noise(None)
+    verbosities = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
     held = [(one, dict(vars(one))) for one in (pipe, pipe.scheduler)]
     pipe.set_progress_bar_config(disable=True)
-    logging.set_verbosity_error()
+    for log, _ in verbosities:
+        log.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        for log, verbosity in verbosities:
+            log.set_verbosity(verbosity)
         for one, attributes in held:
             vars(one).clear()
             vars(one).update(attributes)
