@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from probes.errors import MemoryFullError
 from probes.types import Progress
+from shield.memory import free_memory, out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +37,7 @@ def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequen
                                       "a smaller model.") from error
             batch_size = len(batch) // 2
             warnings.warn(f"A batch of {len(batch)} doesn't fit in memory; going on with {batch_size}.", stacklevel=2)
-            _free_memory()
+            free_memory()
             continue
         if len(found) != len(batch):
             raise ValueError(f"A batch of {len(batch)} gave {len(found)} results.")
@@ -64,7 +62,7 @@ def best_batch(work: Callable[[int], object], largest: int = 1024, gain: float =
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            _free_memory()
+            free_memory()
             break
         now = size / (time.perf_counter() - start)
         if best and now < gain * rate:
@@ -74,14 +72,3 @@ def best_batch(work: Callable[[int], object], largest: int = 1024, gain: float =
         raise MemoryFullError("Not even one item at a time fits in memory: free some, use another --device, or a "
                               "smaller model.")
     return best
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch means that a device's memory is full; its own error for that is a RuntimeError too."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from probes.adapters import Adapters
-from probes.batches import out_of_memory
 from probes.errors import AuditError, MemoryFullError
 from probes.tensor_files import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Progress, Subject
+from shield.memory import out_of_memory
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,15 @@ from probes.generate import generators, quiet
 from probes.metrics import Alignment
 from probes.prompts import Target
 from probes.runs import Record, Run, record_id
-from probes.shared_uncond import SharedUncond, shareable
 from probes.types import Criterion, Judgement, Progress, Subject
+from shield.calibrate import denoiser_input
 from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.families import family_of
 from shield.intercept import recorded
 from shield.pictures import UNREADABLE, open_image
 from shield.settings import Models, models_of, running_setting
+from shield.shared_uncond import SharedUncond, shareable
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 from shield.weights import weights_dir
@@ -168,7 +169,7 @@ def record_of(identity: str, stage: str, model: str, job: Job, drawn: Drawn, jud
 def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[Detector] = (), *,
                       pictures: bool = True, thresholds: Sequence[Threshold] = ()) -> Draw:
     """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
-    unconditional prediction of a seed where that is exact (probes/shared_uncond.py). Then a model with distilled
+    unconditional prediction of a seed where that is exact (shield/shared_uncond.py). Then a model with distilled
     guidance, which has none, is asked about the empty prompt, too.
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
@@ -285,7 +286,7 @@ def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], s
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
-    setting = running_setting(subject.pipe, models, trace.latent_shape,
+    setting = running_setting(subject.pipe, models, denoiser_input(subject.pipe, trace),
                               [(step.timestep, step.signal) for step in trace.steps], sampling.guidance_scale,
                               trace.micro_conditioning)
     try:

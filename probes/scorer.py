@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 
-from probes.batches import best_batch, in_batches, out_of_memory
+from probes.batches import best_batch, in_batches
 from probes.cost import counted
 from probes.early_exit import Boundary, mean_of
 from probes.models import load
@@ -20,6 +20,7 @@ from probes.prompts import Target
 from probes.scan import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
 from probes.types import Subject
 from shield.detectors import DETECTORS
+from shield.memory import out_of_memory
 from shield.model_names import values_of
 from shield.thresholds import options_of
 from shield.types import Detector

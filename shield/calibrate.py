@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError
+from shield.families import family_of
 from shield.intercept import recorded
 from shield.settings import models_of, running_setting
 from shield.thresholds import Setting, Threshold, calibrated
@@ -54,7 +55,8 @@ def scored(
             scores[detector.name] += detector.score(trace).tolist()
         if setting is None:
             levels, micro = [(step.timestep, step.signal) for step in trace.first(horizon)], trace.micro_conditioning
-            setting = running_setting(pipe, models, trace.latent_shape, levels, sampling.guidance_scale, micro)
+            shape = denoiser_input(pipe, trace)
+            setting = running_setting(pipe, models, shape, levels, sampling.guidance_scale, micro)
         if progress is not None:
             progress(len(batch))
     assert setting is not None
@@ -90,6 +92,12 @@ def calibrate(
     scores, setting = scored(pipe, detectors, prompts, seeds, sampling, progress)
     about = {"prompts": len(set(prompts)), "seeds": list(seeds), "versions": versions(), **(provenance or {})}
     return [calibrated(d, scores[d.name], fpr, setting, model, about) for d in detectors]
+
+
+def denoiser_input(pipe: Any, trace: Trace) -> tuple[int, ...]:
+    """The shape of one image's latents as the denoiser is given them, packed ones with channels last."""
+    shape = trace.latent_shape
+    return (*shape[1:], shape[0]) if family_of(pipe).packed else shape
 
 
 def versions() -> dict[str, str]:

@@ -286,11 +286,11 @@ class _Hook:
         return Forward(
             self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
             read(self.family, named, start, batch), rerun, shares, self.pipe, bool(self.features), 0,
-            *_micro_conditioning(named, start),
+            *micro_conditioning(named, start),
         )  # fmt: skip
 
 
-def _micro_conditioning(named: dict[str, Any], start: int) -> tuple[tuple[float, ...], bool]:
+def micro_conditioning(named: dict[str, Any], start: int) -> tuple[tuple[float, ...], bool]:
     """That of the conditional rows, which begin at `start`, and whether the rows before them have another one."""
     ids = (named.get("added_cond_kwargs") or {}).get("time_ids")
     if ids is None:

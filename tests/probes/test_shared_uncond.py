@@ -7,10 +7,10 @@ from probes.cost import counted
 from probes.generate import generators
 from probes.prompts import Target
 from probes.scan import Sampling, drawn_by_pipeline, jobs_for
-from probes.shared_uncond import SharedUncond, shareable
 from probes.types import Subject
 from shield.detectors import Anisotropy, AttentionEntropy, NoiseGap, StructureGap
 from shield.intercept import denoiser_of, recorded
+from shield.shared_uncond import SharedUncond, shareable
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl
 

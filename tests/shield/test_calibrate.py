@@ -1,12 +1,15 @@
 import pytest
 
+from shield import Shield
 from shield.calibrate import Sampling, calibrate, scored
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
 from shield.fingerprint import model_sha256
+from shield.policy import Policy
 from shield.settings import setting_of
 from shield.thresholds import found, load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, options, state
+from tests.tiny_families import tiny_flux
 
 
 def test_scores_do_not_depend_on_the_batch_size(pipe):
@@ -36,6 +39,16 @@ def test_calibrate_writes_down_what_it_used_and_changes_nothing(pipe, tmp_path):
     assert made[0].setting.model_sha256 == model_sha256(pipe.unet)
     save_threshold(made[0], tmp_path)
     assert found(load_thresholds(tmp_path), NoiseGap(), setting_of(pipe, 50, 7.5)) == made[0]
+
+
+def test_packed_latents_have_one_shape_wherever_they_are_looked_up():
+    """Flux at another size than 64 x 64, where its 16 tokens of 16 channels can't be told apart."""
+    pipe, size = tiny_flux(), {"height": 64, "width": 128, "max_sequence_length": 16}
+    made = calibrate(pipe, [NoiseGap()], NEGATIVES[:3], [0], 0.3, "tiny", Sampling(2, 3.5, 3, tuple(size.items())))
+    assert made[0].setting.latent_shape == (32, 16)
+    guarded = Shield(pipe, Policy(detectors=(NoiseGap(),), extra_uncond=True, on_flag="report"), thresholds=made)
+    verdict = guarded("the cat", num_inference_steps=2, guidance_scale=3.5, **size).verdicts[0]
+    assert verdict.scores[0].threshold == made[0].value
 
 
 def test_too_few_negatives_are_refused(pipe):

@@ -1,0 +1,258 @@
+"""Thresholds for one checkpoint at one setting from the benign prompts that ship, at one denoiser evaluation each.
+
+A first-step score compares two predictions for pure noise. The conditional one is made for each prompt, with guidance
+off; the unconditional one depends on the noise alone, so it is made once for each of a few noises and shared by all
+prompts (shield/shared_uncond.py). Detectors that read later steps, where the picture depends on guidance, need the
+guided steps themselves, and so does a ControlNet in guess mode, which leaves the unconditional half without control.
+
+A few noises for many prompts: prompts are spread over them evenly, in the order of `benign_prompts`, so that however
+far a calibration gets, it has seen every kind of prompt. The threshold's rate is over prompts and noises like these.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from shield.calibrate import denoiser_input, versions
+from shield.calibration.benign import benign_prompts, digest_of
+from shield.calibration.budget import prompts_needed, smallest_rate
+from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
+from shield.calibration.untouched import untouched
+from shield.calls import hooked, named_arguments
+from shield.errors import BadRequestError
+from shield.families import family_of
+from shield.intercept import denoiser_of, recorded
+from shield.memory import free_memory, out_of_memory
+from shield.settings import Models, models_of, running_setting
+from shield.shared_uncond import SharedUncond
+from shield.thresholds import Setting, Threshold, calibrated
+from shield.types import Detector, Trace
+
+FEWEST = 19  # prompts that are scored however long it takes: a rate of 5 %
+CPU_BATCH, GPU_BATCH = 4, 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a calibration is: prompts `done` of `total`, after `seconds`. `total` falls where time runs short."""
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that the rest takes at the speed so far."""
+        return self.seconds / max(self.done, 1) * (self.total - self.done)
+
+
+@dataclass
+class Scored:
+    """What a calibration has found: scores by detector, in the order of the prompts that were `used`, the settings that
+    they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
+    """
+
+    scores: dict[str, list[float]]
+    settings: dict[str, Setting] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+def self_calibrate(
+    pipe: Any,
+    detectors: Sequence[Detector],
+    call: Mapping[str, Any] | None = None,
+    *,
+    fpr: float = 0.01,
+    prompts: Sequence[str] | None = None,
+    noises: int = 8,
+    batch_size: int | None = None,
+    seconds: float | None = None,
+    model: str = "this checkpoint",
+    models: Models | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Threshold]:
+    """One threshold for each detector at the setting of a call. The pipeline is left as it was, to the bit.
+
+    Args:
+        pipe: A loaded pipeline of a known family, with the scheduler that it is used with.
+        detectors: What to calibrate; those with `first_k=1` cost one evaluation a prompt and one a noise.
+        call: The call's arguments without prompt and noise, as `call_arguments` returns them: height, width,
+            num_inference_steps, guidance_scale, strength, image and so on.
+        fpr: The wanted false-alarm rate.
+        prompts: Benign prompts, in the order in which they are to be used; by default shipped ones, twice as many as
+            the rate needs and one more.
+        noises: How many noises the prompts are spread over.
+        batch_size: Prompts at once; fewer where memory is short.
+        seconds: Time after which no batch is begun, once 19 prompts are scored. Thresholds then stand for the rate
+            that so many prompts allow, which is `fpr` of the Threshold.
+        model: The checkpoint's name, for the file and whoever reads it.
+        models: Names of what moves a score, where they are known already.
+        progress: Told after each batch.
+
+    Returns:
+        Thresholds in the detectors' order. Their provenance says which prompts, how many noises, evaluations and
+        seconds, and which rate was wanted.
+
+    Raises:
+        BadRequestError: No prompts or detectors, or scores that are no numbers.
+        UnsupportedPipelineError, TraceError: The pipeline or its scheduler can't be read.
+        MissingSignalError: A detector needs what this pipeline doesn't show.
+    """
+    chosen = benign_prompts("calibration", _usual_count(fpr)) if prompts is None else list(prompts)
+    if not chosen or not detectors or noises < 1:
+        raise BadRequestError(
+            f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
+        )
+    denoiser: Any = denoiser_of(pipe)
+    batch = batch_size or (CPU_BATCH if denoiser.device.type == "cpu" else GPU_BATCH)
+    work = _Work(pipe, detectors, call or {}, noises, models or models_of(pipe))
+    found = work.scored(chosen, batch, seconds, progress)
+    rate = max(fpr, smallest_rate(len(found.used)))
+    about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
+    return [calibrated(d, found.scores[d.name], rate, found.settings[d.name], model, about) for d in detectors]
+
+
+def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
+    return {
+        "source": source,
+        "prompts": len(set(found.used)),
+        "prompts_sha256": digest_of(found.used),
+        "seeds": found.seeds,
+        "wanted_fpr": fpr,
+        "evaluations": found.evaluations,
+        "seconds": round(found.seconds, 2),
+        "versions": versions(),
+    }
+
+
+def _usual_count(fpr: float) -> int:
+    return min(2 * prompts_needed(fpr) + 1, len(benign_prompts("calibration")))
+
+
+class _Work:
+    """Scores prompts at one setting."""
+
+    def __init__(
+        self, pipe: Any, detectors: Sequence[Detector], call: Mapping[str, Any], noises: int, models: Models
+    ) -> None:
+        self.pipe, self.models, self.family = pipe, models, family_of(pipe)
+        self.seeds = [NOISE + place for place in range(noises)]
+        self.call = with_pictures(pipe, call)
+        self.shared = SharedUncond(pipe)
+        guess = bool(self.call.get("guess_mode"))
+        at_once = [one for one in detectors if one.first_k == 1 and not guess]
+        others = [one for one in detectors if one not in at_once]
+        self.groups = [(group, group is at_once) for group in (at_once, others) if group]
+        self.found = Scored({detector.name: [] for detector in detectors})
+
+    @torch.inference_mode()
+    def scored(
+        self,
+        prompts: Sequence[str],
+        batch_size: int,
+        seconds: float | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> Scored:
+        """Every prompt's scores, or those of as many as the time allows."""
+        started = perf_counter()
+        with untouched(self.pipe), self._counted():
+            batches, limit = deque(_batches(prompts, self.seeds, batch_size)), batch_size
+            while batches and not self._is_late(started, seconds, len(batches[0][0])):
+                batch, seed = batches.popleft()
+                try:
+                    self._score(batch[:limit], seed)
+                except RuntimeError as error:
+                    if not out_of_memory(error) or len(batch[:limit]) == 1:
+                        raise
+                    limit = len(batch[:limit]) // 2
+                    batches.appendleft((batch, seed))
+                    free_memory()
+                    continue
+                if batch[limit:]:
+                    batches.appendleft((batch[limit:], seed))
+                self.found.seconds = perf_counter() - started
+                if progress is not None:
+                    progress(self._progress(len(prompts), seconds))
+        return self.found
+
+    def _is_late(self, started: float, seconds: float | None, more: int) -> bool:
+        """Whether the next batch would end after the time that is given."""
+        done = len(self.found.used)
+        if seconds is None or done < FEWEST:
+            return False
+        spent = perf_counter() - started
+        return spent + more * spent / done > seconds
+
+    def _progress(self, total: int, seconds: float | None) -> Progress:
+        done, spent = len(self.found.used), self.found.seconds
+        if seconds is not None:
+            total = min(total, max(done, FEWEST, int(seconds * done / spent)))
+        return Progress(done, total, spent)
+
+    def _score(self, prompts: Sequence[str], seed: int) -> None:
+        found: dict[str, list[float]] = {}
+        for group, is_alone in self.groups:
+            trace = self._trace(group, is_alone, prompts, seed)
+            for detector in group:
+                found[detector.name] = detector.score(trace).tolist()
+                if detector.name not in self.found.settings:
+                    self.found.settings[detector.name] = self._setting(trace)
+        for name, values in found.items():
+            self.found.scores[name] += values
+        self.found.used += prompts
+        self.found.seeds = sorted({*self.found.seeds, seed})
+
+    def _trace(self, group: Sequence[Detector], is_alone: bool, prompts: Sequence[str], seed: int) -> Trace:
+        """What the pipeline's first steps show for these prompts on one noise."""
+        needs = frozenset().union(*(detector.needs for detector in group))
+        horizon = max(detector.first_k for detector in group)
+        generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts]
+        call = rows_of(self.pipe, self._alone() if is_alone else self._guided(len(prompts)), len(prompts))
+        uncond = self.shared.of([seed] * len(prompts)) if is_alone else True
+        with recorded(self.pipe, needs, horizon, stop=True, extra_uncond=uncond) as trace:
+            self.pipe(prompt=list(prompts), generator=generators, **call)
+        return trace
+
+    def _alone(self) -> dict[str, Any]:
+        """The call with guidance off, so that the denoiser is given conditional rows alone."""
+        if self.family.layout == "separate":
+            return {**self.call, "true_cfg_scale": 1.0}
+        scale_enters = getattr(denoiser_of(self.pipe).config, "time_cond_proj_dim", None) is not None
+        is_off = guidance_of(self.pipe, self.call) <= 1.0
+        return dict(self.call) if scale_enters or is_off else {**self.call, "guidance_scale": 1.0}
+
+    def _guided(self, count: int) -> dict[str, Any]:
+        """The call as it is; where the unconditional half is a call of its own, it takes place with a negative prompt
+        only.
+        """
+        if self.family.layout == "separate" and guidance_of(self.pipe, self.call) > 1.0:
+            return {**self.call, "negative_prompt": [""] * count}
+        return self.call
+
+    def _setting(self, trace: Trace) -> Setting:
+        levels, shape = [(step.timestep, step.signal) for step in trace.steps], denoiser_input(self.pipe, trace)
+        scale = guidance_of(self.pipe, self.call)
+        return running_setting(self.pipe, self.models, shape, levels, scale, trace.micro_conditioning)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.found.evaluations += len(named_arguments(self.family, args, kwargs)[self.family.sample])
+
+        with hooked(denoiser_of(self.pipe), count):
+            yield
+
+
+def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int) -> Iterator[tuple[Sequence[str], int]]:
+    """(prompts, seed) in the prompts' order; each batch has one noise, and the noises take turns."""
+    for place, start in enumerate(range(0, len(prompts), size)):
+        yield prompts[start : start + size], seeds[place % len(seeds)]

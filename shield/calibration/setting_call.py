@@ -1,0 +1,136 @@
+"""Which arguments of a pipeline's call move a score, and which setting a call would run at.
+
+A calibration makes the calls that a user makes, with other prompts and other noise. Where the user's call has pictures,
+it takes the first one; where a service calibrates before anybody called, smooth random colors stand for them.
+"""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from shield.calibration.untouched import untouched
+from shield.calls import hooked, named_arguments
+from shield.errors import TraceError
+from shield.families import family_of
+from shield.intercept import micro_conditioning
+from shield.prediction import noise_levels
+from shield.settings import Models, models_of, running_setting
+from shield.thresholds import Setting
+from shield.watch import picture_size
+
+PICTURES = ("image", "mask_image", "control_image")
+NOT_SCORED = (
+    "prompt", "negative_", "generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "callback",
+    "pooled_", "kwargs",
+)  # fmt: skip
+NOISE = 20260101  # seed of the first noise; the others follow it
+
+
+class _Known(Exception):
+    """Ends a pipeline call before its first prediction. Never leaves this file."""
+
+
+def call_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a call's arguments by name, those that move a score: all but prompts, noise and what becomes of the pictures.
+
+    Of several pictures, one for each prompt, the first is kept.
+    """
+    kept = {name: value for name, value in request.items() if not name.startswith(NOT_SCORED) and value is not None}
+    return kept | {name: _first(kept[name]) for name in PICTURES if name in kept}
+
+
+def with_pictures(pipe: Any, call: Mapping[str, Any], seed: int = NOISE) -> dict[str, Any]:
+    """The call with the pictures that this pipeline needs and the call lacks: smooth random colors, the inner half as
+    a mask.
+    """
+    takes = [name for name in PICTURES if name in inspect.signature(type(pipe).__call__).parameters]
+    missing = [name for name in takes if call.get(name) is None]
+    if not missing:
+        return dict(call)
+    height, width = picture_size(pipe, call.get("height"), call.get("width"))
+    made = {name: _mask(height, width) if name == "mask_image" else _colors(height, width, seed) for name in missing}
+    return {**call, **made}
+
+
+def rows_of(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The call for this many prompts: SD3 takes a picture for each prompt."""
+    if family_of(pipe).name != "sd3" or call.get("image") is None:
+        return dict(call)
+    return {**call, "image": [call["image"]] * count}
+
+
+def guidance_of(pipe: Any, call: Mapping[str, Any]) -> float:
+    """The scale by which the call mixes conditional and unconditional predictions; 1 for none."""
+    name = "guidance_scale" if family_of(pipe).layout == "stacked" else "true_cfg_scale"
+    usual = inspect.signature(type(pipe).__call__).parameters[name].default
+    return float(call.get(name, usual) or 1.0)
+
+
+@torch.inference_mode()
+def foretold_setting(pipe: Any, call: Mapping[str, Any], horizon: int = 1, models: Models | None = None) -> Setting:
+    """The setting that a call would run at, of any family, without a single call of the denoiser.
+
+    Args:
+        pipe: A loaded pipeline. It is left as it was.
+        call: Arguments as `call_arguments` returns them.
+        horizon: How many first timesteps the setting holds.
+        models: Names of what moves a score, where they are known already.
+
+    Raises:
+        UnsupportedPipelineError, TraceError: The pipeline or its scheduler can't be read.
+    """
+    seen: dict[str, Any] = {}
+    family, denoiser = family_of(pipe), getattr(pipe, family_of(pipe).denoiser)
+
+    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.update(named_arguments(family, args, kwargs))
+        raise _Known
+
+    companion = getattr(pipe, family.companion or "", None)
+    noise = torch.Generator("cpu").manual_seed(NOISE)
+    with untouched(pipe):
+        with suppress(_Known), ExitStack() as stack:
+            for module in (denoiser, *([] if companion is None else [companion])):
+                stack.enter_context(hooked(module, look))
+            whole = with_pictures(pipe, call)
+            pipe(prompt=["a picture"], generator=[noise], **rows_of(pipe, whole, 1))
+        if not seen:
+            raise TraceError("The denoiser wasn't seen to run, so the call's setting isn't known.")
+        shape = tuple(seen[family.sample].shape[1:])
+        if not family.packed:
+            shape = (denoiser.config.out_channels, *shape[1:])  # without an inpainting model's mask and masked picture
+        times = _first_times(pipe, seen["timestep"], family.timestep_scale, horizon)
+        levels = [(time, noise_levels(pipe.scheduler, time, place == 0)[0]) for place, time in enumerate(times)]
+        micro, _ = micro_conditioning(seen, len(seen[family.sample]) - 1)
+        return running_setting(pipe, models or models_of(pipe), shape, levels, guidance_of(pipe, call), micro)
+
+
+def _first_times(pipe: Any, given: Any, scale: float, horizon: int) -> list[float]:
+    """The denoiser's first timestep and those that follow it in the schedule."""
+    first = float(given.flatten()[0].item() if isinstance(given, torch.Tensor) else given) * scale
+    schedule = [float(time) for time in pipe.scheduler.timesteps]
+    start = min(range(len(schedule)), key=lambda place: abs(schedule[place] - first))
+    return [first, *schedule[start + 1 : start + horizon]]
+
+
+def _first(pictures: Any) -> Any:
+    if isinstance(pictures, list | tuple):
+        return pictures[0]
+    return pictures[:1] if getattr(pictures, "ndim", 0) == 4 else pictures
+
+
+def _colors(height: int, width: int, seed: int) -> Image.Image:
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _mask(height: int, width: int) -> Image.Image:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (width // 4, height // 4, width - width // 4, height - height // 4))
+    return mask
