@@ -245,13 +245,14 @@ class Gallery:
             found = descriptor.find(picture, candidates)
             if found is None:
                 continue
-            said.append(self._judged(name, found))
+            said.append(self.judged(name, found))
             if said[-1].copied:
                 return said[-1]
             candidates += descriptor.candidates(found)
         return max(said, key=_nearness)
 
-    def _judged(self, name: str, found: Found) -> Nearest:
+    def judged(self, name: str, found: Found) -> Nearest:
+        """What a descriptor found, by its limits."""
         limit = self.descriptors[name].limits[found.metric]
         copied = found.score >= limit.copy if found.metric == "pdq" else found.score > limit.copy
         near = not copied and found.score > limit.near
