@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.copy_scores import per, random_picture
 from benchmarks.timing import Figure, figure, seconds
 from shield.gallery import THUMBNAIL, Gallery, pdq, thumbnail
+from shield.protected.descriptors.pixels import TONES
 
 WORKS, PICTURES, BATCH = 10_000, 16, 8
 
@@ -42,12 +43,15 @@ def features_of(pictures: list) -> None:
 
 def filled_gallery(works: int) -> Gallery:
     """A gallery of random features in the form that add() gives them."""
-    rng, gallery = np.random.default_rng(0), Gallery()
+    rng, gallery = np.random.default_rng(0), Gallery(descriptors=["pixels"])
     rows = rng.standard_normal((works, 3 * THUMBNAIL**2), dtype=np.float32)
     gallery._works = [f"work-{i}" for i in range(works)]
-    gallery._thumbnails = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    gallery._hashes = rng.integers(0, 256, (works, 32), dtype=np.uint8)
-    gallery._good = np.ones(works, bool)
-    gallery._colors = rng.random((works, 768), dtype=np.float32)
-    gallery._index()
+    toned = rng.standard_normal((works, 2 * TONES**2), dtype=np.float32)
+    gallery.pixels.restore({
+        "thumbnails": rows / np.linalg.norm(rows, axis=1, keepdims=True),
+        "hashes": rng.integers(0, 256, (works, 32), dtype=np.uint8),
+        "good": np.ones(works, bool),
+        "colors": rng.random((works, 768), dtype=np.float32),
+        "tones": toned / np.linalg.norm(toned, axis=1, keepdims=True),
+    }, works)  # fmt: skip
     return gallery

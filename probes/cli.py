@@ -18,6 +18,7 @@ import typer.core
 
 from probes.bench.cli import bench_app
 from probes.calibrate_cli import register as register_calibrate
+from probes.models_cli import models_app
 from probes.options import (
     Column,
     Device,
@@ -67,6 +68,7 @@ app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=Fals
 app.add_typer(testbed_app, name="testbed")
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
+app.add_typer(models_app, name="models")
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
 Works = Annotated[Path | None, typer.Option("--prompts", help="Works to judge by, with reference pictures; by default "

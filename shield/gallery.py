@@ -1,44 +1,56 @@
 """Protected pictures, and the one nearest to a finished picture.
 
-Three features that need no network and no weights: a thumbnail's correlation (32 x 32 RGB without its channel means,
-unit length: near 1 for the same picture whatever its brightness and contrast), PDQ, Meta's 256-bit perceptual hash
-(Hamming distance; 31 and less is its documented match), and, once calibrated, the difference of the worst of 16 tiles
-(Carlini et al., USENIX Security 2023, arXiv 2301.13188), which also tells copies of pictures with little contrast. All
-are tried on the picture and on its mirror image. FAISS finds the nearest of thousands in milliseconds. No feature sees
-a copy that is a small part of a picture, or one that is rotated.
+What makes two pictures alike is the descriptors' business (shield/protected/descriptors/): colors place by place,
+which is always there, SSCD where its model was fetched, and local features where OpenCV is installed, which find parts
+of pictures. A gallery uses all that are there, the cheapest first, up to the first that finds a copy; its answer says
+which one it was, and where in the picture the protected one lies. A picture that isn't a copy may still be near.
 """
 
+import hashlib
 import json
-import math
+import logging
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
 from shield.pictures import UNREADABLE, open_frames, open_image, picture_files
+from shield.protected.descriptors import DESCRIPTORS, Descriptor, Found, Limit, Pixels, available
+from shield.protected.descriptors.pixels import (
+    CORRELATION,
+    NEAR_CORRELATION,
+    PDQ_BITS,
+    PDQ_MATCH,
+    PDQ_QUALITY,
+    SAME,
+    THUMBNAIL,
+    calibrated_pixels,
+    colors,
+    pdq,
+    thumbnail,
+    views,
+    worst_tile,
+)
 from shield.thresholds import quantile
 from shield.types import Nearest
 
-THUMBNAIL = 32
-PDQ_BITS = 256
-PDQ_MATCH = 31
-PDQ_QUALITY = 50
-PDQ_PIXELS = 4_000_000
-CORRELATION = 0.9
-SAME = 0.999
-TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
-CANDIDATES = 16  # nearest on average, among which the one of the least worst tile is looked for
-FORMAT = 2
+__all__ = ["PDQ_MATCH", "PDQ_QUALITY", "THUMBNAIL", "Gallery", "colors", "opened", "pdq", "thumbnail", "worst_tile"]
+
+FORMAT = 3
+BATCH = 32
 UNCALIBRATED = {
     "correlation": "the default, calibrated on nothing; run `diffshield calibrate-gallery`",
     "tile_distance": "off until calibrated; run `diffshield calibrate-gallery`",
     "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
+    "sscd": "the default, calibrated on nothing",
+    "local": "the default, calibrated on nothing",
 }
+_log = logging.getLogger("shield")
 
 
 def opened(source: Any) -> Image.Image:
@@ -54,63 +66,28 @@ def _unreadable(source: Any, error: Exception) -> GalleryError:
     return GalleryError(f"{named} can't be read as a picture ({error}); replace or remove it.")
 
 
-def thumbnail(image: Image.Image) -> np.ndarray:
-    """(3072,) float32 of unit length, or all zero for a picture without structure. The dot product of two is their
-    correlation.
-    """
-    small = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.float32) / 255.0
-    centered = (small - small.mean(axis=(0, 1))).ravel()
-    norm = float(np.linalg.norm(centered))
-    return centered / norm if norm > 1e-3 * THUMBNAIL else np.zeros_like(centered)
-
-
-def colors(image: Image.Image) -> np.ndarray:
-    """(768,) float32 from 0 to 1: the picture reduced to 16 x 16 RGB."""
-    small = image.resize((TILES * TILE, TILES * TILE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel() / 255.0
-
-
-def worst_tile(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,) root mean square difference, 0 to 1, in the tile where colors (768,) and (N, 768) differ most."""
-    squares = (others - one).reshape(-1, TILES, TILE, TILES, TILE, 3) ** 2
-    return np.sqrt(squares.mean(axis=(2, 4, 5)).max(axis=(1, 2)))
-
-
-def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
-    """((32,) uint8, quality 0-100): the 256 bits packed. Hashes of a low quality say nothing.
-
-    A picture of more than PDQ_PIXELS is reduced first: the hash looks at 64 x 64 averages, and would need 30 bytes and
-    .1 microseconds for each pixel. That moves a few bits of a photograph's.
-    """
-    import pdqhash
-
-    factor = math.ceil(math.sqrt(image.width * image.height / PDQ_PIXELS))
-    small = image.reduce(factor) if factor > 1 else image
-    bits, quality = pdqhash.compute(np.ascontiguousarray(np.asarray(small)))
-    return np.packbits(bits), int(quality)
-
-
 class Gallery:
     """Protected pictures by work. `correlation` above which, `pdq_distance` up to which, and `tile_distance` below
-    which (0: never) a picture is a copy. `provenance` says where these come from.
+    which (0: never) a picture is a copy by its pixels; `limits` of the other descriptors by their names. `provenance`
+    says where these come from. `descriptors`: names of DESCRIPTORS, by default all that are installed.
     """
 
     def __init__(
-        self, correlation: float = CORRELATION, pdq_distance: int = PDQ_MATCH, tile_distance: float = 0.0
+        self,
+        correlation: float = CORRELATION,
+        pdq_distance: int = PDQ_MATCH,
+        tile_distance: float = 0.0,
+        descriptors: Sequence[str] | None = None,
     ) -> None:
-        import faiss
-
         if not 0.0 < correlation <= 1.0:
             raise BadRequestError(f"A correlation threshold lies between 0 and 1; {correlation:g} was given.")
+        self.descriptors = _made(available() if descriptors is None else descriptors)
+        pixels = self.descriptors["pixels"]
+        assert isinstance(pixels, Pixels)
+        self.pixels: Pixels = pixels
         self.correlation, self.pdq_distance, self.tile_distance = correlation, pdq_distance, tile_distance
         self.provenance: Mapping[str, Any] = dict(UNCALIBRATED)
         self._works: list[str] = []
-        self._thumbnails = np.empty((0, 3 * THUMBNAIL**2), np.float32)
-        self._hashes = np.empty((0, PDQ_BITS // 8), np.uint8)
-        self._good = np.empty(0, bool)
-        self._colors = np.empty((0, 3 * (TILES * TILE) ** 2), np.float32)
-        self._faiss = faiss
-        self._index()
 
     def __len__(self) -> int:
         return len(self._works)
@@ -120,12 +97,54 @@ class Gallery:
         """Ids of the protected works, one per picture, in the order they were added."""
         return tuple(self._works)
 
+    @property
+    def correlation(self) -> float:
+        """The correlation of thumbnails above which a picture is a copy."""
+        return self.pixels.limits["correlation"].copy
+
+    @correlation.setter
+    def correlation(self, value: float) -> None:
+        near = min(self.pixels.limits["correlation"].near, NEAR_CORRELATION, value)
+        self.pixels.limits["correlation"] = Limit(value, near)
+
+    @property
+    def pdq_distance(self) -> int:
+        """The Hamming distance of PDQ up to which a picture is a copy."""
+        return self.pixels.pdq_distance
+
+    @pdq_distance.setter
+    def pdq_distance(self, value: int) -> None:
+        self.pixels.pdq_distance = value
+        self.pixels.limits["pdq"] = Limit(1.0 - value / PDQ_BITS, 1.0 - value / PDQ_BITS)
+
+    @property
+    def tile_distance(self) -> float:
+        """The distance of the worst tile below which a picture is a copy; 0: never."""
+        return self.pixels.tile_distance
+
+    @tile_distance.setter
+    def tile_distance(self, value: float) -> None:
+        self.pixels.tile_distance = value
+        self.pixels.limits["tiles"] = Limit(1.0 - value, 1.0 - value)
+
     @classmethod
-    def from_folder(cls, folder: Path, correlation: float = CORRELATION) -> "Gallery":
+    def from_folder(
+        cls,
+        folder: Path,
+        correlation: float = CORRELATION,
+        progress: Callable[[int, int], None] | None = None,
+        parts: Path | None = None,
+    ) -> "Gallery":
         """Every picture in a folder and the folders in it, by its path from there without the ending.
 
         Files that aren't named as pictures are left out, and a warning of the logger `shield` names them. Of an
         animation, or of a file with several pages, every frame is protected.
+
+        Args:
+            folder: Where the pictures are.
+            correlation: See the class.
+            progress: Called with (files done, files).
+            parts: A folder for what is finished, from which the next call with it goes on; it may be removed then.
 
         Raises:
             GalleryError: The folder holds no picture, or some that can't be protected.
@@ -133,17 +152,21 @@ class Gallery:
         root, paths = Path(folder), picture_files(folder)
         if not paths:
             raise GalleryError(f"{folder} holds no pictures (.png, .jpg, .webp and what else Pillow reads).")
-        rows, refused = list[_Row](), list[GalleryError]()
-        for path in paths:
-            try:
-                rows += _rows(path.relative_to(root).with_suffix("").as_posix(), path)
-            except GalleryError as error:
-                refused.append(error)
+        gallery, refused = cls(correlation), list[GalleryError]()
+        for start in range(0, len(paths), BATCH):
+            files = paths[start : start + BATCH]
+            named = [(path.relative_to(root).with_suffix("").as_posix(), path) for path in files]
+            if not (parts and gallery._take_part(parts, named)):
+                part, broken = gallery._described(named)
+                refused += broken
+                if parts and not broken:
+                    gallery._keep_part(parts, named, part)
+                gallery._append(part)
+            if progress is not None:
+                progress(min(start + BATCH, len(paths)), len(paths))
         if refused:
             said = " ".join(str(error) for error in refused[:3]) + (" ..." if len(refused) > 3 else "")
             raise GalleryError(f"{len(refused)} of {len(paths)} pictures in {folder} can't be protected: {said}")
-        gallery = cls(correlation)
-        gallery._append(rows)
         return gallery
 
     def add(self, pictures: Iterable[tuple[str, Any]]) -> None:
@@ -152,21 +175,50 @@ class Gallery:
         Raises GalleryError for an unreadable picture or one without structure (a single color can't be told from
         another).
         """
-        self._append([row for work, source in pictures for row in _rows(work, source)])
+        rows, refused = self._described(pictures)
+        if refused:
+            raise refused[0]
+        self._append(rows)
+
+    def _described(self, pictures: Iterable[tuple[str, Any]]) -> tuple[list["_Row"], list[GalleryError]]:
+        """(work, features by descriptor) of every frame, and what is wrong with the pictures that have none."""
+        rows, waiting, refused = list[_Row](), list[tuple[str, Image.Image]](), list[GalleryError]()
+        for work, source in pictures:
+            try:
+                waiting += [(work, frame) for frame in _frames(work, source)]
+            except GalleryError as error:
+                refused.append(error)
+            if len(waiting) >= BATCH:
+                rows += self._rows_of(waiting)
+                waiting = []
+        return rows + self._rows_of(waiting), refused
+
+    def _rows_of(self, named: Sequence[tuple[str, Image.Image]]) -> list["_Row"]:
+        images = [image for _, image in named]
+        described = {name: one.describe(images) for name, one in self.descriptors.items()} if images else {}
+        return [(work, {name: found[n] for name, found in described.items()}) for n, (work, _) in enumerate(named)]
 
     def _append(self, rows: Sequence["_Row"]) -> None:
-        if not rows:
-            return
-        thumbnails, reduced = np.stack([row.thumbnail for row in rows]), np.stack([row.colors for row in rows])
-        bits, good = np.stack([row.bits for row in rows]), np.array([row.quality >= PDQ_QUALITY for row in rows])
-        self._works += [row.work for row in rows]
-        self._thumbnails = np.concatenate([self._thumbnails, thumbnails])
-        self._hashes = np.concatenate([self._hashes, bits])
-        self._good = np.concatenate([self._good, good])
-        self._colors = np.concatenate([self._colors, reduced])
-        self._flat.add(thumbnails)
-        self._near.add(reduced)
-        self._binary.add(bits[good])
+        for name, descriptor in self.descriptors.items():
+            descriptor.add([features[name] for _, features in rows])
+        self._works += [work for work, _ in rows]
+
+    def _keep_part(self, parts: Path, named: Sequence[tuple[str, Path]], rows: Sequence["_Row"]) -> None:
+        parts.mkdir(parents=True, exist_ok=True)
+        held = Gallery(descriptors=list(self.descriptors))
+        held._append(rows)
+        held.save(parts / _part_name(named, self.descriptors))
+
+    def _take_part(self, parts: Path, named: Sequence[tuple[str, Path]]) -> bool:
+        """Whether these files' features were kept, and now are in the gallery."""
+        folder = parts / _part_name(named, self.descriptors)
+        if not (folder / "gallery.json").is_file():
+            return False
+        held = Gallery.load(folder)
+        for name, descriptor in self.descriptors.items():
+            descriptor.join(held.descriptors[name])
+        self._works += held._works
+        return True
 
     def remove(self, work: str) -> int:
         """Removes a work's pictures and returns how many there were. Raises GalleryError for an unknown work."""
@@ -174,56 +226,44 @@ class Gallery:
         if keep.all():
             raise GalleryError(f"The gallery holds no work {work!r}.")
         self._works = [w for w in self._works if w != work]
-        self._thumbnails, self._hashes, self._good = self._thumbnails[keep], self._hashes[keep], self._good[keep]
-        self._colors = self._colors[keep]
-        self._index()
+        for descriptor in self.descriptors.values():
+            descriptor.keep(keep)
         return int((~keep).sum())
-
-    def _check(self) -> None:
-        """ValueError unless what was loaded is what save writes."""
-        empty = Gallery()
-        for name in ("_thumbnails", "_hashes", "_good", "_colors"):
-            read, form = getattr(self, name), getattr(empty, name)
-            if (read.dtype, read.shape[1:]) != (form.dtype, form.shape[1:]):
-                raise ValueError(f"its {name[1:]} are {read.dtype} {list(read.shape)}")
-            if len(read) != len(self._works):
-                raise ValueError("its ids and features differ in number")
-        if not all(isinstance(work, str) for work in self._works):
-            raise ValueError("its ids aren't texts")
-        if not (np.isfinite(self.tile_distance) and np.isfinite(self.pdq_distance)):
-            raise ValueError("its thresholds are no numbers")
-
-    def _index(self) -> None:
-        self._flat = self._faiss.IndexFlatIP(self._thumbnails.shape[1])
-        self._flat.add(self._thumbnails)
-        self._near = self._faiss.IndexFlatL2(self._colors.shape[1])
-        self._near.add(self._colors)
-        self._binary = self._faiss.IndexBinaryFlat(PDQ_BITS)
-        self._binary.add(self._hashes[self._good])
 
     def nearest(self, image: Any) -> Nearest | None:
         """The most similar protected picture, or None when the gallery is empty.
 
-        A match by PDQ or by tiles is reported as such (score 1 - distance / 256, 1 - distance); otherwise the best
-        correlation is. Raises GalleryError.
+        That is the first that a descriptor takes for a copy; else what is furthest into what counts as near; else the
+        best correlation of thumbnails. Raises GalleryError.
         """
         if not self._works:
             return None
         picture = opened(image)
-        score, work = self.similar([picture])[0]
-        if score <= self.correlation:
-            views = _views(picture)
-            matched = self._pdq_match(views) or self._tile_match(views)
-            if matched is not None:
-                return matched
-        return Nearest(work, "correlation", score, self.correlation, score > self.correlation)
+        said: list[Nearest] = []
+        candidates: list[int] = []
+        for name, descriptor in self.descriptors.items():
+            found = descriptor.find(picture, candidates)
+            if found is None:
+                continue
+            said.append(self.judged(name, found))
+            if said[-1].copied:
+                return said[-1]
+            candidates += descriptor.candidates(found)
+        return max(said, key=_nearness)
+
+    def judged(self, name: str, found: Found) -> Nearest:
+        """What a descriptor found, by its limits."""
+        limit = self.descriptors[name].limits[found.metric]
+        copied = found.score >= limit.copy if found.metric == "pdq" else found.score > limit.copy
+        near = not copied and found.score > limit.near
+        region = found.region if copied or near else None
+        return Nearest(
+            self._works[found.place], found.metric, found.score, limit.copy, copied, near, name, region, limit.near
+        )
 
     def similar(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
         """(correlation, work) of the protected picture that each one, or its mirror image, correlates with most."""
-        views = np.stack([thumbnail(view) for picture in pictures for view in _views(picture)])
-        scores, indexes = (found.reshape(-1, 2) for found in self._flat.search(views, 1))
-        best = scores.argmax(axis=1)
-        return [(float(scores[i, b]), self._works[int(indexes[i, b])]) for i, b in enumerate(best)]
+        return [(score, self._works[place]) for score, place in self.pixels.correlated(pictures)]
 
     def toward(self, picture: Image.Image) -> tuple[float, str, np.ndarray]:
         """(correlation, work, thumbnail) of the protected picture that this one correlates with most; the thumbnail
@@ -231,86 +271,60 @@ class Gallery:
         """
         if not self._works:
             raise GalleryError("The gallery holds no picture to compare with; add one.")
-        views = np.stack([thumbnail(view) for view in _views(picture)])
-        scores, indexes = self._flat.search(views, 1)
+        rows = np.stack([thumbnail(view) for view in views(picture)])
+        scores, indexes = self.pixels.flat.search(rows, 1)
         best = int(scores[:, 0].argmax())
         index = int(indexes[best, 0])
-        found = self._thumbnails[index].reshape(THUMBNAIL, THUMBNAIL, 3)
+        found = self.pixels.thumbnails[index].reshape(THUMBNAIL, THUMBNAIL, 3)
         return float(scores[best, 0]), self._works[index], (found[:, ::-1] if best else found).ravel().copy()
 
     def calibrate(self, noncopies: Iterable[tuple[str, Any]], fpr: float, source: str = "") -> None:
         """Sets `correlation` and `tile_distance` so that by either at most `fpr` of pictures like these, (name, path or
-        picture), count as copies.
+        picture), count as copies; limits of other descriptors are raised where these pictures exceed them, never
+        lowered. `provenance["false_hits"]` says how many of these count as copies afterwards, by all together.
 
         They copy neither a protected picture nor each other, by declaration: what is counted is how near each one is
         to the nearest of all those. Raises BadRequestError for too few, GalleryError for an unreadable picture or one
         that a protected picture equals; nothing is changed then.
         """
         named = [(name, opened(picture)) for name, picture in noncopies]
-        features = np.stack([thumbnail(p) for _, p in named]) if named else np.empty((0, 3 * THUMBNAIL**2), np.float32)
-        others = self._faiss.IndexFlatIP(features.shape[1])
-        others.add(features)
-        nearest = []
-        for place, (name, picture) in enumerate(named):
-            score, work = self.similar([picture])[0] if self._works else (-1.0, "")
-            if score > SAME:
-                raise GalleryError(f"{name} is the protected picture of {work}, so it is no example of a non-copy.")
-            found, indexes = others.search(np.stack([thumbnail(view) for view in _views(picture)]), 2)
-            nearest.append(max([score, *found[(indexes != place) & (indexes >= 0)].tolist()]))
-        value, interval = quantile("The gallery", nearest, fpr)
-        if value <= 0.0:
-            raise BadRequestError("These pictures are too plain to calibrate with; use such as are to be checked.")
-        alike, tiles = quantile("The gallery", [-distance for distance in self._nearest_tiles(named)], fpr)
+        made = calibrated_pixels(self.pixels, named, self._works, fpr)
         about = {"fpr": fpr, "noncopies": len(named), "works": len(self), "source": source}
-        self.correlation, self.tile_distance = value, -alike
-        self.provenance = {**self.provenance, "correlation": {**about, "interval": list(interval)},
-                           "tile_distance": {**about, "interval": [-tiles[1], -tiles[0]]}}  # fmt: skip
+        self.correlation, self.tile_distance = made["correlation"][0], -made["tile_distance"][0]
+        low, high = made["tile_distance"][1]
+        self.provenance = {**self.provenance, "correlation": {**about, "interval": list(made["correlation"][1])},
+                           "tile_distance": {**about, "interval": [-high, -low]}}  # fmt: skip
+        self._raise_limits([picture for _, picture in named], fpr, about)
+        hits = sum(found is not None and found.copied for found in (self.nearest(picture) for _, picture in named))
+        counted = {"hits": hits, "of": len(named), "upper": _upper_bound(hits, len(named)), "source": source}
+        self.provenance = {**self.provenance, "false_hits": counted}
 
-    def _nearest_tiles(self, named: Sequence[tuple[str, Image.Image]]) -> list[float]:
-        """Each picture's least worst tile against the protected pictures and the other ones, it or its mirror image."""
-        ones = np.stack([colors(picture) for _, picture in named])
-        found = []
-        for place, (_, picture) in enumerate(named):
-            rest = np.concatenate([self._colors, np.delete(ones, place, axis=0)])
-            found.append(min(float(worst_tile(colors(view), rest).min()) for view in _views(picture)))
-        return found
-
-    def _pdq_match(self, views: Sequence[Image.Image]) -> Nearest | None:
-        hashed = [bits for bits, quality in map(pdq, views) if quality >= PDQ_QUALITY]
-        if not hashed or not self._good.any():
-            return None
-        distances, indexes = self._binary.search(np.stack(hashed), 1)
-        best = int(distances[:, 0].argmin())
-        if int(distances[best, 0]) > self.pdq_distance:
-            return None
-        work = self._works[int(np.flatnonzero(self._good)[int(indexes[best, 0])])]
-        return Nearest(work, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, 1.0 - self.pdq_distance / PDQ_BITS, True)
-
-    def _tile_match(self, views: Sequence[Image.Image]) -> Nearest | None:
-        if self.tile_distance <= 0.0:
-            return None
-        distance, place = min(self._worst_tiles(view) for view in views)
-        if distance >= self.tile_distance:
-            return None
-        return Nearest(self._works[place], "tiles", 1.0 - distance, 1.0 - self.tile_distance, True)
-
-    def _worst_tiles(self, view: Image.Image) -> tuple[float, int]:
-        """(distance, place) of the protected picture whose worst tile is least unlike this one's."""
-        reduced = colors(view)
-        _, places = self._near.search(reduced[None], min(CANDIDATES, len(self._works)))
-        distances = worst_tile(reduced, self._colors[places[0]])
-        best = int(distances.argmin())
-        return float(distances[best]), int(places[0, best])
+    def _raise_limits(self, pictures: Sequence[Image.Image], fpr: float, about: Mapping[str, Any]) -> None:
+        """Raises the limits of the other descriptors to what is exceeded by at most `fpr` of these pictures."""
+        for name, descriptor in self.descriptors.items():
+            limit = descriptor.limits.get(name)
+            if limit is None or not len(descriptor):
+                continue
+            found = [descriptor.find(picture) for picture in pictures]
+            value, interval = quantile(name, [-1.0 if one is None else one.score for one in found], fpr)
+            if value > limit.copy:
+                descriptor.limits[name] = Limit(value, max(limit.near, value - (limit.copy - limit.near)))
+                self.provenance = {**self.provenance, name: {**about, "interval": list(interval)}}
 
     def save(self, folder: Path) -> None:
         """Writes features and ids, not the pictures, into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "features.npz", thumbnails=self._thumbnails, hashes=self._hashes, good=self._good,
-                 colors=self._colors)  # fmt: skip
+        held = {name: one.arrays() for name, one in self.descriptors.items()}
+        arrays = {f"{name}.{key}": array for name, some in held.items() for key, array in some.items()}
+        part = folder / "features.part.npz"
+        np.savez(part, **arrays)  # type: ignore[arg-type]
+        part.replace(folder / "features.npz")
         data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance,
                 "tile_distance": self.tile_distance, "provenance": self.provenance,
-                "works": self._works}  # fmt: skip
+                "limits": {name: list(one.limits[name][:2]) for name, one in self.descriptors.items()
+                           if name in one.limits},
+                "descriptors": list(self.descriptors), "works": self._works}  # fmt: skip
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         part = folder / "gallery.json.part"
         part.write_text(text, encoding="utf-8")
@@ -318,50 +332,93 @@ class Gallery:
 
     @classmethod
     def load(cls, folder: Path) -> "Gallery":
-        """A saved gallery. Raises GalleryError when it can't be read."""
+        """A saved gallery, with those of its descriptors that are installed here; a warning names the others.
+
+        Raises GalleryError when it can't be read.
+        """
         folder = Path(folder)
         try:
             data = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
             if data["format"] != FORMAT:
                 raise ValueError(f"its format isn't {FORMAT}")
-            gallery = cls(data["correlation"], data["pdq_distance"], data["tile_distance"])
+            limits = data["correlation"], data["pdq_distance"], data["tile_distance"]
+            gallery = cls(*limits, _usable(data["descriptors"]))
+            gallery._works = list(data["works"])
+            gallery.provenance = dict(data.get("provenance", UNCALIBRATED))
             with np.load(folder / "features.npz", allow_pickle=False) as features:
-                gallery._thumbnails, gallery._hashes = features["thumbnails"], features["hashes"]
-                gallery._good, gallery._colors = features["good"], features["colors"]
-            gallery._works, gallery.provenance = list(data["works"]), dict(data.get("provenance", UNCALIBRATED))
+                for name, descriptor in gallery.descriptors.items():
+                    start = f"{name}."
+                    own = {key.removeprefix(start): features[key] for key in features.files if key.startswith(start)}
+                    descriptor.restore(own, len(gallery._works))
+            for name, (copy, near) in data["limits"].items():
+                if name in gallery.descriptors:
+                    gallery.descriptors[name].limits[name] = Limit(float(copy), float(near))
             gallery._check()
-            gallery._index()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError,
                 EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
 
-
-class _Row(NamedTuple):
-    """One protected picture's features."""
-
-    work: str
-    thumbnail: np.ndarray
-    bits: np.ndarray
-    quality: int
-    colors: np.ndarray
+    def _check(self) -> None:
+        """ValueError unless what was loaded is what save writes."""
+        if not all(isinstance(work, str) for work in self._works):
+            raise ValueError("its ids aren't texts")
+        limits = [value for one in self.descriptors.values() for limit in one.limits.values() for value in limit[:2]]
+        if not np.isfinite([self.tile_distance, self.pdq_distance, *limits]).all():
+            raise ValueError("its thresholds are no numbers")
 
 
-def _rows(work: str, source: Any) -> list[_Row]:
-    """The features of a picture's frames, without those that equal one before. Raises GalleryError."""
-    rows: list[_Row] = []
+_Row = tuple[str, dict[str, Any]]
+"""One protected picture: its work, and its features by descriptor."""
+
+
+def _made(names: Sequence[str]) -> dict[str, Descriptor]:
+    """Empty descriptors of these names, the cheapest first, pixels always among them. Raises BadRequestError."""
+    unknown = [name for name in names if name not in DESCRIPTORS]
+    if unknown:
+        raise BadRequestError(f"There is no descriptor {unknown[0]!r}; choose of {', '.join(DESCRIPTORS)}.")
+    return {name: one() for name, one in DESCRIPTORS.items() if name in names or name == "pixels"}
+
+
+def _usable(names: Sequence[str]) -> list[str]:
+    missing = [name for name in names if name in DESCRIPTORS and not DESCRIPTORS[name].available()]
+    if missing:
+        names_missing = " and ".join(missing)
+        _log.warning("A gallery was saved with %s, which isn't installed here: it compares without.", names_missing)
+    return [name for name in names if name not in missing]
+
+
+def _frames(work: str, source: Any) -> list[Image.Image]:
+    """A picture's frames, without those that equal one before. Raises GalleryError."""
+    frames, features = list[Image.Image](), list[np.ndarray]()
     try:
         for image in open_frames(source):
             feature = thumbnail(image)
-            if feature.any() and all(float(feature @ row.thumbnail) <= SAME for row in rows):
-                rows.append(_Row(work, feature, *pdq(image), colors(image)))
+            if feature.any() and all(float(feature @ other) <= SAME for other in features):
+                frames.append(image)
+                features.append(feature)
     except UNREADABLE as error:
         raise _unreadable(source, error) from None
-    if not rows:
+    if not frames:
         raise GalleryError(f"The picture of {work} is one flat color, which can't be protected; remove it.")
-    return rows
+    return frames
 
 
-def _views(picture: Image.Image) -> list[Image.Image]:
-    """A picture and its mirror image."""
-    return [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+def _part_name(named: Sequence[tuple[str, Path]], descriptors: Iterable[str]) -> str:
+    """A name for these files as they are now."""
+    states = [(work, path.stat().st_size, path.stat().st_mtime_ns) for work, path in named]
+    return hashlib.sha256(repr((FORMAT, list(descriptors), states)).encode()).hexdigest()[:24]
+
+
+def _nearness(found: Nearest) -> tuple[bool, float]:
+    """Near before not near; among the near how far beyond their limit, else correlations of thumbnails first."""
+    if not found.near:
+        return False, float(found.metric == "correlation")
+    return True, (found.score - found.near_threshold) / max(1.0 - found.near_threshold, 1e-6)
+
+
+def _upper_bound(hits: int, count: int) -> float:
+    """95 % upper bound of a rate of which `hits` of `count` were seen (Clopper and Pearson)."""
+    from scipy.stats import beta
+
+    return 1.0 if hits == count else float(beta.ppf(0.95, hits + 1, count - hits))

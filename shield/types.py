@@ -193,8 +193,10 @@ class WordWeight:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest protected picture of a finished picture. `score` grows with similarity; `copied` by the gallery's
-    rule.
+    """The nearest protected picture of a finished picture. `score` grows with similarity; `copied` above `threshold`,
+    `near` between `near_threshold` and that. `descriptor` found it, by `metric`. `region`: where in the finished
+    picture the protected one lies, as four corners in shares of width and height, clockwise from the protected
+    picture's upper left one, outside of 0 to 1 where it is cut; None where it is neither copied nor near.
     """
 
     work: str
@@ -202,6 +204,15 @@ class Nearest:
     score: float
     threshold: float
     copied: bool
+    near: bool = False
+    descriptor: str = "pixels"
+    region: tuple[tuple[float, float], ...] | None = None
+    near_threshold: float = 1.0
+
+    @property
+    def closeness(self) -> str:
+        """`copy`, `near` or `none`."""
+        return "copy" if self.copied else "near" if self.near else "none"
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,8 @@ class Shield(StandIn):
             found = nearest[image.row]
             if found is not None and found.copied:
                 image.reasons += (f"the picture copies {found.work} ({found.metric} {found.score:.3f})",)
+            elif found is not None and found.near:
+                image.reasons += (f"the picture is near {found.work} ({found.metric} {found.score:.3f}), but no copy",)
         return _Drawn(output, pictures, images, nearest, watcher.seconds + perf_counter() - started, watcher.calls)
 
     def _redraw(

@@ -127,7 +127,8 @@ def nearest(found: Iterable[tuple[str, Nearest | None, str | None]]) -> Markup:
 
 
 def _nearest(side: str, work: Nearest, address: str | None) -> Markup:
-    judged = "that counts as a copy" if work.copied else "that is no copy"
+    said = {"copy": "that counts as a copy", "near": "that is near, but no copy", "none": "that is no copy"}
+    judged = said[work.closeness]
     picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {work.work}") if address else EMPTY
     return Markup('<div class="ds-nearest">{}<p><strong>{}:</strong> {}<br>{}</p></div>').format(
         picture, side, work.work, f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}.")

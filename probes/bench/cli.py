@@ -140,6 +140,31 @@ def traps(
 
 
 @bench_app.command()
+def gallery(
+    out: Out = Path("runs/bench"),
+    share: Annotated[Path, typer.Option(help="Where Debian's openclipart-png and gnome-backgrounds are.")] = Path(
+        "/usr/share"
+    ),
+    queries: Annotated[int, typer.Option(min=1, help="Protected pictures that each edit is tried on.")] = 200,
+    others: Annotated[int, typer.Option(min=0, help="Pictures that copy nothing.")] = 5000,
+    as_json: Json = False,
+) -> None:
+    """Copies that a gallery finds after edits and pictures it takes for copies, by descriptor and together."""
+    from probes.bench.gallery import bench_gallery, table
+    from probes.progress import bars
+    from probes.types import Progress
+
+    with bars() as track:
+        tracks: dict[str, Progress] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            tracks.setdefault(what, track(what))(done, total)
+
+        found = bench_gallery(out, share=share, queries=queries, others=others, progress=progress)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def pages(
     root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path("."),
 ) -> None:

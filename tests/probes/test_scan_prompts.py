@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from pyarrow import parquet
+from scipy.stats import mannwhitneyu
 from typer.testing import CliRunner
 
 from probes.cli import app
@@ -77,7 +78,12 @@ def test_pictures_meet_their_references(tmp_path):
 
 def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     done = run(None, tmp_path / "run")
-    assert 0 <= done.summary["detector"]["noise_gap"]["auroc"] <= 1
+    scores = {kind: [r["scores"]["noise_gap"] for r in Run.open(tmp_path / "run").records() if r["kind"] == kind
+                     and r["rung"] != 0] for kind in ("work", "nonmember")}
+    found = done.summary["detector"]["noise_gap"]
+    assert (found["n"], found["n_nonmembers"]) == (len(scores["work"]), len(scores["nonmember"]))
+    wins = mannwhitneyu(scores["work"], scores["nonmember"]).statistic
+    assert found["auroc"] == pytest.approx(wins / found["n"] / found["n_nonmembers"])
     assert any("AUROC" in line for line in lines_of(done.summary))
     assert any("no threshold" in line for line in lines_of(done.summary))
 

@@ -229,4 +229,4 @@ def test_tiles_are_saved_and_removed_with_their_work(gallery, tmp_path):
     gallery.save(tmp_path)
     loaded = Gallery.load(tmp_path)
     assert loaded.tile_distance == gallery.tile_distance > 0
-    assert loaded.remove("pale") == 1 and len(loaded._colors) == len(loaded) == loaded._near.ntotal == 20
+    assert loaded.remove("pale") == 1 and len(loaded.pixels.colors) == len(loaded) == loaded.pixels.near.ntotal == 20

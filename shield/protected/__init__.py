@@ -1,0 +1,1 @@
+"""What is protected: how pictures are described so that a copy of one is found."""

@@ -1,0 +1,287 @@
+"""Local features: finds a part of a protected picture, or one that was turned, framed, squeezed or put into another.
+
+Corners and blobs of the picture are described by SIFT (Lowe, IJCV 2004, with the square roots of Arandjelovic and
+Zisserman, CVPR 2012), the protected pictures with most descriptions alike are candidates, and for each a homography is
+estimated that lays it onto the picture (MAGSAC++, Barath et al., CVPR 2020, as OpenCV has it). Copy detection usually
+ends there and counts inliers. Ours then looks: what lies in the matched region is brought back into the protected
+picture's frame and correlated with it. Pictures that share a motif have inliers, too, but no such correlation.
+
+A mirrored description is a permutation of the original's, so mirror images cost no second pass over the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from shield.protected.descriptors.found import Found, Limit, Region
+
+SIDE, MOST = 256, 250  # of a protected picture: its longer side in pixels, and how many features it has
+ASKED_SIDE, ASKED_MOST = 384, 900  # of a picture that is looked up, which may hold a protected one at half its size
+CONTRAST, EDGE = 0.015, 12.0
+GRID = 48  # side of a protected picture's colors, squeezed to a square
+NEIGHBORS, CLOSE = 6, 0.6  # nearest features that vote, and how far matched ones may be
+CANDIDATES = 10
+INLIERS, TOLERANCE = 6, 4.0  # tolerance in pixels of the picture looked up
+SEEN = 0.25  # share of the protected picture that has to lie within the picture
+CELLS_FROM = 12_000  # features from which FAISS groups them into cells
+LARGEST = 20_000  # protected pictures up to which all are candidates; above, those that another descriptor names
+MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (-np.arange(8)) % 8].ravel()
+
+
+class Features(NamedTuple):
+    """Of one picture: `points` (K, 2) in pixels of its `size` (width, height), `descriptions` (K, 128) of unit length,
+    and for protected ones `colors` (GRID, GRID, 3).
+    """
+
+    points: np.ndarray
+    descriptions: np.ndarray
+    size: tuple[int, int]
+
+
+class Local:
+    """Protected pictures' local features. The score is the correlation of the matched region, -1 to 1.
+
+    Don't trust its silence on a picture without corners, blurred beyond a few pixels, or shown at less than half its
+    size.
+    """
+
+    name: ClassVar[str] = "local"
+    extra: ClassVar[str] = "local"
+
+    def __init__(self) -> None:
+        self.limits: dict[str, Limit] = {"local": Limit(0.8, 0.6, "conservative, calibrated on nothing")}
+        self._points = list[np.ndarray]()
+        self._descriptions = list[np.ndarray]()  # uint8, 512 times the unit vectors
+        self._sizes = list[tuple[int, int]]()
+        self._colors = list[np.ndarray]()
+        self._votes: Any = None
+        self._owners = np.empty(0, np.int64)
+
+    @staticmethod
+    def available() -> bool:
+        """Whether OpenCV is installed (extra `local`)."""
+        return find_spec("cv2") is not None
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def describe(self, images: Sequence[Image.Image]) -> list[dict[str, np.ndarray]]:
+        """For each picture what `add` takes."""
+        rows = []
+        for image in images:
+            found = features(image, SIDE, MOST)
+            small = image.resize((GRID, GRID), Image.Resampling.BOX)
+            rows.append({
+                "points": found.points.astype(np.float16),
+                "descriptions": np.clip(512 * found.descriptions, 0, 255).round().astype(np.uint8),
+                "size": np.array(found.size, np.int32),
+                "colors": np.asarray(small, np.uint8),
+            })  # fmt: skip
+        return rows
+
+    def add(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Adds what `describe` gave."""
+        for row in rows:
+            self._points.append(np.asarray(row["points"]))
+            self._descriptions.append(np.asarray(row["descriptions"]))
+            self._sizes.append((int(row["size"][0]), int(row["size"][1])))
+            self._colors.append(np.asarray(row["colors"]))
+        self._votes = None
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Removes the pictures for which `kept` (N,) is False."""
+        for held in (self._points, self._descriptions, self._sizes, self._colors):
+            held[:] = [one for one, stays in zip(held, kept, strict=True) if stays]  # type: ignore[misc]
+        self._votes = None
+
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+        """The protected picture that fits best somewhere in this one; None where none does.
+
+        `candidates` are positions that another descriptor named.
+        """
+        asked = features(image, ASKED_SIDE, ASKED_MOST)
+        if len(asked.points) < INLIERS or not len(self):
+            return None
+        best: Found | None = None
+        for mirrored in (False, True):
+            view = _mirrored(asked) if mirrored else asked
+            shown = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+            pixels: np.ndarray | None = None
+            for place in dict.fromkeys([*self._voted(view), *candidates]):
+                fitted = self._fitted(view, place)
+                if fitted is None:
+                    continue
+                pixels = np.asarray(shown.resize(asked.size, Image.Resampling.BOX)) if pixels is None else pixels
+                score = self._correlation(pixels, fitted, place)
+                if best is None or score > best.score:
+                    best = Found(place, "local", score, self._region(fitted, asked.size, place, mirrored))
+                if score > self.limits["local"].copy:
+                    return best
+        return best
+
+    def _voted(self, asked: Features) -> list[int]:
+        """Positions of the pictures with most features near to these, the most first."""
+        if len(self) > LARGEST:
+            return []
+        if self._votes is None:
+            self._vote_index()
+        if not len(self._owners):
+            return []
+        squares, found = self._votes.search(np.ascontiguousarray(512 * asked.descriptions), NEIGHBORS)
+        # What the nearest are nearer than the last of them: features that every picture has count for nothing.
+        weights = np.where(found[:, :-1] >= 0, squares[:, -1:] - squares[:, :-1], 0.0) / 512**2
+        votes = np.bincount(self._owners[found[:, :-1]].ravel(), weights.ravel(), minlength=len(self))
+        votes_each = votes / np.sqrt([1.0 + len(points) for points in self._points])
+        order = np.argsort(-votes_each, kind="stable")[:CANDIDATES]
+        return [int(place) for place in order if votes[place] > 0]
+
+    def _vote_index(self) -> None:
+        import faiss
+
+        self._owners = np.repeat(np.arange(len(self)), [len(d) for d in self._descriptions])
+        rows = np.concatenate([np.empty((0, 128), np.uint8), *self._descriptions]).astype(np.float32)
+        flat = faiss.IndexFlatL2(128)
+        if len(rows) < CELLS_FROM:
+            self._votes = flat
+        else:
+            cells = int(2 * np.sqrt(len(rows)))
+            self._votes = faiss.IndexIVFScalarQuantizer(flat, 128, cells, faiss.ScalarQuantizer.QT_8bit_direct)
+            self._votes.by_residual = False
+            self._votes.cp.niter = 6
+            self._votes.train(rows[np.random.default_rng(0).permutation(len(rows))[: 40 * cells]])
+            self._votes.nprobe = 8
+        self._votes.add(rows)
+
+    def _fitted(self, asked: Features, place: int) -> np.ndarray | None:
+        """(3, 3) that lays the protected picture onto the other one; None where too few features agree."""
+        import cv2
+
+        points = self._points[place].astype(np.float32)
+        if len(points) < INLIERS:
+            return None
+        alike = asked.descriptions @ (self._descriptions[place].astype(np.float32).T / 512)
+        theirs, ours = alike.argmax(axis=1), alike.argmax(axis=0)
+        every = np.arange(len(theirs))
+        chosen = (ours[theirs] == every) & (alike[every, theirs] > 1 - CLOSE**2 / 2)
+        if chosen.sum() < INLIERS:
+            return None
+        cv2.setRNGSeed(0)
+        laid, agree = cv2.findHomography(
+            points[theirs[chosen]], asked.points[chosen], cv2.USAC_MAGSAC, TOLERANCE, maxIters=500, confidence=0.99
+        )
+        if laid is None or int(agree.sum()) < INLIERS or not _is_plain(laid, self._sizes[place], asked.size):
+            return None
+        return np.asarray(laid)
+
+    def _correlation(self, pixels: np.ndarray, laid: np.ndarray, place: int) -> float:
+        """Of the protected picture with what lies under it, where that is within the picture; 0 if that is too little.
+        """
+        import cv2
+
+        fine = 4 * GRID
+        width, height = self._sizes[place]
+        scale = np.array([[width / fine, 0, 0.5 * width / fine - 0.5], [0, height / fine, 0.5 * height / fine - 0.5],
+                          [0, 0, 1]])  # fmt: skip
+        back = laid @ scale
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        under = cv2.warpPerspective(pixels, back, (fine, fine), flags=flags)
+        within = cv2.warpPerspective(np.ones(pixels.shape[:2], np.float32), back, (fine, fine), flags=flags)
+        seen = cv2.resize(within, (GRID, GRID), interpolation=cv2.INTER_AREA) > 0.99
+        if seen.mean() < SEEN:
+            return 0.0
+        ones = cv2.resize(under, (GRID, GRID), interpolation=cv2.INTER_AREA)[seen].astype(np.float32)
+        return correlation(ones, self._colors[place][seen].astype(np.float32))
+
+    def _region(self, laid: np.ndarray, size: tuple[int, int], place: int, mirrored: bool) -> Region:
+        """The protected picture's corners in the other one, as shares of its width and height."""
+        corners = _corners(laid, self._sizes[place]) / size
+        if mirrored:
+            corners[:, 0] = 1.0 - corners[:, 0]
+        return tuple((round(float(x), 4), round(float(y), 4)) for x, y in corners)
+
+    def candidates(self, found: Found) -> list[int]:
+        """None: nothing comes after it."""
+        return []
+
+    def join(self, other: Local) -> None:
+        """Adds the pictures of another one."""
+        for name in ("_points", "_descriptions", "_sizes", "_colors"):
+            getattr(self, name).extend(getattr(other, name))
+        self._votes = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs."""
+        return {
+            "points": np.concatenate([np.empty((0, 2), np.float16), *self._points]),
+            "descriptions": np.concatenate([np.empty((0, 128), np.uint8), *self._descriptions]),
+            "counts": np.array([len(points) for points in self._points], np.int64),
+            "sizes": np.array(self._sizes, np.int32).reshape(-1, 2),
+            "colors": np.array(self._colors, np.uint8).reshape(-1, GRID, GRID, 3),
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray], count: int) -> None:
+        """What `arrays` gave, of `count` pictures. Raises ValueError or KeyError for anything else."""
+        counts, sizes, colors = arrays["counts"], arrays["sizes"], arrays["colors"]
+        points, descriptions = arrays["points"], arrays["descriptions"]
+        forms = [counts.shape == (count,), sizes.shape == (count, 2), colors.shape == (count, GRID, GRID, 3),
+                 points.shape == (int(counts.sum()), 2), descriptions.shape == (int(counts.sum()), 128)]  # fmt: skip
+        if not all(forms) or descriptions.dtype != np.uint8 or (counts < 0).any() or (sizes < 1).any():
+            raise ValueError("its local features don't fit together")
+        ends = np.cumsum(counts)[:-1]
+        self._points = list(np.split(points, ends)) if count else []
+        self._descriptions = list(np.split(descriptions, ends)) if count else []
+        self._sizes, self._colors = [(int(w), int(h)) for w, h in sizes], list(colors)
+        self._votes = None
+
+
+def features(image: Image.Image, side: int, most: int) -> Features:
+    """The local features of a picture whose longer side is made `side` pixels, at most `most`, the strongest."""
+    import cv2
+
+    factor = side / max(image.size)
+    size = (max(16, round(image.width * factor)), max(16, round(image.height * factor)))
+    how = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+    gray = np.asarray(image.resize(size, how).convert("L"))
+    sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=CONTRAST, edgeThreshold=EDGE)
+    keypoints, found = sift.detectAndCompute(gray, np.empty(0, np.uint8))
+    if found is None:
+        return Features(np.empty((0, 2), np.float32), np.empty((0, 128), np.float32), size)
+    roots = np.sqrt(found[:most] / np.maximum(found[:most].sum(axis=1, keepdims=True), 1e-6))
+    return Features(np.array([k.pt for k in keypoints[:most]], np.float32), roots.astype(np.float32), size)
+
+
+def correlation(ones: np.ndarray, others: np.ndarray) -> float:
+    """Of colors (N, 3) with colors (N, 3), each channel without its mean; 0 where one of them is flat."""
+    ones, others = ones - ones.mean(axis=0), others - others.mean(axis=0)
+    norm = float(np.sqrt((ones**2).sum() * (others**2).sum()))
+    return float((ones * others).sum() / norm) if norm > 1.0 else 0.0
+
+
+def _mirrored(found: Features) -> Features:
+    points = found.points * np.array([-1, 1], np.float32) + np.array([found.size[0] - 1, 0], np.float32)
+    return Features(points, found.descriptions[:, MIRROR], found.size)
+
+
+def _corners(laid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(4, 2) where the corners of a picture of this size lie, clockwise from the upper left one."""
+    width, height = size
+    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64) @ laid.T
+    return corners[:, :2] / corners[:, 2:]
+
+
+def _is_plain(laid: np.ndarray, size: tuple[int, int], within: tuple[int, int]) -> bool:
+    """Whether a picture laid like this is a convex quadrangle, not mirrored, of a size that can be looked at."""
+    if not np.isfinite(laid).all() or (laid[2, 0] * size[0] + 1 < 0.2) or (laid[2, 1] * size[1] + 1 < 0.2):
+        return False
+    corners = _corners(laid, size)
+    sides = np.roll(corners, -1, axis=0) - corners
+    following = np.roll(sides, -1, axis=0)
+    turns = sides[:, 0] * following[:, 1] - sides[:, 1] * following[:, 0]
+    x, y = corners[:, 0], corners[:, 1]
+    area = 0.5 * float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())
+    return bool((turns > 0).all()) and 0.02 < area / (within[0] * within[1]) < 25.0
