@@ -30,8 +30,11 @@ MEAN = STD = (0.5, 0.5, 0.5)
 SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
 
-def new_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE in CLIP's format whose merges make each word of the world one token; pads with the end token."""
+def new_tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
+    """Byte-level BPE in CLIP's format whose merges make each of the words one token; pads with the end token.
+
+    Without `words`, those of the first world.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bpe.decoder = decoders.ByteLevel()
@@ -40,7 +43,7 @@ def new_tokenizer() -> CLIPTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
-    bpe.train_from_iterator(vocabulary(), trainer)
+    bpe.train_from_iterator(vocabulary() if words is None else words, trainer)
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges), *SPECIALS]

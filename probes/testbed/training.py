@@ -118,6 +118,10 @@ class Trainer:
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, held in self.optimizer.state.items():
+            for name, value in held.items():  # the fused step pairs memory, so strides have to be the parameter's
+                if value.shape == parameter.shape:
+                    held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.step = step
 
     def save(self) -> None:

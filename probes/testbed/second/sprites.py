@@ -52,7 +52,7 @@ def turned(sprite: Image.Image, size: float, turn: float) -> np.ndarray:
     return np.asarray(small.rotate(turn, Image.Resampling.BICUBIC, expand=True), dtype=np.float32) / 255
 
 
-def paste(picture: np.ndarray, layer: np.ndarray, center: Sequence[float]) -> None:
+def paste(picture: np.ndarray, layer: np.ndarray, center: Sequence[float] | np.ndarray) -> None:
     """Puts a premultiplied layer on an (H, W, 3) picture in 0..1, in place; what lies outside is cut off."""
     (high, wide), (h, w) = picture.shape[:2], layer.shape[:2]
     left, top = round(float(center[0]) - w / 2), round(float(center[1]) - h / 2)
