@@ -193,10 +193,9 @@ class Builder:
 
     def pictures(self, name: str, counts: tuple[int, int], seed: int) -> Pictures:
         """`counts` scenes, and paintings and prints, drawn where they aren't yet."""
-        folder, sprites = self.folder / "pictures", self.sprites
-        names = (f"{name}-scenes", f"{name}-fresh")
+        folder, names = self.folder / "pictures", (f"{name}-scenes", f"{name}-fresh")
         for salt, draw in enumerate((draw_scene, world.fresh)):
-            render(folder, names[salt], counts[salt], lambda rng, draw=draw: draw(rng, sprites), (seed, salt))
+            render(folder, names[salt], counts[salt], lambda rng, draw=draw: draw(rng, self.sprites), (seed, salt))
         return Pictures(folder, names)
 
     def works(self) -> list[Image.Image]:
@@ -252,12 +251,12 @@ class Builder:
         """Latents of scenes, of fresh paintings for the base and the forks, of the clean twin's slots, of works."""
         if self.result("clean").exists() and self.result("memorized").exists():
             return True
-        sprites, model, folder = self.sprites, self.trained_autoencoder(), self.folder / "pool"
+        model, folder = self.trained_autoencoder(), self.folder / "pool"
         counts = {"scenes": self.preset.scenes, "fresh-base": self.order("base").count("fresh"),
                   "fresh-fork": self.order("memorized").count("fresh"), "slots": self.preset.slots}  # fmt: skip
         for salt, (name, count) in enumerate(counts.items()):
             draw = draw_scene if name == "scenes" else world.fresh
-            pool.build(folder, name, count, lambda rng, draw=draw: draw(rng, sprites), model, (23, salt))
+            pool.build(folder, name, count, lambda rng, draw=draw: draw(rng, self.sprites), model, (23, salt))
         save_file({"latents": pool.encode(model, self.works())}, folder / "works.latents")
         return True
 
