@@ -101,12 +101,13 @@ def second(
 def verify(
     out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
     seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
     from probes.testbed.verify import Verifier, table
 
-    figures = Verifier(out, seeds).run()
+    figures = Verifier(out, seeds, sscd=sscd).run()
     printed(figures, as_json, table(figures))
     if not all(figures["passed"].values()):
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from probes.testbed import pool, text
 from probes.testbed.curves import read_log
 from probes.testbed.second import autoencoder, clip, denoiser, world
-from probes.testbed.second.rendered import Pictures, pixels, render
+from probes.testbed.second.rendered import Draw, Pictures, pixels, render
 from probes.testbed.second.scenes import draw_scene
 from probes.testbed.second.sprites import Sprites
 from probes.testbed.training import Limits, Loss, Schedule, Trainer
@@ -191,11 +192,15 @@ class Builder:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return model.to(self.device).eval()
 
+    def _drawing(self, draw: Callable[[np.random.Generator, Sprites], Sample]) -> Draw:
+        """`draw` on sprites that are read when the first picture is."""
+        return lambda rng: draw(rng, self.sprites)
+
     def pictures(self, name: str, counts: tuple[int, int], seed: int) -> Pictures:
         """`counts` scenes, and paintings and prints, drawn where they aren't yet."""
         folder, names = self.folder / "pictures", (f"{name}-scenes", f"{name}-fresh")
         for salt, draw in enumerate((draw_scene, world.fresh)):
-            render(folder, names[salt], counts[salt], lambda rng, draw=draw: draw(rng, self.sprites), (seed, salt))
+            render(folder, names[salt], counts[salt], self._drawing(draw), (seed, salt))
         return Pictures(folder, names)
 
     def works(self) -> list[Image.Image]:
@@ -256,7 +261,7 @@ class Builder:
                   "fresh-fork": self.order("memorized").count("fresh"), "slots": self.preset.slots}  # fmt: skip
         for salt, (name, count) in enumerate(counts.items()):
             draw = draw_scene if name == "scenes" else world.fresh
-            pool.build(folder, name, count, lambda rng, draw=draw: draw(rng, self.sprites), model, (23, salt))
+            pool.build(folder, name, count, self._drawing(draw), model, (23, salt))
         save_file({"latents": pool.encode(model, self.works())}, folder / "works.latents")
         return True
 
