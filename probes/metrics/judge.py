@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.types import Judgement
 
 FORMAT = 1
+Grade = Literal["copy", "near", "none"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Calibration:
         if not np.isfinite(score):
             return None
         return bool(score > self.threshold) if self.higher_is_copy else bool(score < self.threshold)
+
+    def grade(self, score: float) -> Grade | None:
+        """copy; near, which is closer than any two non-members are but no copy; none. None for nan."""
+        copied = self.copied(score)
+        if copied is None:
+            return None
+        near = score > self.nearest if self.higher_is_copy else score < self.nearest
+        return "copy" if copied else "near" if near else "none"
 
 
 def calibrate(metric: Metric, nonmembers: Sequence[Image.Image], false_copy_rate: float = 0.0, *,

@@ -76,15 +76,38 @@ def build(
 
 
 @testbed_app.command()
+def second(
+    work: Work = Path("runs/testbed2"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
+    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
+    start: Annotated[Path | None, typer.Option(help="Folder of kept stages to go on from: weights/testbed2.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder that each finished stage is copied to.")] = None,
+    stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+) -> None:  # fmt: skip
+    """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated."""
+    from probes.testbed.second.stages import PRESETS, STAGES, Builder
+    from probes.testbed.training import Limits
+
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"'{preset}' is not a preset; use one of {', '.join(PRESETS)}.")
+    asked = tuple(chosen(stages, STAGES, "stage", ()))
+    builder = Builder(work, sources, preset, device, Limits(checkpoint_minutes, max_minutes, resume))
+    left = builder.adopt(start) if start else STAGES
+    done = builder.run(asked or left, keep)
+    typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
+
+
+@testbed_app.command()
 def verify(
     out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
     seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
     from probes.testbed.verify import Verifier, table
 
-    figures = Verifier(out, seeds).run()
+    figures = Verifier(out, seeds, sscd=sscd).run()
     printed(figures, as_json, table(figures))
     if not all(figures["passed"].values()):
         raise typer.Exit(1)

@@ -28,12 +28,16 @@ CHUNK = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps each part of the training takes: the base, then the passes of the forks."""
+    """How many steps each part of the training takes: the base, then the passes of the forks.
+
+    `fresh` is the share of fresh paintings and prints in what is not a work.
+    """
 
     base: int
     passes: tuple[int, ...]
     batch: int
     seed: int = 0
+    fresh: float = PAINTINGS + PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ STREAMS = ("world", "fresh", "works", "slots")
 
 def base_order(plan: Plan) -> Order:
     rng = np.random.default_rng([plan.seed, 1])
-    stream = np.where(rng.uniform(size=plan.base * plan.batch) < PAINTINGS + PRODUCTS, 1, 0)
+    stream = np.where(rng.uniform(size=plan.base * plan.batch) < plan.fresh, 1, 0)
     return Order(stream, _count_up(stream))
 
 
@@ -70,7 +74,7 @@ def fork_order(plan: Plan, part: int, exposures: Sequence[int]) -> Order:
             f"rest of the world: use {-(-len(slots) * 5 // 4 // plan.batch)} steps or more."
         )
     rng = np.random.default_rng([plan.seed, 1 + part])
-    stream = np.concatenate([np.full(len(slots), 2), np.where(rng.uniform(size=rest) < PAINTINGS + PRODUCTS, 1, 0)])
+    stream = np.concatenate([np.full(len(slots), 2), np.where(rng.uniform(size=rest) < plan.fresh, 1, 0)])
     index = np.concatenate([slots, np.zeros(rest, dtype=int)])
     shuffled = rng.permutation(len(stream))
     stream, index = stream[shuffled], index[shuffled]

@@ -9,7 +9,9 @@ based screen. It is built from open_clip's own classes and loads with
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import open_clip
 import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from probes.testbed import world
@@ -30,22 +32,41 @@ MEAN = STD = (0.5, 0.5, 0.5)
 SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
 
-def new_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE in CLIP's format whose merges make each word of the world one token; pads with the end token."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=20_000, min_frequency=1, end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    bpe.train_from_iterator(vocabulary(), trainer)
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+def new_tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
+    """Byte-level BPE in CLIP's format whose merges make each of the words one token; pads with the end token.
+
+    Without `words`, those of the first world.
+    """
+    merges = learn_merges(vocabulary() if words is None else words)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges), *SPECIALS]
     ids = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=CONTEXT)
+
+
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte pair merges that make each of the words one token: the most frequent pair first, of equals the smallest.
+
+    The tokenizers library breaks ties by a hash that differs from run to run; ids have to be the same everywhere.
+    """
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(set(words))]
+    merges = []
+    while counts := Counter(pair for parts in split for pair in pairwise(parts)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merged(parts, best) for parts in split]
+    return merges
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """The parts with every occurrence of the pair, from the left, made one."""
+    made: list[str] = []
+    for part in parts:
+        if made and (made[-1], part) == pair:
+            made[-1] += part
+        else:
+            made.append(part)
+    return made
 
 
 def openclip_config(vocab_size: int) -> dict:

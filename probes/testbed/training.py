@@ -32,7 +32,7 @@ class ResumeError(ShieldError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps, batch and learning rate (linear warm-up, cosine to a tenth); ema 0 keeps no average."""
+    """Steps, batch and learning rate (linear warm-up, cosine to `floor` of it); ema 0 keeps no average."""
 
     steps: int
     batch: int
@@ -41,12 +41,13 @@ class Schedule:
     ema: float = 0.0
     seed: int = 0
     weight_decay: float = 0.01
+    floor: float = 0.1
 
     def rate_at(self, step: int) -> float:
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+        return self.rate * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ class Trainer:
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, held in self.optimizer.state.items():
+            for name, value in held.items():  # the fused step pairs memory, so strides have to be the parameter's
+                if value.shape == parameter.shape:
+                    held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.step = step
 
     def save(self) -> None:
@@ -133,14 +138,19 @@ class Trainer:
     def run(self, loss: Loss, limits: Limits) -> bool:
         """Trains until the schedule's end (True) or the time limit (False). Ctrl-C saves, then is raised again."""
         self.load(limits.resume)
-        start = saved = time.monotonic()
+        start = saved = logged = time.monotonic()
+        since = self.step
         with self._progress() as (progress, task), (self.folder / f"{self.name}.log.jsonl").open("a") as log:
             try:
                 while not self.done:
                     values = self._descend(loss)
                     progress.update(task, completed=self.step, loss=f"{values['loss']:.4f}")
                     if self.step % 20 == 0 or self.done:
-                        log.write(json.dumps({"step": self.step, "seconds": time.monotonic() - start} | values) + "\n")
+                        took, logged = time.monotonic() - logged, time.monotonic()
+                        speed = (self.step - since) * self.schedule.batch / max(took, 1e-9)
+                        since = self.step
+                        entry = {"step": self.step, "seconds": logged - start, "images_per_second": speed}
+                        log.write(json.dumps(entry | values) + "\n")
                         log.flush()
                     now = time.monotonic()
                     if now - saved > 60 * limits.checkpoint_minutes:

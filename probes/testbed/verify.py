@@ -1,14 +1,15 @@
 """Does the testbed do what it is for? Figures on the held-out split, contact sheets, the ladder as a plot.
 
 Two copy metrics of different kinds (worst-tile L2 of pixels, PDQ of frequencies) judge each picture, with
-thresholds calibrated on pictures that are no copies of each other; where they disagree is counted. Seeds start at
-FIRST_SEED and serve nothing else.
+thresholds calibrated on pictures that are no copies of each other; where they disagree is counted. Where SSCD can be
+had it judges as well, at the line that the literature draws. Between copy and none is near: closer than any two
+non-members are to each other, and no copy. Seeds start at FIRST_SEED and serve nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from PIL import Image, ImageDraw
 import shield
 from probes.bench.figures import share
 from probes.generate import generate
-from probes.metrics import Alignment, rate_interval
+from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
+from probes.metrics.judge import Grade
 from probes.runs import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
@@ -28,38 +30,45 @@ from shield.weights import weights_dir
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
 METRICS = ("tiled_l2", "pdq")  # the deciding one and the second opinion
+SSCD = (ImmaculateSscd.name, Sscd.name)
+SSCD_LINE = 0.5  # Somepalli et al., "Diffusion Art or Digital Forgery?", CVPR 2023, arXiv 2212.03860
 
 
 @dataclass
 class Copies:
-    """Outcomes of one group of pictures: per metric a verdict for each, and the item it belongs to."""
+    """Outcomes of one group of pictures: per metric a grade for each, and the item it belongs to."""
 
-    verdicts: dict[str, list[bool | None]]
+    grades: dict[str, list[Grade | None]]
     scores: dict[str, list[float | None]]
     items: list[str]
 
     def summary(self) -> dict:
-        """Per metric n, share copied with a 95 % interval (bootstrap over items), unscored; and disagreements."""
+        """Per metric n, share copied with a 95 % interval (bootstrap over items), share near; and disagreements."""
         result: dict = {}
-        for name, verdicts in self.verdicts.items():
+        copied = {name: [_is(grade, "copy") for grade in grades] for name, grades in self.grades.items()}
+        for name, verdicts in copied.items():
             interval = rate_interval(verdicts, self.items)
+            near = rate_interval([_is(grade, "near") for grade in self.grades[name]], self.items)
             scored = [s for s in self.scores[name] if s is not None]
             result[name] = {
                 "n": interval.n, "unscored": sum(v is None for v in verdicts), "copied": interval.value,
-                "low": interval.low, "high": interval.high, "mean_score": float(np.mean(scored)) if scored else None,
+                "low": interval.low, "high": interval.high, "near": near.value,
+                "mean_score": float(np.mean(scored)) if scored else None,
+                "median_score": float(np.median(scored)) if scored else None,
             }  # fmt: skip
-        pairs = zip(self.verdicts["tiled_l2"], self.verdicts["pdq"], strict=True)
+        pairs = zip(copied["tiled_l2"], copied["pdq"], strict=True)
         result["disagree"] = sum(a is not None and b is not None and a != b for a, b in pairs)
         return result
 
 
 class Verifier:
-    """Generates with both twins and judges; `seeds` pictures per caption."""
+    """Generates with both twins and judges; `seeds` pictures per caption; `sscd` is a TorchScript file of SSCD."""
 
-    def __init__(self, out: Path, seeds: int, batch_size: int = 32) -> None:
+    def __init__(self, out: Path, seeds: int, batch_size: int = 32, sscd: Path | None = None) -> None:
         self.out, self.seeds, self.batch_size = out, seeds, batch_size
         self.manifest: Manifest = load_manifest()
-        self.judge = copy_judge()
+        dev = [open_image(i.file) for i in self.manifest.nonmembers("dev") if i.file]
+        self.judge = with_sscd(copy_judge(), sscd_metric(sscd), dev)
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> dict:
@@ -108,8 +117,8 @@ class Verifier:
         references = {i.id: open_image(i.file) for i in items if i.file}
         judgements = self.judge.judge(list(made), [references.get(i.id) for i in items])
         scores = {m.name: [j.scores[m.name] for j in judgements] for m in self.judge.metrics}
-        each = [self.judge.verdicts(j.scores) for j in judgements]
-        return Copies({m: [v[m] for v in each] for m in scores}, scores, [i.id for i in items])
+        grades = {m: [None if s is None else self.judge.calibrations[m].grade(s) for s in scores[m]] for m in scores}
+        return Copies(grades, scores, [i.id for i in items])
 
     def nonmembers(self) -> dict:
         """Held-out non-member captions: a copy of their own picture or of any work?"""
@@ -122,7 +131,7 @@ class Verifier:
             own = self._judged([r[0] for r in rows], made).summary()
             copies = self.judge.copies_by_metric(made, references)
             result[twin] = {"own": own, "any_work": {m: _rate([_any(row) for row in copies[m]], items)
-                                                     for m in METRICS}}  # fmt: skip
+                                                     for m in used(copies)}}  # fmt: skip
         return result
 
     def scenes(self, among: int = 20) -> dict:
@@ -188,6 +197,29 @@ class Verifier:
         sheet([lines[n] for n in few], [names[n] for n in few], columns).save(self.out / "overview.png")
 
 
+def sscd_metric(path: Path | None) -> Metric | None:
+    """SSCD from a TorchScript file, else from the ``sscd`` extra where that is installed."""
+    return Sscd(path) if path is not None else ImmaculateSscd() if ImmaculateSscd.available() else None
+
+
+def with_sscd(judge: CopyJudge, sscd: Metric | None, nonmembers: Sequence[Image.Image]) -> CopyJudge:
+    """The judge with SSCD beside its metrics: a copy above SSCD_LINE, near above what two non-members reach."""
+    if sscd is None:
+        return judge
+    found = replace(calibrate(sscd, nonmembers, source="dev non-members; the line is the literature's"),
+                    threshold=SSCD_LINE)  # fmt: skip
+    return CopyJudge([*judge.metrics, sscd], {**judge.calibrations, sscd.name: found})
+
+
+def used(group: Mapping[str, object]) -> list[str]:
+    """The metrics of a group of figures that are told, SSCD last where it is there."""
+    return [name for name in (*METRICS, *SSCD) if name in group]
+
+
+def _is(grade: Grade | None, which: Grade) -> bool | None:
+    return None if grade is None else grade == which
+
+
 def _any(verdicts: np.ndarray) -> bool | None:
     """Whether one is 1; None if there is none and one is nan."""
     return True if (verdicts == 1).any() else None if np.isnan(verdicts).any() else False
@@ -210,16 +242,16 @@ def passed(figures: dict) -> dict[str, bool]:
     """The testbed's own acceptance, each by name."""
     rungs = [k for k in figures["works"]["memorized"] if k != "TM"]
     top = rungs[-2:]
-    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in METRICS]  # noqa: E731
+    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in used(groups[k])]  # noqa: E731
     scenes = figures["scenes"]
     return {
         "top two rungs copied in 90 % on memorized": min(every(figures["works"]["memorized"], top)) >= 0.9,
         "no work copied on clean": max(every(figures["works"]["clean"], rungs)) == 0,
         "no non-member's caption gives its own picture": all(
-            n["own"][m]["copied"] == 0 for n in figures["nonmembers"].values() for m in METRICS
+            n["own"][m]["copied"] == 0 for n in figures["nonmembers"].values() for m in used(n["own"])
         ),
         "no non-member's caption gives any work": all(
-            n["any_work"][m]["share"] == 0 for n in figures["nonmembers"].values() for m in METRICS
+            n["any_work"][m]["share"] == 0 for n in figures["nonmembers"].values() for m in used(n["any_work"])
         ),
         "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
         "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,
@@ -228,17 +260,17 @@ def passed(figures: dict) -> dict[str, bool]:
 
 def table(figures: dict) -> str:
     """The figures as Markdown."""
-    lines = [
-        "| exposures | twin | pictures | copies, tiled L2 | copies, PDQ | mean tiled L2 | metrics disagree |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ["exposures", "twin", "pictures", "copies, tiled L2", "copies, PDQ", "copies, SSCD", "near, tiled L2",
+               "mean tiled L2", "median SSCD", "metrics disagree"]  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for twin, groups in figures["works"].items():
         for rung, group in groups.items():
             tiled, pdq = (group[m] for m in METRICS)
-            lines.append(
-                f"| {rung} | {twin} | {tiled['n']} | {share(tiled, 'copied')} | {share(pdq, 'copied')} "
-                f"| {tiled['mean_score']:.3f} | {group['disagree']} |"
-            )
+            sscd = next((group[m] for m in SSCD if m in group), None)
+            cells = [rung, twin, tiled["n"], share(tiled, "copied"), share(pdq, "copied"),
+                     share(sscd, "copied") if sscd else "-", f"{tiled['near']:.0%}", f"{tiled['mean_score']:.3f}",
+                     f"{sscd['median_score']:.2f}" if sscd else "-", group["disagree"]]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "| check | on | n | share |", "|---|---|---|---|"]
     for twin, group in figures["nonmembers"].items():
         for metric, found in group["any_work"].items():
@@ -279,7 +311,7 @@ def ladder_plot(works: dict, path: Path) -> None:
     axes = figure.add_subplot()
     rungs = [k for k in works["memorized"] if k != "TM"]
     for twin, color in (("memorized", "#c0392b"), ("clean", "#2471a3")):
-        for metric, mark in (("tiled_l2", "o-"), ("pdq", "s--")):
+        for metric, mark in zip(used(works["memorized"][rungs[0]]), ("o-", "s--", "^:"), strict=False):
             rows = [works[twin][k][metric] for k in rungs]
             points(axes, range(len(rungs)), rows, "copied", f"{twin}, {metric}", fmt=mark, color=color, markersize=4)
     axes.set_xticks(range(len(rungs)), rungs)

@@ -33,8 +33,8 @@ def loss_of(made: Trainer, stop_at: int | None = None):
 
 
 def weights(made: Trainer) -> list[torch.Tensor]:
-    average = made.average or {}
-    return [*made.model.state_dict().values(), *(average[k] for k in made.model.state_dict())]
+    state, average = made.model.state_dict(), made.average
+    return [*state.values(), *(average[k] for k in state if average)]
 
 
 def test_an_interrupted_training_ends_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -45,6 +45,32 @@ def test_an_interrupted_training_ends_bit_equal_to_an_uninterrupted_one(tmp_path
         broken.run(loss_of(broken, stop_at=5), Limits())
     again = trainer(tmp_path / "broken")
     assert again.run(loss_of(again), Limits(resume=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+
+
+def test_a_model_in_channels_last_resumes_bit_equal(tmp_path: Path) -> None:
+    """The fused optimizer pairs memory, not indices: its state has to come back with the parameters' strides."""
+
+    def made(folder: Path) -> Trainer:
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return Trainer("conv", model, Schedule(steps=8, batch=1, rate=0.05, warmup=2), folder, {})
+
+    def loss(trainer: Trainer, stop_at: int | None = None):
+        def at(step: int) -> dict[str, torch.Tensor]:
+            if step == stop_at:
+                raise KeyboardInterrupt
+            x = torch.randn(2, 3, 6, 6, generator=step_generator(0, step))
+            return {"loss": (trainer.model(x) - x[:, :1, 1:-1, 1:-1]).square().mean()}
+
+        return at
+
+    whole, broken = made(tmp_path / "whole"), made(tmp_path / "broken")
+    whole.run(loss(whole), Limits())
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(loss(broken, stop_at=4), Limits())
+    again = made(tmp_path / "broken")
+    again.run(loss(again), Limits(resume=True))
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
 
 

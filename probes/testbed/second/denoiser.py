@@ -1,0 +1,86 @@
+"""The second testbed's denoiser: SD 1.x topology on 8 channels, v-prediction with zero terminal SNR.
+
+Half of the timesteps are drawn toward the middle of the noise scale (logit-normal; Esser et al., "Scaling Rectified
+Flow Transformers", ICML 2024, arXiv 2403.03206), where shapes are decided; the other half stay uniform, so that the
+pure noise at the end, where the caption decides the layout, is trained as well. Weights that fall to zero there, as
+min-SNR's do, would leave it untrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from probes.testbed import pool, unet
+from probes.testbed.second import clip
+from probes.testbed.second.autoencoder import CHANNELS
+from probes.testbed.second.world import Work
+from probes.testbed.text import tokens
+from probes.testbed.training import Loss
+
+CONFIG = unet.CONFIG | dict(in_channels=CHANNELS, out_channels=CHANNELS)
+MIDDLE = 0.5
+
+
+def new_unet(channels: tuple[int, ...], seed: int) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(block_out_channels=channels, **CONFIG).to(memory_format=torch.channels_last)
+
+
+class Draws:
+    """Latents and captions by step. Scenes and the clean twin's slots start over when their pool ends."""
+
+    def __init__(
+        self, order: pool.Order, streams: dict[str, tuple[torch.Tensor, list[str]]], works: Sequence[Work], batch: int
+    ) -> None:
+        self._order, self._streams, self._works, self._batch = order, streams, works, batch
+
+    def at(self, step: int, seed: int) -> tuple[torch.Tensor, list[str]]:
+        """((B, CHANNELS, 16, 16) float32, B captions with a tenth of them empty)."""
+        rng = np.random.default_rng([seed, step])
+        latents, captions = [], []
+        for k in range(step * self._batch, (step + 1) * self._batch):
+            name = pool.STREAMS[self._order.stream[k]]
+            pictures, words = self._streams[name]
+            index = int(self._order.index[k])
+            if name in ("world", "slots"):
+                index %= len(pictures)
+            caption = self._works[index].fill(rng) if name == "works" else words[index]
+            latents.append(pictures[index])
+            captions.append("" if rng.uniform() < unet.EMPTY_CAPTIONS else caption)
+        return torch.stack(latents).float(), captions
+
+
+def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count,) in 0..999: MIDDLE of them logit-normal, the rest uniform."""
+    middle = torch.sigmoid(torch.randn(count, generator=generator))
+    even = torch.rand(count, generator=generator)
+    chosen = torch.where(torch.rand(count, generator=generator) < MIDDLE, middle, even)
+    return (1000 * chosen).long().clamp(max=999)
+
+
+def loss_function(
+    model: UNet2DConditionModel, encoder: CLIPTextModel, draws: Draws, seed: int, device: str, half: bool
+) -> Loss:
+    """step -> mean squared error of v; the text encoder stays frozen. `half`: bfloat16 autocast."""
+    scheduler, tokenizer = unet.new_scheduler(), clip.new_tokenizer()
+    encoder.requires_grad_(False).eval()
+
+    def loss(step: int) -> dict[str, torch.Tensor]:
+        x, captions = draws.at(step, seed)
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        noise = torch.randn(x.shape, generator=generator).to(device)
+        t = timesteps(len(x), generator).to(device)
+        x = x.to(device)
+        with torch.no_grad():
+            condition = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
+        noisy, target = scheduler.add_noise(x, noise, t), scheduler.get_velocity(x, noise, t)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            made = model(noisy.contiguous(memory_format=torch.channels_last), t, condition).sample
+        return {"loss": torch.nn.functional.mse_loss(made.float(), target)}
+
+    return loss

@@ -1,0 +1,114 @@
+"""The second testbed's stages on a tiny preset: exact resume, kept stages that another machine goes on from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from probes.testbed import pool
+from probes.testbed.second import autoencoder, denoiser, world
+from probes.testbed.second.stages import INDEX, PRESETS, Builder
+from probes.testbed.training import Limits
+from shield.errors import WeightsError
+
+
+def builder(folder: Path, sources: Path | None, minutes: float = float("inf"), resume: bool = True) -> Builder:
+    return Builder(folder, sources, "tiny", "cpu", Limits(60, minutes, resume))
+
+
+@pytest.fixture(scope="module")
+def built(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(work, kept): all the stages in one go."""
+    work, kept = (tmp_path_factory.mktemp(name) for name in ("work", "kept"))
+    assert builder(work, sources).run(keep=kept)
+    return work, kept
+
+
+def same(one: Path, two: Path) -> bool:
+    a, b = load_file(one), load_file(two)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stages_cut_off_after_every_step_end_bit_equal(built: tuple[Path, Path], sources: Path, tmp_path: Path) -> None:
+    """A time limit of nothing ends each call after one step."""
+    shutil.copytree(built[0] / "pictures", tmp_path / "pictures")
+    shutil.copytree(built[0] / "pool", tmp_path / "pool")
+    for stage in ("autoencoder", "openclip", "base", "memorized"):
+        calls = 0
+        while not builder(tmp_path, sources, minutes=0.0).run((stage,)):
+            calls += 1
+        assert calls == 3  # of four steps
+        assert same(built[0] / f"{stage}.safetensors", tmp_path / f"{stage}.safetensors")
+
+
+def test_kept_stages_are_taken_up_elsewhere_and_give_the_same_twins(
+    built: tuple[Path, Path], sources: Path, tmp_path: Path
+) -> None:
+    for stage in ("memorized", "clean"):
+        assert json.loads((built[1] / INDEX).read_text())[stage]["steps"] == PRESETS["tiny"].fork.steps
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    index = {k: v for k, v in json.loads((built[1] / INDEX).read_text()).items() if k in ("autoencoder", "openclip")}
+    (kept / INDEX).write_text(json.dumps(index))
+    for stage in index:
+        (kept / f"{stage}.safetensors").write_bytes((built[1] / f"{stage}.safetensors").read_bytes())
+    other = builder(tmp_path / "work", sources)
+    shutil.copytree(built[0] / "pictures", tmp_path / "work" / "pictures")
+    left = other.adopt(kept)
+    assert left == ("pool", "base", "memorized", "clean")
+    assert other.run(left[:-1])
+    assert same(built[0] / "memorized.safetensors", tmp_path / "work" / "memorized.safetensors")
+
+
+def test_a_kept_stage_that_was_altered_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text((built[1] / INDEX).read_text())
+    with pytest.raises(WeightsError, match="isn't the file"):
+        builder(tmp_path / "work", None).adopt(tmp_path)
+    with pytest.raises(WeightsError, match="--keep FOLDER"):
+        builder(tmp_path / "work", None).adopt(tmp_path / "none")
+
+
+def test_the_latents_that_ship_are_equalized_and_need_no_scale(built: tuple[Path, Path], sources: Path) -> None:
+    made = builder(built[0], sources)
+    model, pictures = made.trained_autoencoder(), made.pictures("ae", (6, 6), 21)
+    x = autoencoder.pixels([pictures.crop(k) for k in range(len(pictures))])
+    latents = autoencoder.encode(model, x)
+    assert model.config.scaling_factor == 1
+    assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(8), atol=0.02)
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(8), atol=0.02)
+
+
+def test_folding_leaves_round_trips_as_they_were() -> None:
+    model = autoencoder.new_autoencoder(3).eval()
+    x = torch.rand(6, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        before = model.encode(x).latent_dist
+        decoded = model.decode(before.mean).sample
+        spread = (before.std / before.mean.std((0, 2, 3), keepdim=True)).mean()
+        autoencoder.equalize(model, x)
+        after = model.encode(x).latent_dist
+        assert torch.allclose(model.decode(after.mean).sample, decoded, atol=1e-4)
+        assert torch.allclose(after.std.mean(), spread, rtol=1e-3)
+
+
+def test_the_ladder_fits_the_presets_and_the_twins_differ_in_work_slots_alone() -> None:
+    for preset in (PRESETS["cpu"], PRESETS["gpu"]):
+        exposures = [w.exposures for w in world.works()]
+        order = pool.fork_order(preset.plan, 1, exposures)
+        twin = pool.clean(order)
+        slots = order.stream == pool.STREAMS.index("works")
+        assert np.bincount(order.index[slots], minlength=len(exposures)).tolist() == exposures
+        assert np.array_equal(order.stream[~slots], twin.stream[~slots])
+        fresh = pool.base_order(preset.plan).count("fresh") / len(pool.base_order(preset.plan).stream)
+        assert fresh == pytest.approx(preset.fresh, abs=0.01)
+
+
+def test_timesteps_cover_the_pure_noise_and_favor_the_middle() -> None:
+    t = denoiser.timesteps(20_000, torch.Generator().manual_seed(0))
+    counts = torch.histc(t.float(), bins=10, min=0, max=1000) / len(t)
+    assert t.min() == 0 and t.max() == 999 and (t == 999).sum() > 3
+    assert counts[4:6].min() > 1.5 * counts[[0, 9]].max() and counts.min() > 0.05
