@@ -217,7 +217,9 @@ def test_thousands_of_concepts_take_milliseconds():
     names = [f"{a}{b}{c}" for a in syllables[:20] for b in syllables for c in syllables[::7]][:10_000]
     screen = Concepts([Concept(name, descriptions=(f"red {name} with a hat",)) for name in names])
     screen.found("warm up the barman")
-    started = time.perf_counter()
+    taken = []
     for _ in range(10):
+        started = time.process_time()
         screen.found("a barman pouring a beer in a crowded pub, photograph, 35mm, soft light, tall windows")
-    assert len(screen.concepts) > 9_000 and (time.perf_counter() - started) / 10 < 0.1
+        taken.append(time.process_time() - started)
+    assert len(screen.concepts) > 9_000 and min(taken) < 0.1, "one pass over all names; a pass for each takes seconds"
