@@ -98,6 +98,20 @@ def localizers(
 
 
 @bench_app.command()
+def revival(
+    out: Out = Path("runs/bench"),
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Filling in a pruned model's zeros: located against random masks, resampled weights and the clean twin."""
+    from probes.bench.revival import bench_revival, table
+
+    found = bench_revival(out, batch_size=batch_size, device=device, progress=_said)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def bypass(
     out: Out = Path("runs/bench"),
     works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,

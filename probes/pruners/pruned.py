@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,25 +24,44 @@ def pruned(subject: Subject | torch.nn.Module, mask: UnitMask,
     denoiser = subject.denoiser if isinstance(subject, Subject) else subject
     pruner = pruner or ZeroWeights()
     mask.check(denoiser)
-    modules = dict(denoiser.named_modules())
-    weights = {path: modules[path].weight for path in mask.masks}
+    edited = {}
+    for path, selected in mask.masks.items():
+        weight = weight_of(denoiser, path).detach()
+        edited[path] = pruner.edited(weight, selected.to(weight.device))
+    with replaced(denoiser, edited):
+        yield denoiser
+
+
+@contextmanager
+def replaced(denoiser: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[torch.nn.Module]:
+    """The denoiser with other values in the weights of these modules; restored bit for bit, also after an exception."""
+    weights = {path: weight_of(denoiser, path) for path in values}
     before = {path: weight.detach().clone() for path, weight in weights.items()}
     try:
-        _write(weights, {path: pruner.edited(before[path], selected.to(before[path].device))
-                         for path, selected in mask.masks.items()})
+        _write(weights, values)
         yield denoiser
     finally:
         _write(weights, before)
 
 
-def _write(weights: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+def weight_of(denoiser: torch.nn.Module, path: str) -> torch.nn.Parameter:
+    """The weight of the module at this path."""
+    weight = denoiser.get_submodule(path).weight
+    assert isinstance(weight, torch.nn.Parameter)
+    return weight
+
+
+def _write(weights: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for path, value in values.items():
             weights[path].copy_(value)
 
 
 def save_pruned(subject: Subject, mask: UnitMask, folder: Path, pruner: Pruner | None = None) -> Path:
-    """Write the pruned pipeline as a normal diffusers checkpoint, with the mask beside it; returns ``folder``.
+    """Write the pruned pipeline as a normal diffusers checkpoint; returns ``folder``.
+
+    The mask isn't written into it: who has the mask knows where the memory was, and the checkpoint may be published.
+    Zeros give the mask away all the same (probes/attacks/weight_revival.py); ``resample_weights`` leaves none.
 
     MaskError if the folder exists and isn't empty. A half-written folder never has the final name.
     """
@@ -52,7 +71,6 @@ def save_pruned(subject: Subject, mask: UnitMask, folder: Path, pruner: Pruner |
     shutil.rmtree(part, ignore_errors=True)
     with pruned(subject, mask, pruner):
         subject.pipe.save_pretrained(part, safe_serialization=True)
-    mask.save(part / "unit_mask.safetensors")
     if folder.exists():
         folder.rmdir()
     part.rename(folder)

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 
 from probes.errors import MaskError
 from probes.localizers import RandomMask
-from probes.pruners import PRUNERS, ScaleWeights, ZeroWeights, pruned, save_pruned
+from probes.pruners import PRUNERS, ResampleWeights, ScaleWeights, ZeroWeights, pruned, save_pruned
 from probes.types import Subject, UnitMask
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
@@ -69,6 +69,18 @@ def test_a_saved_checkpoint_is_a_normal_one(subject, tmp_path):
     with pruned(subject, mask):
         expected = bits(subject.denoiser)
     assert bits(loaded.unet) == expected != sha
-    assert UnitMask.load(folder / "unit_mask.safetensors").iou(mask) == 1.0
+    assert not list(folder.rglob("*mask*")), "who gets the checkpoint doesn't get the mask"
     with pytest.raises(MaskError, match="isn't empty"):
         save_pruned(subject, mask, folder)
+
+
+def test_resampled_weights_come_from_their_row():
+    weight = torch.arange(1.0, 41.0).view(4, 10)
+    mask = torch.zeros(4, 10, dtype=torch.bool)
+    mask[0, :5], mask[1, 3], mask[2] = True, True, True
+    edited = ResampleWeights(seed=1).edited(weight, mask)
+    assert torch.equal(edited[~mask], weight[~mask])
+    assert set(edited[0, :5].tolist()) <= set(range(6, 11)) and edited[1, 3].item() in {11, 12, 13, 15, 16, 17, 18, 19, 20}
+    assert set(edited[2].tolist()) <= set(weight[~mask].tolist()), "a row without survivors draws from the layer"
+    assert not torch.equal(edited, ResampleWeights(seed=2).edited(weight, mask))
+    assert ResampleWeights().edited(weight, torch.ones_like(mask)).eq(0).all()
