@@ -80,7 +80,7 @@ def test_resampled_weights_come_from_their_row():
     mask[0, :5], mask[1, 3], mask[2] = True, True, True
     edited = ResampleWeights(seed=1).edited(weight, mask)
     assert torch.equal(edited[~mask], weight[~mask])
-    assert set(edited[0, :5].tolist()) <= set(range(6, 11)) and edited[1, 3].item() in {11, 12, 13, 15, 16, 17, 18, 19, 20}
+    assert set(edited[0, :5].tolist()) <= set(range(6, 11)) and edited[1, 3] in weight[1, ~mask[1]]
     assert set(edited[2].tolist()) <= set(weight[~mask].tolist()), "a row without survivors draws from the layer"
     assert not torch.equal(edited, ResampleWeights(seed=2).edited(weight, mask))
     assert ResampleWeights().edited(weight, torch.ones_like(mask)).eq(0).all()
