@@ -21,8 +21,19 @@ from benchmarks.plots import plot
 from probes.runs import versions, write_json
 from shield.errors import ShieldError
 
-BENCHMARKS = ("copy_scores", "gallery_queries", "shield_overhead", "attack_batching", "localization_cost",
-              "scan_throughput", "scan_early_exit", "scan_memory", "scan_workers", "real_size", "busy_cores")
+BENCHMARKS = (
+    "copy_scores",
+    "gallery_queries",
+    "shield_overhead",
+    "attack_batching",
+    "localization_cost",
+    "scan_throughput",
+    "scan_early_exit",
+    "scan_memory",
+    "scan_workers",
+    "real_size",
+    "busy_cores",
+)
 
 
 def main(
@@ -61,8 +72,9 @@ def one(name: str, out: Path) -> None:
 
 def line(figure: dict[str, Any]) -> str:
     spread = f"({figure['low']:.3g} to {figure['high']:.3g}, {figure['repeats']} repeats)"
-    return (f"  {figure['name']:<58}{figure['value']:>10.3g} {figure['unit']:<6} "
-            f"{spread if figure['repeats'] > 1 else ''}").rstrip()
+    return (
+        f"  {figure['name']:<58}{figure['value']:>10.3g} {figure['unit']:<6} {spread if figure['repeats'] > 1 else ''}"
+    ).rstrip()
 
 
 def machine() -> dict[str, Any]:
@@ -70,8 +82,12 @@ def machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu,
-            "threads": torch.get_num_threads()}
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+    }
 
 
 typer.run(main)

@@ -31,8 +31,13 @@ def measure() -> list[Figure]:
             taken["one at a time"] += seconds(partial(alone.search, subject, goals), 1, warm=False)
             taken["together"] += seconds(partial(together.search, subject, goals), 1, warm=False)
         for name, values in taken.items():
-            found.append(figure(f"{name}, {draws} draws a step: a work's step", [value / len(goals) / STEPS
-                                                                                for value in values], "s"))
+            found.append(
+                figure(
+                    f"{name}, {draws} draws a step: a work's step",
+                    [value / len(goals) / STEPS for value in values],
+                    "s",
+                )
+            )
         ratios = [one / other for one, other in zip(taken["one at a time"], taken["together"], strict=True)]
         found.append(figure(f"together is faster, {draws} draws a step", ratios, "times"))
     return found

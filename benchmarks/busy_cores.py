@@ -34,10 +34,11 @@ def measure() -> list[Figure]:
     for where, others in (("quiet cores", 0), ("beside a busy process", 1)):
         with busy(others):
             default, ours = ten_steps(None), ten_steps(SPINS)
-        found += [figure(f"{where}: ten steps, OpenMP's default", default, "s"),
-                  figure(f"{where}: ten steps, as the verbs set it", ours, "s"),
-                  figure(f"{where}: the default takes longer", [a / b for a, b in zip(default, ours, strict=True)],
-                         "times")]
+        found += [
+            figure(f"{where}: ten steps, OpenMP's default", default, "s"),
+            figure(f"{where}: ten steps, as the verbs set it", ours, "s"),
+            figure(f"{where}: the default takes longer", [a / b for a, b in zip(default, ours, strict=True)], "times"),
+        ]
     return found
 
 

@@ -29,8 +29,10 @@ def measure() -> list[Figure]:
         figure("thumbnail and PDQ of a 512 px picture", per(seconds(partial(features_of, asked)), PICTURES), "ms"),
         figure("add a picture to an empty gallery", per(seconds(lambda: Gallery().add(named)), PICTURES), "ms"),
     ]
-    looks = {"a finished 512 px picture": lambda: [filled.nearest(picture) for picture in asked],
-             f"a preview, {BATCH} at once": lambda: filled.similar(previews)}
+    looks = {
+        "a finished 512 px picture": lambda: [filled.nearest(picture) for picture in asked],
+        f"a preview, {BATCH} at once": lambda: filled.similar(previews),
+    }
     for (what, look), count in zip(looks.items(), (PICTURES, BATCH), strict=True):
         found.append(figure(f"nearest of {WORKS} works: {what}", per(seconds(look), count), "ms"))
     return found
@@ -47,11 +49,14 @@ def filled_gallery(works: int) -> Gallery:
     rows = rng.standard_normal((works, 3 * THUMBNAIL**2), dtype=np.float32)
     gallery._works = [f"work-{i}" for i in range(works)]
     toned = rng.standard_normal((works, 2 * TONES**2), dtype=np.float32)
-    gallery.pixels.restore({
-        "thumbnails": rows / np.linalg.norm(rows, axis=1, keepdims=True),
-        "hashes": rng.integers(0, 256, (works, 32), dtype=np.uint8),
-        "good": np.ones(works, bool),
-        "colors": rng.random((works, 768), dtype=np.float32),
-        "tones": toned / np.linalg.norm(toned, axis=1, keepdims=True),
-    }, works)  # fmt: skip
+    gallery.pixels.restore(
+        {
+            "thumbnails": rows / np.linalg.norm(rows, axis=1, keepdims=True),
+            "hashes": rng.integers(0, 256, (works, 32), dtype=np.uint8),
+            "good": np.ones(works, bool),
+            "colors": rng.random((works, 768), dtype=np.float32),
+            "tones": toned / np.linalg.norm(toned, axis=1, keepdims=True),
+        },
+        works,
+    )
     return gallery

@@ -18,8 +18,10 @@ def measure() -> list[Figure]:
     """The published setting (50 steps, the first 10 watched) and the testbed audit's own, on ten works' captions."""
     subject = Subject(load("testbed"), "testbed")
     captions = [work.captions[0] for work in load_manifest().works(split="dev", memorization="VM")[:PROMPTS]]
-    localizers: dict[str, Localizer] = {"as published": FFNSubspace(),
-                                        "as in an audit": as_usual(FULL, subject).localizer}
+    localizers: dict[str, Localizer] = {
+        "as published": FFNSubspace(),
+        "as in an audit": as_usual(FULL, subject).localizer,
+    }
     found = []
     for name, localizer in localizers.items():
         cost = localizer.locate(subject, captions).evaluations

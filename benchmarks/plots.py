@@ -33,8 +33,11 @@ def speeds(axes: Any, rows: Rows) -> None:
 
 
 def memory(axes: Any, rows: Rows) -> None:
-    points = [(float(row["name"].split(" at ")[1].split()[0].replace(",", "")), row["value"])
-              for row in rows if row["name"].startswith("resident")]
+    points = [
+        (float(row["name"].split(" at ")[1].split()[0].replace(",", "")), row["value"])
+        for row in rows
+        if row["name"].startswith("resident")
+    ]
     axes.plot(*zip(*points, strict=True), "o-", ms=4)
     axes.set(xscale="log", xlabel="prompts scored", ylabel="resident memory, MB")
     axes.set_ylim(0, 1.2 * max(rss for _, rss in points))

@@ -16,14 +16,27 @@ import torch
 from benchmarks.timing import Figure, figure, seconds
 from probes.batches import best_batch
 
-SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8,
-        "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}
-SDXL = {"sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
-        "block_out_channels": (320, 640, 1280), "layers_per_block": 2, "transformer_layers_per_block": (1, 2, 10),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "use_linear_projection": True,
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816}
+SD15 = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+}
+SDXL = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 FLUX = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
 CPU_BATCH, GPU_REPEATS, CPU_REPEATS = 1, 10, 2
 
@@ -79,19 +92,27 @@ def sd15(whole: bool, device: str, dtype: torch.dtype) -> Model:
 
 def sdxl(whole: bool, device: str, dtype: torch.dtype) -> Model:
     """SDXL's UNet at 1024 px; cut down: half as wide, half as deep in its transformers, 512 px."""
-    cut = {} if whole else {"block_out_channels": (160, 320, 640), "transformer_layers_per_block": (1, 1, 5),
-                            "sample_size": 64}
+    cut = (
+        {}
+        if whole
+        else {"block_out_channels": (160, 320, 640), "transformer_layers_per_block": (1, 1, 5), "sample_size": 64}
+    )
     name = "SDXL's UNet at 1024 px" if whole else "REDUCED: SDXL's UNet, half as wide and deep, at 512 px"
 
     def more(rows: int) -> dict[str, Any]:
-        return {"added_cond_kwargs": {"text_embeds": torch.randn(rows, 1280, device=device, dtype=dtype),
-                                      "time_ids": torch.zeros(rows, 6, device=device, dtype=dtype)}}
+        return {
+            "added_cond_kwargs": {
+                "text_embeds": torch.randn(rows, 1280, device=device, dtype=dtype),
+                "time_ids": torch.zeros(rows, 6, device=device, dtype=dtype),
+            }
+        }
 
     return _unet(name, {**SDXL, **cut}, device, dtype, more)
 
 
-def _unet(name: str, config: dict[str, Any], device: str, dtype: torch.dtype,
-          more: Callable[[int], dict[str, Any]]) -> Model:
+def _unet(
+    name: str, config: dict[str, Any], device: str, dtype: torch.dtype, more: Callable[[int], dict[str, Any]]
+) -> Model:
     from diffusers import UNet2DConditionModel
 
     with torch.device(device):
@@ -99,8 +120,12 @@ def _unet(name: str, config: dict[str, Any], device: str, dtype: torch.dtype,
 
     def inputs(rows: int) -> dict[str, Any]:
         side, width = config["sample_size"], config["cross_attention_dim"]
-        return {"sample": torch.randn(rows, 4, side, side, device=device, dtype=dtype), "timestep": 999,
-                "encoder_hidden_states": torch.randn(rows, 77, width, device=device, dtype=dtype), **more(rows)}
+        return {
+            "sample": torch.randn(rows, 4, side, side, device=device, dtype=dtype),
+            "timestep": 999,
+            "encoder_hidden_states": torch.randn(rows, 77, width, device=device, dtype=dtype),
+            **more(rows),
+        }
 
     return Model(name, unet, inputs)
 
@@ -125,10 +150,14 @@ def flux(whole: bool, device: str, dtype: torch.dtype) -> Model:
         def noise(*shape: int) -> torch.Tensor:
             return torch.randn(rows, *shape, device=device, dtype=dtype)
 
-        return {"hidden_states": noise(side * side, 64), "encoder_hidden_states": noise(tokens, 4096),
-                "pooled_projections": noise(768), "timestep": torch.ones(rows, device=device, dtype=dtype),
-                "guidance": torch.full((rows,), 3.5, device=device, dtype=dtype),
-                "img_ids": torch.zeros(side * side, 3, device=device, dtype=dtype),
-                "txt_ids": torch.zeros(tokens, 3, device=device, dtype=dtype)}
+        return {
+            "hidden_states": noise(side * side, 64),
+            "encoder_hidden_states": noise(tokens, 4096),
+            "pooled_projections": noise(768),
+            "timestep": torch.ones(rows, device=device, dtype=dtype),
+            "guidance": torch.full((rows,), 3.5, device=device, dtype=dtype),
+            "img_ids": torch.zeros(side * side, 3, device=device, dtype=dtype),
+            "txt_ids": torch.zeros(tokens, 3, device=device, dtype=dtype),
+        }
 
     return Model(name, transformer, inputs)

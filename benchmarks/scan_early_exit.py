@@ -37,16 +37,22 @@ def measure() -> list[Figure]:
     for error in ERRORS:
         tried = [one_pilot(scores, threshold, error, random.Random(seed)) for seed in range(REPEATS)]
         name = f"{len(scores)} prompts, up to {len(SEEDS)} seeds, error {error:g}, pilot {PILOT}"
-        for place, (what, unit) in enumerate({"seeds a prompt": "seeds", "stopped at the first seed": "",
-                                              "decided otherwise than by all seeds": ""}.items()):
+        for place, (what, unit) in enumerate(
+            {
+                "seeds a prompt": "seeds",
+                "stopped at the first seed": "",
+                "decided otherwise than by all seeds": "",
+            }.items()
+        ):
             values = [one[place] for one in tried]
             mean = sum(values) / len(values)
             found.append(Figure(f"{name}: {what}, mean", mean, min(values), max(values), unit, len(values)))
     return found
 
 
-def one_pilot(scores: list[list[float]], threshold: float, error: float,
-              choice: random.Random) -> tuple[float, float, float]:
+def one_pilot(
+    scores: list[list[float]], threshold: float, error: float, choice: random.Random
+) -> tuple[float, float, float]:
     """Of the prompts outside the pilot: seeds each, share stopped at the first seed, share decided otherwise."""
     order = choice.sample(scores, len(scores))
     boundary = calibrated(order[:PILOT], threshold, error)

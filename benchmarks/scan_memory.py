@@ -30,8 +30,15 @@ def measure() -> list[Figure]:
             file.writelines(f"cat {n}\n" for n in range(PROMPTS))
         start = time.perf_counter()
         with Watched(folder / "run" / "records.jsonl") as watched:
-            scan(folder / "prompts.txt", folder / "run", model=str(folder / "model"), sampling=Sampling(3, 5.0, BATCH),
-                 hardware=Hardware(batch_size=BATCH), device="cpu", show_progress=False)
+            scan(
+                folder / "prompts.txt",
+                folder / "run",
+                model=str(folder / "model"),
+                sampling=Sampling(3, 5.0, BATCH),
+                hardware=Hardware(batch_size=BATCH),
+                device="cpu",
+                show_progress=False,
+            )
         taken = time.perf_counter() - start
         size, table = ((folder / "run" / name).stat().st_size for name in ("records.jsonl", "results.parquet"))
     curve = [(written / size * PROMPTS, rss) for written, rss in watched.samples if written]

@@ -101,7 +101,7 @@ def bare(subject: Subject, prompts: Sequence[str]) -> Callable[[], float]:
     timestep = pipe.scheduler.timesteps[0]
     (seed,) = generators([500])
     noise = torch.randn(1, pipe.unet.config.in_channels, side, side, generator=seed).to(subject.device, subject.dtype)
-    batches = [prompts[start:start + BATCH] for start in range(0, len(prompts), BATCH)]
+    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
     with torch.no_grad():
         rows = [(noise.repeat(len(batch), 1, 1, 1), encoded(pipe, list(batch)).embeds) for batch in batches]
 

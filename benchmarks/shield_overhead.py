@@ -26,8 +26,10 @@ def measure() -> list[Figure]:
     """Prompts that shouldn't be flagged (benign scenes) and that should (works of the top rung), both held out."""
     manifest, pipe = load_manifest(), load("testbed")
     shield = Shield(pipe)
-    groups = {"not flagged": [scene.caption for scene in manifest.scenes("heldout")][:BATCH],
-              "flagged": [w.captions[0] for w in manifest.works("heldout", min_rung=manifest.rungs[-1])][:BATCH]}
+    groups = {
+        "not flagged": [scene.caption for scene in manifest.scenes("heldout")][:BATCH],
+        "flagged": [w.captions[0] for w in manifest.works("heldout", min_rung=manifest.rungs[-1])][:BATCH],
+    }
     found = []
     for name, prompts in groups.items():
         statuses = {v.status for v in calling(shield, prompts, manifest.sampling)().verdicts}
@@ -52,16 +54,22 @@ def paired(name: str, bare: Callable[[], Any], shielded: Callable[[], Any], pipe
         order = (bare, shielded) if pair % 2 else (shielded, bare)
         taken = {call: seconds(call, 1, warm=False)[0] for call in order}
         ratios.append(taken[shielded] / taken[bare])
-    return [figure(f"{name}: wall time, shielded / bare", ratios, "times"),
-            figure(f"{name}: denoiser rows, shielded / bare", [calls["shielded"] / calls["bare"]], "times"),
-            figure(f"{name}: peak memory, shielded / bare", [memory["shielded"] / memory["bare"]], "times")]
+    return [
+        figure(f"{name}: wall time, shielded / bare", ratios, "times"),
+        figure(f"{name}: denoiser rows, shielded / bare", [calls["shielded"] / calls["bare"]], "times"),
+        figure(f"{name}: peak memory, shielded / bare", [memory["shielded"] / memory["bare"]], "times"),
+    ]
 
 
 def calling(make: Any, prompts: Sequence[str], sampling: dict[str, Any]) -> Callable[[], Any]:
     def call() -> Any:
         with quiet(getattr(make, "pipe", make)):
-            return make(list(prompts), num_inference_steps=STEPS, guidance_scale=sampling["guidance_scale"],
-                        generator=generators(range(len(prompts))))
+            return make(
+                list(prompts),
+                num_inference_steps=STEPS,
+                guidance_scale=sampling["guidance_scale"],
+                generator=generators(range(len(prompts))),
+            )
 
     return call
 

@@ -58,8 +58,11 @@ def read(file: Path, prefix: str) -> list[Row]:
         rows = list(csv.DictReader(stream, delimiter=";"))
     if not rows or not {"Caption", "URL"} <= set(rows[0]):
         sys.exit(f"{file} needs the columns Caption and URL, separated by semicolons.")
-    return [Row(row["Caption"].strip(), row["URL"].strip(), f"pictures/{prefix}-{place:04d}.png", row.get("type", ""))
-            for place, row in enumerate(rows) if row["Caption"].strip()]
+    return [
+        Row(row["Caption"].strip(), row["URL"].strip(), f"pictures/{prefix}-{place:04d}.png", row.get("type", ""))
+        for place, row in enumerate(rows)
+        if row["Caption"].strip()
+    ]
 
 
 def halves(rows: Sequence[Row], seed: int = 0) -> tuple[list[Row], list[Row]]:

@@ -39,8 +39,9 @@ def text_auroc(memorized: Sequence[str], others: Sequence[str]) -> float:
     found = []
     for half in (0, 1):
         model = TrigramBayes.trained(memorized[half::2], others[half::2])
-        found.append(auroc([model.score(p) for p in memorized[1 - half :: 2]],
-                           [model.score(p) for p in others[1 - half :: 2]]))
+        found.append(
+            auroc([model.score(p) for p in memorized[1 - half :: 2]], [model.score(p) for p in others[1 - half :: 2]])
+        )
     return sum(found) / len(found)
 
 
@@ -54,8 +55,10 @@ def main() -> None:
         high, low = list(ones[name].values()), list(twos[name].values())
         rate, _ = tpr_at_fpr(high, low, 0.01)
         area = bootstrap_auroc(high, low)
-        print(f"{name}: AUROC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}), TPR {rate:.3f} at 1% FPR, "
-              f"{len(high)} against {len(low)} prompts")
+        print(
+            f"{name}: AUROC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}), TPR {rate:.3f} at 1% FPR, "
+            f"{len(high)} against {len(low)} prompts"
+        )
     prompts = [sorted({prompt for by in means.values() for prompt in by}) for means in (ones, twos)]
     print(f"text alone: AUROC {text_auroc(*prompts):.3f}")
     print(f"not scored: {lost + also}")

@@ -62,15 +62,20 @@ def main() -> None:
         groups[record["stage"] if steps is None else f"{record['stage']}, {steps} steps"].append(record)
     for name, some in groups.items():
         values = [record["sscd"] for record in some]
-        copied = rate_interval([None if value is None else value > metric.threshold for value in values],
-                               [record["item"] for record in some])
+        copied = rate_interval(
+            [None if value is None else value > metric.threshold for value in values],
+            [record["item"] for record in some],
+        )
         usual = median([value for value in values if value is not None] or [float("nan")])
-        print(f"{name}: median {usual:.3f}, above {metric.threshold:g}: {copied.value:.1%} ({copied.low:.1%} to "
-              f"{copied.high:.1%}), pictures {copied.n}, not scored {values.count(None)}")
+        print(
+            f"{name}: median {usual:.3f}, above {metric.threshold:g}: {copied.value:.1%} ({copied.low:.1%} to "
+            f"{copied.high:.1%}), pictures {copied.n}, not scored {values.count(None)}"
+        )
     if asked.csv:
         with open(asked.csv, "w", newline="", encoding="utf-8") as stream:
-            table = csv.DictWriter(stream, ["stage", "item", "seed", "attack_steps", "picture", "sscd"],
-                                   extrasaction="ignore")
+            table = csv.DictWriter(
+                stream, ["stage", "item", "seed", "attack_steps", "picture", "sscd"], extrasaction="ignore"
+            )
             table.writeheader()
             table.writerows(records)
 

@@ -31,14 +31,21 @@ print("\n".join(mask_lines(located.summary)))
 
 # 3. Without these weights: held-out works, benign scenes, and as many random weights as a control.
 small = Sizes(members=2, nonmembers=2, scenes=2)
-pruned = prune(located.file, out / "pruned", asked, plan=replace(PRUNE, sizes=small, sampling=sampling,
-                                                                 picture_seeds=(9000,)))
+pruned = prune(
+    located.file, out / "pruned", asked, plan=replace(PRUNE, sizes=small, sampling=sampling, picture_seeds=(9000,))
+)
 for row in pruned.summary["rows"]:
     print(f"{row['stage']}, {row['group']}: {row['copied']} of {row['n']} copies")
 
 # 4. Gone, or only hidden? An adversarial embedding at equal budget on works, on pictures the model never saw, and on
 # the twin that never saw the works. The verdict is the gap.
-attacked = attack(out / "attacked", asked, mask=located.file, steps=(0, 10), batch=4,
-                  plan=replace(ATTACK, sizes=small, sampling=sampling, picture_seeds=(9000,)))
+attacked = attack(
+    out / "attacked",
+    asked,
+    mask=located.file,
+    steps=(0, 10),
+    batch=4,
+    plan=replace(ATTACK, sizes=small, sampling=sampling, picture_seeds=(9000,)),
+)
 print("\n".join(attack_lines(attacked.summary)))
 print(f"Reports: {pruned.report}, {attacked.report}")

@@ -24,8 +24,10 @@ benign = "a cat and a donut on a blue background"
 # What isn't flagged is equal to the bit to what the bare pipeline draws.
 result = safe(benign, generator=noise(1), **SAMPLING)
 bare = pipe(benign, generator=noise(1), **SAMPLING)
-print(f"{benign}: {result.verdicts[0].status}, "
-      f"as the bare pipeline: {result.images[0].tobytes() == bare.images[0].tobytes()}")
+print(
+    f"{benign}: {result.verdicts[0].status}, "
+    f"as the bare pipeline: {result.images[0].tobytes() == bare.images[0].tobytes()}"
+)
 
 # A memorized prompt is noticed at the first step, before a picture exists, and drawn in another way.
 verdict = safe(memorized.captions[0], generator=noise(1), **SAMPLING).verdicts[0]

@@ -22,8 +22,11 @@ class Adapters:
     """Adapters of the linear layers whose path matches. UnsupportedError if none does."""
 
     def __init__(self, module: torch.nn.Module, rank: int, pattern: str = ATTENTION, seed: int = 0) -> None:
-        self._layers = {path: layer for path, layer in module.named_modules()
-                        if isinstance(layer, torch.nn.Linear) and re.search(pattern, path)}
+        self._layers = {
+            path: layer
+            for path, layer in module.named_modules()
+            if isinstance(layer, torch.nn.Linear) and re.search(pattern, path)
+        }
         if not self._layers:
             raise UnsupportedError(f"{type(module).__name__} has no linear layer whose path matches {pattern!r}.")
         draw = torch.Generator().manual_seed(seed)
@@ -49,7 +52,7 @@ class Adapters:
 
 
 def _pair(layer: torch.nn.Linear, rank: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    down = torch.randn(rank, layer.in_features, generator=draw) / layer.in_features ** 0.5
+    down = torch.randn(rank, layer.in_features, generator=draw) / layer.in_features**0.5
     up = torch.zeros(layer.out_features, rank)
     return tuple(matrix.to(layer.weight).requires_grad_(True) for matrix in (down, up))  # type: ignore[return-value]
 

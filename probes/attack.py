@@ -28,17 +28,32 @@ from shield.errors import BadRequestError
 STEPS = (0, 1, 10, 25, 50, 150)
 LEVELS = (0, 1, 2, 3, 4)
 ATTACK = Plan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
-WHO = {"attacked": "members", "nonmember_attacked": "non-members", "twin_attacked": "clean twin",
-       "hardened_attacked": "members, hardened", "hardened_nonmember_attacked": "non-members, hardened"}
+WHO = {
+    "attacked": "members",
+    "nonmember_attacked": "non-members",
+    "twin_attacked": "clean twin",
+    "hardened_attacked": "members, hardened",
+    "hardened_nonmember_attacked": "non-members, hardened",
+}
 AGAINST = {"attacked": "Against", "hardened_attacked": "Hardened, against"}
 UNPRUNED = "No mask was given: the model was attacked as it is."
 
 
 @takes_paths
-def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] | None = None,
-           init: str = "caption", init_prompt: str | None = None, batch: int = AdversarialEmbedding.batch,
-           plan: Plan = ATTACK, method: str = AdversarialEmbedding.name, resume: bool = False,
-           show_progress: bool = True) -> Done:
+def attack(
+    out: Path,
+    asked: Asked | None = None,
+    *,
+    mask: Path | None = None,
+    steps: Sequence[int] | None = None,
+    init: str = "caption",
+    init_prompt: str | None = None,
+    batch: int = AdversarialEmbedding.batch,
+    plan: Plan = ATTACK,
+    method: str = AdversarialEmbedding.name,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Done:
     """Attack the model, pruned by ``mask`` if there is one, with its controls, into the run folder ``out``.
 
     ``method`` is a name of ATTACKS; ``steps`` are STEPS by default, and the LEVELS of a paraphrase.
@@ -67,8 +82,14 @@ def attack(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     return Done(out, write_report(out), summary)
 
 
-def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | None, batch: int,
-                method: str = AdversarialEmbedding.name) -> Plan:
+def attack_plan(
+    plan: Plan,
+    steps: Sequence[int],
+    init: str,
+    init_prompt: str | None,
+    batch: int,
+    method: str = AdversarialEmbedding.name,
+) -> Plan:
     """The plan with this search. BadRequestError for what can't be searched."""
     if method not in ATTACKS:
         raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
@@ -79,8 +100,10 @@ def attack_plan(plan: Plan, steps: Sequence[int], init: str, init_prompt: str | 
     if (init == "other") != (init_prompt is not None):
         raise BadRequestError('The start "other", and only that one, needs the other prompt.')
     if not steps or min(steps) < 0 or max(steps) == 0 or batch < 1:
-        raise BadRequestError(f"An attack needs step counts of 0 or more, one of them above 0, and 1 or more draws a "
-                              f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given.")
+        raise BadRequestError(
+            f"An attack needs step counts of 0 or more, one of them above 0, and 1 or more draws a "
+            f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given."
+        )
     chosen = plan.attack if plan.attack.name == method else ATTACKS[method]()
     search = replace(chosen, steps=max(steps), batch=batch)
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
@@ -118,7 +141,10 @@ def lines_of_curve(summary: Mapping[str, Any]) -> list[str]:
     """Each point of the attack's curve for a terminal."""
     far, lines = wording_of(summary.get("attack")).far, []
     for row in summary["curve"]:
-        rate = "not judged" if row["rate"] is None else (
-            f"{row['copied']} of {row['n']} copies ({row['low']:.0%} to {row['high']:.0%})")
+        rate = (
+            "not judged"
+            if row["rate"] is None
+            else (f"{row['copied']} of {row['n']} copies ({row['low']:.0%} to {row['high']:.0%})")
+        )
         lines.append(f"{WHO[row['stage']]}, {far(row['attack_steps'])}: {rate}, {row['unscored']} not judged")
     return lines

@@ -119,8 +119,15 @@ QUICK = Plan(
     scan_seeds=(500,),
     attack=AdversarialEmbedding(steps=25, batch=4),
     snapshots=(0, 10, 25),
-    hardening=Hardening(members=4, dev=0, keep=24, tries=1, controls=4, schedule=FineTuning(epochs=3, updates=8),
-                        hardener=AdversarialFineTuning(keep_batch=16, attack=AdversarialEmbedding(steps=10, batch=2))),
+    hardening=Hardening(
+        members=4,
+        dev=0,
+        keep=24,
+        tries=1,
+        controls=4,
+        schedule=FineTuning(epochs=3, updates=8),
+        hardener=AdversarialFineTuning(keep_batch=16, attack=AdversarialEmbedding(steps=10, batch=2)),
+    ),
 )
 
 
@@ -134,9 +141,20 @@ class Audited:
 
 
 @takes_paths
-def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = None, column: str | None = None,
-          limit: int | None = None, twin: str | None = None, device: str = "auto", resume: bool = False,
-          plan: Plan | None = None, show_progress: bool = True) -> Audited:
+def audit(
+    model: str,
+    out: Path,
+    *,
+    quick: bool = False,
+    prompts: Path | None = None,
+    column: str | None = None,
+    limit: int | None = None,
+    twin: str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    plan: Plan | None = None,
+    show_progress: bool = True,
+) -> Audited:
     """Run the whole loop into ``out`` and render its report.
 
     ``model`` is "testbed", a folder or a hub id; ``twin`` a clean model that never saw the works (the testbed has one).
@@ -152,10 +170,16 @@ def audit(model: str, out: Path, *, quick: bool = False, prompts: Path | None = 
     inputs = [describe_input(prompts)] if prompts else []
     subject = Subject(load(model, device=device), model)
     plan = plan or as_usual(QUICK if quick else FULL, subject)
-    config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit,
-              "plan": asdict(plan)}
-    with Run.start(out, config, resume=resume, kind="audit", inputs=inputs,
-                   model={"name": model, "sha256": subject.sha256()}, seeds=plan.picture_seeds) as run:
+    config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit, "plan": asdict(plan)}
+    with Run.start(
+        out,
+        config,
+        resume=resume,
+        kind="audit",
+        inputs=inputs,
+        model={"name": model, "sha256": subject.sha256()},
+        seeds=plan.picture_seeds,
+    ) as run:
         known = known_about(model, targets, plan, device, twin)
         with bars(show_progress) as track:
             summary = Loop(run, subject, known, plan, track).complete()
@@ -173,15 +197,22 @@ def as_usual(plan: Plan, subject: Subject) -> Plan:
         scenes = manifest.scenes(split="dev")[:BASE_SCENES]
         localizer = replace(TESTBED_LOCALIZER, base=tuple(scene.caption for scene in scenes))
         hardening = replace(hardening, schedule=replace(hardening.schedule, lr=TESTBED_LR))
-    return replace(plan, hardening=hardening, sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
-                   localizer=replace(localizer, steps=steps, guidance_scale=guidance))
+    return replace(
+        plan,
+        hardening=hardening,
+        sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
+        localizer=replace(localizer, steps=steps, guidance_scale=guidance),
+    )
 
 
 def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = manifest_of(model)
-    panel = panel_of_prompts(targets, manifest, plan.sizes) if targets or manifest is None else \
-        panel_of_manifest(manifest, plan.sizes)
+    panel = (
+        panel_of_prompts(targets, manifest, plan.sizes)
+        if targets or manifest is None
+        else panel_of_manifest(manifest, plan.sizes)
+    )
     clean = Subject(load(twin, device=device), twin) if twin else None
     judge, limits = judge_for(manifest, panel)
     panel = replace(panel, limits=(*panel.limits, *limits))
@@ -221,7 +252,8 @@ def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tup
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
     return copy_judge(files, "leave-one-out neighbors of the reference pictures"), (
-        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",)
+        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",
+    )
 
 
 def copy_judge(files: list[Path], source: str) -> CopyJudge:

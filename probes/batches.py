@@ -15,8 +15,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item], batch_size: int,
-               progress: Progress | None = None) -> list[Result]:
+def in_batches(
+    work: Callable[[Sequence[Item]], Sequence[Result]],
+    items: Sequence[Item],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Result]:
     """Results of ``work`` over slices of at most ``batch_size`` items, in the items' order.
 
     ``work`` returns one result for each item. Out of memory: warns, halves the batch for the rest, tries again;
@@ -26,15 +30,16 @@ def in_batches(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequen
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
     results: list[Result] = []
     while len(results) < len(items):
-        batch = items[len(results):len(results) + batch_size]
+        batch = items[len(results) : len(results) + batch_size]
         try:
             found = work(batch)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise MemoryFullError("Not even one item at a time fits in memory: free some, use another --device, or "
-                                      "a smaller model.") from error
+                raise MemoryFullError(
+                    "Not even one item at a time fits in memory: free some, use another --device, or a smaller model."
+                ) from error
             batch_size = len(batch) // 2
             warnings.warn(f"A batch of {len(batch)} doesn't fit in memory; going on with {batch_size}.", stacklevel=2)
             free_memory()
@@ -69,6 +74,7 @@ def best_batch(work: Callable[[int], object], largest: int = 1024, gain: float =
             break
         best, rate, size = size, now, 2 * size
     if not best:
-        raise MemoryFullError("Not even one item at a time fits in memory: free some, use another --device, or a "
-                              "smaller model.")
+        raise MemoryFullError(
+            "Not even one item at a time fits in memory: free some, use another --device, or a smaller model."
+        )
     return best

@@ -19,11 +19,21 @@ from shield.thresholds import Threshold, save_threshold
 
 
 @takes_paths
-def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prompts: Path | None = None,
-                        negatives: Sequence[str] = KINDS, seeds: Sequence[int], fpr: float,
-                        steps: int | None = None, guidance_scale: float | None = None, batch_size: int = 16,
-                        device: str = "auto", progress: Callable[[int, int], None] | None = None
-                        ) -> dict[Path, Threshold]:
+def calibrate_detectors(
+    model: str,
+    detectors: Sequence[str],
+    out: Path,
+    *,
+    prompts: Path | None = None,
+    negatives: Sequence[str] = KINDS,
+    seeds: Sequence[int],
+    fpr: float,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int = 16,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, Threshold]:
     """One threshold file for each detector; returns them by path.
 
     Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only (probes/negatives.py):
@@ -40,8 +50,9 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
     if prompts is None and model not in SHIPPED:
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
     pipe = load(model, device=device)
-    captions = [target.prompt for target in read_prompts(prompts)] if prompts else \
-        dev_negatives(pipe, negatives, progress)
+    captions = (
+        [target.prompt for target in read_prompts(prompts)] if prompts else dev_negatives(pipe, negatives, progress)
+    )
     source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)} that bring out no work"
     total, done = len(captions) * len(seeds), 0
 
@@ -52,14 +63,24 @@ def calibrate_detectors(model: str, detectors: Sequence[str], out: Path, *, prom
             progress(done, total)
 
     sampling = Sampling(*usual_sampling(model, pipe, steps, guidance_scale), batch_size)
-    thresholds = calibrated_by(pipe, [DETECTORS[name]() for name in detectors], captions,
-                               list(seeds), fpr, model, sampling, {"negatives": source}, count)
+    thresholds = calibrated_by(
+        pipe,
+        [DETECTORS[name]() for name in detectors],
+        captions,
+        list(seeds),
+        fpr,
+        model,
+        sampling,
+        {"negatives": source},
+        count,
+    )
     return {save_threshold(threshold, out): threshold for threshold in thresholds}
 
 
 @takes_paths
-def calibrate_copies(pictures: Path, out: Path, *, false_copy_rate: float = 0.0, margin: float = 0.5
-                     ) -> list[Calibration]:
+def calibrate_copies(
+    pictures: Path, out: Path, *, false_copy_rate: float = 0.0, margin: float = 0.5
+) -> list[Calibration]:
     """Thresholds of tiled L2 and PDQ from a folder of pictures that don't copy each other (the testbed has its own).
 
     A broken picture is an error before anything is written: left out silently it would change the thresholds.

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from probes.types import Progress
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
-Registry = Annotated[list[Path] | None, typer.Option(help="Registry of concepts (TOML), several times if need be; by "
-                                                          "default the testbed's characters.")]
+Registry = Annotated[
+    list[Path] | None,
+    typer.Option(help="Registry of concepts (TOML), several times if need be; by default the testbed's characters."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +32,9 @@ def calibrate(
     model: Model = "testbed",
     detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
     prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
-    negatives: Annotated[str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, "
-                                                "comma-separated.")] = "nonmembers,scenes",
+    negatives: Annotated[
+        str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, comma-separated.")
+    ] = "nonmembers,scenes",
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
     steps: OwnSteps = None,
@@ -47,11 +50,23 @@ def calibrate(
     from shield.weights import weights_dir
 
     with _bar() as progress:
-        made = calibrate_detectors(model, listed(detectors), out or weights_dir() / "thresholds", prompts=prompts,
-                                   negatives=listed(negatives), seeds=range(100, 100 + seeds), fpr=fpr, steps=steps,
-                                   guidance_scale=guidance, device=device, progress=progress)
-    lines = [f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
-             for path, t in made.items()]
+        made = calibrate_detectors(
+            model,
+            listed(detectors),
+            out or weights_dir() / "thresholds",
+            prompts=prompts,
+            negatives=listed(negatives),
+            seeds=range(100, 100 + seeds),
+            fpr=fpr,
+            steps=steps,
+            guidance_scale=guidance,
+            device=device,
+            progress=progress,
+        )
+    lines = [
+        f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
+        for path, t in made.items()
+    ]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
 
 
@@ -68,8 +83,11 @@ def calibrate_copies(
     from probes.calibrate import calibrate_copies as make
 
     made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
-    lines = [f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
-             f"pair {c.nearest:.4g}, {c.unscored} unscored)" for c in made]
+    lines = [
+        f"{c.metric}: copy {'above' if c.higher_is_copy else 'below'} {c.threshold:.4g} ({c.n} pictures, nearest "
+        f"pair {c.nearest:.4g}, {c.unscored} unscored)"
+        for c in made
+    ]
     printed({c.metric: asdict(c) for c in made}, as_json, "\n".join([*lines, str(out)]))
 
 
@@ -84,22 +102,43 @@ def calibrate_gallery(
     from probes.protect import calibrate_gallery as make
 
     made = make(gallery, noncopies, out, fpr=fpr)
-    found = {"gallery": str(out or gallery), "works": len(made), "correlation": made.correlation,
-             "tile_distance": made.tile_distance, "provenance": made.provenance}
-    printed(found, as_json, f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
-                           f"{made.tile_distance:.4g} ({len(made)} pictures protected), {out or gallery}")
+    found = {
+        "gallery": str(out or gallery),
+        "works": len(made),
+        "correlation": made.correlation,
+        "tile_distance": made.tile_distance,
+        "provenance": made.provenance,
+    }
+    printed(
+        found,
+        as_json,
+        f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
+        f"{made.tile_distance:.4g} ({len(made)} pictures protected), {out or gallery}",
+    )
 
 
 def calibrate_concepts(
     registry: Registry = None,
-    openclip: Annotated[str, typer.Option(help="testbed, an OpenCLIP folder, NAME:PRETRAINED as open_clip lists them, "
-                                               "or hf-hub:OWNER/NAME.")] = "testbed",
-    prompts: Annotated[Path | None, typer.Option(help="Prompts that mean none of the concepts; without a registry the "
-                                                      "characters' generic neighbors.")] = None,
+    openclip: Annotated[
+        str,
+        typer.Option(
+            help="testbed, an OpenCLIP folder, NAME:PRETRAINED as open_clip lists them, or hf-hub:OWNER/NAME."
+        ),
+    ] = "testbed",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts that mean none of the concepts; without a registry the characters' generic neighbors."
+        ),
+    ] = None,
     fpr: Fpr = 0.01,
     out: Annotated[Path | None, typer.Option(help="Folder for the limit; by default the shipped ones'.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Also say what the screens find and flag on the testbed, both "
-                                                        "splits; without a registry.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Also say what the screens find and flag on the testbed, both splits; without a registry."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make the limit above which a prompt means a protected concept without naming it."""
@@ -111,8 +150,10 @@ def calibrate_concepts(
         raise typer.BadParameter("--check knows the testbed's characters alone; leave --registry out.")
     path, limit = make(out, registry=registry or (), openclip=openclip, prompts=prompts, fpr=fpr)
     found: dict[str, Any] = {"file": str(path), "limit": asdict(limit)}
-    lines = [f"meant above a similarity of {limit.value:.4g} ({limit.negatives} negatives, at most {limit.fpr:.1%} "
-             f"flagged), {path}"]
+    lines = [
+        f"meant above a similarity of {limit.value:.4g} ({limit.negatives} negatives, at most {limit.fpr:.1%} "
+        f"flagged), {path}"
+    ]
     if check:
         from probes.screens import checked, lines_of
 
@@ -123,10 +164,13 @@ def calibrate_concepts(
 
 def calibrate_watch(
     model: Model = "testbed",
-    steps: Annotated[str, typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in "
-                                            "Policy(watch_steps=...).")] = "0,0.5",
-    gallery: Annotated[Path | None, typer.Option(help="A saved gallery or a folder of pictures; of the testbed, by "
-                                                      "default its works.")] = None,
+    steps: Annotated[
+        str,
+        typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in Policy(watch_steps=...)."),
+    ] = "0,0.5",
+    gallery: Annotated[
+        Path | None, typer.Option(help="A saved gallery or a folder of pictures; of the testbed, by default its works.")
+    ] = None,
     registry: Registry = None,
     openclip: Annotated[str | None, typer.Option(help="Also look for the concepts, with this CLIP.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Benign prompts, known not to be memorized.")] = None,
@@ -148,11 +192,28 @@ def calibrate_watch(
 
     shares = numbers(steps, float)
     with _bar() as progress:
-        made = make(model, shares, out or weights_dir() / "thresholds", gallery=gallery, registry=registry or (),
-                    openclip=openclip, prompts=prompts, seeds=range(100, 100 + seeds), fpr=fpr, preview=preview,
-                    schedule=schedule, guidance_scale=guidance, batch_size=batch, device=device, progress=progress)
-    lines = [f"{t.detector} at {t.options['share']:g}: flags above {t.value:.4g} ({t.negatives} negatives, at most "
-             f"{t.fpr:.1%} flagged), {path}" for path, t in made.items()]
+        made = make(
+            model,
+            shares,
+            out or weights_dir() / "thresholds",
+            gallery=gallery,
+            registry=registry or (),
+            openclip=openclip,
+            prompts=prompts,
+            seeds=range(100, 100 + seeds),
+            fpr=fpr,
+            preview=preview,
+            schedule=schedule,
+            guidance_scale=guidance,
+            batch_size=batch,
+            device=device,
+            progress=progress,
+        )
+    lines = [
+        f"{t.detector} at {t.options['share']:g}: flags above {t.value:.4g} ({t.negatives} negatives, at most "
+        f"{t.fpr:.1%} flagged), {path}"
+        for path, t in made.items()
+    ]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
 
 

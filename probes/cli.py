@@ -43,8 +43,17 @@ from shield.errors import ShieldError
 
 FAILED, INTERRUPTED = 1, 130
 # What a full or protected disk says; any other OSError is a bug of ours.
-_DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
-         errno.ENAMETOOLONG)
+_DISK = (
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+)
 
 
 class Verbs(typer.core.TyperGroup):
@@ -63,16 +72,25 @@ class Verbs(typer.core.TyperGroup):
             return _fail(f"{error.filename or 'The disk'}: {error.strerror}.")
 
 
-app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-                  help="A copyright shield and a memorization probe for text-to-image diffusion models.")
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="A copyright shield and a memorization probe for text-to-image diffusion models.",
+)
 app.add_typer(testbed_app, name="testbed")
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 app.add_typer(models_app, name="models")
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
-Works = Annotated[Path | None, typer.Option("--prompts", help="Works to judge by, with reference pictures; by default "
-                                                              "the testbed's heldout ones.")]
+Works = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", help="Works to judge by, with reference pictures; by default the testbed's heldout ones."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,8 +106,13 @@ def version(version: Annotated[bool, typer.Option("--version", help="Print the v
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Model = "testbed",
-    compare: Annotated[bool, typer.Option("--compare", help="Also the bare model and, of the testbed, the clean twin "
-                                                           "and the nearest work, side by side.")] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also the bare model and, of the testbed, the clean twin and the nearest work, side by side.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/generate"),
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     steps: OwnSteps = None,
@@ -113,20 +136,32 @@ register_scan(app)
 @app.command()
 def localize(
     out: Out,
-    prompts: Annotated[Path | None, typer.Argument(help="Memorized prompts; without them the testbed's dev works.")
-                       ] = None,
+    prompts: Annotated[
+        Path | None, typer.Argument(help="Memorized prompts; without them the testbed's dev works.")
+    ] = None,
     model: Model = "testbed",
-    method: Annotated[str, typer.Option(help="ffn_subspace, value_neurons, curvature (of ordinary prompts) or "
-                                             "random_mask.")] = "ffn_subspace",
+    method: Annotated[
+        str, typer.Option(help="ffn_subspace, value_neurons, curvature (of ordinary prompts) or random_mask.")
+    ] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights, or of all at random.")] = 0.05,
     tau: Annotated[int, typer.Option(min=1, help="How many first denoising steps are watched.")] = 6,
-    normalize: Annotated[bool, typer.Option("--normalize/--standard", help="Divide each token's activations by their "
-                                                                           "norm (as published), or not.")] = True,
-    conditional_only: Annotated[bool, typer.Option("--conditional-only", help="Leave the unconditional half out.")
-                                ] = False,
-    base: Annotated[str | None, typer.Option(help="Compare with: null, paraphrase (the same words in another order), "
-                                                  "nonmembers or scenes (testbed), or a prompt file. By default null; "
-                                                  "for value_neurons nonmembers.")] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--standard", help="Divide each token's activations by their norm (as published), or not."
+        ),
+    ] = True,
+    conditional_only: Annotated[
+        bool, typer.Option("--conditional-only", help="Leave the unconditional half out.")
+    ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with: null, paraphrase (the same words in another order), "
+            "nonmembers or scenes (testbed), or a prompt file. By default null; "
+            "for value_neurons nonmembers."
+        ),
+    ] = None,
     unit: Annotated[str, typer.Option(help="weight or neuron.")] = "weight",
     steps: Steps = None,
     guidance: Guidance = None,
@@ -142,11 +177,27 @@ def localize(
     from probes.localize import localize as locate
 
     sampling = _sampling(model, steps, guidance)
-    options = {"k": k, "tau": tau, "steps": sampling.steps, "guidance_scale": sampling.guidance_scale,
-               "normalize_tokens": normalize, "conditional_only": conditional_only, "unit": unit}
+    options = {
+        "k": k,
+        "tau": tau,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "normalize_tokens": normalize,
+        "conditional_only": conditional_only,
+        "unit": unit,
+    }
     localizer = localizer_of(method, base, options, prompts, model, column, limit)
-    done = locate(prompts, out, localizer=localizer, model=model, column=column, limit=limit, seed=seed,
-                  device=device, resume=resume)
+    done = locate(
+        prompts,
+        out,
+        localizer=localizer,
+        model=model,
+        column=column,
+        limit=limit,
+        seed=seed,
+        device=device,
+        resume=resume,
+    )
     found = {"run": str(done.folder), "mask": str(done.file), "summary": done.summary}
     printed(found, as_json, "\n".join([*lines_of(done.summary), str(done.file)]))
 
@@ -178,8 +229,7 @@ def prune(
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
-    plan = replace(PRUNE, sampling=_sampling(model, steps, guidance),
-                   picture_seeds=tuple(range(9000, 9000 + seeds)))
+    plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = compare(mask, out, asked, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
@@ -192,11 +242,21 @@ def attack(
     prompts: Works = None,
     nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    method: Annotated[str, typer.Option("--attack", help="adversarial_embedding, prompt_search (words instead of an "
-                                                         "embedding) or paraphrase (the caption, distorted).")
-                      ] = "adversarial_embedding",
-    at: Annotated[str, typer.Option(help="Comma-separated step counts to judge at; by default 0,1,10,25,50,150, and "
-                                         "levels 0,1,2,3,4 of a paraphrase.")] = "",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--attack",
+            help="adversarial_embedding, prompt_search (words instead of an "
+            "embedding) or paraphrase (the caption, distorted).",
+        ),
+    ] = "adversarial_embedding",
+    at: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated step counts to judge at; by default 0,1,10,25,50,150, and "
+            "levels 0,1,2,3,4 of a paraphrase."
+        ),
+    ] = "",
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
@@ -217,10 +277,19 @@ def attack(
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
-    plan = replace(ATTACK, sampling=_sampling(model, steps, guidance),
-                   picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = bring_back(out, asked, mask=mask, steps=numbers(at, int), init=init, init_prompt=init_prompt, batch=batch,
-                      plan=plan, method=method, resume=resume)
+    plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    done = bring_back(
+        out,
+        asked,
+        mask=mask,
+        steps=numbers(at, int),
+        init=init,
+        init_prompt=init_prompt,
+        batch=batch,
+        plan=plan,
+        method=method,
+        resume=resume,
+    )
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -253,9 +322,12 @@ def locality(
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
-    plan = replace(LOCALITY, sampling=_sampling(model, steps, guidance),
-                   localizer=replace(LOCALITY.localizer, k=k),
-                   attack=replace(LOCALITY.attack, steps=budget, batch=batch))
+    plan = replace(
+        LOCALITY,
+        sampling=_sampling(model, steps, guidance),
+        localizer=replace(LOCALITY.localizer, k=k),
+        attack=replace(LOCALITY.attack, steps=budget, batch=batch),
+    )
     done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
@@ -263,16 +335,21 @@ def locality(
 @app.command()
 def harden(
     out: Out,
-    mask: Annotated[Path | None, typer.Option(help="Surrogates come from the model pruned by this: a mask, or the run "
-                                                   "folder of localize.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Surrogates come from the model pruned by this: a mask, or the run folder of localize."),
+    ] = None,
     model: Model = "testbed",
     prompts: Works = None,
     nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
-    benign: Annotated[Path | None, typer.Option(help="Ordinary prompts: half are kept, half are judged by; by default "
-                                                     "the testbed's scenes.")] = None,
+    benign: Annotated[
+        Path | None,
+        typer.Option(help="Ordinary prompts: half are kept, half are judged by; by default the testbed's scenes."),
+    ] = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    method: Annotated[str, typer.Option(help="adversarial_fine_tuning, or a baseline: caption_fine_tuning, "
-                                             "negative_guidance (ESD).")] = "adversarial_fine_tuning",
+    method: Annotated[
+        str, typer.Option(help="adversarial_fine_tuning, or a baseline: caption_fine_tuning, negative_guidance (ESD).")
+    ] = "adversarial_fine_tuning",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the works, unless dev works end it early.")] = 5,
     updates: Annotated[int, typer.Option(min=1, help="Optimizer steps with each set of triggers.")] = 10,
     lr: Annotated[float | None, typer.Option(help="Learning rate; by default 2e-4 for the testbed, else 1e-5.")] = None,
@@ -305,11 +382,15 @@ def harden(
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
         lr = FineTuning.lr if manifest_of(model) is None else TESTBED_LR
-    plan = replace(HARDEN, sampling=_sampling(model, steps, guidance),
-                   picture_seeds=tuple(range(9000, 9000 + seeds)),
-                   sizes=replace(HARDEN.sizes, members=works),
-                   hardening=hardening(method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr,
-                                       batch=together, rank=rank))
+    plan = replace(
+        HARDEN,
+        sampling=_sampling(model, steps, guidance),
+        picture_seeds=tuple(range(9000, 9000 + seeds)),
+        sizes=replace(HARDEN.sizes, members=works),
+        hardening=hardening(
+            method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr, batch=together, rank=rank
+        ),
+    )
     done = remove(out, asked, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
@@ -332,8 +413,9 @@ def audit(
     from probes.audit import audit as run_audit
     from probes.report import sentences_of
 
-    done = run_audit(model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device,
-                     resume=resume)
+    done = run_audit(
+        model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device, resume=resume
+    )
     found = {"run": str(done.folder), "report": str(done.report) if done.report else None, "summary": done.summary}
     printed(found, as_json, "\n".join([*sentences_of(done.folder), "", f"Report: {done.report or done.folder}"]))
     exit_if(sum(row["copied"] for row in done.summary["rows"] if row["stage"] == "before"), fail_on_flag)

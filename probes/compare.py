@@ -57,8 +57,14 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
     if compare:
         strip = side_by_side({**work, **pictures})
         paths["side by side"] = _save(strip, out / f"{request.id}-compare.png")
-    return {"prompt": request.prompt, "seed": request.seed, "flagged": was_flagged(verdict), "verdict": verdict,
-            "pictures": {label: str(path) for label, path in paths.items()}, "copies": copies}
+    return {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "flagged": was_flagged(verdict),
+        "verdict": verdict,
+        "pictures": {label: str(path) for label, path in paths.items()},
+        "copies": copies,
+    }
 
 
 def was_flagged(verdict: Mapping[str, Any]) -> bool:
@@ -76,16 +82,18 @@ def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict
 
     noise = torch.Generator("cpu").manual_seed(request.seed)
     steps, scale = usual_sampling(request.model, pipe, request.steps, request.guidance_scale)
-    output = Shield(pipe, policy=request.policy)(request.prompt, num_inference_steps=steps, guidance_scale=scale,
-                                                 generator=[noise])
+    output = Shield(pipe, policy=request.policy)(
+        request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise]
+    )
     verdict = output.verdicts[0]
     about = asdict(verdict)
     about["scores"] = [{**asdict(score), "flagged": score.flagged} for score in verdict.scores]
     return {"shielded": output.images[0]}, about
 
 
-def _resemblances(request: Request, pictures: Mapping[str, Image.Image]
-                  ) -> tuple[dict[str, dict[str, Any]], dict[str, Image.Image]]:
+def _resemblances(
+    request: Request, pictures: Mapping[str, Image.Image]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Image.Image]]:
     """For each picture the testbed's nearest work and whether it is a copy; and the work that belongs beside them.
 
     That is the one whose caption was asked for, else the one nearest to the first picture; its label says which.
@@ -121,8 +129,10 @@ def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.
 
 
 def _saved(out: Path, request: Request, pictures: Mapping[str, Image.Image]) -> dict[str, Path]:
-    return {label: _save(picture, out / f"{request.id}-{label.replace(' ', '-')}.png")
-            for label, picture in pictures.items()}
+    return {
+        label: _save(picture, out / f"{request.id}-{label.replace(' ', '-')}.png")
+        for label, picture in pictures.items()
+    }
 
 
 def _save(picture: Image.Image, path: Path) -> Path:

@@ -35,9 +35,19 @@ def drift(folder: Path, records: Sequence[Record], stage: str) -> list[dict[str,
         change = bootstrap_mean(_distances(folder, moved, ours), [r["item"] for r in moved])
         pairs = [(one, two) for one, two in zip(ours, ours[1:], strict=False) if one["item"] == two["item"]]
         apart = _distances(folder, [one for one, _ in pairs], [two for _, two in pairs]) if pairs else None
-        rows.append({"stage": stage, "group": group, "value": change.value, "low": change.low, "high": change.high,
-                     "n": change.n, "works": change.clusters, "unscored": len(drawn) - len(moved),
-                     "seeds": None if apart is None else float(np.mean(apart))})
+        rows.append(
+            {
+                "stage": stage,
+                "group": group,
+                "value": change.value,
+                "low": change.low,
+                "high": change.high,
+                "n": change.n,
+                "works": change.clusters,
+                "unscored": len(drawn) - len(moved),
+                "seeds": None if apart is None else float(np.mean(apart)),
+            }
+        )
     return rows
 
 

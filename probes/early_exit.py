@@ -72,12 +72,16 @@ def calibrated(pilot: Sequence[Sequence[float]], threshold: float, error: float)
     """The boundary from (K prompts, N seeds) scores. EarlyExitError for too few prompts or seeds, or uneven ones."""
     seeds = {len(scores) for scores in pilot}
     if len(seeds) != 1 or max(seeds) < 2:
-        raise EarlyExitError(f"Early exit needs a pilot with the same number of seeds for each prompt, two or more; it "
-                             f"has {', '.join(map(str, sorted(seeds))) or 'no prompts'}.")
+        raise EarlyExitError(
+            f"Early exit needs a pilot with the same number of seeds for each prompt, two or more; it "
+            f"has {', '.join(map(str, sorted(seeds))) or 'no prompts'}."
+        )
     rank = math.ceil(round((1.0 - error) * (len(pilot) + 1), 9))
     if rank > len(pilot):
-        raise EarlyExitError(f"An error of {error:g} needs a pilot of at least {prompts_needed(error)} prompts; there "
-                             f"are {len(pilot)}. Scan without --early-exit, or allow a larger --error.")
+        raise EarlyExitError(
+            f"An error of {error:g} needs a pilot of at least {prompts_needed(error)} prompts; there "
+            f"are {len(pilot)}. Scan without --early-exit, or allow a larger --error."
+        )
     moves = sorted(largest_move(scores) for scores in pilot)
     return Boundary(threshold, moves[rank - 1], max(seeds), error, len(pilot))
 

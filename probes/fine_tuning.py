@@ -53,9 +53,17 @@ class Tuned:
     parameters: int
 
 
-def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
-              schedule: FineTuning, folder: Path, *, check: Callable[[int], bool] | None = None,
-              progress: Progress | None = None) -> Tuned:
+def fine_tune(
+    subject: Subject,
+    hardener: Hardener,
+    memories: Sequence[Memory],
+    keep: Sequence[Pair],
+    schedule: FineTuning,
+    folder: Path,
+    *,
+    check: Callable[[int], bool] | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
     """Train, and write the denoiser's new weights to ``folder``/hardened.safetensors.
 
     After each epoch but the last ``check`` looks at the subject as it is by then and may end the training. The subject
@@ -72,8 +80,12 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
             training.load(folder / "checkpoint.safetensors", identity)
             with training.attached():
                 stopped = _run(training, folder / "checkpoint.safetensors", identity, check, progress)
-            header = {**identity, "rounds": str(training.round), "stopped": str(stopped),
-                      "parameters": str(sum(parameter.numel() for parameter in training.parameters))}
+            header = {
+                **identity,
+                "rounds": str(training.round),
+                "stopped": str(stopped),
+                "parameters": str(sum(parameter.numel() for parameter in training.parameters)),
+            }
             write_tensors(final, training.weights(), header)
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     header = read_tensors(final)[0]
@@ -81,8 +93,13 @@ def fine_tune(subject: Subject, hardener: Hardener, memories: Sequence[Memory], 
     return Tuned(final, int(header["rounds"]), header["stopped"] == "True", int(header["parameters"]))
 
 
-def _run(training: _Training, checkpoint: Path, identity: Mapping[str, str], check: Callable[[int], bool] | None,
-         progress: Progress | None) -> bool:
+def _run(
+    training: _Training,
+    checkpoint: Path,
+    identity: Mapping[str, str],
+    check: Callable[[int], bool] | None,
+    progress: Progress | None,
+) -> bool:
     """The rounds that are left; True if the check ended them."""
     schedule, epoch = training.schedule, training.schedule.rounds(len(training.memories))
     while training.round < schedule.epochs * epoch:
@@ -91,9 +108,10 @@ def _run(training: _Training, checkpoint: Path, identity: Mapping[str, str], che
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise MemoryFullError(f"A step on {schedule.batch} works and the pairs beside them doesn't fit in memory. "
-                                  "Choose fewer works in one step (--together), adapters (--rank) or another --device."
-                                  ) from error
+            raise MemoryFullError(
+                f"A step on {schedule.batch} works and the pairs beside them doesn't fit in memory. "
+                "Choose fewer works in one step (--together), adapters (--rank) or another --device."
+            ) from error
         if progress is not None:
             progress(training.round, schedule.epochs * epoch)
         ended = training.round % epoch == 0 and training.round < schedule.epochs * epoch
@@ -109,17 +127,28 @@ def _run(training: _Training, checkpoint: Path, identity: Mapping[str, str], che
 class _Training:
     """Weights, optimizer and place in the schedule of one fine-tuning."""
 
-    def __init__(self, subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
-                 schedule: FineTuning) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        hardener: Hardener,
+        memories: Sequence[Memory],
+        keep: Sequence[Pair],
+        schedule: FineTuning,
+    ) -> None:
         self.subject, self.hardener, self.memories, self.keep = subject, hardener, memories, keep
         self.schedule, self.round, self.dtype = schedule, 0, subject.dtype
         denoiser = subject.denoiser.float().requires_grad_(False)
         self.teacher = copy.deepcopy(denoiser) if hardener.has_teacher else None
         self.adapters = Adapters(denoiser, schedule.rank, seed=schedule.seed) if schedule.rank else None
         self.parameters: list[torch.Tensor] = (
-            self.adapters.parameters if self.adapters is not None else
-            [parameter.requires_grad_(True) for name, parameter in denoiser.named_parameters()
-             if re.search(hardener.trains, name)])
+            self.adapters.parameters
+            if self.adapters is not None
+            else [
+                parameter.requires_grad_(True)
+                for name, parameter in denoiser.named_parameters()
+                if re.search(hardener.trains, name)
+            ]
+        )
         self.adam = torch.optim.AdamW(self.parameters, lr=schedule.lr)
 
     def attached(self):  # type: ignore[no-untyped-def]
@@ -133,8 +162,10 @@ class _Training:
             draw = torch.Generator().manual_seed(self._number(f"update {update}"))
             loss = self.hardener.loss(self.subject, self.teacher, lesson, self.keep, draw)
             if not torch.isfinite(loss):
-                raise AuditError(f"The training diverged in round {self.round + 1}: its loss is {loss.item()}. Choose "
-                                 f"a learning rate below {self.schedule.lr:g} (--lr) and another --out.")
+                raise AuditError(
+                    f"The training diverged in round {self.round + 1}: its loss is {loss.item()}. Choose "
+                    f"a learning rate below {self.schedule.lr:g} (--lr) and another --out."
+                )
             self.adam.zero_grad(set_to_none=True)
             loss.backward()
             self.adam.step()
@@ -150,7 +181,7 @@ class _Training:
         epoch, place = divmod(self.round, self.schedule.rounds(len(self.memories)))
         draw = torch.Generator().manual_seed(zlib.crc32(f"{self.schedule.seed} epoch {epoch}".encode()))
         order = torch.randperm(len(self.memories), generator=draw).tolist()
-        return [self.memories[n] for n in order[place * size:(place + 1) * size]]
+        return [self.memories[n] for n in order[place * size : (place + 1) * size]]
 
     @contextmanager
     def as_kept(self) -> Iterator[None]:
@@ -197,10 +228,12 @@ class _Training:
         self.adam.load_state_dict(stored)
 
 
-def _identity(subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair],
-              schedule: FineTuning) -> dict[str, str]:
-    latents = torch.cat([memory.surrogate.float().flatten() for memory in memories]
-                        + [pair.latents.float().flatten() for pair in keep])
+def _identity(
+    subject: Subject, hardener: Hardener, memories: Sequence[Memory], keep: Sequence[Pair], schedule: FineTuning
+) -> dict[str, str]:
+    latents = torch.cat(
+        [memory.surrogate.float().flatten() for memory in memories] + [pair.latents.float().flatten() for pair in keep]
+    )
     works = zlib.crc32(latents.cpu().numpy().tobytes() + " ".join(m.goal.id for m in memories).encode())
     return {"model_sha256": subject.sha256(), "options": f"{hardener!r} {schedule!r}", "works": str(works)}
 

@@ -40,8 +40,16 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def generate(pipe: Any, prompts: Sequence[str] | torch.Tensor, seeds: Sequence[int], *, steps: int,
-             guidance_scale: float, batch_size: int = 16, progress: Progress | None = None) -> list[Image]:
+def generate(
+    pipe: Any,
+    prompts: Sequence[str] | torch.Tensor,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> list[Image]:
     """One picture for each (prompt, seed). ``prompts`` may also be embeddings (B, T, D).
 
     Negative prompt: the empty one. Raises ValueError if there aren't as many seeds as prompts.
@@ -50,8 +58,12 @@ def generate(pipe: Any, prompts: Sequence[str] | torch.Tensor, seeds: Sequence[i
         raise ValueError(f"Each picture needs a prompt and a seed; there are {len(prompts)} and {len(seeds)}.")
 
     def work(numbers: Sequence[int]) -> list[Image]:
-        output = pipe(**_condition(pipe, prompts, numbers), generator=generators([seeds[n] for n in numbers]),
-                      num_inference_steps=steps, guidance_scale=guidance_scale)
+        output = pipe(
+            **_condition(pipe, prompts, numbers),
+            generator=generators([seeds[n] for n in numbers]),
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+        )
         return list(output.images)
 
     with quiet(pipe), torch.no_grad():
@@ -65,12 +77,21 @@ def _condition(pipe: Any, prompts: Sequence[str] | torch.Tensor, numbers: Sequen
     return {"prompt": [prompts[n] for n in numbers]}
 
 
-def first_steps(subject: Subject, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float,
-                stop: int, on_step: Callable[[int], None] | None = None) -> None:
+def first_steps(
+    subject: Subject,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    stop: int,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
     """Run only the first ``stop`` of ``steps`` denoising steps of one batch; ``on_step(k)`` is called after step k.
 
     For hooks that watch the denoiser. Nothing is decoded.
     """
+
     def after(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if on_step is not None:
             on_step(step)
@@ -80,8 +101,14 @@ def first_steps(subject: Subject, prompts: Sequence[str], seeds: Sequence[int], 
 
     with quiet(subject.pipe), torch.no_grad():
         try:
-            subject.pipe(prompt=list(prompts), generator=generators(seeds), num_inference_steps=steps,
-                         guidance_scale=guidance_scale, output_type="latent", callback_on_step_end=after)
+            subject.pipe(
+                prompt=list(prompts),
+                generator=generators(seeds),
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                output_type="latent",
+                callback_on_step_end=after,
+            )
         except _EnoughSteps:
             pass
 
@@ -92,7 +119,8 @@ def encode_prompts(subject: Subject, prompts: Sequence[str]) -> torch.Tensor:
     if getattr(pipe, "text_encoder_2", None) is not None or not hasattr(pipe, "unet"):
         raise UnsupportedError(
             f"Embeddings can be searched in pipelines with one text encoder and a UNet (Stable Diffusion 1 and 2); "
-            f"{type(pipe).__name__} has another layout.")
+            f"{type(pipe).__name__} has another layout."
+        )
     with torch.no_grad():
         embeds, _ = pipe.encode_prompt(list(prompts), subject.device, 1, False)
     return embeds.float()

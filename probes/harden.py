@@ -31,8 +31,17 @@ UNPRUNED = "No mask was given: surrogates come from the model as it is, and borr
 
 
 @takes_paths
-def harden(out: Path, asked: Asked | None = None, *, mask: Path | None = None, steps: Sequence[int] = STEPS,
-           plan: Plan = HARDEN, save: Path | None = None, resume: bool = False, show_progress: bool = True) -> Done:
+def harden(
+    out: Path,
+    asked: Asked | None = None,
+    *,
+    mask: Path | None = None,
+    steps: Sequence[int] = STEPS,
+    plan: Plan = HARDEN,
+    save: Path | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Done:
     """Harden the model into the run folder ``out`` and attack it again; the model itself stays bit-equal.
 
     ``mask`` gives the pruned model that surrogates come from. How much is trained is in ``plan.hardening``. ``save``
@@ -48,8 +57,18 @@ def harden(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "hardener": plan.hardening.hardener.name}
     with opened("harden", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
         loop.panel = with_dev(loop.panel)
-        loop.do("work", "before", "twin", "twin_attacked", "surrogates", "kept", "harden", "hardened",
-                "hardened_attacked", "hardened_nonmember_attacked")
+        loop.do(
+            "work",
+            "before",
+            "twin",
+            "twin_attacked",
+            "surrogates",
+            "kept",
+            "harden",
+            "hardened",
+            "hardened_attacked",
+            "hardened_nonmember_attacked",
+        )
         summary = loop.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
@@ -61,8 +80,9 @@ def harden(out: Path, asked: Asked | None = None, *, mask: Path | None = None, s
     return Done(out, write_report(out), summary)
 
 
-def hardening(method: str, *, members: int, dev: int, keep: int, epochs: int, updates: int, lr: float, batch: int,
-              rank: int) -> Hardening:
+def hardening(
+    method: str, *, members: int, dev: int, keep: int, epochs: int, updates: int, lr: float, batch: int, rank: int
+) -> Hardening:
     """How much to train, of a command's options. BadRequestError for what can't be trained."""
     if method not in HARDENERS:
         raise BadRequestError(f"A model is hardened by {', '.join(HARDENERS)}, not {method!r}.")
@@ -77,7 +97,9 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
     done, lines = summary["hardening"], []
     if done:
         ended = "stopped early" if done["stopped_early"] else "to the end"
-        lines.append(f"{done['hardener']}: works {len(done['works'])}, dev {len(done['dev'])}, epochs "
-                     f"{done['epochs']:g} ({ended}), parameters {done['parameters']}, surrogates borrowed "
-                     f"{done['borrowed_surrogates']}")
+        lines.append(
+            f"{done['hardener']}: works {len(done['works'])}, dev {len(done['dev'])}, epochs "
+            f"{done['epochs']:g} ({ended}), parameters {done['parameters']}, surrogates borrowed "
+            f"{done['borrowed_surrogates']}"
+        )
     return [*lines, *lines_of_curve(summary), *summary["verdicts"], *summary["limits"]]

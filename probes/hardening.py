@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from probes.loop import Loop
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
-NO_KEEP = ("There are no ordinary captions whose pictures the model could keep, so it wasn't hardened; diffshield "
-           "harden takes them with --benign.")
+NO_KEEP = (
+    "There are no ordinary captions whose pictures the model could keep, so it wasn't hardened; diffshield "
+    "harden takes them with --benign."
+)
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
 
 
@@ -66,27 +68,32 @@ STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hard
 
 def stages(loop: Loop) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
     """Stage -> its work, for Loop.do."""
-    return {"surrogates": lambda: surrogates(loop), "kept": lambda: kept(loop), "harden": lambda: harden(loop),
-            "hardened": lambda: draw(loop),
-            "hardened_attacked": lambda: attack(loop, "hardened_attacked", members(loop)),
-            "hardened_nonmember_attacked": lambda: attack(loop, "hardened_nonmember_attacked", nonmembers(loop))}
+    return {
+        "surrogates": lambda: surrogates(loop),
+        "kept": lambda: kept(loop),
+        "harden": lambda: harden(loop),
+        "hardened": lambda: draw(loop),
+        "hardened_attacked": lambda: attack(loop, "hardened_attacked", members(loop)),
+        "hardened_nonmember_attacked": lambda: attack(loop, "hardened_nonmember_attacked", nonmembers(loop)),
+    }
 
 
 def members(loop: Loop) -> list[Target]:
     """The members that are removed."""
-    return [target for target in loop.panel.members if target.reference is not None][:loop.plan.hardening.members]
+    return [target for target in loop.panel.members if target.reference is not None][: loop.plan.hardening.members]
 
 
 def nonmembers(loop: Loop) -> Sequence[Target]:
     """The non-members that are drawn and attacked again."""
-    return loop.panel.nonmembers[:loop.plan.hardening.controls]
+    return loop.panel.nonmembers[: loop.plan.hardening.controls]
 
 
 def dev(loop: Loop) -> list[Target]:
     """The works that are removed with them and decide when to stop."""
     taken = {target.id for target in members(loop)}
-    return [target for target in loop.panel.locate if target.reference is not None and target.id not in taken
-            ][:loop.plan.hardening.dev]
+    return [target for target in loop.panel.locate if target.reference is not None and target.id not in taken][
+        : loop.plan.hardening.dev
+    ]
 
 
 def surrogates(loop: Loop) -> None:
@@ -100,7 +107,7 @@ def surrogates(loop: Loop) -> None:
 
 def kept(loop: Loop) -> None:
     plan = loop.plan.hardening
-    targets = [replace(target, kind="kept") for target in loop.panel.keep[:plan.keep]]
+    targets = [replace(target, kind="kept") for target in loop.panel.keep[: plan.keep]]
     if not members(loop) or not targets:
         raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
     loop.draw("kept", loop.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
@@ -113,18 +120,35 @@ def harden(loop: Loop) -> dict[str, Any]:
     plan, works, records = loop.plan.hardening, [*members(loop), *dev(loop)], list(loop.run.records())
     keep = _pairs_of(loop, [record for record in records if record["stage"] == "kept"])
     memories, borrowed = _memories(loop, works, [r for r in records if r["stage"] == "surrogates"], keep)
-    check = Check(loop, memories[len(members(loop)):]) if dev(loop) and loop.known.judge is not None else None
-    tuned = fine_tune(loop.subject, plan.hardener, memories, keep, plan.schedule, loop.run.folder / "harden",
-                      check=check, progress=loop.track("harden"))
-    return {"hardener": plan.hardener.name, "works": [target.id for target in members(loop)],
-            "dev": [target.id for target in dev(loop)], "keep": len(keep), "borrowed_surrogates": borrowed,
-            "rounds": tuned.rounds, "epochs": tuned.rounds / plan.schedule.rounds(len(memories)),
-            "stopped_early": tuned.stopped, "parameters": tuned.parameters, "rank": plan.schedule.rank,
-            "lr": plan.schedule.lr, "checks": check.rows() if check is not None else []}
+    check = Check(loop, memories[len(members(loop)) :]) if dev(loop) and loop.known.judge is not None else None
+    tuned = fine_tune(
+        loop.subject,
+        plan.hardener,
+        memories,
+        keep,
+        plan.schedule,
+        loop.run.folder / "harden",
+        check=check,
+        progress=loop.track("harden"),
+    )
+    return {
+        "hardener": plan.hardener.name,
+        "works": [target.id for target in members(loop)],
+        "dev": [target.id for target in dev(loop)],
+        "keep": len(keep),
+        "borrowed_surrogates": borrowed,
+        "rounds": tuned.rounds,
+        "epochs": tuned.rounds / plan.schedule.rounds(len(memories)),
+        "stopped_early": tuned.stopped,
+        "parameters": tuned.parameters,
+        "rank": plan.schedule.rank,
+        "lr": plan.schedule.lr,
+        "checks": check.rows() if check is not None else [],
+    }
 
 
 def draw(loop: Loop) -> None:
-    scenes = loop.panel.scenes[:loop.plan.hardening.controls]
+    scenes = loop.panel.scenes[: loop.plan.hardening.controls]
     targets = dict.fromkeys([*members(loop), *nonmembers(loop), *scenes])
     with hardened(loop.subject, _weights(loop)):
         loop.draw("hardened", loop.subject, jobs_for(list(targets), loop.plan.picture_seeds))
@@ -143,6 +167,7 @@ def _weights(loop: Loop) -> Path:
 
 def _pairs(loop: Loop, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
     """Pictures with their prompts, as the denoiser sees them."""
+
     def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
         return list(encode_pictures(loop.subject, [reference_picture(path) for path in some]).cpu())
 
@@ -151,12 +176,14 @@ def _pairs(loop: Loop, prompts: Sequence[str], pictures: Sequence[Path]) -> list
 
 
 def _pairs_of(loop: Loop, records: Sequence[Record]) -> list[Pair]:
-    return _pairs(loop, [record["prompt"] for record in records],
-                  [loop.run.folder / record["picture"] for record in records])
+    return _pairs(
+        loop, [record["prompt"] for record in records], [loop.run.folder / record["picture"] for record in records]
+    )
 
 
-def _memories(loop: Loop, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
-              ) -> tuple[list[Memory], int]:
+def _memories(
+    loop: Loop, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
+) -> tuple[list[Memory], int]:
     """Works with their surrogates, and for how many of these the pruned model drew nothing but copies.
 
     Such a work borrows an ordinary caption's picture: less like what it should be, but not the work.
@@ -165,8 +192,11 @@ def _memories(loop: Loop, works: Sequence[Target], drawn: Sequence[Record], keep
     found = [work.id for work in works if work.id in usable]
     surrogates = dict(zip(found, _pairs_of(loop, [usable[item] for item in found]), strict=True)) if found else {}
     memories = []
-    for work, pair in zip(works, _pairs(loop, [work.prompt for work in works],
-                                        [work.reference for work in works if work.reference]), strict=True):
+    for work, pair in zip(
+        works,
+        _pairs(loop, [work.prompt for work in works], [work.reference for work in works if work.reference]),
+        strict=True,
+    ):
         number = zlib.crc32(work.id.encode())
         surrogate = surrogates.get(work.id) or keep[number % len(keep)]
         memories.append(Memory(Goal(work.id, pair.latents, pair.prompt_embeds, number), surrogate.latents))
@@ -189,8 +219,11 @@ class Check:
         attack = self._loop.plan.attack
         goals = [replace(goal, seed=zlib.crc32(f"check {epoch} {goal.id}".encode())) for goal in self._goals]
         found = attack.search(self._loop.subject, goals)
-        row = {"epoch": epoch, **self._came_out("caption", [goal.prompt_embeds for goal in goals]),
-               **self._came_out("attack", [one.prompt_embeds[attack.steps] for one in found])}
+        row = {
+            "epoch": epoch,
+            **self._came_out("caption", [goal.prompt_embeds for goal in goals]),
+            **self._came_out("attack", [one.prompt_embeds[attack.steps] for one in found]),
+        }
         write_json(self._file, [*(other for other in self.rows() if other["epoch"] < epoch), row])
         return row["caption_judged"] * row["attack_judged"] > 0 and not row["caption"] and not row["attack"]
 
@@ -199,8 +232,14 @@ class Check:
         assert judge is not None
         sampling, plan = loop.plan.sampling, loop.plan.hardening
         seed = plan.first_seed + plan.tries + 1
-        pictures = generate(loop.subject.pipe, torch.stack(list(embeds)), [seed] * len(embeds), steps=sampling.steps,
-                            guidance_scale=sampling.guidance_scale, batch_size=sampling.batch_size)
+        pictures = generate(
+            loop.subject.pipe,
+            torch.stack(list(embeds)),
+            [seed] * len(embeds),
+            steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
+            batch_size=sampling.batch_size,
+        )
         works = {target.id: target for target in dev(loop)}
         references = [reference_picture(works[goal.id].reference) for goal in self._goals]
         copied = [one.copied for one in judge.judge(pictures, references)]

@@ -30,7 +30,7 @@ Maker = Callable[[Sequence[str], torch.Tensor], list[UnitMask]]
 
 NOISES = 4
 BATCH = 16
-BYTES = 2 ** 30
+BYTES = 2**30
 
 
 def activation_rows(subject: Subject, groups: Groups, seed: int) -> list[dict[str, Any]]:
@@ -41,15 +41,22 @@ def activation_rows(subject: Subject, groups: Groups, seed: int) -> list[dict[st
     """
     every = {**groups, "noises": [[caption] * NOISES for block in groups["captions"] for caption in block]}
     embeds = torch.stack([one for blocks in every.values() for block in blocks for one in block])
-    seeds = [seed + place if name == "noises" else seed for name, blocks in every.items() for block in blocks
-             for place in range(len(block))]
+    seeds = [
+        seed + place if name == "noises" else seed
+        for name, blocks in every.items()
+        for block in blocks
+        for place in range(len(block))
+    ]
     rows = []
     for paths in _affordable(subject, embeds[:1], seed, len(embeds)):
         for path, values in activations(subject, embeds, seeds, paths).items():
-            cells = {name: mean_of_pairs([apart(values[place]) for place in places])
-                     for name, places in _places(every).items()}
-            rows.append({"layer": path, "kind": "value" if re.search(VALUES, path) else "feed-forward",
-                         "groups": cells})
+            cells = {
+                name: mean_of_pairs([apart(values[place]) for place in places])
+                for name, places in _places(every).items()
+            }
+            rows.append(
+                {"layer": path, "kind": "value" if re.search(VALUES, path) else "feed-forward", "groups": cells}
+            )
     return rows
 
 
@@ -59,8 +66,12 @@ def mask_rows(subject: Subject, groups: Groups, name: str, make: Maker) -> list[
     ``sizes`` has the mean number of weights of a group's masks; pairs of two empty sets have no overlap and are in
     no mean.
     """
-    names = [f"{group}-{place}-{number}" for group, blocks in groups.items() for place, block in enumerate(blocks)
-             for number in range(len(block))]
+    names = [
+        f"{group}-{place}-{number}"
+        for group, blocks in groups.items()
+        for place, block in enumerate(blocks)
+        for number in range(len(block))
+    ]
     embeds = torch.stack([one for blocks in groups.values() for block in blocks for one in block])
     masks = make(names, embeds)
     random = [RandomMask(like=mask).locate(subject, seed=number).mask for number, mask in enumerate(masks)]
@@ -84,7 +95,7 @@ def subspace_masks(subject: Subject, localizer: FFNSubspace, seed: int) -> Maker
     def norms(embeds: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         values = activations(subject, embeds, [seed] * len(embeds), list(weights))
         sizes = {path: _norms(hidden, first.normalize_tokens) for path, hidden in values.items()}
-        return [{path: size[row:row + 1] for path, size in sizes.items()} for row in range(len(embeds))]
+        return [{path: size[row : row + 1] for path, size in sizes.items()} for row in range(len(embeds))]
 
     def masks(names: Sequence[str], embeds: torch.Tensor) -> list[UnitMask]:
         (base,) = norms(encode_prompts(subject, [""]).cpu())
@@ -99,16 +110,21 @@ def _norms(hidden: torch.Tensor, normalize: bool) -> torch.Tensor:
     return tokens.double().square().sum(dim=1).sqrt()
 
 
-def activations(subject: Subject, embeds: torch.Tensor, seeds: Sequence[int],
-                paths: Sequence[str]) -> dict[str, torch.Tensor]:
+def activations(
+    subject: Subject, embeds: torch.Tensor, seeds: Sequence[int], paths: Sequence[str]
+) -> dict[str, torch.Tensor]:
     """Layer -> activations (B, tokens, width) of embeddings (B, T, D), each with the noise of its seed, on the CPU."""
     last = subject.pipe.scheduler.config.num_train_timesteps - 1
 
     def work(places: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         rows = embeds[list(places)].to(subject.device, subject.dtype)
         with watched(subject.denoiser, paths, _kept) as seen, torch.no_grad():
-            subject.denoiser(first_noise(subject, [seeds[place] for place in places]), last,
-                             encoder_hidden_states=rows, return_dict=False)
+            subject.denoiser(
+                first_noise(subject, [seeds[place] for place in places]),
+                last,
+                encoder_hidden_states=rows,
+                return_dict=False,
+            )
         return [{path: values[row] for path, values in seen.items()} for row in range(len(places))]
 
     found = in_batches(work, range(len(embeds)), BATCH)

@@ -69,9 +69,18 @@ class Start:
 
 
 @takes_paths
-def locality(out: Path, asked: Asked | None = None, *, mask: Path | None = None, works: int = 4, starts: int = 8,
-             masks: Sequence[str] = (FFNSubspace.name,), plan: Plan = LOCALITY, resume: bool = False,
-             show_progress: bool = True) -> Done:
+def locality(
+    out: Path,
+    asked: Asked | None = None,
+    *,
+    mask: Path | None = None,
+    works: int = 4,
+    starts: int = 8,
+    masks: Sequence[str] = (FFNSubspace.name,),
+    plan: Plan = LOCALITY,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Done:
     """Analyze the model, pruned by ``mask`` if there is one, into the run folder ``out``; it stays bit-equal.
 
     ``starts`` searches for each of ``works`` members, of ``plan.attack``'s budget; the other members' captions are
@@ -83,14 +92,21 @@ def locality(out: Path, asked: Asked | None = None, *, mask: Path | None = None,
         raise BadRequestError(f"Locality compares two or more searches for each work, not {starts}.")
     unknown = set(masks) - {FFNSubspace.name, ValueNeurons.name}
     if unknown:
-        raise BadRequestError(f"Locality compares masks of {FFNSubspace.name} and {ValueNeurons.name}, not of "
-                              f"{', '.join(sorted(unknown))}.")
+        raise BadRequestError(
+            f"Locality compares masks of {FFNSubspace.name} and {ValueNeurons.name}, not of "
+            f"{', '.join(sorted(unknown))}."
+        )
     if ValueNeurons.name in masks and asked.nonmembers is None and manifest_of(asked.model) is None:
-        raise BadRequestError(f"{ValueNeurons.name} compares with prompts that weren't memorized: give them with "
-                              "--nonmembers.")
+        raise BadRequestError(
+            f"{ValueNeurons.name} compares with prompts that weren't memorized: give them with --nonmembers."
+        )
     selected = read_mask(mask) if mask is not None else UnitMask({})
-    more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "works": works, "starts": starts,
-            "masks": list(masks)}
+    more = {
+        "mask": None if mask is None else sha256_of(mask_file(mask)),
+        "works": works,
+        "starts": starts,
+        "masks": list(masks),
+    }
     with opened("locality", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
         loop.do("work")
         study = _Study(loop, works, starts, masks, asked)
@@ -112,15 +128,15 @@ class _Study:
         self.loop, self.masks, self.asked = loop, masks, asked
         self.works = [work for work in loop.panel.members if work.reference is not None][:works]
         self.starts = [Start(work, number) for work in self.works for number in range(starts)]
-        self.searches = Searches(loop.run.folder / "embeddings" / "locality", loop.plan.attack,
-                                 (0, loop.plan.attack.steps), "noise")
+        self.searches = Searches(
+            loop.run.folder / "embeddings" / "locality", loop.plan.attack, (0, loop.plan.attack.steps), "noise"
+        )
 
     def search(self) -> dict[str, Any]:
         if not self.starts:
             raise Skip(NO_GOAL)
         with pruned(self.loop.subject, self.loop.mask()):
-            self.searches.search(self.loop.subject, [start.target for start in self.starts],
-                                 self.loop.track("search"))
+            self.searches.search(self.loop.subject, [start.target for start in self.starts], self.loop.track("search"))
         return {"attack": asdict(self.loop.plan.attack)}
 
     def draw(self) -> None:
@@ -132,12 +148,16 @@ class _Study:
         draw = drawn_by_pipeline(loop.subject, loop.plan.sampling)
 
         def named(jobs: Sequence[Job]) -> list[Drawn]:
-            return [replace(one, more={"item": by_target[job.target.id].work.id,
-                                       "start": by_target[job.target.id].number})
-                    for job, one in zip(jobs, draw(jobs), strict=True)]
+            return [
+                replace(one, more={"item": by_target[job.target.id].work.id, "start": by_target[job.target.id].number})
+                for job, one in zip(jobs, draw(jobs), strict=True)
+            ]
 
-        jobs = [Job(start.target, seed, self.searches.embeds(start.target)[steps], steps)
-                for start in self.starts for seed in loop.plan.picture_seeds]
+        jobs = [
+            Job(start.target, seed, self.searches.embeds(start.target)[steps], steps)
+            for start in self.starts
+            for seed in loop.plan.picture_seeds
+        ]
         with pruned(loop.subject, loop.mask()):
             loop.draw("locality", loop.subject, jobs, named)
 
@@ -153,15 +173,25 @@ class _Study:
         with pruned(subject, self.loop.mask()):
             activated = activation_rows(subject, {**flagged, "starts": groups["starts"]}, seed)
             masks = [row for name in self.masks for row in mask_rows(subject, flagged, name, self._maker(name, seed))]
-        distances = {group: mean_of_pairs([apart(torch.stack(list(block))) for block in blocks if block])
-                     for group, blocks in groups.items()}
-        return {"embeddings": [{"group": group, **row} for group, row in distances.items()],
-                "stay": self._stay(won), "map": embedding_map(groups), "activations": activated, "masks": masks,
-                "works": [work.id for work in self.works]}
+        distances = {
+            group: mean_of_pairs([apart(torch.stack(list(block))) for block in blocks if block])
+            for group, blocks in groups.items()
+        }
+        return {
+            "embeddings": [{"group": group, **row} for group, row in distances.items()],
+            "stay": self._stay(won),
+            "map": embedding_map(groups),
+            "activations": activated,
+            "masks": masks,
+            "works": [work.id for work in self.works],
+        }
 
     def _won(self) -> list[Start]:
-        copied = {(record["item"], record["start"]) for record in self.loop.run.records()
-                  if record["stage"] == "locality" and record["copied"]}
+        copied = {
+            (record["item"], record["start"])
+            for record in self.loop.run.records()
+            if record["stage"] == "locality" and record["copied"]
+        }
         return [start for start in self.starts if (start.work.id, start.number) in copied]
 
     def _embeds(self, start: Start, steps: int) -> torch.Tensor:
@@ -177,8 +207,11 @@ class _Study:
         def captions(targets: Sequence[Target]) -> list[list[torch.Tensor]]:
             return [list(encode_prompts(self.loop.subject, [target.prompt for target in targets]).cpu())]
 
-        groups = {"results": blocks(won, steps), "starts": blocks(self.starts, 0),
-                  "captions": captions(self.loop.panel.members)}
+        groups = {
+            "results": blocks(won, steps),
+            "starts": blocks(self.starts, 0),
+            "captions": captions(self.loop.panel.members),
+        }
         return {**groups, "captions of non-members": captions(others)} if others else groups
 
     def _stay(self, won: Sequence[Start]) -> dict[str, Any]:
@@ -186,8 +219,11 @@ class _Study:
         steps, near, moved = self.loop.plan.attack.steps, 0, []
         for start in won:
             result = self._embeds(start, steps)
-            away = {other.number: float((result - self._embeds(other, 0)).norm()) for other in self.starts
-                    if other.work == start.work}
+            away = {
+                other.number: float((result - self._embeds(other, 0)).norm())
+                for other in self.starts
+                if other.work == start.work
+            }
             near += min(away, key=lambda number: away[number]) == start.number
             moved.append(away[start.number])
         return {"n": len(won), "nearest_to_own_start": near, "moved": float(np.mean(moved))}
@@ -196,14 +232,18 @@ class _Study:
         loop = self.loop
         if name == FFNSubspace.name:
             return subspace_masks(loop.subject, loop.plan.localizer, seed)
-        negatives = (tuple(target.prompt for target in loop.panel.nonmembers) if self.asked.nonmembers else
-                     base_prompts("nonmembers", [], self.asked.model))
+        negatives = (
+            tuple(target.prompt for target in loop.panel.nonmembers)
+            if self.asked.nonmembers
+            else base_prompts("nonmembers", [], self.asked.model)
+        )
         localizer = ValueNeurons(negatives=negatives)
         usual, track = localizer.usual(loop.subject, seed), loop.track(name)
 
         def masks(names: Sequence[str], embeds: torch.Tensor) -> list[UnitMask]:
-            found = neurons_of(loop.run, localizer, loop.subject, {one: one for one in names}, embeds, usual, seed,
-                               track)
+            found = neurons_of(
+                loop.run, localizer, loop.subject, {one: one for one in names}, embeds, usual, seed, track
+            )
             return [localizer.mask(loop.subject, [one]) for one in found]
 
         return masks
@@ -215,20 +255,31 @@ class _Study:
         entry = loop.stages.entry("analyze") or {}
         summary = loop.summary()
         row = rate_row(records, metric, stage="locality", group="members", rung=None)
-        return {**summary, "rows": [*summary["rows"], *([row] if records else [])],
-                "locality": {**(entry.get("detail") or {}), "searches": row, "steps": loop.plan.attack.steps}}
+        return {
+            **summary,
+            "rows": [*summary["rows"], *([row] if records else [])],
+            "locality": {**(entry.get("detail") or {}), "searches": row, "steps": loop.plan.attack.steps},
+        }
 
 
 def embedding_map(groups: Groups) -> dict[str, Any]:
     """Starts, results and captions in the plane of most variance (PCA): a picture, no place to measure distances."""
-    named = [(group, place, embeds) for group in ("starts", "results", "captions")
-             for place, block in enumerate(groups[group]) for embeds in block]
+    named = [
+        (group, place, embeds)
+        for group in ("starts", "results", "captions")
+        for place, block in enumerate(groups[group])
+        for embeds in block
+    ]
     flat = np.stack([embeds.numpy().ravel() for _, _, embeds in named]).astype(np.float64)
     left, sizes, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
     places = left[:, :2] * sizes[:2]
-    return {"explained": float(np.square(sizes[:2]).sum() / np.square(sizes).sum()),
-            "points": [{"group": group, "block": block, "x": float(x), "y": float(y)}
-                       for (group, block, _), (x, y) in zip(named, places, strict=True)]}
+    return {
+        "explained": float(np.square(sizes[:2]).sum() / np.square(sizes).sum()),
+        "points": [
+            {"group": group, "block": block, "x": float(x), "y": float(y)}
+            for (group, block, _), (x, y) in zip(named, places, strict=True)
+        ],
+    }
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:

@@ -13,12 +13,14 @@ from probes.plots import MEMBER, NONMEMBER, STYLE, TWIN, svg
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Group, what it is called, color, marker.
-_GROUPS = (("results", "results of one work", MEMBER, "o"),
-           ("captions", "captions of different works", NONMEMBER, "s"),
-           ("starts", "starts, which trigger nothing", TWIN, "^"),
-           ("noises", "one caption, other noise", "#888888", "D"),
-           ("random, results", "random masks as large as the results'", "#E69F00", "v"),
-           ("random, captions", "random masks as large as the captions'", "#888888", "D"))
+_GROUPS = (
+    ("results", "results of one work", MEMBER, "o"),
+    ("captions", "captions of different works", NONMEMBER, "s"),
+    ("starts", "starts, which trigger nothing", TWIN, "^"),
+    ("noises", "one caption, other noise", "#888888", "D"),
+    ("random, results", "random masks as large as the results'", "#E69F00", "v"),
+    ("random, captions", "random masks as large as the captions'", "#888888", "D"),
+)
 
 
 def plots(found: Mapping[str, Any]) -> dict[str, str]:
@@ -39,15 +41,27 @@ def map_plot(found: Mapping[str, Any]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 4.4), layout="constrained")
         axes = figure.subplots()
-        for group, marker, size, name in (("starts", "o", 34, "start"), ("results", "o", 34, "result"),
-                                          ("captions", "x", 40, "caption of a work")):
+        for group, marker, size, name in (
+            ("starts", "o", 34, "start"),
+            ("results", "o", 34, "result"),
+            ("captions", "x", 40, "caption of a work"),
+        ):
             points = [point for point in found["points"] if point["group"] == group]
             ink = ["#888888" if group == "captions" else _COLORS[point["block"] % len(_COLORS)] for point in points]
             faces: Any = {"facecolors": "none", "edgecolors": ink} if group == "starts" else {"c": ink}
-            axes.scatter([point["x"] for point in points], [point["y"] for point in points], marker=marker, s=size,
-                         label=name, **faces)
-        axes.set(xlabel=f"first two principal components ({100 * found['explained']:.0f}% of the variance)",
-                 xticks=[], yticks=[])
+            axes.scatter(
+                [point["x"] for point in points],
+                [point["y"] for point in points],
+                marker=marker,
+                s=size,
+                label=name,
+                **faces,
+            )
+        axes.set(
+            xlabel=f"first two principal components ({100 * found['explained']:.0f}% of the variance)",
+            xticks=[],
+            yticks=[],
+        )
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return svg(figure)
 
@@ -58,9 +72,13 @@ def relative(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         unit = row["groups"]["captions"]["value"]
         if unit:
-            groups = {name: {**cell, **{key: None if cell[key] is None else cell[key] / unit
-                                        for key in ("value", "low", "high")}}
-                      for name, cell in row["groups"].items()}
+            groups = {
+                name: {
+                    **cell,
+                    **{key: None if cell[key] is None else cell[key] / unit for key in ("value", "low", "high")},
+                }
+                for name, cell in row["groups"].items()
+            }
             found.append({**row, "groups": groups})
     return found
 
@@ -76,10 +94,21 @@ def layers_plot(rows: Sequence[Mapping[str, Any]], label: str) -> str:
             cells = [(place, row["groups"].get(group)) for place, row in zip(places, rows, strict=True)]
             drawn = [(place, cell) for place, cell in cells if cell is not None and cell["value"] is not None]
             values = [cell["value"] for _, cell in drawn]
-            errors = [[0.0 if cell[end] is None else abs(cell["value"] - cell[end]) for _, cell in drawn]
-                      for end in ("low", "high")]
-            axes.errorbar(values, [place for place, _ in drawn], xerr=errors, color=color, marker=marker, linestyle="",
-                          markersize=4.5, capsize=2, label=name)
+            errors = [
+                [0.0 if cell[end] is None else abs(cell["value"] - cell[end]) for _, cell in drawn]
+                for end in ("low", "high")
+            ]
+            axes.errorbar(
+                values,
+                [place for place, _ in drawn],
+                xerr=errors,
+                color=color,
+                marker=marker,
+                linestyle="",
+                markersize=4.5,
+                capsize=2,
+                label=name,
+            )
         axes.set_yticks(range(len(rows)), [short(row["layer"]) for row in rows])
         axes.invert_yaxis()
         axes.set(xlabel=label)

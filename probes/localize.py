@@ -54,9 +54,19 @@ class Localized:
 
 
 @takes_paths
-def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.localizer,
-             model: str = "testbed", column: str | None = None, limit: int | None = None, seed: int = 7,
-             device: str = "auto", resume: bool = False, show_progress: bool = True) -> Localized:
+def localize(
+    prompts: Path | None,
+    out: Path,
+    *,
+    localizer: AnyLocalizer = FULL.localizer,
+    model: str = "testbed",
+    column: str | None = None,
+    limit: int | None = None,
+    seed: int = 7,
+    device: str = "auto",
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Localized:
     """Locate into the run folder ``out``: mask.safetensors, density.svg, overlap.svg, summary.json.
 
     Also norms.safetensors of a subspace, or a record of each prompt's neurons. Without ``prompts`` the testbed's dev
@@ -67,13 +77,23 @@ def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.
     """
     ordinary = prompts is None and isinstance(localizer, Curvature)
     used = ordinary_prompts(model)[:limit] if ordinary else _prompts(prompts, model, column, limit)
-    config = {"model": model, "column": column, "limit": limit, "seed": seed, "localizer": localizer.name,
-              "options": {key: value for key, value in asdict(localizer).items() if key != "like"}}
+    config = {
+        "model": model,
+        "column": column,
+        "limit": limit,
+        "seed": seed,
+        "localizer": localizer.name,
+        "options": {key: value for key, value in asdict(localizer).items() if key != "like"},
+    }
     inputs = [describe_input(prompts)] if prompts else []
     subject = Subject(load(model, device=device), model)
     matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
-    about: dict[str, Any] = {"kind": "localize", "inputs": inputs, "seeds": [seed],
-                             "model": {"name": model, "sha256": subject.sha256()}}
+    about: dict[str, Any] = {
+        "kind": "localize",
+        "inputs": inputs,
+        "seeds": [seed],
+        "model": {"name": model, "sha256": subject.sha256()},
+    }
     with Run.start(out, config, resume=resume, **about) as run, bars(show_progress) as track:
         stages = Stages(run.folder, subject.denoiser)
         stages.do("localize", lambda: _located(run, localizer, subject, used, seed, track("localize")))
@@ -83,8 +103,15 @@ def localize(prompts: Path | None, out: Path, *, localizer: AnyLocalizer = FULL.
     return Localized(out, UnitMask.load(out / "mask.safetensors"), summary)
 
 
-def localizer_of(method: str, base: str | None, options: Mapping[str, Any], prompts: Path | None, model: str,
-                 column: str | None = None, limit: int | None = None) -> AnyLocalizer:
+def localizer_of(
+    method: str,
+    base: str | None,
+    options: Mapping[str, Any],
+    prompts: Path | None,
+    model: str,
+    column: str | None = None,
+    limit: int | None = None,
+) -> AnyLocalizer:
     """The localizer of a command's options; ``base`` as base_prompts says. BadRequestError for what can't be.
 
     None as ``base`` is "null" for a subspace and "nonmembers" for value neurons, which take no other option.
@@ -160,8 +187,9 @@ def _prompts(prompts: Path | None, model: str, column: str | None, limit: int | 
     return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
 
 
-def _located(run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int,
-             progress: Progress) -> dict[str, Any]:
+def _located(
+    run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+) -> dict[str, Any]:
     if isinstance(localizer, FFNSubspace):
         return _subspace(run.folder, localizer, subject, prompts, seed, progress)
     if isinstance(localizer, ValueNeurons):
@@ -172,8 +200,9 @@ def _located(run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Seque
     return {**_described(mask), "prompts": len(used), "base": 0, "overlap": []}
 
 
-def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int,
-              progress: Progress) -> dict[str, Any]:
+def _subspace(
+    folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+) -> dict[str, Any]:
     weights = matching_weights(subject.denoiser, localizer.modules)
     halves = [nested_norms(localizer, subject, half, seed) for half in (prompts[::2], prompts[1::2]) if half]
     progress(1, 2)
@@ -185,12 +214,17 @@ def _subspace(folder: Path, localizer: FFNSubspace, subject: Subject, prompts: S
     _save(mask, folder, localizer, subject, prompts, seed, meta)
     save_norms(folder / "norms.safetensors", localizer, target, base)
     sets = [{size: localizer.mask(weights, norms, base) for size, norms in half.items()} for half in halves]
-    return {**_described(mask), "prompts": len(prompts), "base": len(localizer.base),
-            "overlap": overlaps(subject, sets, seed) if len(sets) == 2 else []}
+    return {
+        **_described(mask),
+        "prompts": len(prompts),
+        "base": len(localizer.base),
+        "overlap": overlaps(subject, sets, seed) if len(sets) == 2 else [],
+    }
 
 
-def _values(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int,
-            progress: Progress) -> dict[str, Any]:
+def _values(
+    run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+) -> dict[str, Any]:
     """A record for each prompt: its neurons, the score before and after, how many neurons were tried."""
     usual = localizer.usual(subject, seed)
     named = {f"prompt-{number:06d}": prompt for number, prompt in enumerate(prompts, start=1)}
@@ -198,41 +232,88 @@ def _values(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequen
     found = neurons_of(run, localizer, subject, named, embeds, usual, seed, progress)
     mask = localizer.mask(subject, found)
     _save(mask, run.folder, localizer, subject, prompts, seed, {"unit": "neuron", "threshold": str(usual.threshold)})
-    sets = [{size: localizer.mask(subject, half[:size]) for size in nested_sizes(len(half))}
-            for half in (found[::2], found[1::2])]
-    return {**_described(mask), "prompts": len(prompts), "base": len(localizer.negatives),
-            "overlap": overlaps(subject, sets, seed), "threshold": usual.threshold,
-            "neurons": [one.count() for one in found], "usual": sum(not one.candidates for one in found),
-            "above": sum(one.after > usual.threshold for one in found)}
+    sets = [
+        {size: localizer.mask(subject, half[:size]) for size in nested_sizes(len(half))}
+        for half in (found[::2], found[1::2])
+    ]
+    return {
+        **_described(mask),
+        "prompts": len(prompts),
+        "base": len(localizer.negatives),
+        "overlap": overlaps(subject, sets, seed),
+        "threshold": usual.threshold,
+        "neurons": [one.count() for one in found],
+        "usual": sum(not one.candidates for one in found),
+        "above": sum(one.after > usual.threshold for one in found),
+    }
 
 
-def neurons_of(run: Run, localizer: ValueNeurons, subject: Subject, prompts: Mapping[str, str], embeds: torch.Tensor,
-               usual: Usual, seed: int, progress: Progress) -> list[Neurons]:
+def neurons_of(
+    run: Run,
+    localizer: ValueNeurons,
+    subject: Subject,
+    prompts: Mapping[str, str],
+    embeds: torch.Tensor,
+    usual: Usual,
+    seed: int,
+    progress: Progress,
+) -> list[Neurons]:
     """Neurons of embeddings (B, T, D) with names and prompts; each is a record, and isn't searched again."""
     done = run.done_ids()
     ids = [record_id(run.config, prompt, seed, stage="localize", item=item) for item, prompt in prompts.items()]
     for row, (item, prompt) in enumerate(prompts.items()):
         if ids[row] not in done:
             one = localizer.neurons(subject, embeds[row], usual, seed)
-            run.append({"id": ids[row], "stage": "localize", "item": item, "kind": "prompt", "prompt": prompt,
-                        "seed": seed, "picture": None, "copied": None, **asdict(one),
-                        "scores": {"before": one.before, "after": one.after}})
+            run.append(
+                {
+                    "id": ids[row],
+                    "stage": "localize",
+                    "item": item,
+                    "kind": "prompt",
+                    "prompt": prompt,
+                    "seed": seed,
+                    "picture": None,
+                    "copied": None,
+                    **asdict(one),
+                    "scores": {"before": one.before, "after": one.after},
+                }
+            )
         progress(row + 1, len(prompts))
     records = {record["id"]: record for record in run.records()}
-    return [Neurons({path: tuple(neurons) for path, neurons in record["neurons"].items()}, record["before"],
-                    record["after"], record["candidates"]) for record in (records[identity] for identity in ids)]
+    return [
+        Neurons(
+            {path: tuple(neurons) for path, neurons in record["neurons"].items()},
+            record["before"],
+            record["after"],
+            record["candidates"],
+        )
+        for record in (records[identity] for identity in ids)
+    ]
 
 
-def _save(mask: UnitMask, folder: Path, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int,
-          more: Mapping[str, str]) -> None:
-    meta = {"localizer": localizer.name, "model": subject.name, "model_sha256": subject.sha256(),
-            "prompts": str(len(prompts)), "seed": str(seed), **more}
+def _save(
+    mask: UnitMask,
+    folder: Path,
+    localizer: AnyLocalizer,
+    subject: Subject,
+    prompts: Sequence[str],
+    seed: int,
+    more: Mapping[str, str],
+) -> None:
+    meta = {
+        "localizer": localizer.name,
+        "model": subject.name,
+        "model_sha256": subject.sha256(),
+        "prompts": str(len(prompts)),
+        "seed": str(seed),
+        **more,
+    }
     UnitMask(mask.masks, meta).save(folder / "mask.safetensors")
 
 
 def nested_sizes(count: int) -> list[int]:
     """1, 2, 4, 8 ... and ``count`` itself; empty for none."""
-    sizes = [2 ** power for power in range(count.bit_length()) if 2 ** power < count]
+    sizes = [2**power for power in range(count.bit_length()) if 2**power < count]
     return [*sizes, count] if count else []
 
 
@@ -250,8 +331,13 @@ def nested_norms(localizer: FFNSubspace, subject: Subject, prompts: Sequence[str
 def joined(norms: Sequence[Norms], sizes: Sequence[int]) -> Norms:
     """Norms of sets of prompts together, (tau, d_ff) for each module: root of the mean of their squares."""
     total = sum(sizes)
-    return {path: torch.stack([one[path].square() * size for one, size in zip(norms, sizes, strict=True)]
-                              ).sum(dim=0).div(total).sqrt() for path in norms[0]}
+    return {
+        path: torch.stack([one[path].square() * size for one, size in zip(norms, sizes, strict=True)])
+        .sum(dim=0)
+        .div(total)
+        .sqrt()
+        for path in norms[0]
+    }
 
 
 def overlaps(subject: Subject, sets: Sequence[Mapping[int, UnitMask]], seed: int) -> list[dict[str, Any]]:
@@ -261,8 +347,14 @@ def overlaps(subject: Subject, sets: Sequence[Mapping[int, UnitMask]], seed: int
         one, two = sets[0][size], sets[1][size]
         random_one = RandomMask(like=one).locate(subject, seed=2 * seed).mask
         random_two = RandomMask(like=two).locate(subject, seed=2 * seed + 1).mask
-        rows.append({"prompts": size, "iou": one.iou(two), "iou_random": random_one.iou(random_two),
-                     "weights": [one.count(), two.count()]})
+        rows.append(
+            {
+                "prompts": size,
+                "iou": one.iou(two),
+                "iou_random": random_one.iou(random_two),
+                "weights": [one.count(), two.count()],
+            }
+        )
     return rows
 
 
@@ -277,9 +369,13 @@ def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
     (run.folder / "density.svg").write_text(mask_plots.density_plot(detail["densities"]), encoding="utf-8")
     if detail["overlap"]:
         (run.folder / "overlap.svg").write_text(mask_plots.overlap_plot(detail["overlap"]), encoding="utf-8")
-    return {"format": 1, "model": run.about["model"]["name"], "model_sha256": run.about["model"]["sha256"],
-            "mask": {"localizer": name, **detail},
-            "cost": [{key: entry[key] for key in ("stage", "status", "seconds", "evaluations")}]}
+    return {
+        "format": 1,
+        "model": run.about["model"]["name"],
+        "model_sha256": run.about["model"]["sha256"],
+        "mask": {"localizer": name, **detail},
+        "cost": [{key: entry[key] for key in ("stage", "status", "seconds", "evaluations")}],
+    }
 
 
 def save_norms(path: Path, localizer: FFNSubspace, target: Norms, base: Norms) -> None:
@@ -292,30 +388,40 @@ def save_norms(path: Path, localizer: FFNSubspace, target: Norms, base: Norms) -
 def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
     """The localizer and the norms of its prompts and base. MaskError if the file is missing, damaged or no norms."""
     if not path.is_file():
-        raise MaskError(f"A sweep needs {path.name}, which diffshield localize writes beside its mask, and there is "
-                        f"none in {path.parent}.")
+        raise MaskError(
+            f"A sweep needs {path.name}, which diffshield localize writes beside its mask, and there is "
+            f"none in {path.parent}."
+        )
     try:
         header, tensors = read_tensors(path)
         options = json.loads(header["localizer"])
         localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
     except (TensorFileError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise MaskError(f"{path} can't be read as norms: {error}") from error
-    target, base = ({name.removeprefix(f"{part}/"): value for name, value in tensors.items()
-                     if name.startswith(f"{part}/")} for part in ("target", "base"))
+    target, base = (
+        {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
+        for part in ("target", "base")
+    )
     return localizer, target, base
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a terminal."""
     mask = summary["mask"]
-    lines = [f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) in {len(mask['densities'])} layers, "
-             f"located with {mask['prompts']} prompts"]
+    lines = [
+        f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) in {len(mask['densities'])} layers, "
+        f"located with {mask['prompts']} prompts"
+    ]
     if "neurons" in mask:
-        lines.append(f"{median(mask['neurons']):g} neurons a prompt (median); {mask['usual']} prompts scored no higher "
-                     f"than the negatives, {mask['above']} score higher even without their neurons")
+        lines.append(
+            f"{median(mask['neurons']):g} neurons a prompt (median); {mask['usual']} prompts scored no higher "
+            f"than the negatives, {mask['above']} score higher even without their neurons"
+        )
     for row in mask["overlap"]:
         if row["iou"] is not None:
             random = "none" if row["iou_random"] is None else f"{row['iou_random']:.3f}"
-            lines.append(f"two sets of {row['prompts']} prompts that share none: overlap (IoU) {row['iou']:.3f}; "
-                         f"random masks of that size {random}")
+            lines.append(
+                f"two sets of {row['prompts']} prompts that share none: overlap (IoU) {row['iou']:.3f}; "
+                f"random masks of that size {random}"
+            )
     return [*lines, f"{summary['cost'][0]['evaluations']} denoiser evaluations"]

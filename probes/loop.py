@@ -60,8 +60,9 @@ class Loop:
     ``mask`` takes the place of stage "localize"; an empty one leaves the model as it is.
     """
 
-    def __init__(self, run: Run, subject: Subject, known: Known, plan: Plan, track: Track,
-                 mask: UnitMask | None = None) -> None:
+    def __init__(
+        self, run: Run, subject: Subject, known: Known, plan: Plan, track: Track, mask: UnitMask | None = None
+    ) -> None:
         self.run, self.subject, self.known, self.plan, self.track = run, subject, known, plan, track
         self.panel, self.given = known.panel, mask
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
@@ -72,8 +73,16 @@ class Loop:
         """Run what isn't done yet, write summary.json, return it."""
         self.do("work", "scan", "before", "shielded")
         self.panel = with_suspects(self.panel, list(self.run.records()))
-        self.do("twin", "localize", "pruned", "random_pruned", "attacked", "nonmember_attacked", "twin_attacked",
-                *hardening.STAGES)
+        self.do(
+            "twin",
+            "localize",
+            "pruned",
+            "random_pruned",
+            "attacked",
+            "nonmember_attacked",
+            "twin_attacked",
+            *hardening.STAGES,
+        )
         summary = self.summary()
         write_json(self.run.folder / "summary.json", summary)
         return summary
@@ -81,10 +90,19 @@ class Loop:
     def do(self, *stages: str) -> None:
         """These stages, each once."""
         work: dict[str, Callable[[], Mapping[str, Any] | None]] = {
-            "work": self.works, "scan": self.scan, "before": self.before, "shielded": self.shielded,
-            "twin": self.twin, "localize": self.localize, "pruned": self.pruned, "random_pruned": self.random_pruned,
-            "attacked": self.attacked, "nonmember_attacked": self.nonmember_attacked,
-            "twin_attacked": self.twin_attacked, **hardening.stages(self)}
+            "work": self.works,
+            "scan": self.scan,
+            "before": self.before,
+            "shielded": self.shielded,
+            "twin": self.twin,
+            "localize": self.localize,
+            "pruned": self.pruned,
+            "random_pruned": self.random_pruned,
+            "attacked": self.attacked,
+            "nonmember_attacked": self.nonmember_attacked,
+            "twin_attacked": self.twin_attacked,
+            **hardening.stages(self),
+        }
         for stage in stages:
             self.stages.do(stage, _supported(work[stage]))
 
@@ -92,8 +110,9 @@ class Loop:
         record_works(self.run, self.panel.drawn())
 
     def scan(self) -> None:
-        draw = drawn_by_pipeline(self.subject, self.plan.sampling, self.detectors, pictures=False,
-                                 thresholds=stored_thresholds())
+        draw = drawn_by_pipeline(
+            self.subject, self.plan.sampling, self.detectors, pictures=False, thresholds=stored_thresholds()
+        )
         self.draw("scan", self.subject, jobs_for(self.panel.drawn(), self.plan.scan_seeds), draw)
 
     def before(self) -> None:
@@ -121,13 +140,19 @@ class Loop:
         if not self.panel.locate:
             raise Skip(NOTHING)
         prompts = [target.prompt for target in self.panel.locate]
-        located = self.plan.localizer.locate(self.subject, prompts, seed=self.plan.locate_seed,
-                                             progress=self.track("localize"))
+        located = self.plan.localizer.locate(
+            self.subject, prompts, seed=self.plan.locate_seed, progress=self.track("localize")
+        )
         located.mask.save(self.run.folder / "mask.safetensors")
         control = RandomMask(like=located.mask).locate(self.subject, seed=self.plan.locate_seed).mask
-        return {"localizer": self.plan.localizer.name, "prompts": [target.id for target in self.panel.locate],
-                "density": located.mask.density(), "weights": located.mask.count(),
-                "densities": located.mask.densities(), "iou_random": located.mask.iou(control)}
+        return {
+            "localizer": self.plan.localizer.name,
+            "prompts": [target.id for target in self.panel.locate],
+            "density": located.mask.density(),
+            "weights": located.mask.count(),
+            "densities": located.mask.densities(),
+            "iou_random": located.mask.iou(control),
+        }
 
     def mask(self) -> UnitMask:
         """The located or the given mask; Skip if nothing was located."""
@@ -164,8 +189,16 @@ class Loop:
     def draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         """Pictures of a stage, with detector scores from the same pass and, where known, alignment and verdicts."""
         draw = draw or drawn_by_pipeline(subject, self.plan.sampling, self._detectors_for(jobs))
-        record_stage(self.run, stage, subject.name, jobs, aligned(draw, self.known.alignment), judge=self.known.judge,
-                     batch_size=self.plan.sampling.batch_size, progress=self.track(stage.replace("_", " ")))
+        record_stage(
+            self.run,
+            stage,
+            subject.name,
+            jobs,
+            aligned(draw, self.known.alignment),
+            judge=self.known.judge,
+            batch_size=self.plan.sampling.batch_size,
+            progress=self.track(stage.replace("_", " ")),
+        )
 
     def _detectors_for(self, jobs: Sequence[Job]) -> Sequence[Detector]:
         # A detector's score of an embedding that an attack made isn't one of a prompt.
@@ -176,8 +209,9 @@ class Loop:
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:
             raise Skip(NO_NONMEMBER if stage.endswith("nonmember_attacked") else NO_REFERENCE)
-        searches = Searches(self.run.folder / "embeddings" / stage, plan.attack, plan.snapshots, plan.init,
-                            plan.init_prompt)
+        searches = Searches(
+            self.run.folder / "embeddings" / stage, plan.attack, plan.snapshots, plan.init, plan.init_prompt
+        )
         searches.search(subject, with_goal, self.track(stage.replace("_", " ") + ": search"))
         repeated = 0 in plan.snapshots and plan.init == "caption"
         if repeated:
@@ -189,9 +223,15 @@ class Loop:
             jobs += [Job(target, seed, embeds[steps], steps) for steps in steps_drawn for seed in plan.picture_seeds]
         self.draw(stage, subject, jobs)
         found = {target.id: words for target in with_goal if (words := searches.prompts(target))}
-        return {"attack": plan.attack.name, "steps": plan.attack.steps, "batch": plan.attack.batch, "init": plan.init,
-                "evaluations_per_work": plan.attack.evaluations, "works": len(with_goal),
-                **({"prompts": found} if found else {})}
+        return {
+            "attack": plan.attack.name,
+            "steps": plan.attack.steps,
+            "batch": plan.attack.batch,
+            "init": plan.init,
+            "evaluations_per_work": plan.attack.evaluations,
+            "works": len(with_goal),
+            **({"prompts": found} if found else {}),
+        }
 
     @property
     def start(self) -> str:
@@ -201,8 +241,15 @@ class Loop:
     def _repeat(self, stage: str, start: str, items: set[str]) -> None:
         done = self.run.done_ids()
         for record in [record for record in self.run.records() if record["stage"] == start and record["item"] in items]:
-            identity = record_id(self.run.config, record["prompt"], record["seed"], stage=stage, attack_steps=0,
-                                 model=record["model"], item=record["item"])
+            identity = record_id(
+                self.run.config,
+                record["prompt"],
+                record["seed"],
+                stage=stage,
+                attack_steps=0,
+                model=record["model"],
+                item=record["item"],
+            )
             if identity not in done:
                 self.run.append({**record, "id": identity, "stage": stage, "attack_steps": 0})
 
@@ -218,18 +265,28 @@ class Loop:
         members = {target.id for target in self.panel.members}
         curve = attack_curve(records, metric)
         mask = (self.stages.entry("localize") or {}).get("detail") or {}
-        return {"format": 1, "model": self.subject.name, "model_sha256": self.run.about["model"].get("sha256"),
-                "quick": self.run.config.get("quick", False),
-                "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
-                "rows": stage_rows(records, members, metric), "curve": curve, "gaps": gaps(curve),
-                "ladder": ladder(records, metric), "utility": utility(records),
-                "drift": [row for stage in ("pruned", "hardened") for row in drift(self.run.folder, records, stage)],
-                "hardening": self._hardening(records),
-                # Suspects were chosen by the detector itself; a figure against them would be circular.
-                "detector": {} if self.panel.prompts else detector_figures(records, members), "mask": mask,
-                "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
-                         for entry in self.stages.entries],
-                "limits": [*self.panel.limits, *self.stages.limits()]}
+        return {
+            "format": 1,
+            "model": self.subject.name,
+            "model_sha256": self.run.about["model"].get("sha256"),
+            "quick": self.run.config.get("quick", False),
+            "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
+            "rows": stage_rows(records, members, metric),
+            "curve": curve,
+            "gaps": gaps(curve),
+            "ladder": ladder(records, metric),
+            "utility": utility(records),
+            "drift": [row for stage in ("pruned", "hardened") for row in drift(self.run.folder, records, stage)],
+            "hardening": self._hardening(records),
+            # Suspects were chosen by the detector itself; a figure against them would be circular.
+            "detector": {} if self.panel.prompts else detector_figures(records, members),
+            "mask": mask,
+            "cost": [
+                {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
+                for entry in self.stages.entries
+            ],
+            "limits": [*self.panel.limits, *self.stages.limits()],
+        }
 
 
 def _supported(work: Callable[[], Mapping[str, Any] | None]) -> Callable[[], Mapping[str, Any] | None]:

@@ -29,16 +29,22 @@ def overlap_plot(rows: Sequence[Mapping[str, Any]]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.5), layout="constrained")
         axes = figure.subplots()
-        for key, name, color, marker in (("iou", "located", MEMBER, "o"),
-                                         ("iou_random", "random masks of equal size", NONMEMBER, "s")):
+        for key, name, color, marker in (
+            ("iou", "located", MEMBER, "o"),
+            ("iou_random", "random masks of equal size", NONMEMBER, "s"),
+        ):
             known = [(row["prompts"], row[key]) for row in rows if row[key] is not None]
-            axes.plot([size for size, _ in known], [value for _, value in known], color=color, marker=marker,
-                      label=name)
+            axes.plot(
+                [size for size, _ in known], [value for _, value in known], color=color, marker=marker, label=name
+            )
         axes.set_xscale("log", base=2)
         sizes = [row["prompts"] for row in rows]
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set(ylim=(-0.02, 1.02), xlabel="prompts in each of two sets that share none",
-                 ylabel="overlap of their masks (IoU)")
+        axes.set(
+            ylim=(-0.02, 1.02),
+            xlabel="prompts in each of two sets that share none",
+            ylabel="overlap of their masks (IoU)",
+        )
         axes.grid(axis="y", color="#88888844", linewidth=0.8)
         axes.legend(frameon=False)
         return svg(figure)

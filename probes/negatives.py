@@ -31,17 +31,30 @@ def negative_captions(split: str, manifest: Any) -> dict[str, list[str]]:
     return {"nonmembers": [*(item.captions[0] for item in manifest.nonmembers(split)), *drawn], "scenes": scenes}
 
 
-def spilling(pipe: Any, captions: Sequence[str], manifest: Any, *, seeds: Sequence[int] = SEEDS, batch_size: int = 32,
-             progress: Progress | None = None) -> dict[str, str]:
+def spilling(
+    pipe: Any,
+    captions: Sequence[str],
+    manifest: Any,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> dict[str, str]:
     """Of these captions, those that bring out a work on any seed, and its id. Costs a whole picture for each seed."""
     from probes.testbed.criterion import copy_judge
 
     works = [work for work in manifest.works() if work.file is not None]
     references = [open_image(work.file) for work in works]
     pairs = [(caption, seed) for seed in seeds for caption in captions]
-    made = generate(pipe, [caption for caption, _ in pairs], [seed for _, seed in pairs], batch_size=batch_size,
-                    steps=manifest.sampling["steps"], guidance_scale=manifest.sampling["guidance_scale"],
-                    progress=progress)  # fmt: skip
+    made = generate(
+        pipe,
+        [caption for caption, _ in pairs],
+        [seed for _, seed in pairs],
+        batch_size=batch_size,
+        steps=manifest.sampling["steps"],
+        guidance_scale=manifest.sampling["guidance_scale"],
+        progress=progress,
+    )
     found = {}
     for (caption, _), copied in zip(pairs, copy_judge().copied(made, references), strict=True):
         if copied:

@@ -11,8 +11,13 @@ import typer
 
 FLAGGED = 3
 
-Model = Annotated[str, typer.Option(help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
-                                         "checkpoint in one file; MODEL+FILE adds a LoRA.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="testbed, testbed-clean, a diffusers folder, a hub id owner/name, or a "
+        "checkpoint in one file; MODEL+FILE adds a LoRA."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]

@@ -23,10 +23,15 @@ def mean_of_pairs(blocks: Sequence[NDArray[np.float64]], *, level: float = 0.95,
     """
     blocks = [np.asarray(block, dtype=np.float64) for block in blocks if len(block) > 1]
     sums, counts = _resampled(blocks, [np.ones((1, len(block))) for block in blocks])
-    found: dict[str, Any] = {"value": None, "low": None, "high": None, "n": sum(map(len, blocks)),
-                             "blocks": len(blocks), "pairs": int(counts.sum() / 2),
-                             "unscored": sum(int(np.isnan(block[np.triu_indices(len(block), 1)]).sum())
-                                             for block in blocks)}
+    found: dict[str, Any] = {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": sum(map(len, blocks)),
+        "blocks": len(blocks),
+        "pairs": int(counts.sum() / 2),
+        "unscored": sum(int(np.isnan(block[np.triu_indices(len(block), 1)]).sum()) for block in blocks),
+    }
     if not found["pairs"]:
         return found
     found["value"] = float(sums.sum() / counts.sum())

@@ -55,10 +55,12 @@ def panel_of_manifest(manifest: Any, sizes: Sizes) -> Panel:
     top = [rung for rung in manifest.rungs if rung > 0][-2:]
     heldout = _by_rung(manifest.works(split="heldout", memorization="VM"))
     dev = _by_rung(manifest.works(split="dev", memorization="VM"))
-    ladder = [target for rung in sorted(heldout) for target in heldout[rung][:sizes.per_rung]]
-    scenes = [Target(scene.id, scene.caption, "scene", split=scene.split)
-              for scene in manifest.scenes(split="heldout")[:sizes.scenes]]
-    nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[:sizes.nonmembers]]
+    ladder = [target for rung in sorted(heldout) for target in heldout[rung][: sizes.per_rung]]
+    scenes = [
+        Target(scene.id, scene.caption, "scene", split=scene.split)
+        for scene in manifest.scenes(split="heldout")[: sizes.scenes]
+    ]
+    nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[: sizes.nonmembers]]
     members = _spread([heldout.get(rung, []) for rung in reversed(top)], sizes.members)
     locate = _spread([dev.get(rung, []) for rung in reversed(top)], sizes.locate)
     return Panel(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes), keep=_kept(manifest))
@@ -88,9 +90,14 @@ def _spread(groups: Sequence[Sequence[Target]], count: int) -> list[Target]:
 def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Panel:
     """A user's prompts. With a manifest, prompts that equal a caption get its truth, and its controls take part."""
     if manifest is None:
-        return Panel(prompts=tuple(targets), limits=(
-            "There are no matched non-members and no clean twin for this model, so an attack's success can't be told "
-            "from injection; it is shown without a verdict.",))
+        return Panel(
+            prompts=tuple(targets),
+            limits=(
+                "There are no matched non-members and no clean twin for this model, so an attack's success can't be "
+                "told "
+                "from injection; it is shown without a verdict.",
+            ),
+        )
     prompts = tuple(with_truth(targets, manifest))
     controls = panel_of_manifest(manifest, sizes)
     return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
@@ -98,15 +105,23 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
 
 def with_truth(targets: Iterable[Target], manifest: Any | None) -> Iterator[Target]:
     """The prompts one at a time; those that equal a caption of the manifest get what it knows."""
-    known = {caption.casefold(): target_of(item, place) for item in (manifest.items if manifest else ())
-             for place, caption in enumerate(item.captions)}
+    known = {
+        caption.casefold(): target_of(item, place)
+        for item in (manifest.items if manifest else ())
+        for place, caption in enumerate(item.captions)
+    }
     return (_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
 
 
 def _with_truth(target: Target, known: Target | None) -> Target:
     """The user's prompt with a manifest's truth; it stays a prompt: the panel's works are others."""
-    return target if known is None else replace(known, id=target.id, prompt=target.prompt, kind="prompt",
-                                                reference=target.reference or known.reference)
+    return (
+        target
+        if known is None
+        else replace(
+            known, id=target.id, prompt=target.prompt, kind="prompt", reference=target.reference or known.reference
+        )
+    )
 
 
 def with_suspects(panel: Panel, records: Sequence[Mapping[str, Any]]) -> Panel:
@@ -128,8 +143,11 @@ def with_dev(panel: Panel) -> Panel:
     if panel.locate and panel.keep:
         return panel
     if not panel.locate and len(panel.members) > 2:
-        panel = replace(panel, locate=panel.members[::3],
-                        members=tuple(member for place, member in enumerate(panel.members) if place % 3))
+        panel = replace(
+            panel,
+            locate=panel.members[::3],
+            members=tuple(member for place, member in enumerate(panel.members) if place % 3),
+        )
     if not panel.keep:
         panel = replace(panel, keep=panel.scenes[::2], scenes=panel.scenes[1::2])
     return panel

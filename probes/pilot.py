@@ -39,8 +39,10 @@ class EarlyExit:
         """The pilot's size for a file of so many prompts. EarlyExitError if the file is too small for the error."""
         needed = prompts_needed(self.error)
         if total < needed:
-            raise EarlyExitError(f"An error of {self.error:g} needs a pilot of {needed} prompts, and there are "
-                                 f"{total}. Scan without --early-exit, or allow a larger --error.")
+            raise EarlyExitError(
+                f"An error of {self.error:g} needs a pilot of {needed} prompts, and there are "
+                f"{total}. Scan without --early-exit, or allow a larger --error."
+            )
         return min(total, max(PROMPTS, 3 * needed))
 
 
@@ -55,13 +57,17 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
         raise EarlyExitError(f"The pilot {folder} is no complete scan; it is {pilot.status}.")
     other = next((key for key in _SAME if pilot.config.get(key) != config[key]), None)
     if other is not None:
-        raise EarlyExitError(f"The pilot {folder} was made with another {other}: {pilot.config.get(other)}; this scan "
-                             f"has {config[other]}.")
+        raise EarlyExitError(
+            f"The pilot {folder} was made with another {other}: {pilot.config.get(other)}; this scan "
+            f"has {config[other]}."
+        )
     threshold = next(_thresholds(pilot), None)
     name = config["detectors"][0]
     if threshold is None:
-        raise NotCalibratedError(f"Early exit needs a threshold of {name} for this model and these settings, and there "
-                                 "is none. Run `diffshield calibrate`.")
+        raise NotCalibratedError(
+            f"Early exit needs a threshold of {name} for this model and these settings, and there "
+            "is none. Run `diffshield calibrate`."
+        )
     groups = itertools.groupby(pilot.records(), key=lambda record: record["item"])
     scores = [[record["scores"].get(name) for record in records] for _, records in groups]
     return calibrated([row for row in scores if None not in row], threshold, error)

@@ -23,15 +23,28 @@ Row = Mapping[str, Any]
 MEMBER, NONMEMBER, TWIN = "#D55E00", "#0072B2", "#009E73"
 _INK = "#010203"
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "text.color": _INK, "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
-    "axes.spines.right": False}
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
-CURVES = (("attacked", "members", MEMBER, "o"), ("nonmember_attacked", "matched non-members", NONMEMBER, "s"),
-          ("twin_attacked", "clean twin, same works", TWIN, "^"))
-HARDENED = (("hardened_attacked", "members, hardened", MEMBER, "o"),
-            ("hardened_nonmember_attacked", "matched non-members, hardened", NONMEMBER, "s"),
-            ("twin_attacked", "clean twin, same works", TWIN, "^"))
+CURVES = (
+    ("attacked", "members", MEMBER, "o"),
+    ("nonmember_attacked", "matched non-members", NONMEMBER, "s"),
+    ("twin_attacked", "clean twin, same works", TWIN, "^"),
+)
+HARDENED = (
+    ("hardened_attacked", "members, hardened", MEMBER, "o"),
+    ("hardened_nonmember_attacked", "matched non-members, hardened", NONMEMBER, "s"),
+    ("twin_attacked", "clean twin, same works", TWIN, "^"),
+)
 
 
 def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, threshold: float | None) -> str:
@@ -59,8 +72,9 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
         return svg(figure)
 
 
-def attack_plot(curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES,
-                axis: str = EMBEDDING.axis) -> str:
+def attack_plot(
+    curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES, axis: str = EMBEDDING.axis
+) -> str:
     """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9), layout="constrained")
@@ -86,8 +100,9 @@ def tradeoff_plot(rows: Sequence[Row], before: Row) -> str:
         left, right = figure.subplots(1, 2)
         places = [100 * row["density"] for row in rows]
         points(left, places, rows, "rate", "located weights", color=MEMBER, marker="o")
-        points(left, places, [row["random"] for row in rows], "rate", "as many random weights", color=NONMEMBER,
-               marker="s")
+        points(
+            left, places, [row["random"] for row in rows], "rate", "as many random weights", color=NONMEMBER, marker="s"
+        )
         if before["rate"] is not None:
             left.axhline(before["rate"], color="#888888", linestyle="--", linewidth=1, label="before")
         left.set(ylim=(-0.04, 1.04), xlabel="weights pruned (%)", ylabel="share of pictures that are copies")
@@ -106,13 +121,13 @@ def _harm(rows: Sequence[Row]) -> tuple[list[Row], str]:
     if any(row["utility"] for row in rows):
         losses = [row["utility"] or {} for row in rows]
         return [{**loss, "value": loss.get("loss")} for loss in losses], "loss of scene alignment"
-    drifts: list[Row] = [
-        next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
+    drifts: list[Row] = [next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
     return drifts, "drift of ordinary scenes"
 
 
-def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, label: str | None = None,
-           **style: Any) -> None:
+def points(
+    axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, label: str | None = None, **style: Any
+) -> None:
     """A line through the points that have a value, each with its interval as an error bar; ``style`` as matplotlib's.
 
     Rows: the key, low, high.
@@ -120,8 +135,13 @@ def points(axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, l
     known = [(place, row) for place, row in zip(places, rows, strict=True) if row.get(key) is not None]
     below = [max(0.0, row[key] - row["low"]) for _, row in known]
     above = [max(0.0, row["high"] - row[key]) for _, row in known]
-    axes.errorbar([place for place, _ in known], [row[key] for _, row in known], yerr=(below, above), label=label,
-                  **{"capsize": 3, "linewidth": 1.6, "markersize": 6, **style})
+    axes.errorbar(
+        [place for place, _ in known],
+        [row[key] for _, row in known],
+        yerr=(below, above),
+        label=label,
+        **{"capsize": 3, "linewidth": 1.6, "markersize": 6, **style},
+    )
 
 
 def svg(figure: Figure) -> str:
@@ -130,7 +150,7 @@ def svg(figure: Figure) -> str:
     FigureCanvasSVG(figure)
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     drawn = text.getvalue()
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg"):], flags=re.DOTALL)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     # A fixed width in points would overflow a narrow page; the viewBox keeps the proportions.
     drawn = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawn, count=1)
     drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1)

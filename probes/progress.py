@@ -20,9 +20,15 @@ def bars(show: bool = True) -> Iterator[Track]:
 
     Nothing goes to stdout. A closed or redirected stderr shows no bars.
     """
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with RichProgress(*columns, console=Console(stderr=True), disable=not show) as rich:
+
         def track(title: str) -> Progress:
             task = rich.add_task(title, total=None)
 

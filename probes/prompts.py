@@ -21,8 +21,12 @@ from probes.errors import PromptFileError
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "title")
 PICTURE_COLUMNS = ("picture", "reference", "file_name", "file", "image", "path")
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
-          codecs.BOM_UTF16_BE: "utf-16"}  # UTF-32's first: it begins like UTF-16's
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # UTF-32's first: it begins like UTF-16's
 _FOLDER_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.parquet", "prompts.*")
 
 
@@ -50,8 +54,16 @@ class Target:
 
 def target_of(item: Any, caption: int = 0) -> Target:
     """A manifest item as a target, with one of its captions."""
-    return Target(item.id, item.captions[caption % len(item.captions)], item.kind, item.file, item.memorization,
-                  item.rung, item.exposures, item.split)
+    return Target(
+        item.id,
+        item.captions[caption % len(item.captions)],
+        item.kind,
+        item.file,
+        item.memorization,
+        item.rung,
+        item.exposures,
+        item.split,
+    )
 
 
 def read_prompts(path: Path, *, column: str | None = None, limit: int | None = None) -> list[Target]:
@@ -102,8 +114,9 @@ def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
             names = _columns(file, list(row), column)
         prompt, picture = row.get(names[0]), row.get(names[1]) if names[1] else None
         if prompt is not None and not isinstance(prompt, str):
-            raise PromptFileError(f"{file}, row {number}: column {_short(names[0])} needs text, and holds "
-                                  f"{_short(prompt)}.")
+            raise PromptFileError(
+                f"{file}, row {number}: column {_short(names[0])} needs text, and holds {_short(prompt)}."
+            )
         yield (prompt or "").strip(), picture if isinstance(picture, str) and picture else None
 
 
@@ -124,8 +137,10 @@ def _lines(file: Path) -> Iterator[str]:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
-                raise PromptFileError(f"{file}, line {number}: byte {byte:#04x} is not UTF-8. Save the file as UTF-8, "
-                                      f"for instance: iconv -f latin1 -t utf-8 {file.name}") from error
+                raise PromptFileError(
+                    f"{file}, line {number}: byte {byte:#04x} is not UTF-8. Save the file as UTF-8, "
+                    f"for instance: iconv -f latin1 -t utf-8 {file.name}"
+                ) from error
 
 
 def _marked_lines(file: Path, encoding: str) -> Iterator[str]:
@@ -185,8 +200,10 @@ def _columns(file: Path, names: Sequence[str], column: str | None) -> tuple[str,
     prompt = next((by_lower[name] for name in wanted if name in by_lower), None)
     if prompt is None:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        raise PromptFileError(f"{file} needs a column {column or ' or '.join(PROMPT_COLUMNS)}; it has "
-                              f"{', '.join(map(_short, names[:20]))}{more}. Name one with --column.")
+        raise PromptFileError(
+            f"{file} needs a column {column or ' or '.join(PROMPT_COLUMNS)}; it has "
+            f"{', '.join(map(_short, names[:20]))}{more}. Name one with --column."
+        )
     return prompt, next((by_lower[name] for name in PICTURE_COLUMNS if name in by_lower), None)
 
 

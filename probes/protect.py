@@ -93,8 +93,14 @@ def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *
 
 
 @takes_paths
-def calibrate_concepts(out: Path | None = None, *, registry: Sequence[Path] = (), openclip: str = "testbed",
-                       prompts: Path | None = None, fpr: float = 0.01) -> tuple[Path, Limit]:
+def calibrate_concepts(
+    out: Path | None = None,
+    *,
+    registry: Sequence[Path] = (),
+    openclip: str = "testbed",
+    prompts: Path | None = None,
+    fpr: float = 0.01,
+) -> tuple[Path, Limit]:
     """The limit of the screen by meaning, and its file.
 
     Without ``registry`` the testbed's characters; without ``prompts`` their generic neighbors, which are the negatives
@@ -110,11 +116,24 @@ def calibrate_concepts(out: Path | None = None, *, registry: Sequence[Path] = ()
 
 
 @takes_paths
-def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: Path | None = None,
-                    registry: Sequence[Path] = (), openclip: str | None = None, prompts: Path | None = None,
-                    seeds: Sequence[int], fpr: float, preview: str = "linear", schedule: int | None = None,
-                    guidance_scale: float | None = None, batch_size: int = 8, device: str = "auto",
-                    progress: Callable[[int, int], None] | None = None) -> dict[Path, Threshold]:
+def calibrate_watch(
+    model: str,
+    steps: Sequence[float],
+    out: Path,
+    *,
+    gallery: Path | None = None,
+    registry: Sequence[Path] = (),
+    openclip: str | None = None,
+    prompts: Path | None = None,
+    seeds: Sequence[int],
+    fpr: float,
+    preview: str = "linear",
+    schedule: int | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, Threshold]:
     """One threshold file for each step and for each of gallery and concepts (the latter with ``openclip``).
 
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
@@ -143,6 +162,18 @@ def calibrate_watch(model: str, steps: Sequence[float], out: Path, *, gallery: P
             progress(done, total)
 
     sampling = Sampling(*usual_sampling(model, pipe, schedule, guidance_scale), batch_size)
-    made = calibrated_by(pipe, steps, benign, list(seeds), fpr, model, works, screen, preview, sampling,
-                         {"negatives": source, "gallery": str(gallery or "testbed works")}, count)
+    made = calibrated_by(
+        pipe,
+        steps,
+        benign,
+        list(seeds),
+        fpr,
+        model,
+        works,
+        screen,
+        preview,
+        sampling,
+        {"negatives": source, "gallery": str(gallery or "testbed works")},
+        count,
+    )
     return {save_threshold(threshold, out): threshold for threshold in made}

@@ -29,8 +29,17 @@ PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tupl
 
 
 @takes_paths
-def prune(mask: Path, out: Path, asked: Asked | None = None, *, plan: Plan = PRUNE, ks: Sequence[float] = (),
-          save: Path | None = None, resume: bool = False, show_progress: bool = True) -> Done:
+def prune(
+    mask: Path,
+    out: Path,
+    asked: Asked | None = None,
+    *,
+    plan: Plan = PRUNE,
+    ks: Sequence[float] = (),
+    save: Path | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Done:
     """Compare the model with its pruned self into the run folder ``out``; the model itself stays bit-equal.
 
     ``mask`` is a mask file or a localize run's folder. ``ks`` draws tradeoff.svg for masks of these k, made from the
@@ -47,10 +56,18 @@ def prune(mask: Path, out: Path, asked: Asked | None = None, *, plan: Plan = PRU
         loop.do("work", "before", "pruned", "random_pruned")
         curve = points.draw(loop) if points is not None else []
         records = list(loop.run.records())
-        summary = {**loop.summary(), "scores": score_changes(records, plan.detectors), "tradeoff": curve,
-                   "saved": str(save) if save else None,
-                   "mask": {"density": selected.density(), "weights": selected.count(),
-                            "densities": selected.densities(), **selected.meta}}
+        summary = {
+            **loop.summary(),
+            "scores": score_changes(records, plan.detectors),
+            "tradeoff": curve,
+            "saved": str(save) if save else None,
+            "mask": {
+                "density": selected.density(),
+                "weights": selected.count(),
+                "densities": selected.densities(),
+                **selected.meta,
+            },
+        }
         write_json(out / "summary.json", summary)
         if save is not None and not (save.is_dir() and any(save.iterdir())):
             save_pruned(loop.subject, selected, save)
@@ -63,21 +80,37 @@ def score_changes(records: Sequence[Record], detectors: Sequence[str]) -> list[d
     for name in detectors:
         before = _by_picture(records, "before", name)
         for group in dict.fromkeys(group_of(r) for r in records if r["stage"] == "pruned"):
-            inside = {key: value for key, value in _by_picture(records, "pruned", name).items()
-                      if value[1] == group and key in before}
+            inside = {
+                key: value
+                for key, value in _by_picture(records, "pruned", name).items()
+                if value[1] == group and key in before
+            }
             if inside:
-                change = bootstrap_mean([value - before[key][0] for key, (value, _) in inside.items()],
-                                        [item for item, _ in inside])
-                rows.append({"detector": name, "group": group, "n": change.n, "works": change.clusters,
-                             "before": float(np.mean([before[key][0] for key in inside])),
-                             "pruned": float(np.mean([value for value, _ in inside.values()])),
-                             "change": change.value, "low": change.low, "high": change.high})
+                change = bootstrap_mean(
+                    [value - before[key][0] for key, (value, _) in inside.items()], [item for item, _ in inside]
+                )
+                rows.append(
+                    {
+                        "detector": name,
+                        "group": group,
+                        "n": change.n,
+                        "works": change.clusters,
+                        "before": float(np.mean([before[key][0] for key in inside])),
+                        "pruned": float(np.mean([value for value, _ in inside.values()])),
+                        "change": change.value,
+                        "low": change.low,
+                        "high": change.high,
+                    }
+                )
     return rows
 
 
 def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[str, int], tuple[float, str]]:
-    return {(r["item"], r["seed"]): (r["scores"][name], group_of(r)) for r in records
-            if r["stage"] == stage and r["scores"].get(name) is not None}
+    return {
+        (r["item"], r["seed"]): (r["scores"][name], group_of(r))
+        for r in records
+        if r["stage"] == stage and r["scores"].get(name) is not None
+    }
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:
@@ -85,11 +118,14 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in summary["drift"]:
         yardstick = "" if row["seeds"] is None else f"; between two seeds {row['seeds']:.3f}"
-        lines.append(f"Pictures of {row['group']} moved by {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}, "
-                     f"{row['n']} pictures{yardstick}).")
+        lines.append(
+            f"Pictures of {row['group']} moved by {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}, "
+            f"{row['n']} pictures{yardstick})."
+        )
     for row in summary["tradeoff"]:
         rate, other = (f"{one['copied']} of {one['n']}" for one in (row, row["random"]))
         loss = "" if row["utility"] is None else f", alignment loss {row['utility']['loss']:.3f}"
-        lines.append(f"k {row['k']:g} ({row['density']:.2%} of the weights): {rate} copies, random weights {other}"
-                     f"{loss}")
+        lines.append(
+            f"k {row['k']:g} ({row['density']:.2%} of the weights): {rate} copies, random weights {other}{loss}"
+        )
     return lines

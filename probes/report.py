@@ -47,21 +47,45 @@ GROUPS = {
     "styles": "house styles",
     "scenes": "ordinary scenes",
 }
-LOCALITY = {"results": "results of one work", "starts": "starts of one work",
-            "captions": "captions of different works", "captions of non-members": "captions of pictures never seen"}
-CONTROLS = {"nonmember_attacked": "pictures the model never saw", "twin_attacked": "the same works on the clean twin",
-            "hardened_nonmember_attacked": "pictures the model never saw"}
+LOCALITY = {
+    "results": "results of one work",
+    "starts": "starts of one work",
+    "captions": "captions of different works",
+    "captions of non-members": "captions of pictures never seen",
+}
+CONTROLS = {
+    "nonmember_attacked": "pictures the model never saw",
+    "twin_attacked": "the same works on the clean twin",
+    "hardened_nonmember_attacked": "pictures the model never saw",
+}
 
 # What it means if an attack on members beats its controls.
-_MEMORY = {"attacked": "so the attack shows memory that is still there",
-           "hardened_attacked": "so hardening left memory that can be found"}
+_MEMORY = {
+    "attacked": "so the attack shows memory that is still there",
+    "hardened_attacked": "so hardening left memory that can be found",
+}
 _HARDENED = "From the hardened model the same attack at {} got the work back"
 _MAYBE_TEXT, _MAYBE_WHOLE, _MAYBE_TRUE = (str, type(None)), (int, type(None)), (bool, type(None))
 _FIELDS: Mapping[str, Any] = {
-    "stage": str, "item": str, "kind": str, "prompt": _MAYBE_TEXT, "picture": _MAYBE_TEXT, "scores": dict,
-    "copied": _MAYBE_TRUE, "flagged": _MAYBE_TRUE, "seed": _MAYBE_WHOLE, "attack_steps": _MAYBE_WHOLE,
-    "rung": _MAYBE_WHOLE, "exposures": _MAYBE_WHOLE, "memorization": _MAYBE_TEXT, "unjudged": _MAYBE_TEXT,
-    "reason": _MAYBE_TEXT, "action": _MAYBE_TEXT, "split": _MAYBE_TEXT, "model": _MAYBE_TEXT}
+    "stage": str,
+    "item": str,
+    "kind": str,
+    "prompt": _MAYBE_TEXT,
+    "picture": _MAYBE_TEXT,
+    "scores": dict,
+    "copied": _MAYBE_TRUE,
+    "flagged": _MAYBE_TRUE,
+    "seed": _MAYBE_WHOLE,
+    "attack_steps": _MAYBE_WHOLE,
+    "rung": _MAYBE_WHOLE,
+    "exposures": _MAYBE_WHOLE,
+    "memorization": _MAYBE_TEXT,
+    "unjudged": _MAYBE_TEXT,
+    "reason": _MAYBE_TEXT,
+    "action": _MAYBE_TEXT,
+    "split": _MAYBE_TEXT,
+    "model": _MAYBE_TEXT,
+}
 _NEEDED = ("stage", "item", "kind", "prompt", "picture", "scores", "copied", "seed")
 _NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
 
@@ -83,20 +107,35 @@ def write_report(folder: Path | str) -> Path:
     """Write report.json and report.html into the run folder; returns the HTML's path. RunError if it is no run."""
     run = Run.open(folder)
     if run.about.get("kind") == "traps":
-        raise RunError(f"{run.folder} is a test of traps, which has no pictures to report: its figures are in "
-                       "summary.json.")
+        raise RunError(
+            f"{run.folder} is a test of traps, which has no pictures to report: its figures are in summary.json."
+        )
     records = [_checked(run.folder, record) for record in run.records()]
     if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
     figures = figures_of(run, records)
     sentences = plain_words(figures, records)
     write_json(run.folder / "report.json", {"format": FORMAT, "run": run.about, "sentences": sentences, **figures})
-    page = _environment().get_template("report.html.jinja").render(
-        run=run.about, folder=run.folder.resolve().name, records=len(records), sentences=sentences, figures=figures,
-        budget=f"{wording_of(figures['attack']).unit}s",
-        rows=table_rows(figures), plots=_plots(figures, records), sheets=sheets(run.folder, records),
-        group_names=GROUPS, stage_names=STAGES, locality_names=LOCALITY, control_names=CONTROLS,
-        stages=_read_json(run.folder / "stages.json") or [])
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=run.about,
+            folder=run.folder.resolve().name,
+            records=len(records),
+            sentences=sentences,
+            figures=figures,
+            budget=f"{wording_of(figures['attack']).unit}s",
+            rows=table_rows(figures),
+            plots=_plots(figures, records),
+            sheets=sheets(run.folder, records),
+            group_names=GROUPS,
+            stage_names=STAGES,
+            locality_names=LOCALITY,
+            control_names=CONTROLS,
+            stages=_read_json(run.folder / "stages.json") or [],
+        )
+    )
     path = run.folder / "report.html"
     temporary = path.with_name("report.html.part")
     try:
@@ -114,16 +153,42 @@ def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
         metric = _deciding({}, records)
         panel = {record["item"] for record in records if record["stage"] == "before"}
         curve = summary.attack_curve(records, metric)
-        stored = {"model": run.about["model"].get("name"), "rows": summary.stage_rows(records, panel, metric),
-                  "curve": curve, "gaps": summary.gaps(curve), "ladder": summary.ladder(records, metric),
-                  "limits": [f"The run ({run.status}) has written no summary: these figures are from the "
-                             f"{len(records)} records it holds."]}
-    empty: dict[str, Any] = {"rows": [], "curve": [], "gaps": [], "ladder": [], "limits": [], "criterion": {},
-                             "detector": {}, "mask": {}, "utility": None, "model": None, "tradeoff": [],
-                             "drift": [], "scores": [], "hardening": None, "locality": None}
+        stored = {
+            "model": run.about["model"].get("name"),
+            "rows": summary.stage_rows(records, panel, metric),
+            "curve": curve,
+            "gaps": summary.gaps(curve),
+            "ladder": summary.ladder(records, metric),
+            "limits": [
+                f"The run ({run.status}) has written no summary: these figures are from the "
+                f"{len(records)} records it holds."
+            ],
+        }
+    empty: dict[str, Any] = {
+        "rows": [],
+        "curve": [],
+        "gaps": [],
+        "ladder": [],
+        "limits": [],
+        "criterion": {},
+        "detector": {},
+        "mask": {},
+        "utility": None,
+        "model": None,
+        "tradeoff": [],
+        "drift": [],
+        "scores": [],
+        "hardening": None,
+        "locality": None,
+    }
     pruned = run.about.get("kind") != "attack" or run.config.get("mask") is not None
-    return {**empty, **stored, "criterion": stored.get("criterion") or {}, "pruned": pruned,
-            "attack": str(run.config.get("attack") or "adversarial_embedding")}
+    return {
+        **empty,
+        **stored,
+        "criterion": stored.get("criterion") or {},
+        "pruned": pruned,
+        "attack": str(run.config.get("attack") or "adversarial_embedding"),
+    }
 
 
 def _checked(folder: Path, record: Record) -> Record:
@@ -134,8 +199,10 @@ def _checked(folder: Path, record: Record) -> Record:
     if isinstance(scores, dict) and not all(_number(score) for score in scores.values()):
         wrong.append("scores")
     if wrong:
-        raise RunError(f"{folder / 'records.jsonl'} can't be reported: record {record['id'][:40]!r} has no or another "
-                       f"kind of {wrong[0]}.")
+        raise RunError(
+            f"{folder / 'records.jsonl'} can't be reported: record {record['id'][:40]!r} has no or another "
+            f"kind of {wrong[0]}."
+        )
     return record
 
 
@@ -154,8 +221,11 @@ def sentences_of(folder: Path | str) -> list[str]:
 def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the main table: picture stages, then each attack at its largest number of steps."""
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
-    attacked = [{**row, "label": f"{_attacked_name(figures, row['stage'])} ({wording_of(figures['attack']).far(last)})"}
-                for row in figures["curve"] if row["attack_steps"] == last]
+    attacked = [
+        {**row, "label": f"{_attacked_name(figures, row['stage'])} ({wording_of(figures['attack']).far(last)})"}
+        for row in figures["curve"]
+        if row["attack_steps"] == last
+    ]
     groups = [*GROUPS, *(row["group"] for row in figures["rows"])]
     stages = [*STAGES, *(row["stage"] for row in figures["rows"])]
     ordered = sorted(figures["rows"], key=lambda row: (stages.index(row["stage"]), groups.index(row["group"])))
@@ -180,9 +250,11 @@ def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[s
     said += attack_words(figures, "hardened_attacked")
     for utility, what in ((figures["utility"], "pruning"), ((figures["hardening"] or {}).get("utility"), "hardening")):
         if utility:
-            said.append(f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} "
-                        f"to {utility['alignment_after']:.3f} through {what} (loss {utility['loss']:.3f}, 95% interval "
-                        f"{utility['low']:.3f} to {utility['high']:.3f}, {many(utility['scenes'], 'scene')}).")
+            said.append(
+                f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} "
+                f"to {utility['alignment_after']:.3f} through {what} (loss {utility['loss']:.3f}, 95% interval "
+                f"{utility['low']:.3f} to {utility['high']:.3f}, {many(utility['scenes'], 'scene')})."
+            )
     return [*said, *mask_words(figures["mask"]), *unscored_words(records)]
 
 
@@ -193,9 +265,11 @@ def mask_words(mask: Mapping[str, Any]) -> list[str]:
         return []
     last = overlaps[-1]
     random = "none" if last["iou_random"] is None else f"{last['iou_random']:.2f}"
-    return [f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) were located with {mask['prompts']} "
-            f"prompts. Two sets of {last['prompts']} prompts that share none find masks that overlap by "
-            f"{last['iou']:.2f} (intersection over union); random masks of that size by {random}."]
+    return [
+        f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) were located with {mask['prompts']} "
+        f"prompts. Two sets of {last['prompts']} prompts that share none find masks that overlap by "
+        f"{last['iou']:.2f} (intersection over union); random masks of that size by {random}."
+    ]
 
 
 def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
@@ -209,14 +283,18 @@ def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
     said = [f"{start.format(wording.far(steps))} in {share(member)}."]
     for row in figures.get("ladder_of_paraphrases", ()):
         if row["level"] == steps and row["p"] is not None:
-            said.append(f"On the same noises the caption itself returned copies in {percent(row['caption'])}% (paired "
-                        f"over works, p = {row['p']:.2g}).")
+            said.append(
+                f"On the same noises the caption itself returned copies in {percent(row['caption'])}% (paired "
+                f"over works, p = {row['p']:.2g})."
+            )
     for gap in figures["gaps"]:
         if (gap["stage"], gap["attack_steps"]) == (stage, steps) and gap["gap"] is not None:
             interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
-            said.append(f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
-                        f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
-                        f"{_MEMORY[stage] if gap['low'] > 0 else _NOTHING}.")
+            said.append(
+                f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
+                f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
+                f"{_MEMORY[stage] if gap['low'] > 0 else _NOTHING}."
+            )
     return said
 
 
@@ -230,15 +308,19 @@ def unscored_words(records: Sequence[Record]) -> list[str]:
     if not reasons:
         return [f"All {len(pictures)} pictures of works and prompts could be judged."] if pictures else []
     listed = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
-    return [f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
-            "as copies nor as clean."]
+    return [
+        f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
+        "as copies nor as clean."
+    ]
 
 
 def share(row: Mapping[str, Any]) -> str:
     """Like "12 of 16 pictures (75%, 95% interval 50 to 92%, 8 works)"."""
     works = f", {many(row['works'], 'work')}" if row.get("works") else ""
-    return (f"{row['copied']} of {many(row['n'], 'picture')} ({percent(row['rate'])}%, 95% interval "
-            f"{percent(row['low'])} to {percent(row['high'])}%{works})")
+    return (
+        f"{row['copied']} of {many(row['n'], 'picture')} ({percent(row['rate'])}%, 95% interval "
+        f"{percent(row['low'])} to {percent(row['high'])}%{works})"
+    )
 
 
 def many(number: int, what: str) -> str:
@@ -311,7 +393,12 @@ def _read_json(path: Path) -> Any:
 
 def _environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
-    environment = Environment(loader=PackageLoader("probes", "."), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("probes", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["percent"] = percent
     return environment

@@ -29,8 +29,19 @@ from probes.errors import ProbeError
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "partial", "failed", "interrupted")
-_DISTRIBUTIONS = ("diffusion-shield", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
-                  "faiss-cpu", "pdqhash", "safetensors", "pillow")
+_DISTRIBUTIONS = (
+    "diffusion-shield",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open-clip-torch",
+    "numpy",
+    "faiss-cpu",
+    "pdqhash",
+    "safetensors",
+    "pillow",
+)
 
 Record = dict[str, Any]
 
@@ -103,9 +114,17 @@ class Run:
         self._file = records
 
     @classmethod
-    def create(cls, folder: Path | str, config: Mapping[str, Any], *, kind: str,
-               passed: Mapping[str, Any] | Sequence[str] = (), model: Mapping[str, Any] | None = None,
-               seeds: Sequence[int] = (), inputs: Sequence[Mapping[str, str]] = ()) -> Run:
+    def create(
+        cls,
+        folder: Path | str,
+        config: Mapping[str, Any],
+        *,
+        kind: str,
+        passed: Mapping[str, Any] | Sequence[str] = (),
+        model: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = (),
+        inputs: Sequence[Mapping[str, str]] = (),
+    ) -> Run:
         """Make a new run folder and open it for appending.
 
         ``config`` is complete, defaults included; ``passed`` is only what the user gave. ``model`` says which weights
@@ -115,11 +134,23 @@ class Run:
         if (folder / "run.json").exists():
             raise RunError(f"There is a run in {folder} already. Add --resume to continue it, or choose another --out.")
         now = _now()
-        about = {"schema": SCHEMA, "kind": kind, "status": "running", "created": now, "updated": now,
-                 "config": _round_trip(config), "passed": _round_trip(passed),
-                 "model": _round_trip(_with_values(model or {})),
-                 "seeds": list(seeds), "inputs": _round_trip(inputs), "versions": versions(),
-                 "git_commit": git_commit(), "command": list(sys.argv), "resumed": [], "error": None}
+        about = {
+            "schema": SCHEMA,
+            "kind": kind,
+            "status": "running",
+            "created": now,
+            "updated": now,
+            "config": _round_trip(config),
+            "passed": _round_trip(passed),
+            "model": _round_trip(_with_values(model or {})),
+            "seeds": list(seeds),
+            "inputs": _round_trip(inputs),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "command": list(sys.argv),
+            "resumed": [],
+            "error": None,
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -141,37 +172,57 @@ class Run:
         if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
             raise RunError(f"{path} is not a run's description: it has no schema number.")
         if about["schema"] > SCHEMA:
-            raise RunError(f"{folder} was written by a newer version (schema {about['schema']}; this one reads up to "
-                           f"{SCHEMA}). Update diffusion-shield.")
+            raise RunError(
+                f"{folder} was written by a newer version (schema {about['schema']}; this one reads up to "
+                f"{SCHEMA}). Update diffusion-shield."
+            )
         damaged = _damage(about)
         if damaged:
             raise RunError(f"{path} is damaged: {damaged}.")
         return cls(folder, about)
 
     @classmethod
-    def resume(cls, folder: Path | str, config: Mapping[str, Any], *, inputs: Sequence[Mapping[str, str]] = (),
-               model: Mapping[str, Any] | None = None) -> Run:
+    def resume(
+        cls,
+        folder: Path | str,
+        config: Mapping[str, Any],
+        *,
+        inputs: Sequence[Mapping[str, str]] = (),
+        model: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Open an existing run for appending. RunError if configuration, inputs or model differ from those it began
         with. Which weights a run of an older version began with isn't known, and not compared.
         """
         run = cls.open(folder)
         difference = _difference(run.config, _round_trip(config))
         if difference:
-            raise RunError(f"{run.folder} was begun with another configuration ({difference}). "
-                           "Resume with the options it began with, or choose another --out.")
+            raise RunError(
+                f"{run.folder} was begun with another configuration ({difference}). "
+                "Resume with the options it began with, or choose another --out."
+            )
         then, now = [[given["sha256"] for given in given_inputs] for given_inputs in (run.about["inputs"], inputs)]
         if then != now:
             raise RunError(f"The inputs of {run.folder} have changed since it began. Choose another --out.")
         if not is_of_model(run, model or {}):
-            raise RunError(f"{run.folder} was begun with other weights than {(model or {}).get('name')} has now. "
-                           "Resume with the model it began with, or choose another --out.")
+            raise RunError(
+                f"{run.folder} was begun with other weights than {(model or {}).get('name')} has now. "
+                "Resume with the model it began with, or choose another --out."
+            )
         run._file = _open_records(run.folder)
         run._update(status="running", resumed=[*run.about["resumed"], _now()], error=None)
         return run
 
     @classmethod
-    def start(cls, folder: Path | str, config: Mapping[str, Any], *, resume: bool, kind: str,
-              inputs: Sequence[Mapping[str, str]] = (), **about: Any) -> Run:
+    def start(
+        cls,
+        folder: Path | str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        kind: str,
+        inputs: Sequence[Mapping[str, str]] = (),
+        **about: Any,
+    ) -> Run:
         """Resume if asked to and there is something to resume, create otherwise."""
         if resume and (Path(folder) / "run.json").exists():
             return cls.resume(folder, config, inputs=inputs, model=about.get("model"))
@@ -370,12 +421,14 @@ def _write_line(file: FileIO, line: bytes, folder: Path) -> None:
     rest = memoryview(line)
     try:
         while rest:
-            rest = rest[file.write(rest):]
+            rest = rest[file.write(rest) :]
     except OSError as error:
         with suppress(OSError):  # where this fails too, the torn line is cut off on resuming
             file.truncate(start)
-        raise RunError(f"Can't write to {folder}: {error.strerror or error}. Nothing that was written is lost; "
-                       "continue with --resume.") from error
+        raise RunError(
+            f"Can't write to {folder}: {error.strerror or error}. Nothing that was written is lost; "
+            "continue with --resume."
+        ) from error
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

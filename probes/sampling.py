@@ -10,8 +10,9 @@ from shield.errors import WeightsError
 from shield.load import SHIPPED, split_name
 
 
-def usual_sampling(model: str, pipe: Any, steps: int | None = None, guidance_scale: float | None = None
-                   ) -> tuple[int, float]:
+def usual_sampling(
+    model: str, pipe: Any, steps: int | None = None, guidance_scale: float | None = None
+) -> tuple[int, float]:
     """Steps and guidance scale: what is given, else the model's own."""
     return _usual(model, type(pipe), steps, guidance_scale)
 
@@ -36,8 +37,10 @@ def _usual(model: str, kind: Any, steps: int | None, guidance_scale: float | Non
     else:
         parameters = inspect.signature(kind.__call__).parameters
         usual = {name: parameters[name].default for name in ("num_inference_steps", "guidance_scale")}
-    return (usual["num_inference_steps"] if steps is None else steps,
-            usual["guidance_scale"] if guidance_scale is None else guidance_scale)
+    return (
+        usual["num_inference_steps"] if steps is None else steps,
+        usual["guidance_scale"] if guidance_scale is None else guidance_scale,
+    )
 
 
 def _pipeline_class(model: str) -> Any:

@@ -82,12 +82,31 @@ def jobs_for(targets: Sequence[Target], seeds: Sequence[int]) -> list[Job]:
     return [Job(target, seed) for target in targets for seed in seeds]
 
 
-def record_stage(run: Run, stage: str, model: str, jobs: Sequence[Job], draw: Draw, *, batch_size: int,
-                 judge: Criterion | None = None, progress: Progress | None = None) -> None:
+def record_stage(
+    run: Run,
+    stage: str,
+    model: str,
+    jobs: Sequence[Job],
+    draw: Draw,
+    *,
+    batch_size: int,
+    judge: Criterion | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Append one record for each job that the run doesn't hold yet; pictures go to pictures/<stage>/."""
     done = run.done_ids()
-    ids = [record_id(run.config, job.target.prompt, job.seed, stage=stage, model=model, item=job.target.id,
-                     attack_steps=job.attack_steps) for job in jobs]
+    ids = [
+        record_id(
+            run.config,
+            job.target.prompt,
+            job.seed,
+            stage=stage,
+            model=model,
+            item=job.target.id,
+            attack_steps=job.attack_steps,
+        )
+        for job in jobs
+    ]
     folder = run.folder / "pictures" / stage
 
     def work(places: Sequence[int]) -> Sequence[int]:
@@ -117,24 +136,46 @@ def record_works(run: Run, targets: Sequence[Target]) -> None:
         path = folder / f"{target.id}.png"
         reference_picture(target.reference).save(path)
         about = {key: value for key, value in asdict(target).items() if key not in ("id", "reference")}
-        run.append({"id": identity, "stage": "work", "item": target.id, **about, "model": None, "seed": None,
-                    "attack_steps": None, "picture": path.relative_to(run.folder).as_posix(), "scores": {},
-                    "copied": None, "unjudged": "it is the reference itself"})
+        run.append(
+            {
+                "id": identity,
+                "stage": "work",
+                "item": target.id,
+                **about,
+                "model": None,
+                "seed": None,
+                "attack_steps": None,
+                "picture": path.relative_to(run.folder).as_posix(),
+                "scores": {},
+                "copied": None,
+                "unjudged": "it is the reference itself",
+            }
+        )
 
 
 def judgements(judge: Criterion | None, jobs: Sequence[Job], drawn: Sequence[Drawn]) -> list[Judgement]:
     """The criterion's verdicts; unjudged where there is no criterion, no reference or no picture."""
-    verdicts = [Judgement({}, None, "there is no calibrated copy criterion" if job.target.reference else
-                       "there is no reference picture") for job in jobs]
-    pairs = [(place, one.picture, reference_picture(job.target.reference))
-             for place, (job, one) in enumerate(zip(jobs, drawn, strict=True))
-             if one.picture is not None and job.target.reference is not None]
+    verdicts = [
+        Judgement(
+            {},
+            None,
+            "there is no calibrated copy criterion" if job.target.reference else "there is no reference picture",
+        )
+        for job in jobs
+    ]
+    pairs = [
+        (place, one.picture, reference_picture(job.target.reference))
+        for place, (job, one) in enumerate(zip(jobs, drawn, strict=True))
+        if one.picture is not None and job.target.reference is not None
+    ]
     if judge is not None and pairs:
         judged = judge.judge([picture for _, picture, _ in pairs], [reference for _, _, reference in pairs])
         for (place, _, _), verdict in zip(pairs, judged, strict=True):
             verdicts[place] = verdict
-    return [Judgement({}, None, "no picture was made") if one.picture is None else verdict
-            for verdict, one in zip(verdicts, drawn, strict=True)]
+    return [
+        Judgement({}, None, "no picture was made") if one.picture is None else verdict
+        for verdict, one in zip(verdicts, drawn, strict=True)
+    ]
 
 
 @lru_cache(maxsize=512)
@@ -155,19 +196,40 @@ def _saved(folder: Path, job: Job, picture: Image.Image | None, root: Path) -> s
     return path.relative_to(root).as_posix()
 
 
-def record_of(identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement,
-              picture: str | None) -> Record:
+def record_of(
+    identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement, picture: str | None
+) -> Record:
     """One line of records.jsonl."""
     target = job.target
-    return {"id": identity, "stage": stage, "item": target.id, "kind": target.kind,
-            "memorization": target.memorization, "rung": target.rung, "exposures": target.exposures,
-            "split": target.split, "model": model, "prompt": target.prompt, "seed": job.seed,
-            "attack_steps": job.attack_steps, "picture": picture, "scores": {**judgement.scores, **drawn.scores},
-            "copied": judgement.copied, "unjudged": judgement.unjudged, **drawn.more}
+    return {
+        "id": identity,
+        "stage": stage,
+        "item": target.id,
+        "kind": target.kind,
+        "memorization": target.memorization,
+        "rung": target.rung,
+        "exposures": target.exposures,
+        "split": target.split,
+        "model": model,
+        "prompt": target.prompt,
+        "seed": job.seed,
+        "attack_steps": job.attack_steps,
+        "picture": picture,
+        "scores": {**judgement.scores, **drawn.scores},
+        "copied": judgement.copied,
+        "unjudged": judgement.unjudged,
+        **drawn.more,
+    }
 
 
-def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[Detector] = (), *,
-                      pictures: bool = True, thresholds: Sequence[Threshold] = ()) -> Draw:
+def drawn_by_pipeline(
+    subject: Subject,
+    sampling: Sampling,
+    detectors: Sequence[Detector] = (),
+    *,
+    pictures: bool = True,
+    thresholds: Sequence[Threshold] = (),
+) -> Draw:
     """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
     unconditional prediction of a seed where that is exact (shield/shared_uncond.py). Then a model with distilled
     guidance, which has none, is asked about the empty prompt, too.
@@ -188,18 +250,26 @@ def drawn_by_pipeline(subject: Subject, sampling: Sampling, detectors: Sequence[
         images: list[Image.Image | None] = [None] * len(jobs)
         seeds = [job.seed for job in jobs]
         uncond = shared.of(seeds) if shared else asked
-        with (quiet(subject.pipe), torch.no_grad(),
-              recorded(subject.pipe, needs, first_k, stop=not pictures, extra_uncond=uncond) as trace):
-            output = subject.pipe(**condition(subject, jobs, once=shares), generator=generators(seeds),
-                                  num_inference_steps=sampling.steps, guidance_scale=guidance_scale)
+        with (
+            quiet(subject.pipe),
+            torch.no_grad(),
+            recorded(subject.pipe, needs, first_k, stop=not pictures, extra_uncond=uncond) as trace,
+        ):
+            output = subject.pipe(
+                **condition(subject, jobs, once=shares),
+                generator=generators(seeds),
+                num_inference_steps=sampling.steps,
+                guidance_scale=guidance_scale,
+            )
             images = list(output.images)
         scores: list[dict[str, float | None]] = [{} for _ in jobs]
         for detector in detectors:
             for row, value in zip(scores, detector_scores(detector, trace, len(jobs)), strict=True):
                 row[detector.name] = value
         limit = _threshold(detectors, thresholds, subject, models, trace, sampling)
-        return [Drawn(image, row, _flag(detectors, row, limit), limit)
-                for image, row in zip(images, scores, strict=True)]
+        return [
+            Drawn(image, row, _flag(detectors, row, limit), limit) for image, row in zip(images, scores, strict=True)
+        ]
 
     return draw
 
@@ -217,8 +287,12 @@ def drawn_by_shield(shield: Any, sampling: Sampling) -> Draw:
 
     def draw(jobs: Sequence[Job]) -> list[Drawn]:
         with quiet(shield.pipe), torch.no_grad():
-            output = shield([job.target.prompt for job in jobs], generator=generators([job.seed for job in jobs]),
-                            num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale)
+            output = shield(
+                [job.target.prompt for job in jobs],
+                generator=generators([job.seed for job in jobs]),
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance_scale,
+            )
         return [_shielded(image, verdict) for image, verdict in zip(output.images, output.verdicts, strict=True)]
 
     return draw
@@ -281,22 +355,34 @@ def detector_scores(detector: Detector, trace: Trace, count: int) -> list[float 
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _threshold(detectors: Sequence[Detector], thresholds: Sequence[Threshold], subject: Subject, models: Models,
-               trace: Trace, sampling: Sampling) -> float | None:
+def _threshold(
+    detectors: Sequence[Detector],
+    thresholds: Sequence[Threshold],
+    subject: Subject,
+    models: Models,
+    trace: Trace,
+    sampling: Sampling,
+) -> float | None:
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
-    setting = running_setting(subject.pipe, models, denoiser_input(subject.pipe, trace),
-                              [(step.timestep, step.signal) for step in trace.steps], sampling.guidance_scale,
-                              trace.micro_conditioning)
+    setting = running_setting(
+        subject.pipe,
+        models,
+        denoiser_input(subject.pipe, trace),
+        [(step.timestep, step.signal) for step in trace.steps],
+        sampling.guidance_scale,
+        trace.micro_conditioning,
+    )
     try:
         return found(thresholds, detectors[0], setting).value
     except NotCalibratedError:
         return None
 
 
-def _flag(detectors: Sequence[Detector], scores: Mapping[str, float | None],
-          threshold: float | None) -> dict[str, bool | None]:
+def _flag(
+    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: float | None
+) -> dict[str, bool | None]:
     if not detectors:
         return {}
     value = scores[detectors[0].name]

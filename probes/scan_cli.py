@@ -33,33 +33,47 @@ def register(app: typer.Typer) -> None:
 
 def scan(
     out: Out,
-    prompts: Annotated[Path | None, typer.Argument(help="csv, jsonl, parquet, txt or a folder of a data set; without "
-                                                        "it the testbed's own captions.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Argument(
+            help="csv, jsonl, parquet, txt or a folder of a data set; without it the testbed's own captions."
+        ),
+    ] = None,
     model: Model = "testbed",
     column: Column = None,
     limit: Limit = None,
     seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
-    schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the "
-                                                             "model's own.")] = None,
+    schedule: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the model's own.")
+    ] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
     guidance: Guidance = None,
-    batch: Annotated[str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")
-                     ] = "auto",
-    early_exit: Annotated[bool, typer.Option("--early-exit", help="Prompts far from the threshold stop before their "
-                                                                  "last seed.")] = False,
-    error: Annotated[float, typer.Option(help="With --early-exit: share of prompts that may be decided otherwise than "
-                                              "by all seeds.")] = 0.01,
-    pilot: Annotated[Path | None, typer.Option(help="With --early-exit: a finished scan with the same options to "
-                                                    "calibrate on; by default one of random prompts of the file.")
-                     ] = None,
-    engine: Annotated[str, typer.Option(help="local, ray, or torchrun (one shard for each process that torchrun or "
-                                             "srun started).")] = "local",
+    batch: Annotated[
+        str, typer.Option(help="Prompts at once, or auto: 16 on a CPU, the fastest that fits on a GPU.")
+    ] = "auto",
+    early_exit: Annotated[
+        bool, typer.Option("--early-exit", help="Prompts far from the threshold stop before their last seed.")
+    ] = False,
+    error: Annotated[
+        float, typer.Option(help="With --early-exit: share of prompts that may be decided otherwise than by all seeds.")
+    ] = 0.01,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --early-exit: a finished scan with the same options to "
+            "calibrate on; by default one of random prompts of the file."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, ray, or torchrun (one shard for each process that torchrun or srun started).")
+    ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; by default one for each GPU.")] = None,
     ray_address: Annotated[str, typer.Option(help="local, auto, or a cluster's address.")] = "local",
-    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them "
-                                                   "together.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them together.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -82,11 +96,23 @@ def scan(
     if engine == "torchrun":
         part, local = launched()
         out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
-    done = scan_prompts(prompts, out, model=model, column=column, limit=limit, seeds=range(500, 500 + seeds),
-                        detectors=listed(detectors), steps=steps, pictures=pictures, device=device, resume=resume,
-                        sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
-                        hardware=hardware, shard=part,
-                        early_exit=EarlyExit(error, pilot) if early_exit else None)
+    done = scan_prompts(
+        prompts,
+        out,
+        model=model,
+        column=column,
+        limit=limit,
+        seeds=range(500, 500 + seeds),
+        detectors=listed(detectors),
+        steps=steps,
+        pictures=pictures,
+        device=device,
+        resume=resume,
+        sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
+        hardware=hardware,
+        shard=part,
+        early_exit=EarlyExit(error, pilot) if early_exit else None,
+    )
     _shown(done, lines_of(done.summary), as_json, fail_on_flag)
 
 

@@ -41,8 +41,12 @@ class Spread:
             self.kept[place] = value
 
     def figures(self, total: int) -> dict[str, float | int | None]:
-        return {"n": self.count, "unscored": total - self.count, "median": median(self.kept) if self.kept else None,
-                "highest": self.highest}
+        return {
+            "n": self.count,
+            "unscored": total - self.count,
+            "median": median(self.kept) if self.kept else None,
+            "highest": self.highest,
+        }
 
 
 def scored_records(run: Run) -> Iterator[Record]:
@@ -69,18 +73,24 @@ def figures(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
 
     top = heapq.nlargest(TOP, prompts())
     total = sum(flags.values())
-    return {"scores": {name: spread.figures(total) for name, spread in spreads.items()},
-            "flagged": flags[True], "cleared": flags[False], "undecided": flags[None],
-            "highest": [{"score": score, "item": item, "prompt": prompt} for score, item, prompt in top],
-            "detector": _told_apart(run, panel, detectors)}
+    return {
+        "scores": {name: spread.figures(total) for name, spread in spreads.items()},
+        "flagged": flags[True],
+        "cleared": flags[False],
+        "undecided": flags[None],
+        "highest": [{"score": score, "item": item, "prompt": prompt} for score, item, prompt in top],
+        "detector": _told_apart(run, panel, detectors),
+    }
 
 
 def _told_apart(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
     """AUROC of trained works against matched non-members; only where the panel knows both."""
     if not panel.members:
         return {}
-    scanned = [{**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
-               for record in scored_records(run)]
+    scanned = [
+        {**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
+        for record in scored_records(run)
+    ]
     return detector_figures(scanned, {target.id for target in panel.members})
 
 
@@ -93,23 +103,44 @@ def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
         stopped[len(group)] += 1
         decided[last["prompt_flagged"]] += 1
     prompts, used = sum(stopped.values()), sum(seeds * count for seeds, count in stopped.items())
-    return {"error": boundary.error, "threshold": boundary.threshold, "pilot_prompts": boundary.pilot,
-            "max_seeds": boundary.seeds, "prompts": prompts, "above": decided[True], "below": decided[False],
-            "undecided": decided[None], "stopped_after": {str(seeds): count for seeds, count in stopped.items()},
-            "scores": used, "saved": boundary.seeds * prompts - used, "pilot_scores": boundary.pilot * boundary.seeds}
+    return {
+        "error": boundary.error,
+        "threshold": boundary.threshold,
+        "pilot_prompts": boundary.pilot,
+        "max_seeds": boundary.seeds,
+        "prompts": prompts,
+        "above": decided[True],
+        "below": decided[False],
+        "undecided": decided[None],
+        "stopped_after": {str(seeds): count for seeds, count in stopped.items()},
+        "scores": used,
+        "saved": boundary.seeds * prompts - used,
+        "pilot_scores": boundary.pilot * boundary.seeds,
+    }
 
 
-def report_fields(run: Run, stages: Stages, metric: str | None, criterion: dict[str, Any],
-                  limits: Iterable[str]) -> dict[str, Any]:
+def report_fields(
+    run: Run, stages: Stages, metric: str | None, criterion: dict[str, Any], limits: Iterable[str]
+) -> dict[str, Any]:
     """The rest of summary.json, in the layout that a report reads (probes/audit.py)."""
     records = list(scored_records(run)) if stages.complete("before") else []
     items = {record["item"] for record in records}
-    return {"format": 1, "model": run.about["model"]["name"], "model_sha256": run.about["model"]["sha256"],
-            "criterion": criterion, "rows": stage_rows(records, items, metric), "ladder": ladder(records, metric),
-            "curve": [], "gaps": [], "utility": None, "mask": {},
-            "cost": [{key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
-                     for entry in stages.entries],
-            "limits": [*limits, *stages.limits()]}
+    return {
+        "format": 1,
+        "model": run.about["model"]["name"],
+        "model_sha256": run.about["model"]["sha256"],
+        "criterion": criterion,
+        "rows": stage_rows(records, items, metric),
+        "ladder": ladder(records, metric),
+        "curve": [],
+        "gaps": [],
+        "utility": None,
+        "mask": {},
+        "cost": [
+            {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")} for entry in stages.entries
+        ],
+        "limits": [*limits, *stages.limits()],
+    }
 
 
 def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any]]:
@@ -129,11 +160,17 @@ def lines_of(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{name}: {known}, {row['n']} scored, {row['unscored']} unscored{told}")
     for row in summary["rows"]:
         if row["rate"] is not None:
-            lines.append(f"{row['group']}: {row['copied']} of {row['n']} pictures are copies "
-                         f"({row['low']:.0%} to {row['high']:.0%}), {row['unscored']} not judged")
+            lines.append(
+                f"{row['group']}: {row['copied']} of {row['n']} pictures are copies "
+                f"({row['low']:.0%} to {row['high']:.0%}), {row['unscored']} not judged"
+            )
     calibrated = summary["flagged"] + summary["cleared"]
-    lines.append(f"{summary['flagged']} of {calibrated} flagged" if calibrated else "nothing was flagged or cleared: "
-                 "there is no threshold for this model at these settings (diffshield calibrate makes one)")
+    lines.append(
+        f"{summary['flagged']} of {calibrated} flagged"
+        if calibrated
+        else "nothing was flagged or cleared: "
+        "there is no threshold for this model at these settings (diffshield calibrate makes one)"
+    )
     return [*lines, *_saved(summary.get("early_exit")), _cost(summary), *summary["limits"]]
 
 
@@ -141,9 +178,11 @@ def _saved(early: dict[str, Any] | None) -> list[str]:
     if not early:
         return []
     stops = ", ".join(f"{count} after {seeds}" for seeds, count in early["stopped_after"].items() if count)
-    return [f"{early['above']} of {early['prompts']} prompts above the threshold; seeds: {stops}; {early['saved']} of "
-            f"{early['prompts'] * early['max_seeds']} scores saved (the pilot took {early['pilot_scores']}), at "
-            f"most {early['error']:.1%} of prompts decided otherwise than by all seeds"]
+    return [
+        f"{early['above']} of {early['prompts']} prompts above the threshold; seeds: {stops}; {early['saved']} of "
+        f"{early['prompts'] * early['max_seeds']} scores saved (the pilot took {early['pilot_scores']}), at "
+        f"most {early['error']:.1%} of prompts decided otherwise than by all seeds"
+    ]
 
 
 def _cost(summary: dict[str, Any]) -> str:

@@ -24,15 +24,7 @@ from probes.progress import bars
 from probes.prompts import Target, each_prompt, read_prompts
 from probes.results import write_results
 from probes.runs import Run, describe_input, is_of_model, write_json
-from probes.scan import (
-    Sampling,
-    aligned,
-    drawn_by_pipeline,
-    jobs_for,
-    record_stage,
-    record_works,
-    stored_thresholds,
-)
+from probes.scan import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works, stored_thresholds
 from probes.scan_figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
 from probes.scorer import Reading, Started
 from probes.shards import Shard
@@ -93,11 +85,25 @@ class Prompts:
 
 
 @takes_paths
-def scan(prompts: Path | None, out: Path, *, model: str = "testbed", column: str | None = None,
-         limit: int | None = None, seeds: Sequence[int] = (500,), detectors: Sequence[str] = Plan.detectors,
-         steps: int = 1, pictures: bool = False, sampling: Sampling | None = None, device: str = "auto",
-         resume: bool = False, show_progress: bool = True, hardware: Hardware | None = None,
-         shard: Shard | None = None, early_exit: EarlyExit | None = None) -> Scanned:
+def scan(
+    prompts: Path | None,
+    out: Path,
+    *,
+    model: str = "testbed",
+    column: str | None = None,
+    limit: int | None = None,
+    seeds: Sequence[int] = (500,),
+    detectors: Sequence[str] = Plan.detectors,
+    steps: int = 1,
+    pictures: bool = False,
+    sampling: Sampling | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    show_progress: bool = True,
+    hardware: Hardware | None = None,
+    shard: Shard | None = None,
+    early_exit: EarlyExit | None = None,
+) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
 
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
@@ -110,24 +116,47 @@ def scan(prompts: Path | None, out: Path, *, model: str = "testbed", column: str
     """
     sampling = sampling or Sampling()
     _check(detectors, steps, sampling)
-    config: dict[str, Any] = {"model": model, "column": column, "limit": limit, "seeds": list(seeds),
-                              "detectors": list(detectors), "steps": steps, "pictures": pictures}
+    config: dict[str, Any] = {
+        "model": model,
+        "column": column,
+        "limit": limit,
+        "seeds": list(seeds),
+        "detectors": list(detectors),
+        "steps": steps,
+        "pictures": pictures,
+    }
     if pictures:
         if shard or early_exit or (hardware and hardware != Hardware(batch_size=hardware.batch_size)):
-            raise BadRequestError("Pictures are drawn by one process in the model's own precision; leave --pictures "
-                                  "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile.")
+            raise BadRequestError(
+                "Pictures are drawn by one process in the model's own precision; leave --pictures "
+                "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
+            )
         return _with_pictures(prompts, out, config, sampling, device, resume, show_progress)
     hardware = hardware or Hardware(batch_size=sampling.batch_size)
     source = Prompts(prompts, model, column, limit)
-    reading = Reading(model, tuple(detectors), steps, sampling, hardware.batch_size, None, device, hardware.dtype,
-                      hardware.channels_last, hardware.compiled)
-    config |= {"sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
-               "dtype": hardware.dtype}
+    reading = Reading(
+        model,
+        tuple(detectors),
+        steps,
+        sampling,
+        hardware.batch_size,
+        None,
+        device,
+        hardware.dtype,
+        hardware.channels_last,
+        hardware.compiled,
+    )
+    config |= {
+        "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
+        "dtype": hardware.dtype,
+    }
     boundary = None
     if early_exit:
         boundary = _boundary(source, out, config, reading, hardware, early_exit, resume, show_progress)
-    config |= {"early_exit": asdict(boundary) if boundary else None,
-               "shard": [shard.index, shard.of] if shard else None}
+    config |= {
+        "early_exit": asdict(boundary) if boundary else None,
+        "shard": [shard.index, shard.of] if shard else None,
+    }
     reading = replace(reading, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
     return _scores(source, out, config, reading, hardware, shard or Shard(), resume, show_progress, pilot)
@@ -141,8 +170,17 @@ def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
         raise BadRequestError(f"Detectors read 1 to {sampling.steps} steps of this schedule, not {steps}.")
 
 
-def _scores(source: Prompts, out: Path, config: dict[str, Any], reading: Reading, hardware: Hardware, shard: Shard,
-            resume: bool, show_progress: bool, pilot: Path | None = None) -> Scanned:
+def _scores(
+    source: Prompts,
+    out: Path,
+    config: dict[str, Any],
+    reading: Reading,
+    hardware: Hardware,
+    shard: Shard,
+    resume: bool,
+    show_progress: bool,
+    pilot: Path | None = None,
+) -> Scanned:
     """Scores of the shard's prompts. EngineError for an unknown engine, EarlyExitError for another model's pilot."""
     seeds, together = config["seeds"], config["early_exit"] is not None
     total = shard.count(source.count) * (1 if together else len(seeds))
@@ -158,8 +196,9 @@ def _scores(source: Prompts, out: Path, config: dict[str, Any], reading: Reading
             def work() -> dict[str, Any]:
                 threshold = (stages.entry(STAGE) or {}).get("detail", {}).get("threshold")
                 items = items_of(shard.own(source), seeds, together)
-                for spent in record_stream(run, engine, items, _chunk(started, together), total=total,
-                                           progress=track("scan")):
+                for spent in record_stream(
+                    run, engine, items, _chunk(started, together), total=total, progress=track("scan")
+                ):
                     stages.cost.evaluations += spent.evaluations
                     threshold = spent.threshold if threshold is None else threshold
                 return {"threshold": threshold}
@@ -186,15 +225,26 @@ def summarized(run: Run, stages: Stages, panel: Panel) -> dict[str, Any]:
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
     detail = (stages.entry(STAGE) or {}).get("detail", {})
-    summary = {**figures(run, panel, detectors), "threshold": detail.get("threshold"),
-               **report_fields(run, stages, None, {}, panel.limits),
-               "early_exit": early_exit_figures(run, Boundary(**early)) if early else None}
+    summary = {
+        **figures(run, panel, detectors),
+        "threshold": detail.get("threshold"),
+        **report_fields(run, stages, None, {}, panel.limits),
+        "early_exit": early_exit_figures(run, Boundary(**early)) if early else None,
+    }
     write_json(run.folder / "summary.json", summary)
     return summary
 
 
-def _boundary(source: Prompts, out: Path, config: dict[str, Any], reading: Reading, hardware: Hardware,
-              early_exit: EarlyExit, resume: bool, show_progress: bool) -> Boundary:
+def _boundary(
+    source: Prompts,
+    out: Path,
+    config: dict[str, Any],
+    reading: Reading,
+    hardware: Hardware,
+    early_exit: EarlyExit,
+    resume: bool,
+    show_progress: bool,
+) -> Boundary:
     """From the pilot that was given, or from one of this file's own prompts, drawn at random, in ``out``/pilot."""
     folder = early_exit.pilot
     if folder is None:
@@ -218,8 +268,15 @@ class _Chosen(Prompts):
         return iter(self._chosen)
 
 
-def _with_pictures(prompts: Path | None, out: Path, config: dict[str, Any], sampling: Sampling, device: str,
-                   resume: bool, show_progress: bool) -> Scanned:
+def _with_pictures(
+    prompts: Path | None,
+    out: Path,
+    config: dict[str, Any],
+    sampling: Sampling,
+    device: str,
+    resume: bool,
+    show_progress: bool,
+) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
     manifest = manifest_for(model, prompts)
@@ -229,18 +286,36 @@ def _with_pictures(prompts: Path | None, out: Path, config: dict[str, Any], samp
     inputs = [describe_input(prompts)] if prompts else []
     subject = Subject(load(model, device=device), model)
     scorers = Reading(model, tuple(detectors), steps).scorers()
-    draw = aligned(drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
-                   testbed_alignment() if manifest else None)
-    with Run.start(out, config, resume=resume, kind="scan", inputs=inputs,
-                   model={"name": model, "sha256": subject.sha256()}, seeds=seeds) as run, bars(show_progress) as track:
+    draw = aligned(
+        drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
+        testbed_alignment() if manifest else None,
+    )
+    with (
+        Run.start(
+            out,
+            config,
+            resume=resume,
+            kind="scan",
+            inputs=inputs,
+            model={"name": model, "sha256": subject.sha256()},
+            seeds=seeds,
+        ) as run,
+        bars(show_progress) as track,
+    ):
         stages = Stages(run.folder, subject.denoiser)
         stages.do("work", lambda: record_works(run, panel.drawn()))
         jobs, batch = jobs_for(panel.drawn(), seeds), sampling.batch_size
-        stages.do("before", lambda: record_stage(run, "before", model, jobs, draw, batch_size=batch, judge=judge,
-                                                 progress=track("scan")))
+        stages.do(
+            "before",
+            lambda: record_stage(
+                run, "before", model, jobs, draw, batch_size=batch, judge=judge, progress=track("scan")
+            ),
+        )
         metric, criterion = criterion_fields(judge)
-        summary = {**figures(run, panel, detectors),
-                   **report_fields(run, stages, metric, criterion, [*panel.limits, *limits])}
+        summary = {
+            **figures(run, panel, detectors),
+            **report_fields(run, stages, metric, criterion, [*panel.limits, *limits]),
+        }
         write_json(run.folder / "summary.json", summary)
         table = write_results(run)
         run.finish("complete")

@@ -59,8 +59,10 @@ class Reading:
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
         made = [DETECTORS[name]() for name in self.detectors]
-        return [replace(one, first_k=self.steps) if "first_k" in options_of(one) else one  # type: ignore[type-var]
-                for one in made]
+        return [
+            replace(one, first_k=self.steps) if "first_k" in options_of(one) else one  # type: ignore[type-var]
+            for one in made
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class Scorer:
             self.subject.denoiser.to(memory_format=torch.channels_last)
         if reading.compiled:
             self.subject.denoiser.compile()
-        self.draw: Draw = drawn_by_pipeline(self.subject, reading.sampling, reading.scorers(), pictures=False,
-                                            thresholds=stored_thresholds())
+        self.draw: Draw = drawn_by_pipeline(
+            self.subject, reading.sampling, reading.scorers(), pictures=False, thresholds=stored_thresholds()
+        )
 
     @cached_property
     def sha256(self) -> str:

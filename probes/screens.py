@@ -40,7 +40,10 @@ def checked(limit: Limit, openclip: str = "testbed") -> list[Rate]:
     space = Space(testbed_concepts(), openclip)
     both = Meaning(space.concepts, space.openclip, limit)
     screens: Sequence[Callable[[str], Sequence[Mention]]] = (
-        space.concepts.found, lambda prompt: list(space.meant(prompt, limit.value)), both.found)
+        space.concepts.found,
+        lambda prompt: list(space.meant(prompt, limit.value)),
+        both.found,
+    )
     found = []
     for split in SPLITS:
         for group, prompts in groups(split):
@@ -91,8 +94,9 @@ def lines_of(rates: Sequence[Mapping[str, Any]]) -> list[str]:
     head = f"{'':<10}{'prompts':<42}{'n':>5}" + "".join(f"{name:>26}" for name in SCREENS)
     rows = []
     for rate in rates:
-        cells = [f"{rate['rates'][s]:.1%} [{low:.1%}, {high:.1%}]"
-                 for s in SCREENS for low, high in (rate["intervals"][s],)]
+        cells = [
+            f"{rate['rates'][s]:.1%} [{low:.1%}, {high:.1%}]" for s in SCREENS for low, high in (rate["intervals"][s],)
+        ]
         what = ("found: " if rate["protected"] else "flagged: ") + rate["group"]
         rows.append(f"{rate['split']:<10}{what:<42}{rate['n']:>5}" + "".join(f"{cell:>26}" for cell in cells))
     return [head, *rows]

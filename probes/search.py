@@ -46,7 +46,7 @@ class Searches:
         """Search what isn't there yet. Every target needs a reference picture; PromptFileError if it is broken."""
         together = max(1, self.attack.rows // self.attack.batch)
         for start in range(0, len(targets), together):
-            group = targets[start:start + together]
+            group = targets[start : start + together]
             if not all(self.file(target).exists() for target in group):
                 found = self.attack.search(subject, self.goals(subject, group), snapshots=self.snapshots)
                 for target, one in zip(group, found, strict=True):
@@ -57,8 +57,10 @@ class Searches:
         latents = encode_pictures(subject, [reference_picture(t.reference) for t in targets if t.reference is not None])
         embeds = self._starts(subject, targets)
         words = [target.prompt if self.init == "caption" else (self.other or "") for target in targets]
-        return [Goal(target.id, latents[row], embeds[row], _number(target.id), words[row])
-                for row, target in enumerate(targets)]
+        return [
+            Goal(target.id, latents[row], embeds[row], _number(target.id), words[row])
+            for row, target in enumerate(targets)
+        ]
 
     def _starts(self, subject: Subject, targets: Sequence[Target]) -> torch.Tensor:
         if self.init != "noise":
@@ -69,8 +71,9 @@ class Searches:
     def _save(self, target: Target, found: Found) -> None:
         embeds = {str(steps): value for steps, value in found.prompt_embeds.items()}
         words = {"prompts": json.dumps({str(steps): text for steps, text in found.prompts.items()})}
-        write_tensors(self.file(target), {**embeds, "losses": torch.tensor(found.losses)},
-                      words if found.prompts else None)
+        write_tensors(
+            self.file(target), {**embeds, "losses": torch.tensor(found.losses)}, words if found.prompts else None
+        )
 
 
 def _number(name: str) -> int:

@@ -55,8 +55,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[Shard, int]:
         if rank in environment and size in environment:
             shard = Shard.parsed(f"{environment[rank]}/{environment[size]}")
             return shard, int(environment.get(local, "0"))
-    raise BadRequestError("The engine torchrun takes its shard from RANK and WORLD_SIZE (torchrun sets them) or from "
-                          "SLURM_PROCID and SLURM_NTASKS (srun does), and none are set. Use --shard i/n.")
+    raise BadRequestError(
+        "The engine torchrun takes its shard from RANK and WORLD_SIZE (torchrun sets them) or from "
+        "SLURM_PROCID and SLURM_NTASKS (srun does), and none are set. Use --shard i/n."
+    )
 
 
 def merged_records(runs: Sequence[Run]) -> Iterator[Record]:
@@ -80,13 +82,22 @@ def opened(folders: Sequence[Path]) -> list[Run]:
         if run.status != "complete":
             raise ShardError(f"{run.folder} is {run.status}, not complete. Go on with it: add --resume to its command.")
     runs.sort(key=lambda run: run.config["shard"])
-    about = [({**run.config, "shard": None}, run.about["model"].get("name"),
-              [one["sha256"] for one in run.about["inputs"]]) for run in runs]
-    other = next((run for run, one in zip(runs, about, strict=True)
-                  if one != about[0] or not is_of_model(run, runs[0].about["model"])), None)
+    about = [
+        ({**run.config, "shard": None}, run.about["model"].get("name"), [one["sha256"] for one in run.about["inputs"]])
+        for run in runs
+    ]
+    other = next(
+        (
+            run
+            for run, one in zip(runs, about, strict=True)
+            if one != about[0] or not is_of_model(run, runs[0].about["model"])
+        ),
+        None,
+    )
     if other is not None:
-        raise ShardError(f"{other.folder} and {runs[0].folder} aren't shards of one scan: options, model or prompts "
-                         "differ.")
+        raise ShardError(
+            f"{other.folder} and {runs[0].folder} aren't shards of one scan: options, model or prompts differ."
+        )
     wanted = runs[0].config["shard"][1] if runs else 0
     if not runs or [run.config["shard"][0] for run in runs] != list(range(wanted)):
         given = ", ".join(str(run.config["shard"][0]) for run in runs) or "none"

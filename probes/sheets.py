@@ -56,8 +56,10 @@ def _sheet(folder: Path, items: list[list[Record]], limit: int) -> dict[str, Any
     shown = sorted(items, key=_order)[:limit]
     seen = {record["stage"] for rows in shown for record in rows}
     columns = [(title, stages) for title, stages in COLUMNS if seen.intersection(stages)]
-    return {"columns": [title for title, _ in columns],
-            "rows": [_row(folder, rows, [stages for _, stages in columns]) for rows in shown]}
+    return {
+        "columns": [title for title, _ in columns],
+        "rows": [_row(folder, rows, [stages for _, stages in columns]) for rows in shown],
+    }
 
 
 def _order(records: Sequence[Record]) -> tuple[int, int, str]:
@@ -90,12 +92,20 @@ def _cell(folder: Path, record: Record) -> dict[str, Any]:
         badge, kind = ("blocked", "blocked") if record.get("action") == "block" else ("no picture", "unjudged")
     known = {name: value for name, value in (record.get("scores") or {}).items() if value is not None}
     steps = record.get("attack_steps")
-    notes = [", ".join(f"{name} {value:.3g}" for name, value in known.items()), record.get("reason"),
-             record.get("unjudged"), f"{steps} attack steps" if steps else None]
+    notes = [
+        ", ".join(f"{name} {value:.3g}" for name, value in known.items()),
+        record.get("reason"),
+        record.get("unjudged"),
+        f"{steps} attack steps" if steps else None,
+    ]
     action = record.get("action")
-    return {"src": thumbnail(folder, record["picture"]), "badge": badge, "kind": kind,
-            "action": None if action in (None, "pass", "block") else action,
-            "title": "; ".join(filter(None, notes))}
+    return {
+        "src": thumbnail(folder, record["picture"]),
+        "badge": badge,
+        "kind": kind,
+        "action": None if action in (None, "pass", "block") else action,
+        "title": "; ".join(filter(None, notes)),
+    }
 
 
 def thumbnail(folder: Path, name: str | None) -> str | None:

@@ -14,9 +14,25 @@ import torch
 from probes.cost import Cost, counted
 from probes.runs import RunError, write_json
 
-STAGES = ("work", "scan", "before", "shielded", "twin", "localize", "pruned", "random_pruned", "attacked",
-          "nonmember_attacked", "twin_attacked", "surrogates", "kept", "harden", "hardened", "hardened_attacked",
-          "hardened_nonmember_attacked")
+STAGES = (
+    "work",
+    "scan",
+    "before",
+    "shielded",
+    "twin",
+    "localize",
+    "pruned",
+    "random_pruned",
+    "attacked",
+    "nonmember_attacked",
+    "twin_attacked",
+    "surrogates",
+    "kept",
+    "harden",
+    "hardened",
+    "hardened_attacked",
+    "hardened_nonmember_attacked",
+)
 
 
 class Skip(Exception):
@@ -27,8 +43,11 @@ def _checked(entries: Any) -> list[dict[str, Any]]:
     """What stages.json holds. ValueError if it isn't what Stages writes."""
     texts = ("stage", "status")
     if not isinstance(entries, list) or not all(
-            isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in texts)
-            and isinstance(entry.get("why"), str | None) for entry in entries):
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in texts)
+        and isinstance(entry.get("why"), str | None)
+        for entry in entries
+    ):
         raise ValueError("it is no list of stages")
     return entries
 
@@ -45,8 +64,10 @@ class Stages:
             try:
                 self.entries = _checked(json.loads(self._path.read_text(encoding="utf-8")))
             except (ValueError, RecursionError) as error:
-                raise RunError(f"{self._path} is damaged: {error}. Delete it and continue with --resume; what was "
-                               "recorded is kept.") from error
+                raise RunError(
+                    f"{self._path} is damaged: {error}. Delete it and continue with --resume; what was "
+                    "recorded is kept."
+                ) from error
 
     def entry(self, stage: str) -> dict[str, Any] | None:
         return next((entry for entry in self.entries if entry["stage"] == stage), None)

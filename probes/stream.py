@@ -39,8 +39,15 @@ def items_of(targets: Iterable[Target], seeds: Sequence[int], together: bool) ->
             yield from (Item(target, (seed,)) for seed in seeds)
 
 
-def record_stream(run: Run, engine: Engine, items: Iterable[Item], chunk: int, *, total: int | None = None,
-                  progress: Progress | None = None) -> Iterator[Spent]:
+def record_stream(
+    run: Run,
+    engine: Engine,
+    items: Iterable[Item],
+    chunk: int,
+    *,
+    total: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Spent]:
     """Score the items that the run doesn't hold and append their records; yields after each chunk."""
     identity = {key: value for key, value in run.config.items() if key != "shard"}  # all shards' ids come from one scan
     model = run.config["model"]
@@ -49,8 +56,9 @@ def record_stream(run: Run, engine: Engine, items: Iterable[Item], chunk: int, *
     for batch, scored in engine.scored(chunks):
         for item, row in zip(batch, scored.rows, strict=True):
             for seed, drawn in zip(item.seeds, row, strict=False):
-                name = record_id(identity, item.target.prompt, seed, stage=STAGE, model=model, item=item.target.id,
-                                 attack_steps=None)
+                name = record_id(
+                    identity, item.target.prompt, seed, stage=STAGE, model=model, item=item.target.id, attack_steps=None
+                )
                 if name not in written:
                     run.append(record_of(name, STAGE, model, Job(item.target, seed), drawn, UNJUDGED, None))
         written.clear()  # only the first chunk can hold what is there

@@ -7,7 +7,7 @@ resample whole works (probes/metrics/statistics.py). A gap is a difference of tw
 
 (Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine 1998, method
 10; Donner and Zou 2012 for any pair of intervals). It doesn't collapse where all of one side is copied and none of the
-other. """
+other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Row = dict[str, Any]
 
 PICTURE_STAGES = ("before", "shielded", "twin", "pruned", "random_pruned", "hardened")
 # An attack on members, and the stages that it is compared with.
-CONTROLLED = {"attacked": ("nonmember_attacked", "twin_attacked"),
-              "hardened_attacked": ("hardened_nonmember_attacked", "twin_attacked")}
+CONTROLLED = {
+    "attacked": ("nonmember_attacked", "twin_attacked"),
+    "hardened_attacked": ("hardened_nonmember_attacked", "twin_attacked"),
+}
 ATTACK_STAGES = ("attacked", "nonmember_attacked", "twin_attacked", "hardened_attacked", "hardened_nonmember_attacked")
 # Stages whose records aren't answers to be judged: references, scores alone, and what hardening is trained with.
 MATERIAL = ("work", "scan", "localize", "surrogates", "kept")
@@ -42,22 +44,40 @@ def rate_row(records: Sequence[Record], metric: str | None, **labels: Any) -> Ro
     rate = rate_interval([record["copied"] for record in records], [record["item"] for record in records])
     scores = [record["scores"][metric] for record in records if metric and record["scores"].get(metric) is not None]
     known = rate.n > 0
-    return {**labels, "n": rate.n, "works": rate.clusters, "unscored": rate.unscored,
-            "copied": sum(record["copied"] is True for record in records), "rate": rate.value if known else None,
-            "low": rate.low if known else None, "high": rate.high if known else None, "interval": rate.method,
-            "median_score": median(scores) if scores else None}
+    return {
+        **labels,
+        "n": rate.n,
+        "works": rate.clusters,
+        "unscored": rate.unscored,
+        "copied": sum(record["copied"] is True for record in records),
+        "rate": rate.value if known else None,
+        "low": rate.low if known else None,
+        "high": rate.high if known else None,
+        "interval": rate.method,
+        "median_score": median(scores) if scores else None,
+    }
 
 
 def stage_rows(records: Sequence[Record], panel: Collection[str], metric: str | None) -> list[Row]:
     """A row for each picture stage and group; of the works only those in ``panel``, so that stages compare."""
     rows = []
     for stage in PICTURE_STAGES:
-        chosen = [record for record in records if record["stage"] == stage
-                  and (group_of(record) != "members" or record["item"] in panel)]
+        chosen = [
+            record
+            for record in records
+            if record["stage"] == stage and (group_of(record) != "members" or record["item"] in panel)
+        ]
         for group in dict.fromkeys(map(group_of, chosen)):
             if group != "scenes":
-                rows.append(rate_row([record for record in chosen if group_of(record) == group], metric, stage=stage,
-                                     group=group, rung=None))
+                rows.append(
+                    rate_row(
+                        [record for record in chosen if group_of(record) == group],
+                        metric,
+                        stage=stage,
+                        group=group,
+                        rung=None,
+                    )
+                )
     return rows
 
 
@@ -68,8 +88,15 @@ def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
         chosen = [record for record in records if record["stage"] == stage]
         group = "nonmembers" if stage.endswith("nonmember_attacked") else "members"
         for steps in sorted({record["attack_steps"] for record in chosen}):
-            rows.append(rate_row([record for record in chosen if record["attack_steps"] == steps], metric, stage=stage,
-                                 group=group, attack_steps=steps))
+            rows.append(
+                rate_row(
+                    [record for record in chosen if record["attack_steps"] == steps],
+                    metric,
+                    stage=stage,
+                    group=group,
+                    attack_steps=steps,
+                )
+            )
     return rows
 
 
@@ -82,9 +109,17 @@ def gaps(curve: Sequence[Row]) -> list[Row]:
             for steps in [row["attack_steps"] for row in curve if row["stage"] == stage]:
                 ours, other = rows[stage, steps], rows.get((control, steps))
                 if other is not None:
-                    found.append({"stage": stage, "attack_steps": steps, "control": control,
-                                  **difference(ours, other), "n": ours["n"], "n_control": other["n"],
-                                  "unscored": ours["unscored"] + other["unscored"]})
+                    found.append(
+                        {
+                            "stage": stage,
+                            "attack_steps": steps,
+                            "control": control,
+                            **difference(ours, other),
+                            "n": ours["n"],
+                            "n_control": other["n"],
+                            "unscored": ours["unscored"] + other["unscored"],
+                        }
+                    )
     return found
 
 
@@ -100,14 +135,21 @@ def difference(one: Row, other: Row) -> Row:
 
 def ladder(records: Sequence[Record], metric: str | None) -> list[Row]:
     """Replication of stage "before" against exposures: one row for each rung."""
-    chosen = [record for record in records if record["stage"] == "before" and record["kind"] == "work"
-              and record.get("rung") is not None]
+    chosen = [
+        record
+        for record in records
+        if record["stage"] == "before" and record["kind"] == "work" and record.get("rung") is not None
+    ]
     rows = []
     for rung in sorted({record["rung"] for record in chosen}):
         of_rung = [record for record in chosen if record["rung"] == rung]
         exposures = [record["exposures"] for record in of_rung if record.get("exposures") is not None]
-        rows.append({**rate_row(of_rung, metric, stage="before", group="works", rung=rung),
-                     "exposures": sum(exposures) / len(exposures) if exposures else None})
+        rows.append(
+            {
+                **rate_row(of_rung, metric, stage="before", group="works", rung=rung),
+                "exposures": sum(exposures) / len(exposures) if exposures else None,
+            }
+        )
     return rows
 
 
@@ -121,10 +163,15 @@ def detector_figures(records: Iterable[Record], members: Collection[str]) -> dic
         theirs = [(score, r["item"]) for r, score in scores if group_of(r) == "nonmembers" and score is not None]
         (ones, items), (others, strangers) = (zip(*side, strict=True) if side else ((), ()) for side in (ours, theirs))
         area, known = bootstrap_auroc(ones, others, items, strangers), bool(ones and others)
-        found[name] = {"auroc": area.value if known else None, "low": area.low if known else None,
-                       "high": area.high if known else None,
-                       "tpr_at_1_fpr": tpr_at_fpr(ones, others, 0.01)[0] if known else None, "n": len(ones),
-                       "n_nonmembers": len(others), "unscored": sum(score is None for _, score in scores)}
+        found[name] = {
+            "auroc": area.value if known else None,
+            "low": area.low if known else None,
+            "high": area.high if known else None,
+            "tpr_at_1_fpr": tpr_at_fpr(ones, others, 0.01)[0] if known else None,
+            "n": len(ones),
+            "n_nonmembers": len(others),
+            "unscored": sum(score is None for _, score in scores),
+        }
     return found
 
 
@@ -139,12 +186,21 @@ def utility(records: Sequence[Record], stage: str = "pruned") -> Row | None:
         return None
     losses = [found["before"][key] - found[stage][key] for key in pairs]
     loss: Interval = bootstrap_mean(losses, [item for item, _ in pairs])
-    return {"alignment_before": sum(found["before"][key] for key in pairs) / len(pairs),
-            "alignment_after": sum(found[stage][key] for key in pairs) / len(pairs),
-            "loss": loss.value, "low": loss.low, "high": loss.high, "n": loss.n, "scenes": loss.clusters,
-            "unscored": _unscored(records, stage)}
+    return {
+        "alignment_before": sum(found["before"][key] for key in pairs) / len(pairs),
+        "alignment_after": sum(found[stage][key] for key in pairs) / len(pairs),
+        "loss": loss.value,
+        "low": loss.low,
+        "high": loss.high,
+        "n": loss.n,
+        "scenes": loss.clusters,
+        "unscored": _unscored(records, stage),
+    }
 
 
 def _unscored(records: Sequence[Record], stage: str) -> int:
-    return sum(record["scores"].get("alignment") is None for record in records
-               if record["kind"] == "scene" and record["stage"] in ("before", stage))
+    return sum(
+        record["scores"].get("alignment") is None
+        for record in records
+        if record["kind"] == "scene" and record["stage"] in ("before", stage)
+    )

@@ -20,8 +20,11 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part,
-                  metadata=dict(header) if header else None)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            part,
+            metadata=dict(header) if header else None,
+        )
         part.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):

@@ -42,8 +42,9 @@ class Sweep:
         The loop must have drawn stage "before" already. MaskError if the norms are another model's.
         """
         rows = [self._point(loop, k) for k in self.ks]
-        before = rate_row([r for r in loop.run.records() if r["stage"] == "before" and r["item"] in _members(loop)],
-                          _metric(loop))
+        before = rate_row(
+            [r for r in loop.run.records() if r["stage"] == "before" and r["item"] in _members(loop)], _metric(loop)
+        )
         (loop.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
         return rows
 
@@ -55,8 +56,13 @@ class Sweep:
         self._stage(loop, ours, mask, [*members, *loop.panel.scenes])
         self._stage(loop, random, control, members)
         records = list(loop.run.records())
-        return {"k": k, "density": mask.density(), "weights": mask.count(), **_figures(loop, records, ours),
-                "random": rate_row([r for r in records if r["stage"] == random], _metric(loop))}
+        return {
+            "k": k,
+            "density": mask.density(),
+            "weights": mask.count(),
+            **_figures(loop, records, ours),
+            "random": rate_row([r for r in records if r["stage"] == random], _metric(loop)),
+        }
 
     def mask(self, denoiser: torch.nn.Module, k: float) -> UnitMask:
         """The mask of this k; MaskError if the norms are another model's."""
@@ -64,14 +70,17 @@ class Sweep:
         for path, weight in weights.items():
             norms = self.target.get(path)
             if norms is None or norms.shape[1] != weight.shape[1]:
-                raise MaskError(f"These norms are another model's: {path} has {weight.shape[1]} inputs here and "
-                                f"{'none' if norms is None else norms.shape[1]} in the norms.")
+                raise MaskError(
+                    f"These norms are another model's: {path} has {weight.shape[1]} inputs here and "
+                    f"{'none' if norms is None else norms.shape[1]} in the norms."
+                )
         return replace(self.localizer, k=k).mask(weights, self.target, self.base)
 
     def _stage(self, loop: Loop, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
         def work() -> None:
             with pruned(loop.subject, mask):
                 loop.draw(stage, loop.subject, jobs_for(targets, loop.plan.picture_seeds))
+
         loop.stages.do(stage, work)
 
 
@@ -87,9 +96,11 @@ def _figures(loop: Loop, records: Sequence[Record], stage: str) -> dict[str, Any
     """Rate of copies among members, alignment of scenes before and after, and their drift."""
     members = _members(loop)
     ours = [record for record in records if record["stage"] == stage]
-    return {**rate_row([record for record in ours if record["item"] in members], _metric(loop)),
-            "utility": utility(records, stage),
-            "drift": drift(loop.run.folder, records, stage)}
+    return {
+        **rate_row([record for record in ours if record["item"] in members], _metric(loop)),
+        "utility": utility(records, stage),
+        "drift": drift(loop.run.folder, records, stage),
+    }
 
 
 def _members(loop: Loop) -> set[str]:
@@ -99,4 +110,3 @@ def _members(loop: Loop) -> set[str]:
 def _metric(loop: Loop) -> str | None:
     judge = loop.known.judge
     return judge.metrics[0].name if isinstance(judge, CopyJudge) else None
-

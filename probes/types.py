@@ -148,8 +148,10 @@ class UnitMask:
             if weight is None:
                 raise MaskError(f"This mask is for another model: it names {path}, which this one doesn't have.")
             if weight.shape != mask.shape:
-                raise MaskError(f"This mask is for another model: {path} has shape {tuple(weight.shape)} here and "
-                                f"{tuple(mask.shape)} in the mask.")
+                raise MaskError(
+                    f"This mask is for another model: {path} has shape {tuple(weight.shape)} here and "
+                    f"{tuple(mask.shape)} in the mask."
+                )
 
 
 def natural_order(path: str) -> list[tuple[int, str]]:
@@ -224,8 +226,9 @@ class Localizer(Protocol):
 
     name: ClassVar[str]
 
-    def locate(self, subject: Subject, prompts: Sequence[str], *, seed: int = 0,
-               progress: Progress | None = None) -> Located: ...
+    def locate(
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+    ) -> Located: ...
 
 
 class Pruner(Protocol):
@@ -251,8 +254,9 @@ class Attack(Protocol):
     @property
     def evaluations(self) -> int: ...
 
-    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int],
-               progress: Progress | None = None) -> list[Found]: ...
+    def search(
+        self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int], progress: Progress | None = None
+    ) -> list[Found]: ...
 
 
 class Hardener(Protocol):
@@ -272,8 +276,14 @@ class Hardener(Protocol):
     def lesson(self, subject: Subject, memories: Sequence[Memory], number: Callable[[str], int]) -> Any:
         """What the updates of one round share. ``number`` makes this round's seeds out of names."""
 
-    def loss(self, subject: Subject, teacher: torch.nn.Module | None, lesson: Any, keep: Sequence[Pair],
-             draw: torch.Generator) -> torch.Tensor:
+    def loss(
+        self,
+        subject: Subject,
+        teacher: torch.nn.Module | None,
+        lesson: Any,
+        keep: Sequence[Pair],
+        draw: torch.Generator,
+    ) -> torch.Tensor:
         """Scalar loss of one update; every random number comes from ``draw``."""
 
 

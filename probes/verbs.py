@@ -92,8 +92,17 @@ class Done:
 
 
 @contextmanager
-def opened(kind: str, out: Path, asked: Asked, plan: Plan, mask: UnitMask, more: dict[str, Any], *, resume: bool,
-           show_progress: bool) -> Iterator[Loop]:
+def opened(
+    kind: str,
+    out: Path,
+    asked: Asked,
+    plan: Plan,
+    mask: UnitMask,
+    more: dict[str, Any],
+    *,
+    resume: bool,
+    show_progress: bool,
+) -> Iterator[Loop]:
     """An audit's stages on ``out`` with a given mask; finishes the run when the block ends without an error.
 
     Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask,
@@ -108,14 +117,26 @@ def opened(kind: str, out: Path, asked: Asked, plan: Plan, mask: UnitMask, more:
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
     if not is_same(mask.meta.get("model_sha256", sha256), sha256):
-        raise MaskError(f"This mask was located in another model than {asked.model}: the weights differ. Make one for "
-                        f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}.")
+        raise MaskError(
+            f"This mask was located in another model than {asked.model}: the weights differ. Make one for "
+            f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}."
+        )
     twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
     known = Known(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
     options = {name: value for name, value in asdict(asked).items() if name != "device"}
     config = {**options, "plan": asdict(plan), **more}
-    with Run.start(out, config, resume=resume, kind=kind, inputs=inputs, model={"name": asked.model, "sha256": sha256},
-                   seeds=plan.picture_seeds) as run, bars(show_progress) as track:
+    with (
+        Run.start(
+            out,
+            config,
+            resume=resume,
+            kind=kind,
+            inputs=inputs,
+            model={"name": asked.model, "sha256": sha256},
+            seeds=plan.picture_seeds,
+        ) as run,
+        bars(show_progress) as track,
+    ):
         yield Loop(run, subject, known, plan, track, mask)
         run.finish("complete")
 

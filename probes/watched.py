@@ -14,14 +14,16 @@ Seen = TypeVar("Seen")
 
 
 @contextmanager
-def watched(denoiser: torch.nn.Module, paths: Sequence[str], see: Callable[[str, torch.Tensor, torch.Tensor], Seen]
-            ) -> Iterator[dict[str, Seen]]:
+def watched(
+    denoiser: torch.nn.Module, paths: Sequence[str], see: Callable[[str, torch.Tensor, torch.Tensor], Seen]
+) -> Iterator[dict[str, Seen]]:
     """Inside the block, what ``see(path, input, output)`` made of each layer's latest call."""
     seen: dict[str, Seen] = {}
 
     def keeping(path: str) -> Callable[..., None]:
         def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
             seen[path] = see(path, args[0], output)
+
         return keep
 
     with ExitStack() as stack:

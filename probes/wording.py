@@ -23,12 +23,20 @@ class Wording:
 
 
 WORDINGS: Mapping[str, Wording] = {
-    "adversarial_embedding": Wording("An attacker who tunes the prompt's embedding for {} got the work back",
-                                     "steps of the attack on the prompt's embedding (0: the plain caption)"),
-    "prompt_search": Wording("An attacker who searches for other words for {} got the work back",
-                             "steps of the search for other words (0: the plain caption)"),
-    "paraphrase": Wording("Asked with the caption distorted to {}, the model returned a copy",
-                          "level of the paraphrase (0: the plain caption)", "level")}  # fmt: skip
+    "adversarial_embedding": Wording(
+        "An attacker who tunes the prompt's embedding for {} got the work back",
+        "steps of the attack on the prompt's embedding (0: the plain caption)",
+    ),
+    "prompt_search": Wording(
+        "An attacker who searches for other words for {} got the work back",
+        "steps of the search for other words (0: the plain caption)",
+    ),
+    "paraphrase": Wording(
+        "Asked with the caption distorted to {}, the model returned a copy",
+        "level of the paraphrase (0: the plain caption)",
+        "level",
+    ),
+}
 EMBEDDING = WORDINGS["adversarial_embedding"]
 
 

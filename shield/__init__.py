@@ -1,10 +1,10 @@
 """A pipeline that watches itself: keeps memorized and protected pictures from leaving a text-to-image diffusion model.
 
-    import shield
+import shield
 
-    pipe = shield.Shield(shield.load("testbed"))
-    result = pipe("...")
-    result.images, result.verdicts
+pipe = shield.Shield(shield.load("testbed"))
+result = pipe("...")
+result.images, result.verdicts
 """
 
 from importlib import import_module

@@ -99,9 +99,7 @@ class _Done(Exception):
     """Ends a pipeline call once every check has been made. Never leaves this file."""
 
 
-def _watched(
-    pipe: Any, models: Models, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling
-) -> Watcher:
+def _watched(pipe: Any, models: Models, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling) -> Watcher:
     """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
     refuse_unreadable(pipe.scheduler)
     options = dict(sampling.options)

@@ -32,11 +32,7 @@ class Companion:
         return rows // 2 if self.is_stacked() and not named.get("guess_mode") else rows
 
     def residuals(
-        self,
-        rows: Sequence[int],
-        conditioning: Conditioning,
-        timestep: float | None,
-        latents: Tensor | None = None,
+        self, rows: Sequence[int], conditioning: Conditioning, timestep: float | None, latents: Tensor | None = None
     ) -> dict[str, Any]:
         """What the denoiser is given for these images under another conditioning, at another timestep, or with other
         latents; nothing without a companion.

@@ -239,9 +239,7 @@ def _is_chance(prompt: str, fold: Folded, start: int, end: int, key: _Key) -> bo
     return apart and all(map(is_ordinary, pieces)) and any(zipf(piece) > FUNCTION for piece in pieces)
 
 
-def _is_slip(
-    prompt: str, run: Sequence[str], name: Sequence[str], places: Sequence[tuple[int, int]]
-) -> bool:
+def _is_slip(prompt: str, run: Sequence[str], name: Sequence[str], places: Sequence[tuple[int, int]]) -> bool:
     """Whether the words of a run that differ from the name's aren't ordinary, and no clause ends between them."""
     if _CLAUSE.search(prompt[places[0][0] : places[-1][1]]):
         return False
@@ -298,9 +296,7 @@ def _concept(path: Path, entry: Any) -> Concept:
     for key, value in entry.items():
         if key not in known:
             raise RegistryError(f"{path}: {entry['name']!r} has an unknown field {key!r}; known: {', '.join(known)}.")
-        if key in LISTS and not (
-            isinstance(value, list) and all(isinstance(v, str) for v in value)
-        ):
+        if key in LISTS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             raise RegistryError(f"{path}: {key} of {entry['name']!r} is a list of texts.")
         if isinstance(value, list) != (key in LISTS) or not isinstance(value, (str, list)):
             raise RegistryError(f"{path}: {key} of {entry['name']!r} is a text.")

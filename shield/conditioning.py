@@ -128,9 +128,7 @@ ENCODERS: dict[str, Callable[[Any, list[str], int | None], Conditioning]] = {
 }
 
 
-def encoded(
-    pipe: Any, prompts: list[str], tokens: int | None = None, differentiable: bool = False
-) -> Conditioning:
+def encoded(pipe: Any, prompts: list[str], tokens: int | None = None, differentiable: bool = False) -> Conditioning:
     """The conditioning of these prompts, one row each, by the pipeline's own encoders.
 
     `tokens` is the length T that the running call uses, where the family leaves it to the caller. `differentiable`

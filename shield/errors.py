@@ -1,15 +1,15 @@
 """Every exception of the shield. A message says what is needed, what was found, and what to do.
 
-    ShieldError
-    |- UnsupportedPipelineError   the pipeline's family isn't in shield/families.py
-    |- WeightsError               a shipped file is missing or altered
-    |- NotCalibratedError         no threshold fits this model and these settings
-    |- MissingSignalError         a detector needs something that the run didn't record
-    |- TraceError                 the denoiser was called in a way that can't be read
-    |- BadRequestError            a caller's argument
-    |- UnknownAttributeError      a name that neither a Shield nor its pipeline has
-    |- GalleryError               a protected picture or a saved gallery can't be read
-    |- RegistryError              a registry of protected concepts can't be read
+ShieldError
+|- UnsupportedPipelineError   the pipeline's family isn't in shield/families.py
+|- WeightsError               a shipped file is missing or altered
+|- NotCalibratedError         no threshold fits this model and these settings
+|- MissingSignalError         a detector needs something that the run didn't record
+|- TraceError                 the denoiser was called in a way that can't be read
+|- BadRequestError            a caller's argument
+|- UnknownAttributeError      a name that neither a Shield nor its pipeline has
+|- GalleryError               a protected picture or a saved gallery can't be read
+|- RegistryError              a registry of protected concepts can't be read
 """
 
 

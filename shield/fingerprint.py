@@ -109,8 +109,13 @@ class Recognized:
         slots = [(holder, key, value) for holder in self._holders for key, value in holder.items()]
         self._slots = [one for one in slots if not getattr(one[2], "is_meta", False)]  # made anew by each offload
         self._switched = [part for module in modules for part in switched(module)]
-        tensors = [(part, key, value) for part in parts for kind in ("_parameters", "_buffers")
-                   for key, value in vars(part)[kind].items() if value is not None]  # fmt: skip
+        tensors = [
+            (part, key, value)
+            for part in parts
+            for kind in ("_parameters", "_buffers")
+            for key, value in vars(part)[kind].items()
+            if value is not None
+        ]
         aside = [is_plain(tensor) is False or on_disk(part, tensor) is not None for part, _, tensor in tensors]
         self._plain = [tensor for (_, _, tensor), kept in zip(tensors, aside, strict=True) if not kept]
         self._aside = [one for one, kept in zip(tensors, aside, strict=True) if kept]
@@ -153,6 +158,7 @@ def _probed(tensors: list[Tensor]) -> list[Any]:
             size = tensor.numel()
             few = tensor.as_strided((PROBES,), (size // PROBES,)) if size >= PROBES else tensor.reshape(-1)
             groups.setdefault((tensor.dtype, tensor.device), []).append(few)
-    moved = [(str(dtype), torch.cat(few).cpu().view(torch.uint8).numpy().tobytes())
-             for (dtype, _), few in groups.items()]  # fmt: skip
+    moved = [
+        (str(dtype), torch.cat(few).cpu().view(torch.uint8).numpy().tobytes()) for (dtype, _), few in groups.items()
+    ]
     return [lying, moved]

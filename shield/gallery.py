@@ -292,8 +292,11 @@ class Gallery:
         about = {"fpr": fpr, "noncopies": len(named), "works": len(self), "source": source}
         self.correlation, self.tile_distance = made["correlation"][0], -made["tile_distance"][0]
         low, high = made["tile_distance"][1]
-        self.provenance = {**self.provenance, "correlation": {**about, "interval": list(made["correlation"][1])},
-                           "tile_distance": {**about, "interval": [-high, -low]}}  # fmt: skip
+        self.provenance = {
+            **self.provenance,
+            "correlation": {**about, "interval": list(made["correlation"][1])},
+            "tile_distance": {**about, "interval": [-high, -low]},
+        }
         self._raise_limits([picture for _, picture in named], fpr, about)
         hits = sum(found is not None and found.copied for found in (self.nearest(picture) for _, picture in named))
         counted = {"hits": hits, "of": len(named), "upper": _upper_bound(hits, len(named)), "source": source}
@@ -320,11 +323,18 @@ class Gallery:
         part = folder / "features.part.npz"
         np.savez(part, **arrays)  # type: ignore[arg-type]
         part.replace(folder / "features.npz")
-        data = {"format": FORMAT, "correlation": self.correlation, "pdq_distance": self.pdq_distance,
-                "tile_distance": self.tile_distance, "provenance": self.provenance,
-                "limits": {name: list(one.limits[name][:2]) for name, one in self.descriptors.items()
-                           if name in one.limits},
-                "descriptors": list(self.descriptors), "works": self._works}  # fmt: skip
+        data = {
+            "format": FORMAT,
+            "correlation": self.correlation,
+            "pdq_distance": self.pdq_distance,
+            "tile_distance": self.tile_distance,
+            "provenance": self.provenance,
+            "limits": {
+                name: list(one.limits[name][:2]) for name, one in self.descriptors.items() if name in one.limits
+            },
+            "descriptors": list(self.descriptors),
+            "works": self._works,
+        }
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         part = folder / "gallery.json.part"
         part.write_text(text, encoding="utf-8")
@@ -354,8 +364,20 @@ class Gallery:
                 if name in gallery.descriptors:
                     gallery.descriptors[name].limits[name] = Limit(float(copy), float(near))
             gallery._check()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError,
-                EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+            EOFError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
 

@@ -80,8 +80,10 @@ class Forward:
         step = Step(*levels, latents, cond, uncond, shares)
         if self.index or self.pipe is None:
             return step
-        asked = (late(self.pipe, self) if "late" in needs else None,
-                 shifted(self.pipe, self) if "shifted" in needs else None)  # fmt: skip
+        asked = (
+            late(self.pipe, self) if "late" in needs else None,
+            shifted(self.pipe, self) if "shifted" in needs else None,
+        )
         ending, moved = (None if one is None else one.step(SIGNALS[:3], channels_last) for one in asked)
         others = tuple(other.step(SIGNALS[:3], channels_last) for other in redrawn(self, redraws(needs)))
         return replace(step, late=ending, shifted=moved, redrawn=others)
@@ -284,10 +286,22 @@ class _Hook:
 
         shares = {path: share[start:] for path, share in self.attention.items()}
         return Forward(
-            self.index, timestep, signal, noise, kind, latents[start:], prediction[start:], uncond,
-            read(self.family, named, start, batch), rerun, shares, self.pipe, bool(self.features), 0,
+            self.index,
+            timestep,
+            signal,
+            noise,
+            kind,
+            latents[start:],
+            prediction[start:],
+            uncond,
+            read(self.family, named, start, batch),
+            rerun,
+            shares,
+            self.pipe,
+            bool(self.features),
+            0,
             *micro_conditioning(named, start),
-        )  # fmt: skip
+        )
 
 
 def micro_conditioning(named: dict[str, Any], start: int) -> tuple[tuple[float, ...], bool]:

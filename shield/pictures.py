@@ -15,8 +15,21 @@ from shield.errors import GalleryError
 from shield.pixels import as_rgb, from_array
 
 # Pillow's decoders let more through than OSError.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
-              OverflowError, NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 # Formats whose further images are shown, too. Of others (MPO, ICO, PSD) they are sizes, layers and depth maps.
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "FLI", "HEIF")
 # Pillow runs Ghostscript for the first one, and only knows the names of the others.
@@ -105,8 +118,9 @@ def picture_files(folder: Path | str) -> list[Path]:
 def _left_out(folder: Path | str, names: list[str]) -> str:
     named = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
     heic = any(name.lower().endswith((".heic", ".heif")) for name in names)
-    return (f"{len(names)} files in {folder} aren't taken for pictures and are left out: {named}"
-            + (" (for .heic: pip install pillow-heif)" if heic else ""))
+    return f"{len(names)} files in {folder} aren't taken for pictures and are left out: {named}" + (
+        " (for .heic: pip install pillow-heif)" if heic else ""
+    )
 
 
 def readable_endings() -> set[str]:

@@ -23,13 +23,22 @@ from shield.errors import UnsupportedPipelineError
 KINDS = {
     "alphas": ("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LCM", "TCD", "CogVideoXDDIM"),
     "sigmas": (
-        "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete",
-        "KDPM2AncestralDiscrete", "DPMSolverSDE", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep",
-        "UniPCMultistep", "SASolver",
+        "EulerDiscrete",
+        "EulerAncestralDiscrete",
+        "HeunDiscrete",
+        "LMSDiscrete",
+        "KDPM2Discrete",
+        "KDPM2AncestralDiscrete",
+        "DPMSolverSDE",
+        "DPMSolverMultistep",
+        "DPMSolverSinglestep",
+        "DEISMultistep",
+        "UniPCMultistep",
+        "SASolver",
     ),
     "flow": ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM", "LTXEulerAncestralRF"),
     "edm": ("EDMEuler", "EDMDPMSolverMultistep", "CosineDPMSolverMultistep"),
-}  # fmt: skip
+}
 _KIND_OF = {f"{name}Scheduler": kind for kind, names in KINDS.items() for name in names}
 
 

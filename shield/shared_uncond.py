@@ -37,9 +37,14 @@ def shareable(pipe: Any, detectors: Sequence[Detector], guidance_scale: float) -
     family = family_of(pipe)
     embeds_scale = getattr(getattr(pipe, family.denoiser).config, "time_cond_proj_dim", None) is not None
     reads = frozenset().union(*(detector.needs for detector in detectors))
-    return (bool(detectors) and all(detector.first_k == 1 for detector in detectors) and guidance_scale > 1.0
-            and family.layout == "stacked" and not embeds_scale
-            and all(name in _SIGNALS or name.startswith(ATTENTION) for name in reads))
+    return (
+        bool(detectors)
+        and all(detector.first_k == 1 for detector in detectors)
+        and guidance_scale > 1.0
+        and family.layout == "stacked"
+        and not embeds_scale
+        and all(name in _SIGNALS or name.startswith(ATTENTION) for name in reads)
+    )
 
 
 class SharedUncond:
@@ -55,6 +60,7 @@ class SharedUncond:
 
     def of(self, seeds: Sequence[int]) -> Callable[[Forward], torch.Tensor]:
         """What to give `recorded(extra_uncond=...)` for a batch with these seeds, one for each image."""
+
         def predict(forward: Forward) -> torch.Tensor:
             places = {seed: place for place, seed in reversed(list(enumerate(seeds)))}
             found = {seed: self._one(forward, seed, place) for seed, place in places.items()}

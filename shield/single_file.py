@@ -87,8 +87,9 @@ def with_lora(pipe: Any, file: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # as above
-        raise WeightsError(f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_sentence(error)}"
-                           ) from error  # fmt: skip
+        raise WeightsError(
+            f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_sentence(error)}"
+        ) from error
     return pipe
 
 

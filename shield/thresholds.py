@@ -261,9 +261,7 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def found(
-    thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate"
-) -> Threshold:
+def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
     """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
     command, and WeightsError where two different ones hold.
     """

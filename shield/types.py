@@ -63,9 +63,7 @@ class Step:
     def predicted(self, which: str, quantity: str = "x0") -> Tensor:
         """The conditional (`which="cond"`) or unconditional ("uncond") prediction as `quantity`, (B, C, ...)."""
         prediction = self.signal_named(f"noise_{which}")
-        return converted(
-            prediction, self.prediction, quantity, self.signal, self.noise, self.signal_named("latents")
-        )
+        return converted(prediction, self.prediction, quantity, self.signal, self.noise, self.signal_named("latents"))
 
     def attended(self, layer: str) -> Tensor:
         """(B, T) shares of attention in this layer; raises MissingSignalError."""
@@ -103,9 +101,15 @@ class Step:
         late, shifted = (None if one is None else one.rows(indexes) for one in (self.late, self.shifted))
         redrawn = tuple(other.rows(indexes) for other in self.redrawn)
         return replace(
-            self, latents=latents, noise_cond=cond, noise_uncond=uncond, attention=attention, late=late,
-            shifted=shifted, redrawn=redrawn,
-        )  # fmt: skip
+            self,
+            latents=latents,
+            noise_cond=cond,
+            noise_uncond=uncond,
+            attention=attention,
+            late=late,
+            shifted=shifted,
+            redrawn=redrawn,
+        )
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.latents, self.noise_cond, self.noise_uncond
@@ -339,9 +343,7 @@ class Rewriter(Protocol):
     @property
     def needs_weights(self) -> bool: ...
 
-    def propose(
-        self, prompt: str, concepts: Sequence["Mention"], weights: Sequence[WordWeight] = ()
-    ) -> Iterable[str]:
+    def propose(self, prompt: str, concepts: Sequence["Mention"], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """Other prompts, best first; none when it has no idea. `concepts` are the protected ones found in it."""
 
 

@@ -26,17 +26,7 @@ from shield.policy import Policy, decided
 from shield.questions import extra_calls
 from shield.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
-from shield.types import (
-    Case,
-    Detector,
-    Mention,
-    Mitigation,
-    PredictionMitigation,
-    Score,
-    Screen,
-    Trace,
-    WordWeight,
-)
+from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight
 from shield.watch import Check, Look, Watch
 
 UNASKED = "the prompt is empty, so no prediction without it is left to compare with"

@@ -148,8 +148,15 @@ def hooks_of(module: nn.Module) -> Iterable[Any]:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether the tensor itself holds its values, one after the other."""
-    return not (tensor.is_meta or tensor.is_quantized or hasattr(type(tensor), "__tensor_flatten__")
-                or hasattr(tensor, "quant_state")) and tensor.layout == torch.strided  # fmt: skip
+    return (
+        not (
+            tensor.is_meta
+            or tensor.is_quantized
+            or hasattr(type(tensor), "__tensor_flatten__")
+            or hasattr(tensor, "quant_state")
+        )
+        and tensor.layout == torch.strided
+    )
 
 
 def on_disk(module: nn.Module, tensor: Tensor) -> Any:

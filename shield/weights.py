@@ -97,9 +97,7 @@ def _files(below: Path, folder: Path) -> list[str]:
     return sorted(name.as_posix() for name in names if name.parts[0] not in UNLISTED)
 
 
-def write_manifest(
-    folder: Path, licence: str | Callable[[str], str], source: str | Callable[[str], str]
-) -> Path:
+def write_manifest(folder: Path, licence: str | Callable[[str], str], source: str | Callable[[str], str]) -> Path:
     """Lists every file under `folder` in its manifest.toml, written whole or not at all, and returns the path.
 
     `licence` and `source` are texts, or functions of a file's name.

@@ -64,8 +64,16 @@ class Shield(StandIn):
     """
 
     __slots__ = (
-        "__weakref__", "_own", "_recognized", "_watched", "concepts", "gallery", "pipe", "policy", "thresholds",
-    )  # fmt: skip
+        "__weakref__",
+        "_own",
+        "_recognized",
+        "_watched",
+        "concepts",
+        "gallery",
+        "pipe",
+        "policy",
+        "thresholds",
+    )
 
     def __init__(
         self,

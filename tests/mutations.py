@@ -5,11 +5,64 @@ import json
 import random
 import struct
 
-NASTY = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n\n", b'"', b"\\", b"\\ud800", b"'" * 3, b"[" * 3000,
-         b"{" * 3000, b"9" * 5000, b"-1", b"1e999", b"NaN", b"null", b"true", b"inf", b"[]", b"{}", b"=", b",", b";\t",
-         b"\xe2\x80\xa8", b"\xf0\x9f\x92\xa5", b"../" * 9, b"%s%n", b"0x", b"1979-13-41", b"\x7f", b"a" * 200_000]
-VALUES = [None, True, False, 0, -1, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\ud800", "../x", "a\0b", "²",
-          [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, "9" * 50, list(range(40))]
+NASTY = [
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\n\n",
+    b'"',
+    b"\\",
+    b"\\ud800",
+    b"'" * 3,
+    b"[" * 3000,
+    b"{" * 3000,
+    b"9" * 5000,
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b"inf",
+    b"[]",
+    b"{}",
+    b"=",
+    b",",
+    b";\t",
+    b"\xe2\x80\xa8",
+    b"\xf0\x9f\x92\xa5",
+    b"../" * 9,
+    b"%s%n",
+    b"0x",
+    b"1979-13-41",
+    b"\x7f",
+    b"a" * 200_000,
+]
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud800",
+    "../x",
+    "a\0b",
+    "²",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    {"a": {"b": []}},
+    "9" * 50,
+    list(range(40)),
+]
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -23,17 +76,20 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def _flipped(data, at, end, draw):
-    return data[:at] + bytes(b ^ 1 << draw.randrange(8) for b in data[at:at + 1]) + data[at + 1:]
+    return data[:at] + bytes(b ^ 1 << draw.randrange(8) for b in data[at : at + 1]) + data[at + 1 :]
 
 
 def _overwritten(data, at, end, draw):
     number = draw.choice([0, 1, 0x7F, 0x80, 0xFF, 2**16, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1])
-    written = struct.pack(draw.choice("<>") + "Q", number)[:draw.choice([1, 2, 4, 8])]
-    return data[:at] + written + data[at + len(written):]
+    written = struct.pack(draw.choice("<>") + "Q", number)[: draw.choice([1, 2, 4, 8])]
+    return data[:at] + written + data[at + len(written) :]
 
 
 WAYS = [
-    _flipped, _flipped, _overwritten, _overwritten,
+    _flipped,
+    _flipped,
+    _overwritten,
+    _overwritten,
     lambda data, at, end, draw: data[:at] + data[end:],
     lambda data, at, end, draw: data[:at],
     lambda data, at, end, draw: data[:end] + data[at:],

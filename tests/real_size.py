@@ -41,16 +41,28 @@ def unet(config: dict[str, Any]) -> UNet2DConditionModel:
 
 def sd15() -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
-        vae=tiny_vae(), text_encoder=tiny_text_encoder(SD15["cross_attention_dim"]), tokenizer=tiny_tokenizer(),
-        unet=unet(SD15), scheduler=tiny_scheduler("epsilon", False), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)
+        vae=tiny_vae(),
+        text_encoder=tiny_text_encoder(SD15["cross_attention_dim"]),
+        tokenizer=tiny_tokenizer(),
+        unet=unet(SD15),
+        scheduler=tiny_scheduler("epsilon", False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def sdxl() -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
-        vae=tiny_vae(), text_encoder=tiny_text_encoder(768), text_encoder_2=tiny_projection_encoder(1280),
-        tokenizer=tiny_tokenizer(), tokenizer_2=tiny_tokenizer(), unet=unet(SDXL),
-        scheduler=tiny_scheduler("epsilon", False), add_watermarker=False)
+        vae=tiny_vae(),
+        text_encoder=tiny_text_encoder(768),
+        text_encoder_2=tiny_projection_encoder(1280),
+        tokenizer=tiny_tokenizer(),
+        tokenizer_2=tiny_tokenizer(),
+        unet=unet(SDXL),
+        scheduler=tiny_scheduler("epsilon", False),
+        add_watermarker=False,
+    )
 
 
 def make(name: str, folder: Path) -> dict[str, Any]:
@@ -77,18 +89,35 @@ def use(folder: Path) -> dict[str, Any]:
     noise = [torch.Generator().manual_seed(0)]
     output = safe(PROMPTS[0], num_inference_steps=1, guidance_scale=5.0, generator=noise)
     located = FFNSubspace(k=0.01, tau=1, steps=2, batch_size=1).locate(Subject(pipe, "real size"), PROMPTS[:1])
-    seen = {"verdict": output.verdicts[0].status, "score": output.verdicts[0].scores[0].value,
-            "picture": output.images[0].size, "layers": len(located.mask.masks), "density": located.mask.density(),
-            "shape": list(next(iter(located.mask.masks.values())).shape), "evaluations": located.evaluations,
-            "hooks left": _hooks(pipe.unet) - hooks}
+    seen = {
+        "verdict": output.verdicts[0].status,
+        "score": output.verdicts[0].scores[0].value,
+        "picture": output.images[0].size,
+        "layers": len(located.mask.masks),
+        "density": located.mask.density(),
+        "shape": list(next(iter(located.mask.masks.values())).shape),
+        "evaluations": located.evaluations,
+        "hooks left": _hooks(pipe.unet) - hooks,
+    }
     del pipe, safe, output
     (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
-    done = scan(folder / "prompts.txt", folder / "scan", model=str(folder), sampling=Sampling(2, 5.0, 1), device="cpu",
-                detectors=["structure_gap", "noise_gap"], hardware=Hardware(batch_size=1, dtype="bfloat16"),
-                seeds=[500], show_progress=False)
+    done = scan(
+        folder / "prompts.txt",
+        folder / "scan",
+        model=str(folder),
+        sampling=Sampling(2, 5.0, 1),
+        device="cpu",
+        detectors=["structure_gap", "noise_gap"],
+        hardware=Hardware(batch_size=1, dtype="bfloat16"),
+        seeds=[500],
+        show_progress=False,
+    )
     records = [json.loads(line) for line in (done.folder / "records.jsonl").read_text().splitlines()]
-    return {**seen, "scanned": [record["scores"] for record in records],
-            "peak_gib": getrusage(RUSAGE_SELF).ru_maxrss / 2**20}
+    return {
+        **seen,
+        "scanned": [record["scores"] for record in records],
+        "peak_gib": getrusage(RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 def _hooks(module: torch.nn.Module) -> int:

@@ -17,9 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUP = typer.main.get_command(app)
 FOLDERS = ("shield", "probes", "ui", "examples", "benchmarks")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md")),
-         *(ROOT / "examples").rglob("*.sh"), *(ROOT / "examples").rglob("*.md"), *(ROOT / "probes").rglob("*.jinja"),
-         *(ROOT / "weights").rglob("*.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "Makefile",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "examples").rglob("*.sh"),
+    *(ROOT / "examples").rglob("*.md"),
+    *(ROOT / "probes").rglob("*.jinja"),
+    *(ROOT / "weights").rglob("*.md"),
+]
 NAMED = re.compile(r"(?<![\w./-])diffshield (?!=)(?P<rest>[^`\n\"']*(?:\\\n[^`\n]*)*)")
 VERB = re.compile(r"[a-z][a-z-]*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
@@ -81,10 +88,14 @@ def unknown(rest: str) -> Iterator[str]:
 
 
 def test_commands_that_are_named_exist() -> None:
-    found = [(str(path.relative_to(ROOT)), match["rest"][:80], wrong)
-             for path in (*SOURCES, *PAGES) for text in texts(path)
-             for match in NAMED.finditer(text) if VERB.match(match["rest"])
-             if (wrong := list(unknown(match["rest"].replace("\\\n", " "))))]
+    found = [
+        (str(path.relative_to(ROOT)), match["rest"][:80], wrong)
+        for path in (*SOURCES, *PAGES)
+        for text in texts(path)
+        for match in NAMED.finditer(text)
+        if VERB.match(match["rest"])
+        if (wrong := list(unknown(match["rest"].replace("\\\n", " "))))
+    ]
     assert not found
 
 
@@ -95,8 +106,12 @@ def every_option(command: Any = GROUP) -> set[str]:
 
 def test_options_that_are_named_exist() -> None:
     known = every_option() | GIT
-    found = [(str(path.relative_to(ROOT)), wrong) for path in OURS for text in texts(path)
-             if (wrong := set(OPTION.findall(text)) - known)]
+    found = [
+        (str(path.relative_to(ROOT)), wrong)
+        for path in OURS
+        for text in texts(path)
+        if (wrong := set(OPTION.findall(text)) - known)
+    ]
     assert not found
 
 

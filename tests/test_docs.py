@@ -26,11 +26,22 @@ def test_every_page_of_the_navigation_is_there() -> None:
 
 
 def test_every_module_of_the_tables_is_in_the_reference() -> None:
-    tables = ("shield/detectors", "shield/mitigations", "shield/rewriters", "probes/localizers", "probes/pruners",
-              "probes/attacks", "probes/hardeners")
+    tables = (
+        "shield/detectors",
+        "shield/mitigations",
+        "shield/rewriters",
+        "probes/localizers",
+        "probes/pruners",
+        "probes/attacks",
+        "probes/hardeners",
+    )
     text = "".join((ROOT / "docs" / "api" / f"{name}.md").read_text(encoding="utf-8") for name in ("shield", "probes"))
-    modules = [f"{table.replace('/', '.')}.{file.stem}" for table in tables for file in (ROOT / table).glob("*.py")
-               if file.stem != "__init__"]
+    modules = [
+        f"{table.replace('/', '.')}.{file.stem}"
+        for table in tables
+        for file in (ROOT / table).glob("*.py")
+        if file.stem != "__init__"
+    ]
     assert [name for name in modules if f"::: {name}\n" not in text] == []
 
 

@@ -26,8 +26,10 @@ def imported(path: Path) -> set[str]:
 def test_imports_point_to_the_left(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
     assert files
-    wrong = {str(path.relative_to(ROOT)): sorted(imported(path) & (MAY_IMPORT.keys() - MAY_IMPORT[package]))
-             for path in files}
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported(path) & (MAY_IMPORT.keys() - MAY_IMPORT[package]))
+        for path in files
+    }
     assert {path: names for path, names in wrong.items() if names} == {}
 
 

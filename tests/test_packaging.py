@@ -24,8 +24,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
             shutil.copy(ROOT / name, source)
     for name in ("shield", "probes", "ui", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w",
-               str(out), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(out),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return zipfile.ZipFile(next(out.glob("diffusion_shield-*.whl")))
@@ -39,8 +50,12 @@ def test_the_wheel_holds_three_packages_and_nothing_else(wheel: zipfile.ZipFile)
 def test_the_wheel_holds_every_module_and_template(wheel: zipfile.ZipFile) -> None:
     shipped = set(wheel.namelist())
     kinds = (".py", ".jinja", ".html", ".css", ".json", ".toml")
-    files = [path.relative_to(ROOT).as_posix() for package in ("shield", "probes", "ui")
-             for path in (ROOT / package).rglob("*") if path.suffix in kinds]
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("shield", "probes", "ui")
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in kinds
+    ]
     assert [name for name in files if name not in shipped] == []
     assert "probes/report.html.jinja" in files
 
@@ -77,8 +92,9 @@ def test_a_stranger_of_the_same_name_is_noticed(package: str, importing: str, tm
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").touch()
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(tmp_path)!r}); import {importing}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
-                          env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError") and str(tmp_path / package) in last and f"called '{package}'" in last

@@ -49,16 +49,62 @@ from tests.probes.tiny_testbed import tiny_testbed
 
 FAST = 25
 ROOT = Path(__file__).resolve().parents[1]
-SETTING = {"model_sha256": "a", "latent_shape": [4, 8, 8], "timesteps": [999.0], "steps": 25, "guidance_scale": 5.0,
-           "scheduler": "DDIMScheduler", "prediction": "v_prediction", "dtype": "float32", "distilled_guidance": None}
-THRESHOLD = {"format": 1, "detector": "noise_gap", "options": {"k": 1, "more": [1, 2]}, "model": "tiny", "value": 0.5,
-             "setting": SETTING, "fpr": 0.01, "negatives": 100, "interval": [0.4, 0.6], "provenance": {"seeds": [1]}}
-METRIC = {"preprocessing": "64", "higher_is_copy": False, "threshold": 0.1, "n": 9, "unscored": 0, "nearest": 0.3,
-          "median": 0.4, "margin": 0.1, "false_copies": 0, "false_copy_high": 0.2, "source": "x"}
+SETTING = {
+    "model_sha256": "a",
+    "latent_shape": [4, 8, 8],
+    "timesteps": [999.0],
+    "steps": 25,
+    "guidance_scale": 5.0,
+    "scheduler": "DDIMScheduler",
+    "prediction": "v_prediction",
+    "dtype": "float32",
+    "distilled_guidance": None,
+}
+THRESHOLD = {
+    "format": 1,
+    "detector": "noise_gap",
+    "options": {"k": 1, "more": [1, 2]},
+    "model": "tiny",
+    "value": 0.5,
+    "setting": SETTING,
+    "fpr": 0.01,
+    "negatives": 100,
+    "interval": [0.4, 0.6],
+    "provenance": {"seeds": [1]},
+}
+METRIC = {
+    "preprocessing": "64",
+    "higher_is_copy": False,
+    "threshold": 0.1,
+    "n": 9,
+    "unscored": 0,
+    "nearest": 0.3,
+    "median": 0.4,
+    "margin": 0.1,
+    "false_copies": 0,
+    "false_copy_high": 0.2,
+    "source": "x",
+}
 CONFIG = {"model": "testbed", "steps": 25}
-RECORD = {"id": "a", "stage": "before", "item": "prompt-1", "kind": "work", "memorization": "VM", "rung": 64,
-          "exposures": 64, "split": "dev", "model": "tiny", "prompt": "a cat", "seed": 0, "picture": "pictures/a.png",
-          "scores": {"tiled_l2": 0.2}, "copied": False, "unjudged": None, "flagged": None, "attack_steps": None}
+RECORD = {
+    "id": "a",
+    "stage": "before",
+    "item": "prompt-1",
+    "kind": "work",
+    "memorization": "VM",
+    "rung": 64,
+    "exposures": 64,
+    "split": "dev",
+    "model": "tiny",
+    "prompt": "a cat",
+    "seed": 0,
+    "picture": "pictures/a.png",
+    "scores": {"tiled_l2": 0.2},
+    "copied": False,
+    "unjudged": None,
+    "flagged": None,
+    "attack_steps": None,
+}
 TOML = b"""[[concept]]
 name = "Bolto"
 kind = "character"
@@ -81,20 +127,29 @@ def a_picture(kind):
 
 def a_table():
     stream = io.BytesIO()
-    parquet.write_table(pyarrow.table({"prompt": ["a cat", "zwölf", None], "n": [1, 2, 3], "file": ["a.png", "", "b"]}),
-                        stream)
+    parquet.write_table(
+        pyarrow.table({"prompt": ["a cat", "zwölf", None], "n": [1, 2, 3], "file": ["a.png", "", "b"]}), stream
+    )
     return stream.getvalue()
 
 
 PICTURES = {kind: a_picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
-TEXTS = {"txt": "a cat\n\nein Hündchen\r\nzzz\n".encode(), "parquet": a_table(),
-         "csv": b'id,prompt,picture\n1,"a cat, red; and\na dog",a.png\n2,b,\n', "tsv": b"Caption\tfile\none\ta.png\n",
-         "jsonl": b'{"caption": "one", "file_name": "a.png"}\n"two"\n\n{"caption": "\\u00fc"}\n'}
-MASK = save({"up.0.ff.net.2": torch.ones(3, 4, dtype=torch.uint8), "b.10": torch.zeros(2, dtype=torch.uint8)},
-            {"unit_mask": "1", "meta": json.dumps({"model_sha256": "x", "k": "0.05"})})
+TEXTS = {
+    "txt": "a cat\n\nein Hündchen\r\nzzz\n".encode(),
+    "parquet": a_table(),
+    "csv": b'id,prompt,picture\n1,"a cat, red; and\na dog",a.png\n2,b,\n',
+    "tsv": b"Caption\tfile\none\ta.png\n",
+    "jsonl": b'{"caption": "one", "file_name": "a.png"}\n"two"\n\n{"caption": "\\u00fc"}\n',
+}
+MASK = save(
+    {"up.0.ff.net.2": torch.ones(3, 4, dtype=torch.uint8), "b.10": torch.zeros(2, dtype=torch.uint8)},
+    {"unit_mask": "1", "meta": json.dumps({"model_sha256": "x", "k": "0.05"})},
+)
 TENSORS = save({"0": torch.ones(2, 3), "50": torch.zeros(2, 3, dtype=torch.float16)}, {"prompts": '{"0": "a"}'})
-NORMS = save({"target/a": torch.ones(2), "base/a": torch.ones(2)},
-             {"norms": "1", "localizer": json.dumps({"k": 0.05, "tau": 6, "base": []})})
+NORMS = save(
+    {"target/a": torch.ones(2), "base/a": torch.ones(2)},
+    {"norms": "1", "localizer": json.dumps({"k": 0.05, "tau": 6, "base": []})},
+)
 
 
 class Folders:
@@ -168,8 +223,11 @@ def tensors(f, draw):
     if good is NORMS:
         localizer, target, base = load_norms(path)
         assert isinstance(localizer.tau, int)
-        found = {f"{part}/{name}": value for part, norms in (("target", target), ("base", base))
-                 for name, value in norms.items()}
+        found = {
+            f"{part}/{name}": value
+            for part, norms in (("target", target), ("base", base))
+            for name, value in norms.items()
+        }
         assert_stored(path, found, ("target/", "base/"))
     else:
         assert_stored(path, read_tensors(path)[1])
@@ -179,8 +237,11 @@ def assert_stored(path, found, prefixes=""):
     """The tensors that were read are those of the file's own header, each in its shape and with its bytes."""
     data = path.read_bytes()
     start = 8 + struct.unpack("<Q", data[:8])[0]
-    stored = {name: entry for name, entry in json.loads(data[8:start]).items()
-              if name != "__metadata__" and name.startswith(prefixes)}
+    stored = {
+        name: entry
+        for name, entry in json.loads(data[8:start]).items()
+        if name != "__metadata__" and name.startswith(prefixes)
+    }
     assert {name: list(value.shape) for name, value in found.items()} == {n: e["shape"] for n, e in stored.items()}
     for name, value in found.items():
         begin, end = (start + offset for offset in stored[name]["data_offsets"])
@@ -190,7 +251,7 @@ def assert_stored(path, found, prefixes=""):
 def with_header(good, draw):
     """A safetensors file whose JSON header was changed, its length with it."""
     size = struct.unpack("<Q", good[:8])[0]
-    header = json.loads(good[8:8 + size])
+    header = json.loads(good[8 : 8 + size])
     if draw.random() < 0.4:  # the strings in it hold JSON too
         key = draw.choice([key for key in ("meta", "localizer", "prompts") if key in header["__metadata__"]])
         text = mutated_json(json.loads(header["__metadata__"][key]), draw)
@@ -198,13 +259,13 @@ def with_header(good, draw):
         changed = json.dumps(header).encode()
     else:
         changed = mutated_json(header, draw)
-    return struct.pack("<Q", len(changed)) + changed + good[8 + size:]
+    return struct.pack("<Q", len(changed)) + changed + good[8 + size :]
 
 
 def registries(f, draw):
     concepts = Concepts.load(f.file("toml", mutated(TOML, draw)))
     prompt = draw.choice(["Bolto the robot and anna muller", "the red robot with one wheel", "\ud800 \0", "b0lt0"])
-    assert all(prompt[m.start:m.end] == m.text and isinstance(m.substitute, str) for m in concepts.found(prompt))
+    assert all(prompt[m.start : m.end] == m.text and isinstance(m.substitute, str) for m in concepts.found(prompt))
 
 
 def runs(f, draw):
@@ -233,14 +294,18 @@ def resumed(folder):
     except BaseException:
         assert records.read_bytes() == before, "what was written is lost"
         raise
-    whole = before[:before.rfind(b"\n") + 1]
+    whole = before[: before.rfind(b"\n") + 1]
     assert records.read_bytes().startswith(whole), "what was written is lost"
 
 
 def reports(f, draw):
     lines = [dict(RECORD, id=str(n), seed=n) for n in range(3)]
-    text = b"".join(mutated_json(line, draw).replace(b"\n", b"") + b"\n" if draw.random() < 0.5
-                    else json.dumps(line).encode() + b"\n" for line in lines)
+    text = b"".join(
+        mutated_json(line, draw).replace(b"\n", b"") + b"\n"
+        if draw.random() < 0.5
+        else json.dumps(line).encode() + b"\n"
+        for line in lines
+    )
     f.damaged(f.root / "run" / "records.jsonl", text, lambda: write_report(f.root / "run"))
 
 
@@ -301,8 +366,21 @@ def stages(f, draw):
     assert set(found.limits()) == {one["why"] for one in written if one.get("why")}
 
 
-KINDS = {prompts: 2200, pictures: 1800, masks: 1200, tensors: 800, registries: 1300, runs: 700, reports: 300,
-         thresholds: 300, calibrations: 300, galleries: 300, traps: 300, manifests: 300, stages: 200}
+KINDS = {
+    prompts: 2200,
+    pictures: 1800,
+    masks: 1200,
+    tensors: 800,
+    registries: 1300,
+    runs: 700,
+    reports: 300,
+    thresholds: 300,
+    calibrations: 300,
+    galleries: 300,
+    traps: 300,
+    manifests: 300,
+    stages: 200,
+}
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +389,7 @@ def folders(tmp_path_factory):
 
 
 def outcome(case, folders, seed):
-    """"result", or the name of the project's error; fails on anything else."""
+    """ "result", or the name of the project's error; fails on anything else."""
     draw = random.Random(f"{case.__name__} {seed}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -368,15 +446,24 @@ def test_a_picture_that_claims_to_be_huge(folders, read):
         read(folders.file("png", bomb()))
 
 
-@pytest.mark.parametrize("read, suffix, data", [
-    (Concepts.load, "toml", b"x = " + b"9" * 5000), (Concepts.load, "toml", b"x = " + b"[" * 5000),
-    (Concepts.load, "toml", b'[[concept]]\nname = "a"\nsubstitute = 3\n'),
-    (read_prompts, "jsonl", b"[" * 100_000), (UnitMask.load, "safetensors", a_mask("[")),
-    (UnitMask.load, "safetensors", a_mask('{"k": 1}')), (UnitMask.load, "safetensors", a_mask("[" * 100_000)),
-    (UnitMask.load, "safetensors", save({"a": torch.ones(2)}, {"unit_mask": "1", "meta": "{}"})),
-    (load_calibrations, "calibration", b'{"format": 1, "metrics": []}'), (load_norms, "safetensors", TENSORS),
-    (load_manifest, "json", b"[]"), (load_manifest, "json", b"\xff"),
-], ids=lambda value: value if isinstance(value, str) else value.__qualname__ if callable(value) else repr(value[:24]))
+@pytest.mark.parametrize(
+    "read, suffix, data",
+    [
+        (Concepts.load, "toml", b"x = " + b"9" * 5000),
+        (Concepts.load, "toml", b"x = " + b"[" * 5000),
+        (Concepts.load, "toml", b'[[concept]]\nname = "a"\nsubstitute = 3\n'),
+        (read_prompts, "jsonl", b"[" * 100_000),
+        (UnitMask.load, "safetensors", a_mask("[")),
+        (UnitMask.load, "safetensors", a_mask('{"k": 1}')),
+        (UnitMask.load, "safetensors", a_mask("[" * 100_000)),
+        (UnitMask.load, "safetensors", save({"a": torch.ones(2)}, {"unit_mask": "1", "meta": "{}"})),
+        (load_calibrations, "calibration", b'{"format": 1, "metrics": []}'),
+        (load_norms, "safetensors", TENSORS),
+        (load_manifest, "json", b"[]"),
+        (load_manifest, "json", b"\xff"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__qualname__ if callable(value) else repr(value[:24]),
+)
 def test_found(folders, read, suffix, data):
     """Files that once ended in a traceback."""
     path = folders.file(suffix, data)
@@ -392,8 +479,15 @@ def test_a_layer_may_have_any_name(folders):
     assert list(UnitMask.load(folders.file("safetensors", a_mask(name="up.\u00b2.x"))).masks) == ["up.\u00b2.x"]
 
 
-@pytest.mark.parametrize("text", ['{"schema": 1}', '{"schema": 1, "kind": "x", "config": {"a": NaN}}',
-                                  '{"schema": 1, "kind": "x", "config": {"a": 1e999}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"schema": 1}',
+        '{"schema": 1, "kind": "x", "config": {"a": NaN}}',
+        '{"schema": 1, "kind": "x", "config": {"a": 1e999}}',
+        "[" * 100_000,
+    ],
+)
 def test_descriptions_of_runs_that_are_damaged(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ShieldError, match="damaged|can't be read"):
@@ -423,9 +517,12 @@ def test_a_file_name_that_is_no_text_can_be_kept_in_a_run(tmp_path):
 def test_the_page_counts_these_cases():
     """docs/reliability.md: a row for each kind in this order, results and errors that add up to it, and their sum."""
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    section = page[page.index("## Damaged files"):page.index("\n## ", page.index("## Damaged files") + 1)]
-    rows = [[int(cell.replace(",", "")) for cell in re.findall(r"\| \**([\d,]+)\**(?= \|)", line)]
-            for line in section.splitlines() if re.search(r"\| \**\d", line)]
+    section = page[page.index("## Damaged files") : page.index("\n## ", page.index("## Damaged files") + 1)]
+    rows = [
+        [int(cell.replace(",", "")) for cell in re.findall(r"\| \**([\d,]+)\**(?= \|)", line)]
+        for line in section.splitlines()
+        if re.search(r"\| \**\d", line)
+    ]
     assert [row[0] for row in rows] == [*KINDS.values(), sum(KINDS.values())]
     assert all(row[0] == sum(row[1:]) and row[-1] == 0 for row in rows)
     assert rows[-1] == [sum(column) for column in zip(*rows[:-1], strict=True)]

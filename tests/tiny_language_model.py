@@ -26,8 +26,14 @@ def tiny_language_model(template: str | None = CHAT) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=4096, eos_token_id=vocab["<end>"], bos_token_id=vocab["<end>"],
-        )  # fmt: skip
+            vocab_size=len(vocab),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=4096,
+            eos_token_id=vocab["<end>"],
+            bos_token_id=vocab["<end>"],
+        )
         LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

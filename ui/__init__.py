@@ -7,5 +7,7 @@ from pathlib import Path
 for _name in ("shield", "probes"):
     _found = find_spec(_name)
     if _found is None or _found.origin is None or Path(_found.origin).parents[1] != Path(__file__).parents[1]:
-        raise ImportError(f"ui needs the {_name} package of diffusion-shield, and found {_found and _found.origin}: "
-                          f"uninstall the distribution called '{_name}', then install diffusion-shield again.")
+        raise ImportError(
+            f"ui needs the {_name} package of diffusion-shield, and found {_found and _found.origin}: "
+            f"uninstall the distribution called '{_name}', then install diffusion-shield again."
+        )

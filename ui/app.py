@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 SHARED = ".gradio.live"  # what Gradio's servers call a shared page
 MOST_UPLOAD = 12 * LARGEST  # bytes of all pictures that are added at once
 TITLE = "diffusion-shield"
-HEAD = ('<div class="ds-head"><h1>diffusion-shield</h1><p>Type a prompt, see what the model recalls, why it was '
-        "flagged, and what the shield did about it.</p></div>")
+HEAD = (
+    '<div class="ds-head"><h1>diffusion-shield</h1><p>Type a prompt, see what the model recalls, why it was '
+    "flagged, and what the shield did about it.</p></div>"
+)
 
 
 @dataclass
@@ -76,7 +78,6 @@ class Page:
         if job is not None:
             job.stop()
 
-
     def report(self, name: str) -> str | None:
         """A run's report.html where the server may hand it out from: a copy, so that no run folder is served."""
         source = self.folders.path(name) / "report.html"
@@ -96,8 +97,9 @@ class Page:
         self.scratch.cleanup()
 
 
-def page_of(model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None,
-            device: str = "auto") -> Page:
+def page_of(
+    model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None, device: str = "auto"
+) -> Page:
     """Everything behind a page. Raises RegistryError, GalleryError, WeightsError for folders that can't be read."""
     from shield.concepts import Concepts
 
@@ -134,8 +136,15 @@ def _left(page: Page) -> Callable[[gr.Request], None]:
     return left
 
 
-def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, share: bool = False,
-             auth: tuple[str, str] | None = None, hosts: Sequence[str] = ()) -> gr.Blocks:
+def launched(
+    page: Page,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+    hosts: Sequence[str] = (),
+) -> gr.Blocks:
     """The page, being served until its `close`. `hosts`: further names that it answers to (see ui/guard.py).
 
     Raises BadRequestError for an address that can't be used.
@@ -145,10 +154,24 @@ def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, sh
     guard = Middleware(Guard, bound=host, hosts=names, most_upload=MOST_UPLOAD)
     try:
         blocks.launch(
-            server_name=host, server_port=port, share=share, auth=auth, prevent_thread_lock=True, quiet=True,
-            show_error=False, max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False,
-            app_kwargs={"middleware": [guard]}, enable_monitoring=False, run_history=False, footer_links=[],
-            theme=theme(), css_paths=Path(__file__).with_name("page.css"))
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=auth,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=LARGEST,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            app_kwargs={"middleware": [guard]},
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            theme=theme(),
+            css_paths=Path(__file__).with_name("page.css"),
+        )
     except OSError as error:
         raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None
     return blocks
@@ -156,11 +179,20 @@ def launched(page: Page, host: str = "127.0.0.1", port: int | None = None, *, sh
 
 def theme() -> Any:
     """The system's own fonts, so that nothing is fetched from anywhere, and colors that can be read by all."""
-    base = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"],
-                             font_mono=["ui-monospace", "monospace"])
+    base = gr.themes.Default(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
     return base.set(
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
-        block_title_text_color="*neutral_700", block_title_text_color_dark="*neutral_200",
-        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
-        color_accent="*primary_600", button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700")
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )

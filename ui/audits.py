@@ -34,9 +34,13 @@ class Audits:
     `models` are those that may be audited, whatever a run folder names.
     """
 
-    def __init__(self, folders: Folders, device: str = "auto",
-                 command: tuple[str, ...] = (sys.executable, "-m", "ui.verb"),
-                 models: Sequence[str] = tuple(SHIPPED)) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        device: str = "auto",
+        command: tuple[str, ...] = (sys.executable, "-m", "ui.verb"),
+        models: Sequence[str] = tuple(SHIPPED),
+    ) -> None:
         self.folders, self.device, self.command, self.models = folders, device, command, tuple(models)
         self.name: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,8 +95,12 @@ class Audits:
             with open(self._log(name), "wb") as log:
                 self._process = subprocess.Popen(
                     [*self.command, "audit", "--quick", "--out", str(out), "--device", self.device, *options],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
-                    preexec_fn=_interruptible if os.name == "posix" else None)
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_interruptible if os.name == "posix" else None,
+                )
             self.name, self._canceled = name, False
             return name
 

@@ -47,8 +47,11 @@ class Asked:
             raise BadRequestError(f"A prompt has at most {LONGEST} characters here; {len(self.prompt)} were given.")
         preset(self.policy)
         return replace(
-            self, seed=_between(self.seed, 0, 2**63 - 1, "seed"), steps=_between(self.steps, 1, MOST_STEPS, "number "
-            "of steps"), guidance_scale=float(_between(self.guidance_scale, 0, 50, "guidance scale", whole=False)))
+            self,
+            seed=_between(self.seed, 0, 2**63 - 1, "seed"),
+            steps=_between(self.steps, 1, MOST_STEPS, "number of steps"),
+            guidance_scale=float(_between(self.guidance_scale, 0, 50, "guidance scale", whole=False)),
+        )
 
 
 def _between(value: Any, low: float, high: float, what: str, *, whole: bool = True) -> Any:
@@ -103,19 +106,33 @@ class Drawing:
         """Everything but the pictures, for JSON: numbers that aren't finite become None."""
         scores = [{**asdict(s), "value": _finite(s.value), "flagged": s.flagged} for s in self.verdict.scores]
         verdict = {**asdict(self.verdict), "scores": scores}
-        return {"request": asdict(self.asked), "flagged": self.flagged, "verdict": verdict,
-                "same_picture_without_the_shield": self.same,
-                "nearest_without_the_shield": None if self.recalled is None else asdict(self.recalled),
-                "detector": self.detector, "score_by_step": self.curve, "words": [asdict(word) for word in self.words]}
+        return {
+            "request": asdict(self.asked),
+            "flagged": self.flagged,
+            "verdict": verdict,
+            "same_picture_without_the_shield": self.same,
+            "nearest_without_the_shield": None if self.recalled is None else asdict(self.recalled),
+            "detector": self.detector,
+            "score_by_step": self.curve,
+            "words": [asdict(word) for word in self.words],
+        }
 
 
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
-def drawn(pipe: Any, asked: Asked, gallery: Gallery | None, concepts: Screen | None, preview: Preview | None,
-          tell: Callable[[Frame], None], thresholds: Iterable[Threshold] | None = None) -> Drawing:
-    """Draws behind the shield, then the same noise without it. `tell` may raise to cancel. Raises what Shield raises.
+def drawn(
+    pipe: Any,
+    asked: Asked,
+    gallery: Gallery | None,
+    concepts: Screen | None,
+    preview: Preview | None,
+    tell: Callable[[Frame], None],
+    thresholds: Iterable[Threshold] | None = None,
+) -> Drawing:
+    """Draws behind the shield, then the same noise without it. `tell` may raise to cancel. Raises what Shield
+    raises.
     """
     policy = preset(asked.policy)
     steps = _Steps(SHIELDED, preview, tell)
@@ -124,19 +141,25 @@ def drawn(pipe: Any, asked: Asked, gallery: Gallery | None, concepts: Screen | N
     except MissingSignalError:
         if asked.guidance_scale > 1:
             raise
-        raise BadRequestError(f"With a guidance scale of {asked.guidance_scale:g} nothing is drawn without the prompt, "
-                              f"and the policy {asked.policy} compares with that; take more than 1, or the policy "
-                              "strict.") from None
+        raise BadRequestError(
+            f"With a guidance scale of {asked.guidance_scale:g} nothing is drawn without the prompt, "
+            f"and the policy {asked.policy} compares with that; take more than 1, or the policy "
+            "strict."
+        ) from None
     verdict, shielded = output.verdicts[0], output.images[0]
     flagged = was_flagged(verdict)
     watch = _Watch(pipe, asked, policy.detectors[0])
-    steps = _Steps(UNSHIELDED, preview, lambda frame: tell(replace(frame, shielded=shielded, flagged=flagged,
-                                                                   score=watch.curve[-1])))
+    steps = _Steps(
+        UNSHIELDED,
+        preview,
+        lambda frame: tell(replace(frame, shielded=shielded, flagged=flagged, score=watch.curve[-1])),
+    )
     with intercepted(pipe, watch):
         unshielded = _called(pipe, asked, steps).images[0]
     recalled = None if gallery is None else gallery.nearest(unshielded)
-    return Drawing(asked, verdict, flagged, shielded, unshielded, recalled, watch.detector.name, watch.curve,
-                   watch.words)
+    return Drawing(
+        asked, verdict, flagged, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words
+    )
 
 
 def was_flagged(verdict: Verdict) -> bool:
@@ -147,8 +170,13 @@ def was_flagged(verdict: Verdict) -> bool:
 
 def _called(call: Callable[..., Any], asked: Asked, steps: _Steps) -> Any:
     with torch.no_grad():
-        return call(asked.prompt, num_inference_steps=asked.steps, guidance_scale=asked.guidance_scale,
-                    generator=generators([asked.seed]), callback_on_step_end=steps)
+        return call(
+            asked.prompt,
+            num_inference_steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            generator=generators([asked.seed]),
+            callback_on_step_end=steps,
+        )
 
 
 class _Steps:
@@ -187,18 +215,30 @@ class _Watch:
         except MissingSignalError:
             score = None
         # Separate guidance calls show a step twice: the prompt's half, then both.
-        self.curve[forward.index:] = [score]
+        self.curve[forward.index :] = [score]
         if forward.index == 0 and forward.noise_uncond is not None and not self.words:
             self.words = self._weighed(forward)
 
     def _weighed(self, forward: Forward) -> tuple[WordWeight, ...]:
         null = null_conditioning(self.pipe, forward.conditioning.embeds.shape[1])
         case = Case(
-            step=0, steps=self.asked.steps, guidance_scale=self.asked.guidance_scale, noise_cond=forward.noise_cond,
-            noise_uncond=forward.noise_uncond, original=forward.conditioning, safe=None, null=null,
-            rerun=lambda conditioning: forward.rerun([0], conditioning))
+            step=0,
+            steps=self.asked.steps,
+            guidance_scale=self.asked.guidance_scale,
+            noise_cond=forward.noise_cond,
+            noise_uncond=forward.noise_uncond,
+            original=forward.conditioning,
+            safe=None,
+            null=null,
+            rerun=lambda conditioning: forward.rerun([0], conditioning),
+        )
         try:
-            return word_weights(self.pipe, self.asked.prompt, case, forward.noise_uncond,
-                                structure=self.detector.name == "structure_gap")
+            return word_weights(
+                self.pipe,
+                self.asked.prompt,
+                case,
+                forward.noise_uncond,
+                structure=self.detector.name == "structure_gap",
+            )
         except (MissingSignalError, torch.OutOfMemoryError):  # a backward pass needs more memory than a picture
             return ()

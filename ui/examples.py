@@ -13,9 +13,11 @@ def examples(model: str, concepts: tuple[Concept, ...]) -> list[tuple[str, str]]
     named = next((c for c in concepts if c.descriptions and len(c.name) >= LONG and " " not in c.name), None)
     if named is not None:
         scene = " on a gray background"
-        found += [("A protected character by name", named.name + scene),
-                  ("… by description", named.descriptions[0] + scene),
-                  ("… misspelled", misspelled(named.name) + scene)]
+        found += [
+            ("A protected character by name", named.name + scene),
+            ("… by description", named.descriptions[0] + scene),
+            ("… misspelled", misspelled(named.name) + scene),
+        ]
     return [*found, ("An ordinary scene", BENIGN)]
 
 

@@ -33,8 +33,14 @@ class Guard:
         most_upload: Bytes of one whose path ends with "/upload".
     """
 
-    def __init__(self, app: Any, bound: str = "127.0.0.1", hosts: Iterable[str] = (), most: int = MOST_BODY,
-                 most_upload: int = MOST_BODY) -> None:
+    def __init__(
+        self,
+        app: Any,
+        bound: str = "127.0.0.1",
+        hosts: Iterable[str] = (),
+        most: int = MOST_BODY,
+        most_upload: int = MOST_BODY,
+    ) -> None:
         self.app, self.most, self.most_upload = app, most, most_upload
         self.is_local = _is_loopback(_name_of(bound))
         self.hosts = {host.lower() for host in (*hosts, _name_of(bound))}
@@ -58,8 +64,10 @@ class Guard:
         """Status and sentence for a request that isn't passed on."""
         host, origin = _name_of(headers.get("host", "")), headers.get("origin")
         if not self.knows(host):
-            return 421, (f"This server doesn't answer to the name {host[:80]!r}; whoever runs it can allow the name "
-                         "with --allow-host.")
+            return 421, (
+                f"This server doesn't answer to the name {host[:80]!r}; whoever runs it can allow the name "
+                "with --allow-host."
+            )
         if origin is not None and not self._is_own(_origin_of(origin), host):
             return 403, f"Requests from pages of {origin[:80]!r} are refused."
         length = headers.get("content-length", "0")

@@ -18,8 +18,14 @@ def score_plot(curve: Sequence[float | None], detector: str, threshold: float | 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 3.2), layout="constrained")
         axes = figure.subplots()
-        axes.plot([step for step, _ in known], [score for _, score in known], color=MEMBER, marker="o", markersize=4,
-                  label="score of each step")
+        axes.plot(
+            [step for step, _ in known],
+            [score for _, score in known],
+            color=MEMBER,
+            marker="o",
+            markersize=4,
+            label="score of each step",
+        )
         if threshold is not None:
             axes.axhline(threshold, color=STYLE["text.color"], linestyle="--", linewidth=1, label="threshold (step 1)")
         axes.set(xlabel="denoising step", ylabel=title(detector))

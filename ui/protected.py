@@ -45,8 +45,7 @@ class Protected:
     Raises RegistryError or GalleryError for a folder that can't be read.
     """
 
-    def __init__(self, folder: Path, concepts: Sequence[Concept] = (),
-                 works: Sequence[tuple[str, Path]] = ()) -> None:
+    def __init__(self, folder: Path, concepts: Sequence[Concept] = (), works: Sequence[tuple[str, Path]] = ()) -> None:
         self.folder = folder
         self._lock = threading.RLock()
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -212,15 +211,18 @@ def _png(picture: Image.Image) -> bytes:
 def check_sizes(files: Sequence[Path], most: int) -> None:
     """Raises GalleryError for pictures that are too many or too large, each or together; nothing is decoded."""
     if len(files) > most:
-        raise GalleryError(f"{len(files)} pictures were given, and this page takes {most} more; it holds at most "
-                           f"{MOST_PICTURES:,}.")
+        raise GalleryError(
+            f"{len(files)} pictures were given, and this page takes {most} more; it holds at most {MOST_PICTURES:,}."
+        )
     pixels = 0
     for file in files:
         with _opened(file) as image:
             pixels += image.width * image.height
     if pixels > MOST_TOGETHER:
-        raise GalleryError(f"These {len(files)} pictures have {pixels // 10**6} million pixels together; at most "
-                           f"{MOST_TOGETHER // 10**6} million can be taken at once: add fewer at a time.")
+        raise GalleryError(
+            f"These {len(files)} pictures have {pixels // 10**6} million pixels together; at most "
+            f"{MOST_TOGETHER // 10**6} million can be taken at once: add fewer at a time."
+        )
 
 
 def checked_picture(file: Path) -> Image.Image:
@@ -248,8 +250,10 @@ def _opened(file: Path) -> Image.Image:
     image.close()
     if frames > 1:
         raise GalleryError(f"{file.name} is an animation of {frames} frames; add those to protect as pictures.")
-    raise GalleryError(f"{file.name} is {image.width} x {image.height} pixels large; at most "
-                       f"{MOST_PIXELS // 10**6} million pixels can be taken.")
+    raise GalleryError(
+        f"{file.name} is {image.width} x {image.height} pixels large; at most "
+        f"{MOST_PIXELS // 10**6} million pixels can be taken."
+    )
 
 
 def _no_picture(file: Path) -> GalleryError:
@@ -336,8 +340,11 @@ def testbed_seed() -> tuple[list[Concept], list[tuple[str, Path]]]:
         name, *aliases = item.aliases or (item.id,)
         kind = "style" if item.kind == "style" else "character"
         noun = aliases[0].split()[-1] if aliases else ""
-        concepts.append(Concept(name, kind, tuple(aliases), (item.description,) if item.description else (),
-                                f"a {noun}" if noun else ""))
+        concepts.append(
+            Concept(
+                name, kind, tuple(aliases), (item.description,) if item.description else (), f"a {noun}" if noun else ""
+            )
+        )
     works = [(_title(item), item.file) for item in manifest.works() if item.file is not None and item.exposures]
     return concepts, works
 

@@ -30,15 +30,22 @@ def data_url(image: Image.Image, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def status(sentence: str, done: int | None = None, total: int | None = None, *, kind: str = "",
-           counted: str = "Denoising steps") -> Markup:
+def status(
+    sentence: str,
+    done: int | None = None,
+    total: int | None = None,
+    *,
+    kind: str = "",
+    counted: str = "Denoising steps",
+) -> Markup:
     """One live line, with a progress bar where `counted` are known. `kind` "bad" for what went wrong."""
     bar = EMPTY
     if done is not None and total:
         bar = Markup('<progress max="{}" value="{}" aria-label="{}"></progress>').format(total, done, counted)
     role = "alert" if kind == "bad" else "status"
     return Markup('<div class="ds-status ds-{}" role="{}"><p>{}</p>{}</div>').format(
-        kind or "plain", role, sentence, bar)
+        kind or "plain", role, sentence, bar
+    )
 
 
 def unfinished(line: str) -> bool:
@@ -66,7 +73,8 @@ def _figure(title: str, address: str | None, words: str, veil: str) -> Markup:
         shown = Markup('<img src="{}" alt="{}">').format(address, words)
     box = Markup('<label class="ds-veil"><input type="checkbox"> Show the flagged picture</label>')
     return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(
-        "ds-veiled" if veil else "", title, shown, box if veil == "box" else EMPTY)
+        "ds-veiled" if veil else "", title, shown, box if veil == "box" else EMPTY
+    )
 
 
 def titled(title: str, content: Markup) -> Markup:
@@ -80,26 +88,37 @@ def heat(prompt: str, words: Sequence[WordWeight]) -> Markup:
         return EMPTY
     parts, place, strongest = [EMPTY], 0, max(word.weight for word in words) or 1.0
     for word in words:
-        parts += [Markup("{}").format(prompt[place:word.start]),
-                  Markup('<span class="ds-word" style="--share:{}">{}<small>{}%</small></span>').format(
-                      f"{word.weight / strongest:.2f}", prompt[word.start:word.end], round(100 * word.weight))]
+        parts += [
+            Markup("{}").format(prompt[place : word.start]),
+            Markup('<span class="ds-word" style="--share:{}">{}<small>{}%</small></span>').format(
+                f"{word.weight / strongest:.2f}", prompt[word.start : word.end], round(100 * word.weight)
+            ),
+        ]
         place = word.end
     marked = EMPTY.join([*parts, Markup("{}").format(prompt[place:])])
-    return titled("Which words carry it", Markup('<p class="ds-words">{}</p><p class="ds-note">Each word\'s share of '
-                                                 "what pulls the picture away from chance.</p>").format(marked))
+    return titled(
+        "Which words carry it",
+        Markup(
+            '<p class="ds-words">{}</p><p class="ds-note">Each word\'s share of '
+            "what pulls the picture away from chance.</p>"
+        ).format(marked),
+    )
 
 
 def mentions(prompt: str, found: Sequence[Mention]) -> Markup:
     """The prompt with its protected concepts marked, and how each was found."""
     parts, place = [EMPTY], 0
     for mention in found:
-        parts += [Markup("{}").format(prompt[place:mention.start]),
-                  Markup('<mark>{}<small>{}, {}</small></mark>').format(mention.text, mention.concept, mention.how)]
+        parts += [
+            Markup("{}").format(prompt[place : mention.start]),
+            Markup("<mark>{}<small>{}, {}</small></mark>").format(mention.text, mention.concept, mention.how),
+        ]
         place = mention.end
     text = EMPTY.join([*parts, Markup("{}").format(prompt[place:])])
     note = f"{len(found)} protected {'concept' if len(found) == 1 else 'concepts'}" if found else "Nothing protected"
     return Markup('<p class="ds-words">{}</p><p class="ds-note" role="status">{} found in this prompt.</p>').format(
-        text, note)
+        text, note
+    )
 
 
 def rewritten(before: str, after: str | None) -> Markup:
@@ -131,7 +150,8 @@ def _nearest(side: str, work: Nearest, address: str | None) -> Markup:
     judged = said[work.closeness]
     picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {work.work}") if address else EMPTY
     return Markup('<div class="ds-nearest">{}<p><strong>{}:</strong> {}<br>{}</p></div>').format(
-        picture, side, work.work, f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}.")
+        picture, side, work.work, f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}."
+    )
 
 
 def scores(verdict: Verdict) -> Markup:
@@ -140,38 +160,52 @@ def scores(verdict: Verdict) -> Markup:
         return EMPTY
     said = {True: "flagged", False: "not flagged", None: "can't judge"}
     # A second attempt scores the same step again, which may differ in a digit that nobody is shown.
-    rows = dict.fromkeys((title(s.detector), f"{s.value:.3g}", "none" if s.threshold is None else f"{s.threshold:.3g}",
-                          s.step + 1, said[s.flagged]) for s in verdict.scores)
+    rows = dict.fromkeys(
+        (
+            title(s.detector),
+            f"{s.value:.3g}",
+            "none" if s.threshold is None else f"{s.threshold:.3g}",
+            s.step + 1,
+            said[s.flagged],
+        )
+        for s in verdict.scores
+    )
     calls = f"{verdict.extra_calls or 'no'} extra denoiser {'call' if verdict.extra_calls == 1 else 'calls'}"
     cost = f"The shield took {verdict.milliseconds / 1000:.2f} s and {calls}."
     return Markup('<section class="ds-part">{}<p class="ds-note">{}</p></section>').format(
-        table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), cost)
+        table(("detector", "score", "threshold", "step", "verdict"), rows, "Scores"), cost
+    )
 
 
 def plot(svg: str, words: str) -> Markup:
     """A plot of ours, with what it shows in words."""
     marked = svg.replace("<svg ", str(Markup('<svg role="img" aria-label="{}" ').format(words)), 1)
-    return Markup('<figure class="ds-plot"><div class="ds-scroll" tabindex="0" role="region" aria-label="Plot">{}</div>'
-                  "<figcaption>{}</figcaption></figure>").format(Markup(marked), words)
+    return Markup(
+        '<figure class="ds-plot"><div class="ds-scroll" tabindex="0" role="region" aria-label="Plot">{}</div>'
+        "<figcaption>{}</figcaption></figure>"
+    ).format(Markup(marked), words)
 
 
 def downloads(picture: Image.Image, about: Mapping[str, Any], name: str) -> Markup:
     """Links that save what was handed out, and everything that is known about it."""
     text = json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8", "replace")
     verdict = f"data:application/json;base64,{base64.b64encode(text).decode()}"
-    return Markup('<p class="ds-downloads"><a download="{}.png" href="{}">Download the picture</a> '
-                  '<a download="{}.json" href="{}">Download the verdict (JSON)</a></p>').format(
-        name, data_url(picture), name, verdict)
+    return Markup(
+        '<p class="ds-downloads"><a download="{}.png" href="{}">Download the picture</a> '
+        '<a download="{}.json" href="{}">Download the verdict (JSON)</a></p>'
+    ).format(name, data_url(picture), name, verdict)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Markup:
     """A plain table under its caption. Cells that are Markup stay HTML."""
     head = EMPTY.join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
-    body = EMPTY.join(Markup("<tr>{}</tr>").format(EMPTY.join(Markup("<td>{}</td>").format(cell) for cell in row))
-                      for row in rows)
-    return Markup('<div class="ds-scroll" tabindex="0" role="region" aria-label="{}"><table class="ds-table">'
-                  "<caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
-        caption, caption, head, body)
+    body = EMPTY.join(
+        Markup("<tr>{}</tr>").format(EMPTY.join(Markup("<td>{}</td>").format(cell) for cell in row)) for row in rows
+    )
+    return Markup(
+        '<div class="ds-scroll" tabindex="0" role="region" aria-label="{}"><table class="ds-table">'
+        "<caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+    ).format(caption, caption, head, body)
 
 
 def concepts_table(concepts: Sequence[Concept], wanted: str, limit: int = 25) -> Markup:
@@ -188,7 +222,10 @@ def gallery_grid(works: Sequence[tuple[str, str | None, int]], total: int, fits:
     cells = EMPTY.join(
         Markup("<li>{}<span>{}</span></li>").format(
             Markup('<img src="{}" alt="">').format(address) if address else EMPTY,
-            f"{name} ({count} pictures)" if count > 1 else name) for name, address, count in works)
+            f"{name} ({count} pictures)" if count > 1 else name,
+        )
+        for name, address, count in works
+    )
     grid = Markup('<ul class="ds-grid" aria-label="Protected pictures">{}</ul>').format(cells) if cells else EMPTY
     return EMPTY.join([_shown(len(works), fits, total, "works"), grid])
 

@@ -29,8 +29,10 @@ JUDGED = {True: "copy", False: "no copy", None: "not judged"}
 def runs_table(runs: Sequence[Listed]) -> Markup:
     """Every run folder with its status."""
     if not runs:
-        return Markup('<p class="ds-note">There are no run folders yet. Start a quick audit here, or write one with '
-                      "<code>diffshield audit --quick --out runs/first</code>.</p>")
+        return Markup(
+            '<p class="ds-note">There are no run folders yet. Start a quick audit here, or write one with '
+            "<code>diffshield audit --quick --out runs/first</code>.</p>"
+        )
     rows = [(run.name, run.kind, run.model, run.status, run.created.replace("T", " ")[:16]) for run in runs]
     return table(("run", "kind", "model", "status", "begun (UTC)"), rows, "Run folders")
 
@@ -40,8 +42,11 @@ def summary(run: Run, records: Sequence[Record]) -> Markup:
     answers = [record for record in records if ANSWER <= record.keys()]
     figures = report.figures_of(run, answers)
     head = Markup('<p class="ds-note">{} of {}, {}, {} records</p>').format(
-        run.about.get("kind", "run"), figures["model"] or (run.about.get("model") or {}).get("name") or "?",
-        run.status, len(records))
+        run.about.get("kind", "run"),
+        figures["model"] or (run.about.get("model") or {}).get("name") or "?",
+        run.status,
+        len(records),
+    )
     said = Markup("<h3>In plain words</h3>{}").format(_list(report.plain_words(figures, answers))) if answers else EMPTY
     limits = figures["limits"]
     unsaid = Markup("<h3>What this can't say</h3>{}").format(_list(limits)) if limits else EMPTY
@@ -59,8 +64,18 @@ def _rates(figures: Mapping[str, Any]) -> Markup:
         known = row["rate"] is not None
         share = f"{report.percent(row['rate'])}%" if known else "–"
         interval = f"{report.percent(row['low'])}–{report.percent(row['high'])}%" if known else "–"
-        rows.append((row["label"], report.GROUPS.get(row["group"], row["group"]), row["n"], row["works"],
-                     row["copied"], share, interval, row["unscored"]))
+        rows.append(
+            (
+                row["label"],
+                report.GROUPS.get(row["group"], row["group"]),
+                row["n"],
+                row["works"],
+                row["copied"],
+                share,
+                interval,
+                row["unscored"],
+            )
+        )
     if not rows:
         return EMPTY
     columns = ("stage", "pictures asked for", "pictures", "works", "copies", "share", "95% interval", "not judged")
@@ -69,8 +84,16 @@ def _rates(figures: Mapping[str, Any]) -> Markup:
 
 def stages(entries: Sequence[Mapping[str, Any]]) -> Markup:
     """What was done, how long it took, and why something was skipped."""
-    rows = [(e["stage"].replace("_", " "), e["status"], f"{e.get('seconds') or 0:.0f} s", e.get("evaluations", "–"),
-             e.get("why") or "") for e in entries]
+    rows = [
+        (
+            e["stage"].replace("_", " "),
+            e["status"],
+            f"{e.get('seconds') or 0:.0f} s",
+            e.get("evaluations", "–"),
+            e.get("why") or "",
+        )
+        for e in entries
+    ]
     return table(("stage", "status", "time", "denoiser evaluations", "why"), rows, "Stages") if rows else EMPTY
 
 
@@ -85,8 +108,13 @@ def curves(run: Run, records: Sequence[Record]) -> Markup:
         drawn.append(plot(svg, "Copies by how often a work was shown in training, with 95% intervals over works."))
     if any(row["rate"] is not None for row in figures["curve"]):
         svg = plots.attack_plot(figures["curve"], axis=wording_of(figures["attack"]).axis)
-        drawn.append(plot(svg, "The attack beside its controls, with 95% intervals over works: only the distance "
-                          "between members and controls speaks of memory."))
+        drawn.append(
+            plot(
+                svg,
+                "The attack beside its controls, with 95% intervals over works: only the distance "
+                "between members and controls speaks of memory.",
+            )
+        )
     densities = (figures["mask"] or {}).get("densities")
     if densities:
         drawn.append(plot(mask_plots.density_plot(densities), "Share of each layer's weights in the mask, in percent."))
@@ -109,7 +137,7 @@ def works(folder: Path, records: Sequence[Record], wanted: Wanted) -> Markup:
     items = [rows for rows in by_item(records).values() if _fits(rows, wanted)]
     items = ordered(items, wanted.sort)
     page = _page(wanted.page, len(items), WORKS_A_PAGE)
-    shown = items[(page - 1) * WORKS_A_PAGE:page * WORKS_A_PAGE]
+    shown = items[(page - 1) * WORKS_A_PAGE : page * WORKS_A_PAGE]
     seen = {record["stage"] for rows in shown for record in rows}
     columns = [(title, found) for title, found in COLUMNS if seen.intersection(found)]
     rows = [(_about(rows), *(_cell(folder, rows, found, title) for title, found in columns)) for rows in shown]
@@ -133,8 +161,11 @@ def groups(records: Iterable[Record]) -> list[str]:
 
 def _fits(rows: Sequence[Record], wanted: Wanted) -> bool:
     text = " ".join([rows[0]["item"], *(str(row.get("prompt") or "") for row in rows)]).casefold()
-    return (wanted.text.strip().casefold() in text and wanted.group in ("", group_of(rows[0]))
-            and (not wanted.copies or _copies(rows) > 0))
+    return (
+        wanted.text.strip().casefold() in text
+        and wanted.group in ("", group_of(rows[0]))
+        and (not wanted.copies or _copies(rows) > 0)
+    )
 
 
 def _copies(rows: Sequence[Record]) -> int:
@@ -169,30 +200,44 @@ def _cell(folder: Path, rows: Sequence[Record], found: Sequence[str], title: str
     said = "" if record["stage"] == "work" or record["kind"] == "scene" else JUDGED[record.get("copied")]
     if address is None:
         return Markup('<span class="ds-none">{}</span>').format(
-            "blocked" if record.get("action") == "block" else "no picture")
+            "blocked" if record.get("action") == "block" else "no picture"
+        )
     return Markup('<img src="{}" alt="{}"><small class="ds-{}">{}</small>').format(
-        address, f"{record['item']}, {title}", said.replace(" ", "-") or "plain", said)
+        address, f"{record['item']}, {title}", said.replace(" ", "-") or "plain", said
+    )
 
 
 def record_table(records: Sequence[Record], stage: str, text: str, page: int) -> Markup:
     """One page of the records themselves."""
     needle = text.strip().casefold()
-    fits = [r for r in records if stage in ("", r.get("stage"))
-            and needle in f"{r.get('item')} {r.get('prompt')} {r.get('reason')}".casefold()]
+    fits = [
+        r
+        for r in records
+        if stage in ("", r.get("stage")) and needle in f"{r.get('item')} {r.get('prompt')} {r.get('reason')}".casefold()
+    ]
     page = _page(page, len(fits), RECORDS_A_PAGE)
-    rows = [_row(record) for record in fits[(page - 1) * RECORDS_A_PAGE:page * RECORDS_A_PAGE]]
+    rows = [_row(record) for record in fits[(page - 1) * RECORDS_A_PAGE : page * RECORDS_A_PAGE]]
     columns = ("stage", "work", "prompt", "seed", "scores", "verdict", "what the shield did")
-    return EMPTY.join([_paged(page, len(fits), RECORDS_A_PAGE, "records"),
-                       table(columns, rows, "Records") if rows else EMPTY])
+    return EMPTY.join(
+        [_paged(page, len(fits), RECORDS_A_PAGE, "records"), table(columns, rows, "Records") if rows else EMPTY]
+    )
 
 
 def _row(record: Record) -> tuple[Any, ...]:
-    scores = ", ".join(f"{name} {value:.3g}" for name, value in (record.get("scores") or {}).items()
-                       if value is not None)
+    scores = ", ".join(
+        f"{name} {value:.3g}" for name, value in (record.get("scores") or {}).items() if value is not None
+    )
     did = ": ".join(filter(None, [record.get("action"), record.get("reason")]))
     seed = record.get("seed")
-    return (record.get("stage", ""), record.get("item", ""), record.get("prompt") or "", "" if seed is None else seed,
-            scores, JUDGED[record["copied"]] if "copied" in record else "", did)
+    return (
+        record.get("stage", ""),
+        record.get("item", ""),
+        record.get("prompt") or "",
+        "" if seed is None else seed,
+        scores,
+        JUDGED[record["copied"]] if "copied" in record else "",
+        did,
+    )
 
 
 def _page(page: int, count: int, size: int) -> int:
@@ -205,4 +250,5 @@ def _paged(page: int, count: int, size: int, what: str) -> Markup:
     first, last = (page - 1) * size + 1, min(page * size, count)
     pages = -(-count // size)
     return Markup('<p class="ds-note" role="status">{}</p>').format(
-        f"{what.capitalize()} {first} to {last} of {count}; page {page} of {pages}.")
+        f"{what.capitalize()} {first} to {last} of {count}; page {page} of {pages}."
+    )

@@ -180,8 +180,12 @@ def routes(service: Service, bound: str = "127.0.0.1", hosts: Sequence[str] = ()
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ready", "model": service.model, "model_sha256": service.safe.model_sha256,
-                "waiting": len(service.queue)}  # fmt: skip
+        return {
+            "status": "ready",
+            "model": service.model,
+            "model_sha256": service.safe.model_sha256,
+            "waiting": len(service.queue),
+        }
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -235,7 +239,11 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _error(
-    status: int, message: str, code: str, param: str | None = None, headers: dict[str, str] | None = None,
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"

@@ -30,8 +30,9 @@ def audit_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
         with gr.Column(scale=3, min_width=300):
             runs = gr.HTML(elem_id="runs")
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(list(page.models.names), value=page.models.names[0], label="Model to audit",
-                                filterable=False)
+            model = gr.Dropdown(
+                list(page.models.names), value=page.models.names[0], label="Model to audit", filterable=False
+            )
             start = gr.Button("Start a quick audit", variant="primary", elem_id="start-audit")
             with gr.Row():
                 cancel = gr.Button("Cancel the audit", interactive=False, elem_id="cancel-audit", min_width=120)
@@ -48,8 +49,14 @@ def audit_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
     reading = [str(render.note(READING))] * 4
     chosen.change(None, None, [parts[0], parts[2], *pages], js=f"() => {json.dumps(reading)}", **HIDDEN)
     chosen.change(_opened(page), chosen, opened, **HIDDEN)
-    gr.on([seen.change, *(part.change for part in wanted)], _pages(page), inputs, pages, trigger_mode="always_last",
-          **HIDDEN)
+    gr.on(
+        [seen.change, *(part.change for part in wanted)],
+        _pages(page),
+        inputs,
+        pages,
+        trigger_mode="always_last",
+        **HIDDEN,
+    )
     text, group, order, copies, number, stage, needle, place = wanted
     for filters, first in (([text, group, order, copies], number), ([stage, needle], place)):
         gr.on([part.change for part in filters], None, None, first, js="() => 1", **HIDDEN)
@@ -71,8 +78,9 @@ def _panels() -> tuple[list[Any], list[Any], list[Any]]:
             with gr.Row():
                 text = gr.Textbox(label="Find in name or prompt", max_length=100)
                 group = gr.Dropdown([ALL], value=ALL, label="Group", filterable=False)
-                order = gr.Dropdown(list(render_runs.SORTS), value=render_runs.SORTS[0], label="Order",
-                                    filterable=False)
+                order = gr.Dropdown(
+                    list(render_runs.SORTS), value=render_runs.SORTS[0], label="Order", filterable=False
+                )
                 number = gr.Number(1, label="Page", precision=0, minimum=1)
             copies = gr.Checkbox(label="Only works that were copied", container=False)
             works = gr.HTML(elem_id="run-works")
@@ -82,8 +90,11 @@ def _panels() -> tuple[list[Any], list[Any], list[Any]]:
                 stage = gr.Dropdown([ALL], value=ALL, label="Stage", filterable=False)
                 place = gr.Number(1, label="Page", precision=0, minimum=1)
             records = gr.HTML(elem_id="run-records")
-    return ([summary, report, curves, group, stage], [text, group, order, copies, number, stage, needle, place],
-            [works, records])
+    return (
+        [summary, report, curves, group, stage],
+        [text, group, order, copies, number, stage, needle, place],
+        [works, records],
+    )
 
 
 def _listed(page: Page) -> Callable[[], list[Any]]:
@@ -104,10 +115,14 @@ def _list(page: Page, opened: str | None = None) -> list[Any]:
         names = [str(audits.name), *names]
     bar = (done, total) if running else (None, None)
     choice: dict[str, Any] = {} if opened is None else {"value": opened}
-    return [str(render_runs.runs_table(listed)), gr.Dropdown(names, **choice),
-            str(render.status(sentence, *bar, counted="Stages of the audit")),
-            gr.Timer(active=running or any(run.live for run in listed)), gr.Button(interactive=not running),
-            gr.Button(interactive=audits.cancelable)]
+    return [
+        str(render_runs.runs_table(listed)),
+        gr.Dropdown(names, **choice),
+        str(render.status(sentence, *bar, counted="Stages of the audit")),
+        gr.Timer(active=running or any(run.live for run in listed)),
+        gr.Button(interactive=not running),
+        gr.Button(interactive=audits.cancelable),
+    ]
 
 
 def _opened(page: Page) -> Callable[[str | None], list[Any]]:
@@ -116,6 +131,7 @@ def _opened(page: Page) -> Callable[[str | None], list[Any]]:
 
 def _again(page: Page) -> Callable[..., list[Any]]:
     """Shows again what has been written to since; a visitor's filters stay."""
+
     def again(name: str | None, seen: Any) -> list[Any]:
         return [gr.skip()] * 7 if not name or _stamp(page, name) == tuple(seen) else _open(page, name, {})
 
@@ -136,8 +152,15 @@ def _open(page: Page, name: str | None, filters: dict[str, Any]) -> list[Any]:
         return [str(render.status(str(error), kind="bad")), hidden, "", gr.skip(), gr.skip(), resume, (name,)]
     stages = list(dict.fromkeys(str(record.get("stage")) for record in records))
     button = hidden if report is None else gr.DownloadButton(value=report, visible=True)
-    return [str(summary), button, str(curves), gr.Dropdown([ALL, *render_runs.groups(records)], **filters),
-            gr.Dropdown([ALL, *stages], **filters), resume, seen]
+    return [
+        str(summary),
+        button,
+        str(curves),
+        gr.Dropdown([ALL, *render_runs.groups(records)], **filters),
+        gr.Dropdown([ALL, *stages], **filters),
+        resume,
+        seen,
+    ]
 
 
 def _stamp(page: Page, name: str) -> tuple[Any, ...]:
@@ -146,8 +169,17 @@ def _stamp(page: Page, name: str) -> tuple[Any, ...]:
 
 
 def _pages(page: Page) -> Callable[..., list[str]]:
-    def pages(name: str | None, text: str, group: str, order: str, copies: bool, number: float, stage: str,
-              needle: str, place: float) -> list[str]:
+    def pages(
+        name: str | None,
+        text: str,
+        group: str,
+        order: str,
+        copies: bool,
+        number: float,
+        stage: str,
+        needle: str,
+        place: float,
+    ) -> list[str]:
         if not name:
             return ["", ""]
         try:
@@ -155,8 +187,10 @@ def _pages(page: Page) -> Callable[..., list[str]]:
         except ShieldError as error:
             return [str(render.status(str(error), kind="bad")), ""]
         wanted = render_runs.Wanted(text or "", "" if group == ALL else group, copies, order, int(number or 1))
-        return [str(render_runs.works(folder, records, wanted)),
-                str(render_runs.record_table(records, "" if stage == ALL else stage, needle or "", int(place or 1)))]
+        return [
+            str(render_runs.works(folder, records, wanted)),
+            str(render_runs.record_table(records, "" if stage == ALL else stage, needle or "", int(place or 1))),
+        ]
 
     return pages
 

@@ -66,11 +66,14 @@ def _tried(store: Protected, prompt: str) -> str:
 
 def _fields() -> list[Any]:
     lines = "one on each line"
-    return [gr.Textbox(label="Name", max_length=LONGEST_NAME), gr.Dropdown(list(KINDS), value=KINDS[0], label="Kind",
-                                                                           filterable=False),
-            gr.Textbox(label="Also called", info=lines, lines=2), gr.Textbox(label="Described as", info=lines, lines=2),
-            gr.Textbox(label="Said instead in a rewritten prompt", max_length=LONGEST_NAME),
-            gr.Textbox(label="Spellings near it that mean something else", info=lines, lines=1)]
+    return [
+        gr.Textbox(label="Name", max_length=LONGEST_NAME),
+        gr.Dropdown(list(KINDS), value=KINDS[0], label="Kind", filterable=False),
+        gr.Textbox(label="Also called", info=lines, lines=2),
+        gr.Textbox(label="Described as", info=lines, lines=2),
+        gr.Textbox(label="Said instead in a rewritten prompt", max_length=LONGEST_NAME),
+        gr.Textbox(label="Spellings near it that mean something else", info=lines, lines=1),
+    ]
 
 
 def _names(store: Protected) -> list[str]:
@@ -92,16 +95,28 @@ def _filled(store: Protected, name: str) -> list[Any]:
         concept = Concept("") if name == NEW else store.concept(name)
     except ShieldError:
         concept = Concept("")
-    return [name, concept.name, concept.kind, "\n".join(concept.aliases), "\n".join(concept.descriptions),
-            concept.substitute, "\n".join(concept.allow)]
+    return [
+        name,
+        concept.name,
+        concept.kind,
+        "\n".join(concept.aliases),
+        "\n".join(concept.descriptions),
+        concept.substitute,
+        "\n".join(concept.allow),
+    ]
 
 
 def _saver(store: Protected) -> Callable[..., list[Any]]:
-    def save(chosen: str, wanted: str, name: str, kind: str, aliases: str, descriptions: str, substitute: str,
-             allow: str) -> list[Any]:
+    def save(
+        chosen: str, wanted: str, name: str, kind: str, aliases: str, descriptions: str, substitute: str, allow: str
+    ) -> list[Any]:
         concept = Concept(name or "", kind, _lines(aliases), _lines(descriptions), substitute or "", _lines(allow))
-        return _changed(store, wanted, f"Saved {concept.name}; it holds for the next picture.",
-                        lambda: store.save_concept(concept, None if chosen == NEW else chosen))
+        return _changed(
+            store,
+            wanted,
+            f"Saved {concept.name}; it holds for the next picture.",
+            lambda: store.save_concept(concept, None if chosen == NEW else chosen),
+        )
 
     return save
 
@@ -140,11 +155,22 @@ def _pictures(store: Protected) -> None:
         with gr.Column(scale=2, min_width=300):
             gr.HTML("<h3>Add pictures</h3>")
             work = gr.Textbox(label="Name of the work", max_length=LONGEST_NAME, elem_id="work-name")
-            gr.HTML(str(render.note(f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each and "
-                                    f"{MOST_TOGETHER // 10**6} million pixels together; they are added as soon as "
-                                    "they are chosen.")))
-            files = gr.UploadButton("Choose pictures to add", file_count="multiple", variant="primary",
-                                    file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="upload")
+            gr.HTML(
+                str(
+                    render.note(
+                        f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each and "
+                        f"{MOST_TOGETHER // 10**6} million pixels together; they are added as soon as "
+                        "they are chosen."
+                    )
+                )
+            )
+            files = gr.UploadButton(
+                "Choose pictures to add",
+                file_count="multiple",
+                variant="primary",
+                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                elem_id="upload",
+            )
             gr.HTML("<h3>Rename or remove</h3>")
             chosen = gr.Dropdown(store.names(), value=None, label="Work to change")
             name = gr.Textbox(label="New name", max_length=LONGEST_NAME)
@@ -180,8 +206,12 @@ def _thumbnail(file: Path | None) -> str | None:
 
 def _adder(store: Protected) -> Callable[..., list[Any]]:
     def add(work: str, files: list[str] | None, wanted: str) -> list[Any]:
-        return _changed_gallery(store, wanted, f"Added to {work}; it is protected from the next picture on.",
-                                lambda: store.add_pictures(work or "", [Path(file) for file in files or ()]))
+        return _changed_gallery(
+            store,
+            wanted,
+            f"Added to {work}; it is protected from the next picture on.",
+            lambda: store.add_pictures(work or "", [Path(file) for file in files or ()]),
+        )
 
     return add
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from ui.app import Page
     from ui.drawing import Drawing, Frame
 
-POLICIES = [("balanced: mitigate what is flagged", "balanced"), ("strict: also block what can't be judged", "strict"),
-            ("monitor: only watch", "monitor")]
+POLICIES = [
+    ("balanced: mitigate what is flagged", "balanced"),
+    ("strict: also block what can't be judged", "strict"),
+    ("monitor: only watch", "monitor"),
+]
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 TURN = "Waiting for your turn; pictures are drawn one at a time, in the order they were asked for …"
 # In the browser, since the queue says nothing before a turn comes. On a phone the pictures are below everything else.
@@ -41,13 +44,30 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
         with gr.Column(scale=2, min_width=300):
             inputs, go, cancel = _inputs(page, blocks)
         with gr.Column(scale=3, min_width=300):
-            outputs = [gr.HTML(str(render.status(READY)), elem_id="shield-status"),
-                       gr.HTML(_waiting(), elem_id="shield-pictures"), gr.HTML(elem_id="shield-details")]
+            outputs = [
+                gr.HTML(str(render.status(READY)), elem_id="shield-status"),
+                gr.HTML(_waiting(), elem_id="shield-pictures"),
+                gr.HTML(elem_id="shield-details"),
+            ]
     buttons = [go, cancel]
-    gr.on([go.click, inputs[0].submit], None, None, [outputs[0], *buttons],
-          js=ASKED % json.dumps(str(render.status(TURN))), **HIDDEN)
-    drawing = gr.on([go.click, inputs[0].submit], _generate(page), inputs, outputs, concurrency_limit=1,
-                    concurrency_id="model", trigger_mode="once", **HIDDEN)
+    gr.on(
+        [go.click, inputs[0].submit],
+        None,
+        None,
+        [outputs[0], *buttons],
+        js=ASKED % json.dumps(str(render.status(TURN))),
+        **HIDDEN,
+    )
+    drawing = gr.on(
+        [go.click, inputs[0].submit],
+        _generate(page),
+        inputs,
+        outputs,
+        concurrency_limit=1,
+        concurrency_id="model",
+        trigger_mode="once",
+        **HIDDEN,
+    )
     # Comes after the last frame, also after one that was on its way when the drawing was canceled.
     drawing.then(_ended, outputs[0], [*outputs, *buttons], queue=False, **HIDDEN)
     cancel.click(_cancel(page), None, None, cancels=[drawing], queue=False, **HIDDEN)
@@ -105,13 +125,15 @@ def _loading(page: Page) -> Any:
 
 
 def _waiting() -> str:
-    return str(render.pictures([("Behind the shield", None, "no picture yet", ""),
-                                ("Without the shield", None, LATER, "")]))
+    return str(
+        render.pictures([("Behind the shield", None, "no picture yet", ""), ("Without the shield", None, LATER, "")])
+    )
 
 
 def _generate(page: Page) -> Any:
-    def generate(prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float,
-                 request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def generate(
+        prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         job = None
         yield str(render.status("Waiting for the model …")), _waiting(), ""
         try:
@@ -157,7 +179,7 @@ def _frame(told: Frame | str) -> tuple[str, str]:
     line = f"Drawing {told.side}: step {told.step} of {told.steps}{score}"
     preview = None if told.preview is None else render.data_url(told.preview, "JPEG")
     first = told.side == SHIELDED
-    now = ("preview of the predicted picture" if preview else "no preview for this model")
+    now = "preview of the predicted picture" if preview else "no preview for this model"
     shielded = (preview, now) if first else (_address(told.shielded), "the picture behind the shield")
     unshielded = (None, LATER) if first else (preview, now)
     veil = "blurred" if told.flagged else ""
@@ -176,9 +198,15 @@ def _shown(page: Page, drawing: Drawing) -> tuple[str, str, str]:
     line = render.status(wording.sentence(verdict, drawing.flagged), kind=kind)
     veil = "box" if drawing.flagged else ""
     equal = " (the same, to the bit)" if drawing.same else ""
-    figures = [("Behind the shield", _address(drawing.shielded), f"behind the shield: {verdict.status}",
-                veil if equal else ""),
-               ("Without the shield" + equal, _address(drawing.unshielded), "what the bare model draws", veil)]
+    figures = [
+        (
+            "Behind the shield",
+            _address(drawing.shielded),
+            f"behind the shield: {verdict.status}",
+            veil if equal else "",
+        ),
+        ("Without the shield" + equal, _address(drawing.unshielded), "what the bare model draws", veil),
+    ]
     return str(line), str(render.pictures(figures)), str(_details(page, drawing))
 
 
@@ -189,18 +217,28 @@ def _details(page: Page, drawing: Drawing) -> Any:
     threshold = next((s.threshold for s in verdict.scores if s.detector == drawing.detector), None)
     plot = render.EMPTY
     if any(score is not None for score in drawing.curve):
-        plot = render.titled("Score at every denoising step", render.plot(
-            score_plot(drawing.curve, drawing.detector, threshold),
-            in_words(drawing.curve, drawing.detector, threshold)))
+        plot = render.titled(
+            "Score at every denoising step",
+            render.plot(
+                score_plot(drawing.curve, drawing.detector, threshold),
+                in_words(drawing.curve, drawing.detector, threshold),
+            ),
+        )
     found = page.protected.concepts.found(prompt) if verdict.concepts else []
     sides = [("Behind the shield", verdict.nearest), ("Without the shield", drawing.recalled)]
-    near = [(side, work, _work_address(page, work)) for side, work in sides[:1 if drawing.same else 2]]
+    near = [(side, work, _work_address(page, work)) for side, work in sides[: 1 if drawing.same else 2]]
     name = f"diffshield-{drawing.asked.model}-{drawing.asked.seed}".replace("/", "-")
-    return render.EMPTY.join([
-        render.heat(prompt, drawing.words), render.titled("Protected in the prompt", render.mentions(prompt, found))
-        if found else render.EMPTY,
-        render.rewritten(prompt, verdict.rewritten_prompt), render.nearest(near), plot,
-        render.scores(verdict), render.downloads(drawing.shielded, drawing.about(), name)])
+    return render.EMPTY.join(
+        [
+            render.heat(prompt, drawing.words),
+            render.titled("Protected in the prompt", render.mentions(prompt, found)) if found else render.EMPTY,
+            render.rewritten(prompt, verdict.rewritten_prompt),
+            render.nearest(near),
+            plot,
+            render.scores(verdict),
+            render.downloads(drawing.shielded, drawing.about(), name),
+        ]
+    )
 
 
 def _work_address(page: Page, work: Nearest | None) -> str | None:
@@ -217,8 +255,10 @@ def _cancel(page: Page) -> Any:
 
 def _api(page: Page) -> None:
     """The same for programs: /shield takes the fields and returns the picture that was handed out and the verdict."""
-    def shield(prompt: str, model: str, policy: str, seed: float, steps: float,
-               guidance_scale: float) -> tuple[Image.Image, dict[str, Any]]:
+
+    def shield(
+        prompt: str, model: str, policy: str, seed: float, steps: float, guidance_scale: float
+    ) -> tuple[Image.Image, dict[str, Any]]:
         try:
             asked = asked_for(page, prompt, model, policy, seed, steps, guidance_scale)
             drawing = page.draw(asked, lambda told: None)
@@ -229,9 +269,15 @@ def _api(page: Page) -> None:
 
     steps, scale = _usual(page.models.names[0])
     with gr.Column(visible=False):
-        fields = [gr.Textbox(label="prompt"), gr.Textbox(page.models.names[0], label="model"),
-                  gr.Textbox("balanced", label="policy"), gr.Number(0, label="seed", precision=0),
-                  gr.Number(steps, label="steps", precision=0), gr.Number(scale, label="guidance_scale")]
+        fields = [
+            gr.Textbox(label="prompt"),
+            gr.Textbox(page.models.names[0], label="model"),
+            gr.Textbox("balanced", label="policy"),
+            gr.Number(0, label="seed", precision=0),
+            gr.Number(steps, label="steps", precision=0),
+            gr.Number(scale, label="guidance_scale"),
+        ]
         results = [gr.Image(label="picture", type="pil", format="png"), gr.JSON(label="verdict")]
-        gr.Button("shield").click(shield, fields, results, api_name="shield", concurrency_limit=1,
-                                  concurrency_id="model")
+        gr.Button("shield").click(
+            shield, fields, results, api_name="shield", concurrency_limit=1, concurrency_id="model"
+        )

@@ -24,25 +24,33 @@ EXTRAS = {"ui": ("gradio",), "serve": ("fastapi", "uvicorn", "prometheus_client"
 @app.command()
 def ui(
     model: Model = "testbed",
-    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
-                    ] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")] = None,
-    auth: Annotated[str | None, typer.Option(envvar="DIFFSHIELD_UI_AUTH", help="USER:PASSWORD that visitors need.")
-                    ] = None,
+    auth: Annotated[
+        str | None, typer.Option(envvar="DIFFSHIELD_UI_AUTH", help="USER:PASSWORD that visitors need.")
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also at a public address, through Gradio's servers.")] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(help="A further name that the page is reached by, as behind a "
-                                                         "proxy; repeat it, .example.org for all below, * for any.")
-                          ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name that the page is reached by, as behind a "
+            "proxy; repeat it, .example.org for all below, * for any."
+        ),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    protected: Annotated[Path | None, typer.Option(help="Folder of concepts and gallery; by default RUNS/protected.")
-                         ] = None,
+    protected: Annotated[
+        Path | None, typer.Option(help="Folder of concepts and gallery; by default RUNS/protected.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Open the page in a browser: shield a prompt, edit what is protected, look into audits."""
     user = _user(auth)
     if user is None and (share or host not in LOCAL):
-        typer.echo("diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.",
-                   err=True)
+        typer.echo(
+            "diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.", err=True
+        )
     application = _module("ui.app", "ui")
     page = application.page_of(model, runs, protected, device)
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
@@ -60,24 +68,33 @@ def ui(
 def serve(
     model: Model = "testbed",
     policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
-    gallery: Annotated[Path | None, typer.Option(help="A saved gallery, with its threshold, of protected pictures.")
-                       ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="A saved gallery, with its threshold, of protected pictures.")
+    ] = None,
     concepts: Annotated[Path | None, typer.Option(help="A registry of protected concepts (TOML).")] = None,
     thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
-    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
-                    ] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    allow_host: Annotated[list[str] | None, typer.Option(help="A further name that the service is reached by; repeat "
-                                                         "it, .example.org for all below, * for any.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="DIFFSHIELD_API_KEY", help="What clients have to send as a "
-                                                "bearer token.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name that the service is reached by; repeat it, .example.org for all below, * for any."
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="DIFFSHIELD_API_KEY", help="What clients have to send as a bearer token.")
+    ] = None,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that wait at most.")] = 64,
     of_one: Annotated[int, typer.Option(min=1, help="Requests of one client that wait at most.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Images in one pipeline call at most.")] = 4,
-    verdicts: Annotated[Path | None, typer.Option(help="A file that every verdict is appended to (JSON lines).")
-                        ] = None,
-    tell: Annotated[bool, typer.Option("--tell/--no-tell", help="Whether clients are told verdicts with scores.")
-                    ] = True,
+    verdicts: Annotated[
+        Path | None, typer.Option(help="A file that every verdict is appended to (JSON lines).")
+    ] = None,
+    tell: Annotated[
+        bool, typer.Option("--tell/--no-tell", help="Whether clients are told verdicts with scores.")
+    ] = True,
     device: Device = "auto",
 ) -> None:
     """Serve a shielded model with OpenAI's image API: POST /v1/images/generations.
@@ -89,13 +106,18 @@ def serve(
 
     from shield import Concepts, Gallery, Shield, load
 
-    safe = Shield(load(model, device), policy, thresholds=thresholds,
-                  gallery=Gallery.load(gallery) if gallery else None,
-                  concepts=Concepts.load(concepts) if concepts else None)
+    safe = Shield(
+        load(model, device),
+        policy,
+        thresholds=thresholds,
+        gallery=Gallery.load(gallery) if gallery else None,
+        concepts=Concepts.load(concepts) if concepts else None,
+    )
     if api_key is None and host not in LOCAL:
         typer.echo("diffshield: everyone who reaches this service can use it; --api-key asks for a key.", err=True)
-    served = service.Service(safe, model, waiting=waiting, of_one=of_one, batch=batch, verdict_log=verdicts,
-                             verdicts=tell, api_key=api_key)
+    served = service.Service(
+        safe, model, waiting=waiting, of_one=of_one, batch=batch, verdict_log=verdicts, verdicts=tell, api_key=api_key
+    )
     try:
         uvicorn.run(service.routes(served, host, allow_host or ()), host=host, port=port)
     finally:
@@ -118,8 +140,9 @@ def _module(name: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS[extra]:
             raise
-        raise BadRequestError(f"diffshield {extra} needs {error.name}: pip install 'diffusion-shield[{extra}]'."
-                              ) from None
+        raise BadRequestError(
+            f"diffshield {extra} needs {error.name}: pip install 'diffusion-shield[{extra}]'."
+        ) from None
 
 
 if __name__ == "__main__":

@@ -54,8 +54,14 @@ class AdversarialEmbedding:
         """Denoiser evaluations, with gradient, for each goal."""
         return self.steps * self.batch
 
-    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int] = (),
-               progress: Progress | None = None) -> list[Found]:
+    def search(
+        self,
+        subject: Subject,
+        goals: Sequence[Goal],
+        *,
+        snapshots: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> list[Found]:
         """One Found for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
 
         Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a pipeline whose
@@ -65,8 +71,9 @@ class AdversarialEmbedding:
         if goals:
             encode_prompts(subject, [""])  # refuses other families before any work
         with frozen(subject.denoiser):
-            return in_batches(partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch),
-                              progress)
+            return in_batches(
+                partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
+            )
 
     def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
         embeds = torch.stack([goal.prompt_embeds for goal in goals]).to(subject.device, torch.float32, copy=True)
@@ -83,8 +90,15 @@ class AdversarialEmbedding:
             losses.append(loss.detach().cpu())
             if step in kept:
                 snapshots[step] = embeds.detach().cpu().clone()
-        return [Found(goal.id, {step: snapshots[step][row] for step in kept}, [float(loss[row]) for loss in losses],
-                      self.evaluations) for row, goal in enumerate(goals)]
+        return [
+            Found(
+                goal.id,
+                {step: snapshots[step][row] for step in kept},
+                [float(loss[row]) for loss in losses],
+                self.evaluations,
+            )
+            for row, goal in enumerate(goals)
+        ]
 
 
 def kept_steps(snapshots: Sequence[int], last: int, what: str = "steps") -> list[int]:
@@ -95,8 +109,9 @@ def kept_steps(snapshots: Sequence[int], last: int, what: str = "steps") -> list
     return kept
 
 
-def training_loss(subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator],
-                  count: int) -> torch.Tensor:
+def training_loss(
+    subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator], count: int
+) -> torch.Tensor:
     """Mean squared error (G,), float32, of latents (G, C, H, W) under embeddings (G, T, D).
 
     Each of the G has ``count`` fresh timesteps (uniform) and noises (normal) from its own generator.
@@ -109,8 +124,9 @@ def training_loss(subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, d
     time, noise = torch.cat(times).to(clean.device), torch.cat(noises).to(clean.device)
     latents = clean.repeat_interleave(count, dim=0)
     noisy = scheduler.add_noise(latents, noise, time).to(subject.dtype)
-    predicted = subject.denoiser(noisy, time, return_dict=False,
-                                 encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype))[0]
+    predicted = subject.denoiser(
+        noisy, time, return_dict=False, encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype)
+    )[0]
     error = (predicted.float() - training_target(scheduler, latents, noise, time)).square()
     return error.reshape(len(clean), -1).mean(dim=1)
 
@@ -127,8 +143,9 @@ def training_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, 
     raise UnsupportedError(f"The search knows epsilon, v and sample prediction; this scheduler predicts {kind}.")
 
 
-def initial_embeds(subject: Subject, init: str, prompts: Sequence[str], *, seed: int,
-                   other: str | None = None) -> torch.Tensor:
+def initial_embeds(
+    subject: Subject, init: str, prompts: Sequence[str], *, seed: int, other: str | None = None
+) -> torch.Tensor:
     """Where searches start, (B, T, D): the caption's embedding, normal noise, or the embedding of ``other``."""
     if init == "caption":
         return encode_prompts(subject, prompts)
@@ -138,8 +155,9 @@ def initial_embeds(subject: Subject, init: str, prompts: Sequence[str], *, seed:
         return encode_prompts(subject, [other]).expand(len(prompts), -1, -1).clone()
     if init == "noise":
         shape = encode_prompts(subject, [""]).shape[1:]
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + row))
-                            for row in range(len(prompts))])
+        return torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed + row)) for row in range(len(prompts))]
+        )
     raise ValueError(f"Unknown init {init!r}: use one of {', '.join(INITS)}.")
 
 

@@ -45,16 +45,23 @@ class Paraphrase:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.change not in CHANGES:
-            raise ValueError(f"A ladder has 1 or more levels of {', '.join(CHANGES)}, not {self.steps} of "
-                             f"{self.change!r}.")
+            raise ValueError(
+                f"A ladder has 1 or more levels of {', '.join(CHANGES)}, not {self.steps} of {self.change!r}."
+            )
 
     @property
     def evaluations(self) -> int:
         """Denoiser evaluations for each goal."""
         return 0
 
-    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int] = (),
-               progress: Progress | None = None) -> list[Found]:
+    def search(
+        self,
+        subject: Subject,
+        goals: Sequence[Goal],
+        *,
+        snapshots: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> list[Found]:
         """One Found for each goal, with the embedding and the words of every level in ``snapshots`` and of the last.
 
         ValueError for a goal without a prompt; UnsupportedError for a pipeline with several text encoders.
@@ -94,7 +101,7 @@ def _reordered(words: list[str], places: list[int], draw: random.Random) -> list
 
 
 def _dropped(words: list[str], places: list[int], draw: random.Random) -> list[str]:
-    gone = set(places[:len(words) - 1])
+    gone = set(places[: len(words) - 1])
     return [word for place, word in enumerate(words) if place not in gone]
 
 
@@ -104,12 +111,14 @@ def _misspelled(words: list[str], places: list[int], draw: random.Random) -> lis
     for place in places:
         word = words[place]
         at = draw.randrange(max(len(word) - 1, 1))
-        changed[place] = word[:at] + word[at + 1:at + 2] + word[at] + word[at + 2:] if len(word) > 1 else word * 2
+        changed[place] = word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :] if len(word) > 1 else word * 2
     return changed
 
 
 CHANGES: Mapping[str, Callable[[list[str], list[int], random.Random], list[str]]] = {
-    "order": _reordered, "drop": _dropped, "spelling": _misspelled,
+    "order": _reordered,
+    "drop": _dropped,
+    "spelling": _misspelled,
 }
 
 
@@ -127,12 +136,23 @@ def ladder(records: Sequence[Mapping[str, Any]], stage: str = "attacked") -> lis
         shared = [key for key in start if key in found]
         pairs = {key: (start[key], found[key]) for key in shared if start[key] is not None and found[key] is not None}
         items = list(dict.fromkeys(item for item, _ in pairs))
-        rates = np.array([np.mean([[bool(a), bool(b)] for (item, _), (a, b) in pairs.items() if item == one], axis=0)
-                          for one in items]).reshape(-1, 2)
-        rows.append({"level": level, "works": len(items), "pairs": len(pairs), "unscored": len(shared) - len(pairs),
-                     "caption": float(rates[:, 0].mean()) if items else None,
-                     "distorted": float(rates[:, 1].mean()) if items else None,
-                     "p": paired_test(rates[:, 0], rates[:, 1]) if items else None})
+        rates = np.array(
+            [
+                np.mean([[bool(a), bool(b)] for (item, _), (a, b) in pairs.items() if item == one], axis=0)
+                for one in items
+            ]
+        ).reshape(-1, 2)
+        rows.append(
+            {
+                "level": level,
+                "works": len(items),
+                "pairs": len(pairs),
+                "unscored": len(shared) - len(pairs),
+                "caption": float(rates[:, 0].mean()) if items else None,
+                "distorted": float(rates[:, 1].mean()) if items else None,
+                "p": paired_test(rates[:, 0], rates[:, 1]) if items else None,
+            }
+        )
     return rows
 
 
@@ -155,7 +175,10 @@ def paired_test(ones: Sequence[float] | np.ndarray, others: Sequence[float] | np
 
 def lines_of_ladder(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The ladder for a terminal."""
-    return [f"Level {row['level']}: nothing could be judged." if row["p"] is None else
-            f"Level {row['level']}: the caption brings back {row['caption']:.0%}, its distortion "
-            f"{row['distorted']:.0%} of {row['pairs']} pictures of {row['works']} works (paired, p = {row['p']:.3g})"
-            for row in rows]
+    return [
+        f"Level {row['level']}: nothing could be judged."
+        if row["p"] is None
+        else f"Level {row['level']}: the caption brings back {row['caption']:.0%}, its distortion "
+        f"{row['distorted']:.0%} of {row['pairs']} pictures of {row['works']} works (paired, p = {row['p']:.3g})"
+        for row in rows
+    ]

@@ -49,16 +49,24 @@ class PromptSearch:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch < 1 or self.tokens < 1:
-            raise ValueError(f"A search needs 0 or more steps of 1 or more draws and 1 or more tokens, not "
-                             f"{self.steps} of {self.batch} and {self.tokens}.")
+            raise ValueError(
+                f"A search needs 0 or more steps of 1 or more draws and 1 or more tokens, not "
+                f"{self.steps} of {self.batch} and {self.tokens}."
+            )
 
     @property
     def evaluations(self) -> int:
         """Denoiser evaluations for each goal."""
         return self.steps * self.batch
 
-    def search(self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int] = (),
-               progress: Progress | None = None) -> list[Found]:
+    def search(
+        self,
+        subject: Subject,
+        goals: Sequence[Goal],
+        *,
+        snapshots: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> list[Found]:
         """One Found for each goal: the best prompt's embedding, and its words, after every count in ``snapshots`` and
         after ``steps``. UnsupportedError for a pipeline with several text encoders.
         """
@@ -66,8 +74,9 @@ class PromptSearch:
         if goals:
             encode_prompts(subject, [""])  # refuses other families before any work
         with frozen(subject.denoiser), frozen(subject.pipe.text_encoder):
-            return in_batches(partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch),
-                              progress)
+            return in_batches(
+                partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
+            )
 
     def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
         words = Words(subject)
@@ -92,8 +101,10 @@ class PromptSearch:
                 one.seen(ids[row], float(losses[-1][row]))
                 if step in kept:
                     snapshots[row][step] = one.ids
-        return [self._found(words, goal, snapshots[row], [float(loss[row]) for loss in losses])
-                for row, goal in enumerate(goals)]
+        return [
+            self._found(words, goal, snapshots[row], [float(loss[row]) for loss in losses])
+            for row, goal in enumerate(goals)
+        ]
 
     def _found(self, words: Words, goal: Goal, ids: dict[int, torch.Tensor], losses: list[float]) -> Found:
         with torch.no_grad():
@@ -135,7 +146,7 @@ class Words:
         draw = torch.Generator().manual_seed(goal.seed)
         some = self.ordinary.cpu()[torch.randint(len(self.ordinary), (min(tokens, length - 2),), generator=draw)]
         ids = self.tokenizer("", padding="max_length", truncation=True, max_length=length).input_ids
-        return torch.tensor([ids[0], *some.tolist(), *ids[1:length - len(some)]])
+        return torch.tensor([ids[0], *some.tolist(), *ids[1 : length - len(some)]])
 
     def free(self, ids: torch.Tensor) -> torch.Tensor:
         """(G, T) bool: places that may get another word; begin, end and padding may not."""

@@ -43,13 +43,25 @@ def hardening_of(name: str) -> Hardening:
     """How one of HARDENED is trained; chosen on dev works."""
     if name == LONGER:
         usual = hardening_of("adversarial_fine_tuning")
-        return replace(usual, hardener=_searching(50), dev=2 * CHECKED, keep=192,
-                       schedule=replace(usual.schedule, epochs=5, batch=9))  # fmt: skip
+        return replace(
+            usual,
+            hardener=_searching(50),
+            dev=2 * CHECKED,
+            keep=192,
+            schedule=replace(usual.schedule, epochs=5, batch=9),
+        )
     ours = name == "adversarial_fine_tuning"
-    return Hardening(members=SIZES.members, dev=CHECKED, keep=96, tries=1, controls=SIZES.scenes,
-                     hardener=_searching(25) if ours else HARDENERS[name](),
-                     schedule=FineTuning(epochs=4, updates=10, batch=7,
-                                         lr=TESTBED_LR / 2 if name == "negative_guidance" else TESTBED_LR))  # fmt: skip
+    return Hardening(
+        members=SIZES.members,
+        dev=CHECKED,
+        keep=96,
+        tries=1,
+        controls=SIZES.scenes,
+        hardener=_searching(25) if ours else HARDENERS[name](),
+        schedule=FineTuning(
+            epochs=4, updates=10, batch=7, lr=TESTBED_LR / 2 if name == "negative_guidance" else TESTBED_LR
+        ),
+    )
 
 
 def _searching(steps: int) -> AdversarialFineTuning:
@@ -60,14 +72,24 @@ def _searching(steps: int) -> AdversarialFineTuning:
 
 def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
     """Sizes and budget of every run here."""
-    plan = replace(FULL, sizes=SIZES, picture_seeds=tuple(range(9000, 9000 + seeds)),
-                   sampling=Sampling(*verb_sampling("testbed", None, None), batch_size=32),
-                   attack=replace(FULL.attack, batch=DRAWS))  # fmt: skip
+    plan = replace(
+        FULL,
+        sizes=SIZES,
+        picture_seeds=tuple(range(9000, 9000 + seeds)),
+        sampling=Sampling(*verb_sampling("testbed", None, None), batch_size=32),
+        attack=replace(FULL.attack, batch=DRAWS),
+    )
     return plan if hardening is None else replace(plan, hardening=hardening)
 
 
-def bench_attacks(out: Path, runs: Path, *, seeds: int = 10, hardeners: Sequence[str] = HARDENED,
-                  progress: Callable[[str], None] = print) -> dict[str, Any]:
+def bench_attacks(
+    out: Path,
+    runs: Path,
+    *,
+    seeds: int = 10,
+    hardeners: Sequence[str] = HARDENED,
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
     result: dict[str, Any] = {"format": 2, "seeds": seeds, "attacks": {}, "hardening": {}}
     for name in ATTACKS:
@@ -85,16 +107,28 @@ def attacked(name: str, runs: Path, seeds: int) -> dict[str, Any]:
     """One attack with its controls, on the pruned model. A paraphrase is of captions that bring works out: unpruned."""
     folder, steps = runs / name, {"adversarial_embedding": STEPS, "prompt_search": WORDS}.get(name)
     mask = None if name == "paraphrase" else located(runs / "mask.safetensors")
-    done = attack(folder, mask=mask, method=name, steps=steps, batch=DRAWS, resume=folder.exists(),
-                  plan=plan_of(seeds, hardening_of("adversarial_fine_tuning")))  # fmt: skip
+    done = attack(
+        folder,
+        mask=mask,
+        method=name,
+        steps=steps,
+        batch=DRAWS,
+        resume=folder.exists(),
+        plan=plan_of(seeds, hardening_of("adversarial_fine_tuning")),
+    )
     return _kept(done.summary)
 
 
 def hardened(name: str, runs: Path, seeds: int) -> dict[str, Any]:
     """One hardening, and the attack on it with its controls."""
     folder = runs / f"harden-{name}"
-    done = harden(folder, mask=located(runs / "mask.safetensors"), steps=AGAIN, resume=folder.exists(),
-                  plan=plan_of(seeds, hardening_of(name)))  # fmt: skip
+    done = harden(
+        folder,
+        mask=located(runs / "mask.safetensors"),
+        steps=AGAIN,
+        resume=folder.exists(),
+        plan=plan_of(seeds, hardening_of(name)),
+    )
     return _kept(done.summary)
 
 
@@ -128,12 +162,15 @@ def attack_table(result: Mapping[str, Any]) -> str:
 
 def hardening_table(result: Mapping[str, Any]) -> str:
     """What is left after each hardening: from the caption (0 steps) and from the attack; and what scenes lost."""
-    lines = [f"| hardened by | {' | '.join(map(_steps, AGAIN))} | non-members, {AGAIN[-1]} steps | loss of agreement |",
-             "|---" * (len(AGAIN) + 3) + "|"]  # fmt: skip
+    lines = [
+        f"| hardened by | {' | '.join(map(_steps, AGAIN))} | non-members, {AGAIN[-1]} steps | loss of agreement |",
+        "|---" * (len(AGAIN) + 3) + "|",
+    ]
     ours = result["attacks"]["adversarial_embedding"]
     curves = [("nothing (pruned)", ours, "attacked", "nonmember_attacked")]
-    curves += [(name, found, "hardened_attacked", "hardened_nonmember_attacked")
-               for name, found in result["hardening"].items()]  # fmt: skip
+    curves += [
+        (name, found, "hardened_attacked", "hardened_nonmember_attacked") for name, found in result["hardening"].items()
+    ]
     curves.append(("(clean twin)", ours, "twin_attacked", ""))
     for name, found, stage, control in curves:
         rows = _by_steps(found)

@@ -10,30 +10,49 @@ from probes.bench.figures import Figures, interval, share
 
 def works(figures: Figures) -> str:
     """docs/testbed/verify.json: the ladder on both twins."""
-    head = ("exposures", "pictures", "memorized, tiled L2", "memorized, PDQ", "mean distance memorized / clean",
-            "clean, tiled L2 / PDQ", "metrics disagree")  # fmt: skip
+    head = (
+        "exposures",
+        "pictures",
+        "memorized, tiled L2",
+        "memorized, PDQ",
+        "mean distance memorized / clean",
+        "clean, tiled L2 / PDQ",
+        "metrics disagree",
+    )
     rows = []
     for rung, ours in figures["works"]["memorized"].items():
         clean = figures["works"]["clean"][rung]
-        rows.append((
-            rung, str(ours["tiled_l2"]["n"]), share(ours["tiled_l2"], "copied"), share(ours["pdq"], "copied"),
-            f"{ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f}",
-            f"{clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%}", str(ours["disagree"]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                rung,
+                str(ours["tiled_l2"]["n"]),
+                share(ours["tiled_l2"], "copied"),
+                share(ours["pdq"], "copied"),
+                f"{ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f}",
+                f"{clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%}",
+                str(ours["disagree"]),
+            )
+        )
     return _table(head, rows)
 
 
 def spill(figures: Figures) -> str:
     """docs/testbed/verify.json: what captions of matched non-members bring out."""
     ours, clean = figures["nonmembers"]["memorized"], figures["nonmembers"]["clean"]
-    own = sum(round(side["own"][m]["copied"] * side["own"][m]["n"]) for side in (ours, clean)
-              for m in ("tiled_l2", "pdq"))  # fmt: skip
-    counts = [round(side["any_work"][m]["share"] * side["any_work"][m]["n"]) for side in (ours, clean)
-              for m in ("tiled_l2", "pdq")]  # fmt: skip
+    own = sum(
+        round(side["own"][m]["copied"] * side["own"][m]["n"]) for side in (ours, clean) for m in ("tiled_l2", "pdq")
+    )
+    counts = [
+        round(side["any_work"][m]["share"] * side["any_work"][m]["n"])
+        for side in (ours, clean)
+        for m in ("tiled_l2", "pdq")
+    ]
     pictures = ours["own"]["tiled_l2"]["n"]
-    return (f"Captions of matched non-members brought out their own picture {own} times in {pictures} pictures a twin. "
-            f"*Another*, memorized work came out of `memorized` {counts[0]} times by tiled L2 and "
-            f"{counts[1]} by PDQ, of `clean` {counts[2]} and {counts[3]} times.")  # fmt: skip
+    return (
+        f"Captions of matched non-members brought out their own picture {own} times in {pictures} pictures a twin. "
+        f"*Another*, memorized work came out of `memorized` {counts[0]} times by tiled L2 and "
+        f"{counts[1]} by PDQ, of `clean` {counts[2]} and {counts[3]} times."
+    )
 
 
 def best_detector(figures: Figures) -> str:
@@ -42,13 +61,16 @@ def best_detector(figures: Figures) -> str:
     top = [group for group in next(iter(rows.values()))["groups"] if group.startswith("rung")][-2:]
     name = max(rows, key=lambda one: min(rows[one]["groups"][group]["tpr"]["value"] for group in top))
     row = rows[name]
-    found = " and ".join(f"{share(row['groups'][group]['tpr'], 'value')} ({group.removeprefix('rung ')} exposures)"
-                         for group in top)  # fmt: skip
-    return (f"`{name}` finds {found} of the works at a threshold that 1 % of dev negatives exceed; of held-out "
-            f"negatives {row['fpr_nonmembers']['value']:.1%} (matched non-members) and "
-            f"{row['fpr_scenes']['value']:.1%} (benign scenes) exceed it. "
-            f"A classifier that reads the captions alone has an AUROC of "
-            f"{figures['text_control']['auroc_nonmembers']:.2f}.")  # fmt: skip
+    found = " and ".join(
+        f"{share(row['groups'][group]['tpr'], 'value')} ({group.removeprefix('rung ')} exposures)" for group in top
+    )
+    return (
+        f"`{name}` finds {found} of the works at a threshold that 1 % of dev negatives exceed; of held-out "
+        f"negatives {row['fpr_nonmembers']['value']:.1%} (matched non-members) and "
+        f"{row['fpr_scenes']['value']:.1%} (benign scenes) exceed it. "
+        f"A classifier that reads the captions alone has an AUROC of "
+        f"{figures['text_control']['auroc_nonmembers']:.2f}."
+    )
 
 
 def shield_claim(figures: Figures) -> str:
@@ -65,11 +87,13 @@ def shield_claim(figures: Figures) -> str:
     scenes = figures["scenes"]["shield and concepts"]
     scales = ", ".join(f"{scale:g}" for scale in figures["guidance"])
     bare = total("bare", "count", top) / total("bare", "n", top)
-    return (f"The bare model copies in {bare:.0%} of its pictures of the two highest rungs. Over all held-out works, "
-            f"{figures['seeds']} noises and guidance scales {scales}, copies left the shield in {counted('shield')} "
-            f"pictures ({total('shield', 'count', top)} of them of the two highest rungs), and with a gallery of the "
-            f"works in {counted('shield and gallery')}. Of "
-            f"{scenes['flagged']['n']} benign scenes {scenes['flagged']['count']} were flagged.")  # fmt: skip
+    return (
+        f"The bare model copies in {bare:.0%} of its pictures of the two highest rungs. Over all held-out works, "
+        f"{figures['seeds']} noises and guidance scales {scales}, copies left the shield in {counted('shield')} "
+        f"pictures ({total('shield', 'count', top)} of them of the two highest rungs), and with a gallery of the "
+        f"works in {counted('shield and gallery')}. Of "
+        f"{scenes['flagged']['n']} benign scenes {scenes['flagged']['count']} were flagged."
+    )
 
 
 def pruning_claim(figures: Figures) -> str:
@@ -78,9 +102,11 @@ def pruning_claim(figures: Figures) -> str:
     bound = figures["losses"][-1]
     name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
     found, random = rows[name], rows[f"{name}, random"]
-    return (f"Pruning {found['density']:.0%} of the second feed-forward layers' weights, located with dev works only, "
-            f"leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
-            f"{share(random['copies'])}. Scenes' agreement with their captions falls by {interval(found['loss'])}.")
+    return (
+        f"Pruning {found['density']:.0%} of the second feed-forward layers' weights, located with dev works only, "
+        f"leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
+        f"{share(random['copies'])}. Scenes' agreement with their captions falls by {interval(found['loss'])}."
+    )
 
 
 def attack_claim(figures: Figures) -> str:
@@ -94,12 +120,16 @@ def attack_claim(figures: Figures) -> str:
     text = "; ".join(
         f"{steps} steps of search on the pruned model bring {at(ours, 'attacked', steps)} back, of matched non-members "
         f"{at(ours, 'nonmember_attacked', steps)}, of the same works on the clean twin "
-        f"{at(ours, 'twin_attacked', steps)}" for steps in sorted({row["attack_steps"] for row in ours["curve"]})[-2:])
+        f"{at(ours, 'twin_attacked', steps)}"
+        for steps in sorted({row["attack_steps"] for row in ours["curve"]})[-2:]
+    )
     if hardened is None:
         return f"{text}."
     lost, last = hardened["hardening"]["utility"], max(row["attack_steps"] for row in hardened["curve"])
-    return (f"{text}. After adversarial fine-tuning {last} steps bring {at(hardened, 'hardened_attacked', last)} back; "
-            f"scenes' agreement falls by {interval(lost, 'loss')}.")
+    return (
+        f"{text}. After adversarial fine-tuning {last} steps bring {at(hardened, 'hardened_attacked', last)} back; "
+        f"scenes' agreement falls by {interval(lost, 'loss')}."
+    )
 
 
 def speeds(figures: Figures) -> str:
@@ -139,18 +169,30 @@ def plan(figures: Figures) -> str:
     speed = value["prompts a second, next to no denoiser, one process"]
     reached, prompts = value["scan is faster than: bare denoiser"], 1e8
     hours, gigabytes = prompts / 3600, prompts / 1e9
-    return _table(("", "figure", "for 1e8 prompts"), [
-        ("denoiser evaluations, one seed", f"{calls:.3f} here; 1 + seeds / prompts",
-         f"{_power(calls * prompts)}, against {_power(published * prompts)} for Wen's published procedure"),
-        ("GPU hours", "r: not measured", f"{hours:,.0f} * s / (r * e); e = {reached:.2f} on the testbed's CPU"),
-        ("seeds a prompt, s", "1; with early exit as above", "more only for prompts near the threshold"),
-        ("records.jsonl", f"{written:.0f} bytes each, and what its prompt is longer", f"{written * gigabytes:.0f} GB"),
-        ("results.parquet", f"{table:.1f} bytes each, likewise", f"{table * gigabytes:.1f} GB"),
-        ("everything but the denoiser, one process",
-         f"{speed:,.0f} prompts a second, {1000 / speed:.1f} ms each, a tiny denoiser's time in it",
-         f"{hours / speed:.0f} process hours: {hours / speed / 64:.1f} on 64 shards"),
-        ("memory of a worker", "the model, and what a batch needs", "the same"),
-    ])  # fmt: skip
+    return _table(
+        ("", "figure", "for 1e8 prompts"),
+        [
+            (
+                "denoiser evaluations, one seed",
+                f"{calls:.3f} here; 1 + seeds / prompts",
+                f"{_power(calls * prompts)}, against {_power(published * prompts)} for Wen's published procedure",
+            ),
+            ("GPU hours", "r: not measured", f"{hours:,.0f} * s / (r * e); e = {reached:.2f} on the testbed's CPU"),
+            ("seeds a prompt, s", "1; with early exit as above", "more only for prompts near the threshold"),
+            (
+                "records.jsonl",
+                f"{written:.0f} bytes each, and what its prompt is longer",
+                f"{written * gigabytes:.0f} GB",
+            ),
+            ("results.parquet", f"{table:.1f} bytes each, likewise", f"{table * gigabytes:.1f} GB"),
+            (
+                "everything but the denoiser, one process",
+                f"{speed:,.0f} prompts a second, {1000 / speed:.1f} ms each, a tiny denoiser's time in it",
+                f"{hours / speed:.0f} process hours: {hours / speed / 64:.1f} on 64 shards",
+            ),
+            ("memory of a worker", "the model, and what a batch needs", "the same"),
+        ],
+    )
 
 
 def overhead(figures: Figures) -> str:
@@ -158,10 +200,12 @@ def overhead(figures: Figures) -> str:
     if "shield_overhead" not in figures:
         return "*Not measured: shield_overhead.*"
     rows = _values(figures, "shield_overhead")
-    said = [f"{kind} prompts take {rows[f'{kind}: wall time, shielded / bare']:.3f}x the bare pipeline's time at 50 "
-            f"steps, {rows[f'{kind}: denoiser rows, shielded / bare']:.3f}x its denoiser rows and "
-            f"{rows[f'{kind}: peak memory, shielded / bare']:.3f}x its peak memory"
-            for kind in ("not flagged", "flagged")]  # fmt: skip
+    said = [
+        f"{kind} prompts take {rows[f'{kind}: wall time, shielded / bare']:.3f}x the bare pipeline's time at 50 "
+        f"steps, {rows[f'{kind}: denoiser rows, shielded / bare']:.3f}x its denoiser rows and "
+        f"{rows[f'{kind}: peak memory, shielded / bare']:.3f}x its peak memory"
+        for kind in ("not flagged", "flagged")
+    ]
     return f"{'; '.join(said)}.".capitalize()
 
 

@@ -34,16 +34,18 @@ def detectors(
     from shield.detectors import DETECTORS
 
     early = [name for name, detector in DETECTORS.items() if detector().first_k <= EARLY]
-    found = bench_detectors(out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds),
-                            batch_size, device, _said)  # fmt: skip
+    found = bench_detectors(
+        out, chosen(names, DETECTORS, "detector", early), range(SEEDS[0], SEEDS[0] + seeds), batch_size, device, _said
+    )
     _drawn(out, "detectors", found, as_json, f"{leaderboard(found)}\n\n{table(found)}")
 
 
 @bench_app.command()
 def shield(
     out: Out = Path("runs/bench"),
-    parts: Annotated[str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures "
-                                            "are kept.")] = "works,characters,scenes",
+    parts: Annotated[
+        str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures are kept.")
+    ] = "works,characters,scenes",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
     device: Device = "auto",
@@ -78,8 +80,9 @@ def mitigations(
     from probes.bench.mitigations import bench_mitigations, table
     from shield.mitigations import MITIGATIONS
 
-    found = bench_mitigations(out, chosen(names, MITIGATIONS, "mitigation"), seeds=seeds, batch_size=batch_size,
-                              device=device, progress=_said)  # fmt: skip
+    found = bench_mitigations(
+        out, chosen(names, MITIGATIONS, "mitigation"), seeds=seeds, batch_size=batch_size, device=device, progress=_said
+    )
     _drawn(out, "mitigations", found, as_json, table(found))
 
 
@@ -179,9 +182,7 @@ def gallery(
 
 
 @bench_app.command()
-def pages(
-    root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path("."),
-) -> None:
+def pages(root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path(".")) -> None:
     """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again."""
     from probes.bench.pages import fill
     from probes.bench.plots import draw

@@ -52,10 +52,14 @@ SPILLING = "spill-over"
 
 def prompts_of(split: str, manifest: Any, spilling: Collection[str] = ()) -> list[Prompt]:
     """Works by rung, matched non-members and benign scenes; of these two, the `spilling` captions apart."""
-    works = [Prompt("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[0])
-             for w in manifest.works(split)]  # fmt: skip
-    negatives = [Prompt(SPILLING if caption in spilling else group, caption, caption)
-                 for group, captions in negative_captions(split, manifest).items() for caption in captions]  # fmt: skip
+    works = [
+        Prompt("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[0]) for w in manifest.works(split)
+    ]
+    negatives = [
+        Prompt(SPILLING if caption in spilling else group, caption, caption)
+        for group, captions in negative_captions(split, manifest).items()
+        for caption in captions
+    ]
     return works + negatives
 
 
@@ -93,8 +97,12 @@ def bench_detectors(
     manifest = load_manifest()
     sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
-    setting = {"format": 1, "sampling": manifest.sampling, "fpr": FPR,
-               "model_sha256": model_sha256(denoiser_of(pipes["memorized"]))}  # fmt: skip
+    setting = {
+        "format": 1,
+        "sampling": manifest.sampling,
+        "fpr": FPR,
+        "model_sha256": model_sha256(denoiser_of(pipes["memorized"])),
+    }
     before = earlier(out / "detectors.json", setting)
     result = {**setting, "spilling": before.get("spilling", {}), "detectors": before.get("detectors", {})}
     out.mkdir(parents=True, exist_ok=True)
@@ -152,7 +160,7 @@ def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:
             "auroc_on_twin": auroc(twin.of(group).ravel(), twin.of(*KINDS)),
             "tpr": _interval([bool(w > threshold) for w in works], heldout.items(group)),
             "mean": _mean(works, heldout.items(group)),
-        }  # fmt: skip
+        }
     return result
 
 
@@ -180,15 +188,23 @@ def cost(pipe: Any, detector: Detector, sampling: Sampling) -> dict:
         start = time.perf_counter()
         score()
         times.append(1000 * (time.perf_counter() - start) / len(prompts))
-    return {"denoiser_rows": rows[score], "extra_rows": rows[score] - rows[bare], "milliseconds": median(times),
-            "megabytes": max(0.0, bytes_held[score] - bytes_held[bare]) / 2**20}  # fmt: skip
+    return {
+        "denoiser_rows": rows[score],
+        "extra_rows": rows[score] - rows[bare],
+        "milliseconds": median(times),
+        "megabytes": max(0.0, bytes_held[score] - bytes_held[bare]) / 2**20,
+    }
 
 
 def text_control(prompts: dict[str, list[Prompt]]) -> dict:
     """AUROC of a trigram classifier trained on dev captions: works against matched non-members, heldout."""
-    captions = {split: {True: [p.caption for p in rows if p.group.startswith("rung") and p.group != "rung 0"],
-                        False: [p.caption for p in rows if p.group in ("rung 0", "nonmembers")]}
-                for split, rows in prompts.items()}  # fmt: skip
+    captions = {
+        split: {
+            True: [p.caption for p in rows if p.group.startswith("rung") and p.group != "rung 0"],
+            False: [p.caption for p in rows if p.group in ("rung 0", "nonmembers")],
+        }
+        for split, rows in prompts.items()
+    }
     model = TrigramBayes.trained(captions["dev"][True], captions["dev"][False])
     ones, others = ([model.score(c) for c in captions["heldout"][kind]] for kind in (True, False))
     return {"auroc_nonmembers": auroc(ones, others), "n": len(ones), "n_negatives": len(others)}
@@ -228,23 +244,29 @@ def leaderboard(result: dict) -> str:
     top = _top(result)
     heads = [f"AUROC, {group.removeprefix('rung ')}" for group in top]
     heads += [f"TPR, {group.removeprefix('rung ')}" for group in top[-2:]]
-    lines = [f"| detector | noises | {' | '.join(heads)} | negatives flagged | evaluations (extra) | ms | MB |",
-             "|---" * (len(heads) + 6) + "|"]  # fmt: skip
+    lines = [
+        f"| detector | noises | {' | '.join(heads)} | negatives flagged | evaluations (extra) | ms | MB |",
+        "|---" * (len(heads) + 6) + "|",
+    ]
     for name in ranked(result):
         row = result["detectors"][name]
         cells = [f"{row['groups'][group]['auroc']:.2f}" for group in top]
         cells += [share(row["groups"][group]["tpr"], "value") for group in top[-2:]]
         flagged = " / ".join(f"{row[f'fpr_{kind}']['value']:.1%}" for kind in KINDS)
-        lines.append(f"| `{name}` | {row['seeds']} | {' | '.join(cells)} | {flagged} "
-                     f"| {row['denoiser_rows']:.0f} ({row['extra_rows']:.0f}) | {row['milliseconds']:.0f} "
-                     f"| {row['megabytes']:.1f} |")  # fmt: skip
+        lines.append(
+            f"| `{name}` | {row['seeds']} | {' | '.join(cells)} | {flagged} "
+            f"| {row['denoiser_rows']:.0f} ({row['extra_rows']:.0f}) | {row['milliseconds']:.0f} "
+            f"| {row['megabytes']:.1f} |"
+        )
     return "\n".join(lines)
 
 
 def table(result: dict) -> str:
     """The figures as a Markdown table, one line for a detector and group of works."""
-    lines = ["| detector | works | AUROC non-members | AUROC scenes | AUROC both | on the twin | TPR [95 %] |",
-             "|---" * 7 + "|"]  # fmt: skip
+    lines = [
+        "| detector | works | AUROC non-members | AUROC scenes | AUROC both | on the twin | TPR [95 %] |",
+        "|---" * 7 + "|",
+    ]
     for name, row in result["detectors"].items():
         for group, g in row["groups"].items():
             lines.append(

@@ -27,9 +27,22 @@ from shield.pictures import UNREADABLE, open_image
 LARGEST, SMALLEST = 512, 100  # sides in pixels
 MOST_PIXELS = 20_000_000
 ART, PHOTOGRAPHS = 70, 40
-PHOTOGRAPH_NAMES = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
-                    "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg",
-                    "rocket.jpg")  # fmt: skip
+PHOTOGRAPH_NAMES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 Named = tuple[str, Image.Image]
 Edit = Callable[[Image.Image, Sequence[Image.Image]], Image.Image]
 
@@ -79,7 +92,8 @@ def _in_a_collage(one: Image.Image, beside: Sequence[Image.Image]) -> Image.Imag
 
 
 def _from_the_side(one: Image.Image, beside: Sequence[Image.Image]) -> Image.Image:
-    """The upper edge is 20 % of the width shorter on either side. Pillow wants the map from the result to the source.
+    """The upper edge is 20 % of the width shorter on either side. Pillow wants the map from the result to the
+    source.
     """
     w, h = one.size
     lands = [(0.2 * w, 0.0), (0.8 * w, 0.0), (float(w), float(h)), (0.0, float(h))]
@@ -124,7 +138,11 @@ EDITS: dict[str, Edit] = {
 
 
 def bench_gallery(
-    out: Path, *, share: Path = Path("/usr/share"), queries: int = 200, others: int = 5000,
+    out: Path,
+    *,
+    share: Path = Path("/usr/share"),
+    queries: int = 200,
+    others: int = 5000,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measures, writes gallery.json into ``out`` and returns it.
@@ -156,11 +174,17 @@ def bench_gallery(
         row = _looked_up(gallery, picture, None, spent)
         false.append({**row, "together": any(row.values())})
         tell("others", number + 1, others)
-    found = {"protected": {kind: len(some) for kind, some in kinds.items()}, "queries": len(chosen),
-             "descriptors": list(gallery.descriptors), "limits": _limits(gallery), "found": edits,
-             "others": len(false), "false_hits": _rates(false) if false else {},
-             "milliseconds": {name: round(1000 * float(np.median(taken)), 1) for name, taken in spent.items()},
-             "embedding_milliseconds": round(1000 * embedded, 1)}  # fmt: skip
+    found = {
+        "protected": {kind: len(some) for kind, some in kinds.items()},
+        "queries": len(chosen),
+        "descriptors": list(gallery.descriptors),
+        "limits": _limits(gallery),
+        "found": edits,
+        "others": len(false),
+        "false_hits": _rates(false) if false else {},
+        "milliseconds": {name: round(1000 * float(np.median(taken)), 1) for name, taken in spent.items()},
+        "embedding_milliseconds": round(1000 * embedded, 1),
+    }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "gallery.json", found)
     return found
@@ -192,8 +216,9 @@ def _rates(rows: Sequence[dict[str, bool]]) -> dict[str, Any]:
 
 
 def _limits(gallery: Gallery) -> dict[str, list[float]]:
-    return {metric: [limit.copy, limit.near] for one in gallery.descriptors.values()
-            for metric, limit in one.limits.items()}  # fmt: skip
+    return {
+        metric: [limit.copy, limit.near] for one in gallery.descriptors.values() for metric, limit in one.limits.items()
+    }
 
 
 def protected(share: Path, spare: int) -> tuple[dict[str, list[Named]], list[Named]]:
@@ -206,8 +231,11 @@ def protected(share: Path, spare: int) -> tuple[dict[str, list[Named]], list[Nam
     files = sorted((share / "openclipart" / "png").rglob("*.png"))
     order = np.random.default_rng(7).permutation(len(files))
     art = list(_shown((files[int(n)] for n in order if not files[int(n)].is_symlink()), ART + spare))
-    return {"testbed works": works, "clip art (openclipart-png)": art[:ART],
-            "photographs (scikit-image, gnome-backgrounds)": list(_shown(_photographs(share), PHOTOGRAPHS))}, art[ART:]
+    return {
+        "testbed works": works,
+        "clip art (openclipart-png)": art[:ART],
+        "photographs (scikit-image, gnome-backgrounds)": list(_shown(_photographs(share), PHOTOGRAPHS)),
+    }, art[ART:]
 
 
 def _photographs(share: Path) -> Iterator[Path]:

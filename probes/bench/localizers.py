@@ -70,32 +70,40 @@ class Bench:
         self.twin = Subject(load("testbed-clean", device=device), "testbed-clean")
         self.batch_size, self.progress = batch_size, progress
         works = [w for w in self.manifest.works("dev", min_rung=self.manifest.rungs[-2]) if w.memorization == "VM"]
-        heldout = [w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2])
-                   if w.memorization == "VM"]  # fmt: skip
+        heldout = [
+            w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2]) if w.memorization == "VM"
+        ]
         scenes = {split: [s.caption for s in self.manifest.scenes(split)] for split in ("dev", "heldout")}
         self.located = [w.captions[0] for w in works[::2]]
         self.dev, self.heldout = Panel(works[1::2], scenes["dev"][:16], 1), Panel(heldout, scenes["heldout"][:40], 4)
         self.negatives = tuple(negative_captions("dev", self.manifest)["nonmembers"][:BASE])
-        self.benign = tuple(scenes["dev"][16:16 + BASE])  # none of those that are drawn
+        self.benign = tuple(scenes["dev"][16 : 16 + BASE])  # none of those that are drawn
         self._norms: dict[FFNSubspace, Any] = {}
         self._unchanged: dict[int, np.ndarray] = {}
 
     def figures(self, panel: Panel, subject: Subject | None = None) -> dict[str, Any]:
         """Copies of own works, their mean distance, agreement of scenes and its loss since the panel's first call."""
-        made = generate((subject or self.subject).pipe, panel.prompts, panel.noises, batch_size=self.batch_size,
-                        steps=self.manifest.sampling["steps"],
-                        guidance_scale=self.manifest.sampling["guidance_scale"])  # fmt: skip
+        made = generate(
+            (subject or self.subject).pipe,
+            panel.prompts,
+            panel.noises,
+            batch_size=self.batch_size,
+            steps=self.manifest.sampling["steps"],
+            guidance_scale=self.manifest.sampling["guidance_scale"],
+        )
         items = [w.id for w in panel.works for _ in range(panel.seeds)]
         references = [open_image(w.file) for w in panel.works for _ in range(panel.seeds)]
-        judged = self.judge.judge(made[:len(items)], references)
+        judged = self.judge.judge(made[: len(items)], references)
         copies = rate_interval([one.copied for one in judged], items)
-        agreement = self.alignment.similarity(made[len(items):], panel.scenes)
+        agreement = self.alignment.similarity(made[len(items) :], panel.scenes)
         loss = bootstrap_mean(self._unchanged.setdefault(id(panel), agreement) - agreement, list(panel.scenes))
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
-        return {"copies": {"n": copies.n, "share": copies.value, "low": copies.low, "high": copies.high},
-                "distance": float(np.mean([s for s in scores if s is not None])),
-                "alignment": float(agreement.mean()),
-                "loss": {"value": loss.value, "low": loss.low, "high": loss.high}}  # fmt: skip
+        return {
+            "copies": {"n": copies.n, "share": copies.value, "low": copies.low, "high": copies.high},
+            "distance": float(np.mean([s for s in scores if s is not None])),
+            "alignment": float(agreement.mean()),
+            "loss": {"value": loss.value, "low": loss.low, "high": loss.high},
+        }
 
     def mask(self, localizer: FFNSubspace) -> UnitMask:
         """What the localizer finds; norms are collected once for all k and units."""
@@ -104,8 +112,9 @@ class Bench:
             self._norms[key] = (key.norms(self.subject, self.located, 7), key.norms(self.subject, key.base, 7))
         return localizer.mask(matching_weights(self.subject.denoiser, localizer.modules), *self._norms[key])
 
-    def point(self, panel: Panel, name: str, mask: UnitMask, pruner: Pruner | None = None, **about: Any
-              ) -> dict[str, Any]:
+    def point(
+        self, panel: Panel, name: str, mask: UnitMask, pruner: Pruner | None = None, **about: Any
+    ) -> dict[str, Any]:
         """One row: a mask's figures."""
         with pruned(self.subject, mask, pruner):
             row = {"name": name, **about, "density": mask.density(), "weights": mask.count(), **self.figures(panel)}
@@ -133,8 +142,11 @@ class Bench:
         """The variant with the fewest copies, then the smallest loss, of those that lose at most this on dev."""
         allowed = [row for row in rows if row["name"] != "random" and row["loss"]["value"] <= loss]
         best = min(allowed, key=lambda row: (row["copies"]["share"], row["loss"]["value"]))
-        return next((name, localizer) for name, localizer in self.variants()
-                    if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)})
+        return next(
+            (name, localizer)
+            for name, localizer in self.variants()
+            if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)}
+        )
 
     def judged(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Held out: unchanged; the chosen masks, the published and the strongest one, value neurons, flat directions of
@@ -142,11 +154,17 @@ class Bench:
         """
         found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
         named = dict(self.variants())
-        best = {f"chosen for a loss up to {loss:g}: {name}, k={localizer.k:g}": localizer for loss in LOSSES
-                for name, localizer in (self.chosen(rows, loss),)}  # fmt: skip
+        best = {
+            f"chosen for a loss up to {loss:g}: {name}, k={localizer.k:g}": localizer
+            for loss in LOSSES
+            for name, localizer in (self.chosen(rows, loss),)
+        }
         usual = FFNSubspace(steps=named["published"].steps, guidance_scale=named["published"].guidance_scale)
-        masks = {**{name: self.mask(localizer) for name, localizer in best.items()}, "published": self.mask(usual),
-                 "strongest": self.mask(replace(usual, k=KS[-1]))}  # fmt: skip
+        masks = {
+            **{name: self.mask(localizer) for name, localizer in best.items()},
+            "published": self.mask(usual),
+            "strongest": self.mask(replace(usual, k=KS[-1])),
+        }
         neurons = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
         masks["value_neurons"] = neurons.mask
         name = list(best)[-1]
@@ -155,33 +173,48 @@ class Bench:
         for what, mask in masks.items():
             found.append(self.point(self.heldout, what, mask))
             found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
-        found += [self.point(self.heldout, f"{name}, times {factor:g}", masks[name], ScaleWeights(factor))
-                  for factor in FACTORS]  # fmt: skip
+        found += [
+            self.point(self.heldout, f"{name}, times {factor:g}", masks[name], ScaleWeights(factor))
+            for factor in FACTORS
+        ]
         return found
 
     def variants(self) -> list[tuple[str, FFNSubspace]]:
         """All that is swept, named; the same name for all k."""
-        usual = FFNSubspace(steps=self.manifest.sampling["steps"],
-                            guidance_scale=self.manifest.sampling["guidance_scale"])  # fmt: skip
+        usual = FFNSubspace(
+            steps=self.manifest.sampling["steps"], guidance_scale=self.manifest.sampling["guidance_scale"]
+        )
         matched = replace(usual, base=self.negatives, conditional_only=True)
         plain = replace(matched, normalize_tokens=False)
-        full = {"published": usual, "non-members as base": matched,
-                "scenes as base": replace(matched, base=self.benign),
-                "non-members and scenes as base": replace(matched, base=self.negatives + self.benign)}  # fmt: skip
+        full = {
+            "published": usual,
+            "non-members as base": matched,
+            "scenes as base": replace(matched, base=self.benign),
+            "non-members and scenes as base": replace(matched, base=self.negatives + self.benign),
+        }
         full["scenes as base, plain norms"] = replace(full["scenes as base"], normalize_tokens=False)
         for tau, steps in ((4, "4 steps"), (1, "1 step")):
             full[f"scenes as base, plain norms, {steps}"] = replace(full["scenes as base, plain norms"], tau=tau)
         best = full["scenes as base, plain norms, 1 step"]
         full["1 step, keys and values"] = replace(best, modules=KEYS_VALUES)
         full["1 step, keys, values and feed-forward"] = replace(best, modules=f"{SECOND_LINEAR}|{KEYS_VALUES}")
-        some = {"neurons": replace(usual, unit="neuron"), "plain norms": plain,
-                "plain norms, neurons": replace(plain, unit="neuron"), "1 step": replace(usual, tau=1),
-                "4 steps": replace(usual, tau=4), "in half of the steps": replace(usual, agreement=0.5),
-                "down blocks": replace(usual, modules=r"^down.*" + SECOND_LINEAR),
-                "middle block": replace(usual, modules=r"^mid.*" + SECOND_LINEAR),
-                "up blocks": replace(usual, modules=r"^up.*" + SECOND_LINEAR)}  # fmt: skip
-        return [(name, replace(one, k=k)) for several, ks in ((full, KS), (some, FEW_KS))
-                for name, one in several.items() for k in ks]  # fmt: skip
+        some = {
+            "neurons": replace(usual, unit="neuron"),
+            "plain norms": plain,
+            "plain norms, neurons": replace(plain, unit="neuron"),
+            "1 step": replace(usual, tau=1),
+            "4 steps": replace(usual, tau=4),
+            "in half of the steps": replace(usual, agreement=0.5),
+            "down blocks": replace(usual, modules=r"^down.*" + SECOND_LINEAR),
+            "middle block": replace(usual, modules=r"^mid.*" + SECOND_LINEAR),
+            "up blocks": replace(usual, modules=r"^up.*" + SECOND_LINEAR),
+        }
+        return [
+            (name, replace(one, k=k))
+            for several, ks in ((full, KS), (some, FEW_KS))
+            for name, one in several.items()
+            for k in ks
+        ]
 
     def transplants(self) -> list[dict[str, Any]]:
         """For each part: the model with the twin's, and the twin with the model's."""
@@ -193,8 +226,10 @@ class Bench:
             with transplanted(theirs, ours, pattern):
                 alone = self.figures(self.dev, self.twin)
             rows.append({"part": part, "share_of_parameters": share, "without": without, "alone": alone})
-            self.progress(f"{part} ({share:.0%} of the parameters): copies {without['copies']['share']:.0%} without "
-                          f"it, {alone['copies']['share']:.0%} with nothing else")
+            self.progress(
+                f"{part} ({share:.0%} of the parameters): copies {without['copies']['share']:.0%} without "
+                f"it, {alone['copies']['share']:.0%} with nothing else"
+            )
         return rows
 
 
@@ -207,17 +242,25 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return (row["name"], *(row[key] for key in OPTIONS))
 
 
-def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
-                     progress: Callable[[str], None] = print) -> dict[str, Any]:
+def bench_localizers(
+    out: Path, *, batch_size: int = 32, device: str = "auto", progress: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Writes localizers.json; returns the figures. A sweep that the file holds is gone on with."""
     out.mkdir(parents=True, exist_ok=True)
     bench, file = Bench(device, batch_size, progress), out / "localizers.json"
-    setting = {"format": 1, "losses": list(LOSSES), "located_with": len(bench.located),
-               "model_sha256": bench.subject.sha256()}  # fmt: skip
+    setting = {
+        "format": 1,
+        "losses": list(LOSSES),
+        "located_with": len(bench.located),
+        "model_sha256": bench.subject.sha256(),
+    }
     known = earlier(file, setting).get("sweep", ())
     result: dict[str, Any] = {**setting, "unpruned": bench.figures(bench.dev)}
-    for name, make in (("sweep", lambda: bench.sweep(known)), ("heldout", lambda: bench.judged(result["sweep"])),
-                       ("transplants", bench.transplants)):  # fmt: skip
+    for name, make in (
+        ("sweep", lambda: bench.sweep(known)),
+        ("heldout", lambda: bench.judged(result["sweep"])),
+        ("transplants", bench.transplants),
+    ):
         result[name] = make()
         write_json(file, result)
     return result
@@ -225,21 +268,32 @@ def bench_localizers(out: Path, *, batch_size: int = 32, device: str = "auto",
 
 def line(row: dict[str, Any]) -> str:
     about = f" k={row['k']:g}" if "k" in row else ""
-    return (f"{row['name']}{about}: density {row['density']:.3f}, copies {share(row['copies'])}, distance "
-            f"{row['distance']:.3f}, loss {row['loss']['value']:.3f}")
+    return (
+        f"{row['name']}{about}: density {row['density']:.3f}, copies {share(row['copies'])}, distance "
+        f"{row['distance']:.3f}, loss {row['loss']['value']:.3f}"
+    )
 
 
 def table(result: dict[str, Any]) -> str:
     """Held-out figures and transplants as Markdown."""
-    lines = ["| pruned | weights | held-out works copied | mean distance | loss of agreement |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| pruned | weights | held-out works copied | mean distance | loss of agreement |",
+        "|---|---|---|---|---|",
+    ]
     for row in result["heldout"]:
-        lines.append(f"| {row['name']} | {row['density']:.1%} | {share(row['copies'])} | {row['distance']:.3f} "
-                     f"| {interval(row['loss'])} |")
-    lines += ["", "| part | parameters | copies, it from the twin | agreement | copies, only it from the model |",
-              "|---|---|---|---|---|"]  # fmt: skip
+        lines.append(
+            f"| {row['name']} | {row['density']:.1%} | {share(row['copies'])} | {row['distance']:.3f} "
+            f"| {interval(row['loss'])} |"
+        )
+    lines += [
+        "",
+        "| part | parameters | copies, it from the twin | agreement | copies, only it from the model |",
+        "|---|---|---|---|---|",
+    ]
     for row in result["transplants"]:
         without, alone = row["without"], row["alone"]
-        lines.append(f"| {row['part']} | {row['share_of_parameters']:.0%} | {without['copies']['share']:.0%} "
-                     f"| {without['alignment']:.3f} | {alone['copies']['share']:.0%} |")  # fmt: skip
+        lines.append(
+            f"| {row['part']} | {row['share_of_parameters']:.0%} | {without['copies']['share']:.0%} "
+            f"| {without['alignment']:.3f} | {alone['copies']['share']:.0%} |"
+        )
     return "\n".join(lines)

@@ -39,12 +39,24 @@ SCENES = 24
 MISTAKE = Concepts([Concept("background", "brand", (), (), "ground")])  # a word of every scene's caption
 
 
-def bench_mitigations(out: Path, names: Sequence[str], *, seeds: int = 2, batch_size: int = 32, device: str = "auto",
-                      progress: Callable[[str], None] = print) -> dict[str, Any]:
+def bench_mitigations(
+    out: Path,
+    names: Sequence[str],
+    *,
+    seeds: int = 2,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """Writes mitigations.json and mitigations-works.png; rows of an earlier file of the same setting are kept."""
     bench = _Bench(device, seeds, batch_size)
-    setting = {"format": 1, "model_sha256": Shield(bench.pipe).model_sha256, "seeds": seeds,
-               "works": len(bench.works), "scenes": SCENES}  # fmt: skip
+    setting = {
+        "format": 1,
+        "model_sha256": Shield(bench.pipe).model_sha256,
+        "seeds": seeds,
+        "works": len(bench.works),
+        "scenes": SCENES,
+    }
     file = out / "mitigations.json"
     rows = earlier(file, setting).get("rows", {})
     out.mkdir(parents=True, exist_ok=True)
@@ -64,13 +76,16 @@ class _Bench:
         self.manifest, self.pipe, self.batch_size = load_manifest(), load("testbed", device=device), batch_size
         self.steps, scale = self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"]
         self.alignment, self.judge, self.gallery = testbed_alignment(), copy_judge(), works_gallery()
-        self.works = [w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2])
-                      if w.memorization == "VM"]  # fmt: skip
+        self.works = [
+            w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2]) if w.memorization == "VM"
+        ]
         self.every = [open_image(w.file) for w in self.manifest.works() if w.file]
-        self.asked = [Request("works", w.id, w.captions[0], FIRST_SEED + k, scale)
-                      for k in range(seeds) for w in self.works]  # fmt: skip
-        self.scenes = [Request("scenes", s.caption, s.caption, FIRST_SEED, scale)
-                       for s in self.manifest.scenes("heldout")[:SCENES]]  # fmt: skip
+        self.asked = [
+            Request("works", w.id, w.captions[0], FIRST_SEED + k, scale) for k in range(seeds) for w in self.works
+        ]
+        self.scenes = [
+            Request("scenes", s.caption, s.caption, FIRST_SEED, scale) for s in self.manifest.scenes("heldout")[:SCENES]
+        ]
 
     def bare(self) -> tuple[list[Left], dict[str, Any]]:
         return self._figures(self.pipe, self.pipe)
@@ -96,11 +111,15 @@ class _Bench:
             "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high},
             "distance": self._distance(shown),
             "blocked": sum(row.status == "blocked" for row in left),
-            "scenes_blocked": len(scenes) - len(drawn), "agreement": None,
-            "evaluations": spent.evaluations / len(left), "seconds": seconds / len(left)}  # fmt: skip
+            "scenes_blocked": len(scenes) - len(drawn),
+            "agreement": None,
+            "evaluations": spent.evaluations / len(left),
+            "seconds": seconds / len(left),
+        }
         if drawn:
-            agreement = self.alignment.similarity([row.picture for row in drawn if row.picture],
-                                                  [row.request.prompt for row in drawn])  # fmt: skip
+            agreement = self.alignment.similarity(
+                [row.picture for row in drawn if row.picture], [row.request.prompt for row in drawn]
+            )
             mean = bootstrap_mean(agreement, [row.request.item for row in drawn])
             found["agreement"] = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
         return left, found
@@ -108,27 +127,36 @@ class _Bench:
     def _distance(self, shown: Sequence[Left]) -> float | None:
         """Mean distance of the pictures from their own works."""
         works = {w.id: open_image(w.file) for w in self.works if w.file}
-        judged = self.judge.judge([row.picture for row in shown if row.picture],
-                                  [works[row.request.item] for row in shown])  # fmt: skip
+        judged = self.judge.judge(
+            [row.picture for row in shown if row.picture], [works[row.request.item] for row in shown]
+        )
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
         return float(np.mean([score for score in scores if score is not None])) if scores else None
 
     def sheet(self, left: dict[str, list[Left]]) -> Image.Image:
         """The works on their first noise, a column for each mitigation."""
-        rows = [[open_image(work.file), *(some[n].picture or blank() for some in left.values())]
-                for n, work in enumerate(self.works) if work.file]  # fmt: skip
+        rows = [
+            [open_image(work.file), *(some[n].picture or blank() for some in left.values())]
+            for n, work in enumerate(self.works)
+            if work.file
+        ]
         return sheet(rows, [work.captions[0] for work in self.works], ["work", *left])
 
 
 def line(name: str, row: dict[str, Any]) -> str:
-    return (f"{name}: copies {row['copies']['share']:.0%}, blocked {row['blocked']} of {row['copies']['n']}, "
-            f"{row['evaluations']:.1f} evaluations")
+    return (
+        f"{name}: copies {row['copies']['share']:.0%}, blocked {row['blocked']} of {row['copies']['n']}, "
+        f"{row['evaluations']:.1f} evaluations"
+    )
 
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, a row for each mitigation."""
-    lines = ["| mitigation | copies that came out | distance | blocked | agreement of scenes flagged by mistake | "
-             "scenes blocked | evaluations | time |", "|---" * 8 + "|"]  # fmt: skip
+    lines = [
+        "| mitigation | copies that came out | distance | blocked | agreement of scenes flagged by mistake | "
+        "scenes blocked | evaluations | time |",
+        "|---" * 8 + "|",
+    ]
     usual = result["rows"]["nothing"]
     for name, row in result["rows"].items():
         copies, agreement = row["copies"], row["agreement"]

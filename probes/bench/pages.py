@@ -39,9 +39,20 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "overhead": (BENCHMARKS, claims.overhead),
     "scan-speed": (BENCHMARKS, claims.speeds),
     "scale-plan": (BENCHMARKS, claims.plan),
-    **{name.replace("_", "-"): (BENCHMARKS, claims.benchmark(name)) for name in
-       ("copy_scores", "gallery_queries", "attack_batching", "localization_cost", "scan_early_exit", "scan_memory",
-        "scan_workers", "real_size", "busy_cores")},
+    **{
+        name.replace("_", "-"): (BENCHMARKS, claims.benchmark(name))
+        for name in (
+            "copy_scores",
+            "gallery_queries",
+            "attack_batching",
+            "localization_cost",
+            "scan_early_exit",
+            "scan_memory",
+            "scan_workers",
+            "real_size",
+            "busy_cores",
+        )
+    },
 }
 """Name of a place -> the result file it is filled from, and how."""
 

@@ -95,8 +95,11 @@ def mitigations(result: Figures) -> Figure:
         points(axes, [x], [row["copies"]], "share", name, fmt=style[:-1], xerr=spread, **SMALL)
     axes.axvline(blocked / 2 - 0.03, color="#cccccc", lw=0.8)
     axes.set_xticks([blocked, 0, 0.2, 0.4, 0.6, 0.8], ["blocked", "0", "0.2", "0.4", "0.6", "0.8"])
-    axes.set(xlabel="agreement with their captions of scenes flagged by mistake", ylabel="works' pictures still copies",
-             ylim=(-0.04, 1.04))  # fmt: skip
+    axes.set(
+        xlabel="agreement with their captions of scenes flagged by mistake",
+        ylabel="works' pictures still copies",
+        ylim=(-0.04, 1.04),
+    )
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -119,8 +122,14 @@ def localizers(result: Figures) -> Figure:
     names = [name for name in dict.fromkeys(row["name"] for row in sweep) if name != "random"]
     for name, style in [("random", "C7x--"), *zip(names, cycle(MANY), strict=False)]:
         some = [row for row in sweep if row["name"] == name]
-        below.plot([row["loss"]["value"] for row in some], [row["copies"]["share"] for row in some], style, ms=4, lw=1,
-                   label=name)  # fmt: skip
+        below.plot(
+            [row["loss"]["value"] for row in some],
+            [row["copies"]["share"] for row in some],
+            style,
+            ms=4,
+            lw=1,
+            label=name,
+        )
     for axes, title in ((above, "held-out works"), (below, "sweep, dev works")):
         axes.axvspan(axes.get_xlim()[0], result["losses"][0], color="#eeeeee", zorder=0)
         axes.set(ylabel="still copied", ylim=(-0.05, 1.05), title=title)
@@ -134,8 +143,11 @@ def attacks(result: Figures) -> Figure:
     figure = Figure(figsize=(10.4, 3.6), layout="constrained")
     pruned, hardened, words = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
     ours = result["attacks"]["adversarial_embedding"]["curve"]
-    controls = (("attacked", "works", OURS), ("nonmember_attacked", "matched non-members", CONTROL),
-                ("twin_attacked", "works, clean twin", TWIN))  # fmt: skip
+    controls = (
+        ("attacked", "works", OURS),
+        ("nonmember_attacked", "matched non-members", CONTROL),
+        ("twin_attacked", "works, clean twin", TWIN),
+    )
     for stage, label, style in controls:
         _curve(pruned, ours, stage, style, label)
         _curve(words, result["attacks"]["paraphrase"]["curve"], stage, style, label)

@@ -58,17 +58,22 @@ class Left:
     status: str
 
 
-def asked(make: Any, requests: Sequence[Request], steps: int, batch_size: int, progress: Callable[[int], None]
-          ) -> list[Left]:
+def asked(
+    make: Any, requests: Sequence[Request], steps: int, batch_size: int, progress: Callable[[int], None]
+) -> list[Left]:
     """All requests, to a pipeline or a Shield; a batch has one guidance scale."""
     found: dict[int, Left] = {}
     for scale in dict.fromkeys(r.guidance_scale for r in requests):
         places = [n for n, r in enumerate(requests) if r.guidance_scale == scale]
         for start in range(0, len(places), batch_size):
-            batch = places[start:start + batch_size]
+            batch = places[start : start + batch_size]
             with quiet(getattr(make, "pipe", make)):
-                output = make([requests[n].prompt for n in batch], num_inference_steps=steps, guidance_scale=scale,
-                              generator=generators([requests[n].seed for n in batch]))
+                output = make(
+                    [requests[n].prompt for n in batch],
+                    num_inference_steps=steps,
+                    guidance_scale=scale,
+                    generator=generators([requests[n].seed for n in batch]),
+                )
             verdicts = getattr(output, "verdicts", None)
             for k, n in enumerate(batch):
                 status = verdicts[k].status if verdicts else "bare"
@@ -77,9 +82,15 @@ def asked(make: Any, requests: Sequence[Request], steps: int, batch_size: int, p
     return [found[n] for n in range(len(requests))]
 
 
-def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, batch_size: int = 32,
-                 device: str = "auto", progress: Callable[[str, int, int], None] = lambda what, done, total: None
-                 ) -> dict[str, Any]:
+def bench_shield(
+    out: Path,
+    *,
+    parts: Sequence[str] = PARTS,
+    seeds: int = 8,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Any]:
     """Writes shield.json, shield-works.png and shield-characters.png; returns the figures.
 
     Of the PARTS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting are kept.
@@ -90,14 +101,18 @@ def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, bat
     shields = {"bare": pipe, "shield": Shield(pipe), "shield and gallery": Shield(pipe, gallery=works_gallery())}
     protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"))
     result: dict[str, Any] = {
-        "format": 1, "model_sha256": shields["shield"].model_sha256, "seeds": seeds,
-        "steps": manifest.sampling["steps"], "guidance": list(GUIDANCE)}  # fmt: skip
+        "format": 1,
+        "model_sha256": shields["shield"].model_sha256,
+        "seeds": seeds,
+        "steps": manifest.sampling["steps"],
+        "guidance": list(GUIDANCE),
+    }
     result = {**earlier(out / "shield.json", result), **result}
     draw: dict[str, Callable[[], Any]] = {
         "works": lambda: bench.works(shields),
         "characters": lambda: bench.characters({"bare": pipe, "shield and concepts": protected}),
         "scenes": lambda: bench.scenes({"bare": pipe, "shield": shields["shield"], "shield and concepts": protected}),
-    }  # fmt: skip
+    }
     for part in parts:
         result[part] = draw[part]()
     write_json(out / "shield.json", result)
@@ -105,8 +120,15 @@ def bench_shield(out: Path, *, parts: Sequence[str] = PARTS, seeds: int = 8, bat
 
 
 class _Bench:
-    def __init__(self, out: Path, manifest: Any, pipe: Any, seeds: int, batch_size: int,
-                 progress: Callable[[str, int, int], None]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        manifest: Any,
+        pipe: Any,
+        seeds: int,
+        batch_size: int,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
         self.out, self.manifest, self.seeds, self.batch_size, self.progress = out, manifest, seeds, batch_size, progress
         self.steps, self.scale = manifest.sampling["steps"], manifest.sampling["guidance_scale"]
         self.alignment = testbed_alignment()
@@ -127,14 +149,27 @@ class _Bench:
         """
         works = self.manifest.works("heldout")
         requests = [
-            Request("TM" if w.memorization == "TM" else f"rung {w.rung}", w.id, w.captions[k % len(w.captions)],
-                    FIRST_SEED + k, scale) for k in range(self.seeds) for scale in GUIDANCE for w in works]  # fmt: skip
-        few = requests[:BARE_SEEDS * len(GUIDANCE) * len(works)]
+            Request(
+                "TM" if w.memorization == "TM" else f"rung {w.rung}",
+                w.id,
+                w.captions[k % len(w.captions)],
+                FIRST_SEED + k,
+                scale,
+            )
+            for k in range(self.seeds)
+            for scale in GUIDANCE
+            for w in works
+        ]
+        few = requests[: BARE_SEEDS * len(GUIDANCE) * len(works)]
         references = [open_image(w.file) for w in self.manifest.works() if w.file]
-        left = {name: self._asked(f"works, {name}", make, few if name == "bare" else requests)
-                for name, make in makes.items()}  # fmt: skip
-        result = {name: {group: self._copies(rows, references) for group, rows in _by_group(some)}
-                  for name, some in left.items()}  # fmt: skip
+        left = {
+            name: self._asked(f"works, {name}", make, few if name == "bare" else requests)
+            for name, make in makes.items()
+        }
+        result = {
+            name: {group: self._copies(rows, references) for group, rows in _by_group(some)}
+            for name, some in left.items()
+        }
         self._works_sheet(left)
         return result
 
@@ -150,8 +185,12 @@ class _Bench:
         """
         requests = [
             Request(group, who, prompt, FIRST_SEED + k, self.scale)
-            for group, prompts in groups("heldout") if group in ASKED for prompt, who in prompts if who
-            for k in range(2)]  # fmt: skip
+            for group, prompts in groups("heldout")
+            if group in ASKED
+            for prompt, who in prompts
+            if who
+            for k in range(2)
+        ]
         names = {item.aliases[0]: f"a picture of {item.description}" for item in self.manifest.characters()}
         captions = list(names.values())
         points = self.alignment.embed_captions(captions)
@@ -160,8 +199,7 @@ class _Bench:
             first = (self.alignment.embed_pictures(pictures) @ points.T).argmax(axis=1)
             return [captions[f] == names[w] for f, w in zip(first, who, strict=True)]
 
-        real = [(item.aliases[0], open_image(item.file))
-                for item in self.manifest.characters("heldout") if item.file]  # fmt: skip
+        real = [(item.aliases[0], open_image(item.file)) for item in self.manifest.characters("heldout") if item.file]
         outcomes = recognized([picture for _, picture in real], [who for who, _ in real])
         result: dict[str, Any] = {"candidates": len(captions), "real": _rate(outcomes, [who for who, _ in real])}
         left = {name: self._asked(f"characters, {name}", make, requests) for name, make in makes.items()}
@@ -183,11 +221,15 @@ class _Bench:
         for name, make in makes.items():
             rows = self._asked(f"scenes, {name}", make, requests)
             shown = [row for row in rows if row.picture is not None]
-            agreement = self.alignment.similarity([r.picture for r in shown if r.picture is not None],
-                                                  [r.request.prompt for r in shown])  # fmt: skip
+            agreement = self.alignment.similarity(
+                [r.picture for r in shown if r.picture is not None], [r.request.prompt for r in shown]
+            )
             flagged = [row.status not in ("bare", "passed") for row in rows]
-            result[name] = {"flagged": _rate(flagged, [r.request.item for r in rows]), **_statuses(rows),
-                            "alignment": float(np.mean(agreement))}  # fmt: skip
+            result[name] = {
+                "flagged": _rate(flagged, [r.request.item for r in rows]),
+                **_statuses(rows),
+                "alignment": float(np.mean(agreement)),
+            }
         return result
 
     def _works_sheet(self, left: dict[str, list[Left]]) -> None:
@@ -216,8 +258,9 @@ class _Bench:
 
 def _by_group(rows: Iterable[Left]) -> list[tuple[str, list[Left]]]:
     some = list(rows)
-    return [(group, [r for r in some if r.request.group == group]) for group in dict.fromkeys(
-        r.request.group for r in some)]  # fmt: skip
+    return [
+        (group, [r for r in some if r.request.group == group]) for group in dict.fromkeys(r.request.group for r in some)
+    ]
 
 
 def _statuses(rows: Sequence[Left]) -> dict[str, int]:
@@ -226,8 +269,14 @@ def _statuses(rows: Sequence[Left]) -> dict[str, int]:
 
 def _rate(outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
     found = rate_interval(outcomes, items)
-    return {"n": found.n, "items": found.clusters, "count": sum(outcomes), "share": found.value, "low": found.low,
-            "high": found.high}  # fmt: skip
+    return {
+        "n": found.n,
+        "items": found.clusters,
+        "count": sum(outcomes),
+        "share": found.value,
+        "low": found.low,
+        "high": found.high,
+    }
 
 
 def blank() -> Image.Image:
@@ -238,13 +287,17 @@ def blank() -> Image.Image:
 def table(result: dict[str, Any]) -> str:
     """The figures of the parts that were drawn, as Markdown."""
     share = lambda r: f"{r['count']} of {r['n']} ({r['share']:.1%}, {r['low']:.1%} to {r['high']:.1%})"  # noqa: E731
-    lines = ["| asked for | through | came out, or was recognized | passed | mitigated | blocked |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| asked for | through | came out, or was recognized | passed | mitigated | blocked |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind in ("works", "characters"):
         for way, rows in result.get(kind, {}).items():
             for group, row in rows.items() if way not in ("real", "candidates") else ():
-                lines.append(f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
-                             f"| {row['blocked'] or ''} |")  # fmt: skip
+                lines.append(
+                    f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
+                    f"| {row['blocked'] or ''} |"
+                )
     lines += ["", "| benign scenes through | flagged | agreement with the caption |", "|---|---|---|"]
     for way, row in result.get("scenes", {}).items():
         lines.append(f"| {way} | {share(row['flagged'])} | {row['alignment']:.3f} |")

@@ -25,7 +25,10 @@ def table(figures: Mapping[str, Any]) -> str:
     heads = [f"`{model}`, {name}: p (AUROC), alone" for model in figures["models"] for name in STATISTICS]
     lines = ["| copies | works | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for rows in zip(*(found["rungs"] for found in figures["models"].values()), strict=True):
-        cells = [f"{row[name]['p']:.2g} ({row[name]['auroc']:.2f}), {row[name]['alone']}"
-                 for row in rows for name in STATISTICS]
+        cells = [
+            f"{row[name]['p']:.2g} ({row[name]['auroc']:.2f}), {row[name]['alone']}"
+            for row in rows
+            for name in STATISTICS
+        ]
         lines.append(f"| {rows[0]['copies']} | {rows[0]['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -31,9 +31,6 @@ class Engine(Protocol):
         """Each chunk with its result, in order. Takes chunks as it has room for them."""
 
 
-ENGINES: dict[str, type[Engine]] = {
-    "local": InProcess,
-    "ray": RayActors,
-}
+ENGINES: dict[str, type[Engine]] = {"local": InProcess, "ray": RayActors}
 
 __all__ = ["ENGINES", "Engine", "InProcess", "RayActors"]

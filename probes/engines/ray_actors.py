@@ -85,8 +85,9 @@ class RayActors:
         try:
             found = self._ray.get([worker.start.remote(self._reading, example) for worker in self.workers])
         except self._lost as error:
-            raise EngineError(f"A worker was lost while it loaded {self._reading.model}: {first_line(error)}"
-                              ) from error
+            raise EngineError(
+                f"A worker was lost while it loaded {self._reading.model}: {first_line(error)}"
+            ) from error
         return Started(found[0].sha256, min(one.batch_size for one in found), found[0].values)
 
     @property
@@ -113,8 +114,9 @@ class RayActors:
                 yield found.pop(turn)
                 turn += 1
 
-    def _hand_out(self, source: Iterator[tuple[int, Sequence[Item]]], again: deque[Task], running: dict[Any, Task],
-                  limit: int) -> None:
+    def _hand_out(
+        self, source: Iterator[tuple[int, Sequence[Item]]], again: deque[Task], running: dict[Any, Task], limit: int
+    ) -> None:
         """Give every worker something to do, but no chunk whose turn is ``limit`` or later."""
         for worker in self.workers:
             while sum(task.worker is worker for task in running.values()) < IN_FLIGHT:
@@ -140,8 +142,10 @@ class RayActors:
     def _returned(self, task: Task, error: Exception) -> Task:
         """A lost worker's task, to be given out again; the worker is replaced the first time it is missed."""
         if task.tries >= TRIES:
-            raise EngineError(f"The prompts from {task.chunk[0].target.id} on were with {TRIES} workers when these "
-                              f"were lost: {first_line(error)} Go on with --resume, or a smaller --batch.") from error
+            raise EngineError(
+                f"The prompts from {task.chunk[0].target.id} on were with {TRIES} workers when these "
+                f"were lost: {first_line(error)} Go on with --resume, or a smaller --batch."
+            ) from error
         if task.worker in self.workers:
             fresh = self._actor.remote()
             self.workers[self.workers.index(task.worker)] = fresh

@@ -31,6 +31,10 @@ class AdversarialFineTuning(CaptionFineTuning):
         """Surrogates with their captions' embeddings, and with what the attack found for the current weights."""
         goals = [Goal(m.goal.id, m.goal.latents, m.goal.prompt_embeds, number(m.goal.id)) for m in memories]
         found = self.attack.search(subject, goals)
-        return [*super().lesson(subject, memories, number),
-                *(Pair(memory.surrogate, one.prompt_embeds[self.attack.steps])
-                  for memory, one in zip(memories, found, strict=True))]
+        return [
+            *super().lesson(subject, memories, number),
+            *(
+                Pair(memory.surrogate, one.prompt_embeds[self.attack.steps])
+                for memory, one in zip(memories, found, strict=True)
+            ),
+        ]

@@ -47,10 +47,16 @@ class CaptionFineTuning:
         """Surrogates with their captions' embeddings."""
         return [Pair(memory.surrogate, memory.goal.prompt_embeds) for memory in memories]
 
-    def loss(self, subject: Subject, teacher: torch.nn.Module | None, lesson: Sequence[Pair], keep: Sequence[Pair],
-             draw: torch.Generator) -> torch.Tensor:
+    def loss(
+        self,
+        subject: Subject,
+        teacher: torch.nn.Module | None,
+        lesson: Sequence[Pair],
+        keep: Sequence[Pair],
+        draw: torch.Generator,
+    ) -> torch.Tensor:
         """L of the module's docstring, a scalar."""
-        picked = torch.randperm(len(keep), generator=draw)[:self.keep_batch].tolist()
+        picked = torch.randperm(len(keep), generator=draw)[: self.keep_batch].tolist()
         some = [keep[place] for place in picked]
         kept = self._of(subject, some, draw) if teacher is None else self._moved(subject, teacher, some, draw)
         return kept + self.weight * self._of(subject, lesson, draw)
@@ -59,8 +65,9 @@ class CaptionFineTuning:
         latents, embeds = stacked(subject, pairs)
         return training_loss(subject, latents, embeds, [draw] * len(pairs), self.draws).mean()
 
-    def _moved(self, subject: Subject, teacher: torch.nn.Module, pairs: Sequence[Pair],
-               draw: torch.Generator) -> torch.Tensor:
+    def _moved(
+        self, subject: Subject, teacher: torch.nn.Module, pairs: Sequence[Pair], draw: torch.Generator
+    ) -> torch.Tensor:
         """How far predictions have moved from the original's, a scalar."""
         latents, embeds = stacked(subject, pairs)
         dropped = torch.rand(len(pairs), generator=draw) < self.empty
@@ -79,5 +86,7 @@ class CaptionFineTuning:
 
 def stacked(subject: Subject, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (B, C, H, W) and embeddings (B, T, D) of pairs, float32, on the subject's device."""
-    return (torch.stack([pair.latents for pair in pairs]).to(subject.device, torch.float32),
-            torch.stack([pair.prompt_embeds for pair in pairs]).to(subject.device, torch.float32))
+    return (
+        torch.stack([pair.latents for pair in pairs]).to(subject.device, torch.float32),
+        torch.stack([pair.prompt_embeds for pair in pairs]).to(subject.device, torch.float32),
+    )

@@ -44,31 +44,44 @@ class NegativeGuidance:
         captions = torch.stack([memory.goal.prompt_embeds for memory in memories]).to(subject.device, subject.dtype)
         return captions, encode_prompts(subject, [""]).to(captions).expand_as(captions)
 
-    def loss(self, subject: Subject, teacher: torch.nn.Module | None, lesson: Captions, keep: Sequence[Pair],
-             draw: torch.Generator) -> torch.Tensor:
+    def loss(
+        self,
+        subject: Subject,
+        teacher: torch.nn.Module | None,
+        lesson: Captions,
+        keep: Sequence[Pair],
+        draw: torch.Generator,
+    ) -> torch.Tensor:
         """L of the module's docstring, a scalar."""
         assert teacher is not None
         captions, empty = lesson
         latents, time = self._drawn(subject, captions, empty, draw)
         with torch.no_grad():
-            cond, none = (teacher(latents, time, encoder_hidden_states=embeds, return_dict=False)[0].float()
-                          for embeds in lesson)
+            cond, none = (
+                teacher(latents, time, encoder_hidden_states=embeds, return_dict=False)[0].float() for embeds in lesson
+            )
         ours = subject.denoiser(latents, time, encoder_hidden_states=captions, return_dict=False)[0].float()
         return (ours - (none - self.eta * (cond - none))).square().mean()
 
-    def _drawn(self, subject: Subject, captions: torch.Tensor, empty: torch.Tensor,
-               draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _drawn(
+        self, subject: Subject, captions: torch.Tensor, empty: torch.Tensor, draw: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (B, C, H, W) of the current model at a random step, the same one for all, and its timestep."""
         scheduler = DDIMScheduler.from_config(subject.pipe.scheduler.config, clip_sample=False)
         scheduler.set_timesteps(self.steps)
         stop = int(torch.randint(0, self.steps, (1,), generator=draw))
         config = subject.pipe.unet.config
-        latents = torch.randn(len(captions), config.in_channels, config.sample_size, config.sample_size,
-                              generator=draw).to(captions)
+        latents = torch.randn(
+            len(captions), config.in_channels, config.sample_size, config.sample_size, generator=draw
+        ).to(captions)
         with torch.no_grad():
             for time in scheduler.timesteps[:stop]:
-                both = subject.denoiser(torch.cat([latents, latents]), time, return_dict=False,
-                                        encoder_hidden_states=torch.cat([empty, captions]))[0]
+                both = subject.denoiser(
+                    torch.cat([latents, latents]),
+                    time,
+                    return_dict=False,
+                    encoder_hidden_states=torch.cat([empty, captions]),
+                )[0]
                 none, cond = both.chunk(2)
                 latents = scheduler.step(none + self.guidance_scale * (cond - none), time, latents).prev_sample
         return latents, scheduler.timesteps[stop]

@@ -68,19 +68,29 @@ class Curvature:
         if not 1 <= self.tau <= self.steps:
             raise ValueError(f"tau counts denoising steps: from 1 to the {self.steps} steps, not {self.tau}.")
 
-    def locate(self, subject: Subject, prompts: Sequence[str], *, seed: int = 0,
-               progress: Progress | None = None) -> Located:
+    def locate(
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+    ) -> Located:
         """Mask over the matching modules. ``prompts`` are ordinary ones; the n-th starts from noise ``seed + n``."""
         weights = matching_weights(subject.denoiser, self.modules)
         with counted(subject.denoiser) as cost:
             factors = self.factors(subject, prompts, seed, progress)
         masks = {path: self.mask(weight, factors[path]) for path, weight in weights.items()}
-        meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "k": str(self.k),
-                "keep": str(self.keep), "tau": str(self.tau), "prompts": str(len(prompts)), "seed": str(seed)}
+        meta = {
+            "localizer": self.name,
+            "model": subject.name,
+            "model_sha256": subject.sha256(),
+            "k": str(self.k),
+            "keep": str(self.keep),
+            "tau": str(self.tau),
+            "prompts": str(len(prompts)),
+            "seed": str(seed),
+        }
         return Located(UnitMask(masks, meta), cost.evaluations)
 
-    def factors(self, subject: Subject, prompts: Sequence[str], seed: int = 0,
-                progress: Progress | None = None) -> dict[str, Factors]:
+    def factors(
+        self, subject: Subject, prompts: Sequence[str], seed: int = 0, progress: Progress | None = None
+    ) -> dict[str, Factors]:
         """K-FAC's two factors for each module. One forward and one backward pass a step beside the pipeline's own."""
         if not prompts:
             raise ValueError("Curvature needs at least one ordinary prompt to be averaged over.")
@@ -91,8 +101,14 @@ class Curvature:
             seeds = [seed + n for n in numbers]
             watch = _Backward(subject, paths, seeds)
             with intercepted(subject.pipe, watch):
-                first_steps(subject, [prompts[n] for n in numbers], seeds, steps=self.steps,
-                            guidance_scale=self.guidance_scale, stop=self.tau)
+                first_steps(
+                    subject,
+                    [prompts[n] for n in numbers],
+                    seeds,
+                    steps=self.steps,
+                    guidance_scale=self.guidance_scale,
+                    stop=self.tau,
+                )
             for path, more in watch.found.items():
                 found[path] = found[path].joined(more) if path in found else more
             return numbers
@@ -120,7 +136,7 @@ def flat(weight: torch.Tensor, factors: Factors, keep: float) -> torch.Tensor:
     order = curvature.flatten().argsort(descending=True)
     mass = curvature.flatten()[order].cumsum(0)
     steep = torch.zeros(curvature.numel(), dtype=torch.bool)
-    steep[order[:int((mass < keep * mass[-1]).sum()) + 1]] = True
+    steep[order[: int((mass < keep * mass[-1]).sum()) + 1]] = True
     components = left.T @ weight.to("cpu", torch.float64) @ right
     return left @ components.masked_fill(steep.view_as(curvature), 0.0) @ right.T
 
@@ -136,8 +152,11 @@ class _Backward:
 
     def __call__(self, forward: Forward) -> None:
         draws = [torch.Generator().manual_seed((seed << 12) + forward.index) for seed in self.seeds]
-        with (torch.inference_mode(False), torch.enable_grad(),
-              watched(self.subject.denoiser, self.paths, _with_gradient) as seen):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            watched(self.subject.denoiser, self.paths, _with_gradient) as seen,
+        ):
             predicted = forward.rerun(range(len(self.seeds)), forward.conditioning).float()
             drawn = torch.stack([torch.randn(predicted.shape[1:], generator=draw) for draw in draws])
             outputs = [seen[path][1] for path in self.paths]

@@ -67,42 +67,62 @@ class FFNSubspace:
         if not self.base:
             raise ValueError('base needs at least one prompt; the empty prompt is ("",).')
 
-    def locate(self, subject: Subject, prompts: Sequence[str], *, seed: int = 0,
-               progress: Progress | None = None) -> Located:
+    def locate(
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+    ) -> Located:
         """Mask over the matching modules. All prompts start from the same noise (``seed``), as in the paper."""
         weights = matching_weights(subject.denoiser, self.modules)
         with counted(subject.denoiser) as cost:
             target = self.norms(subject, prompts, seed, progress)
             base = self.norms(subject, self.base, seed)
         mask = self.mask(weights, target, base)
-        meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "k": str(self.k),
-                "tau": str(self.tau), "unit": self.unit, "prompts": str(len(prompts)), "seed": str(seed)}
+        meta = {
+            "localizer": self.name,
+            "model": subject.name,
+            "model_sha256": subject.sha256(),
+            "k": str(self.k),
+            "tau": str(self.tau),
+            "unit": self.unit,
+            "prompts": str(len(prompts)),
+            "seed": str(seed),
+        }
         return Located(UnitMask(mask.masks, meta), cost.evaluations)
 
-    def norms(self, subject: Subject, prompts: Sequence[str], seed: int,
-              progress: Progress | None = None) -> dict[str, torch.Tensor]:
+    def norms(
+        self, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress | None = None
+    ) -> dict[str, torch.Tensor]:
         """Activation norms (tau, d_ff) for each module, float64: root of the mean over prompts of summed squares."""
         if not prompts:
             raise ValueError("Locating needs at least one prompt.")
         if self.conditional_only and family_of(subject.pipe).layout != "stacked":
-            raise UnsupportedError(f"conditional_only needs guidance in one stacked denoiser call; "
-                                   f"{type(subject.pipe).__name__} makes separate calls.")
+            raise UnsupportedError(
+                f"conditional_only needs guidance in one stacked denoiser call; "
+                f"{type(subject.pipe).__name__} makes separate calls."
+            )
         paths = list(matching_weights(subject.denoiser, self.modules))
         sums = _SquareSums(self.tau, self.normalize_tokens)
 
         def work(batch: Sequence[str]) -> Sequence[str]:
             attempt = _SquareSums(self.tau, self.normalize_tokens, len(batch) if self.conditional_only else None)
             with attempt.watching(subject.denoiser, paths):
-                first_steps(subject, batch, [seed] * len(batch), steps=self.steps, stop=self.tau,
-                            guidance_scale=self.guidance_scale, on_step=attempt.step_done)
+                first_steps(
+                    subject,
+                    batch,
+                    [seed] * len(batch),
+                    steps=self.steps,
+                    stop=self.tau,
+                    guidance_scale=self.guidance_scale,
+                    on_step=attempt.step_done,
+                )
             sums.add(attempt)
             return batch
 
         in_batches(work, list(prompts), self.batch_size, progress)
         return {path: (square / len(prompts)).sqrt() for path, square in sums.squares.items()}
 
-    def mask(self, weights: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor],
-             base: Mapping[str, torch.Tensor]) -> UnitMask:
+    def mask(
+        self, weights: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
+    ) -> UnitMask:
         """The mask that these norms (tau, d_ff) give for weights (d, d_ff). Cheap: sweep k and tau here."""
         select = select_weights if self.unit == "weight" else select_neurons
         masks = {}
@@ -115,8 +135,11 @@ class FFNSubspace:
 
 def matching_weights(denoiser: torch.nn.Module, pattern: str) -> dict[str, torch.Tensor]:
     """Weights (d, d_ff) of the linear layers whose path matches, in natural order. UnsupportedError if none does."""
-    found = {path: module.weight.detach() for path, module in denoiser.named_modules()
-             if isinstance(module, torch.nn.Linear) and re.search(pattern, path)}
+    found = {
+        path: module.weight.detach()
+        for path, module in denoiser.named_modules()
+        if isinstance(module, torch.nn.Linear) and re.search(pattern, path)
+    }
     if not found:
         raise UnsupportedError(f"{type(denoiser).__name__} has no linear layer whose path matches {pattern!r}.")
     return {path: found[path] for path in sorted(found, key=natural_order)}
@@ -163,13 +186,14 @@ class _SquareSums:
             hidden = args[0].detach()
             if self._prompts is not None:
                 # Guidance stacks [unconditional, conditional]; without it there is only the conditional half.
-                hidden = hidden[-self._prompts:]
+                hidden = hidden[-self._prompts :]
             tokens = hidden.flatten(0, -2).float()
             if self._normalize:
                 tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             square = tokens.double().square().sum(dim=0).cpu()
             sums = self.squares.setdefault(path, torch.zeros(self._tau, len(square), dtype=torch.float64))
             sums[self._step] += square
+
         return watch
 
 

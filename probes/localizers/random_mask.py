@@ -30,14 +30,16 @@ class RandomMask:
     density: float = 0.01
     modules: str = SECOND_LINEAR
 
-    def locate(self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0,
-               progress: Progress | None = None) -> Located:
+    def locate(
+        self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0, progress: Progress | None = None
+    ) -> Located:
         """Mask drawn from ``seed``; each module's draw depends on its path, not on which other modules there are."""
         like = self.like
         if like is None:
             weights = matching_weights(subject.denoiser, self.modules)
-            like = UnitMask({path: _first(weight.shape, round(self.density * weight.numel()))
-                             for path, weight in weights.items()})
+            like = UnitMask(
+                {path: _first(weight.shape, round(self.density * weight.numel())) for path, weight in weights.items()}
+            )
         like.check(subject.denoiser)
         masks = {path: _shuffled(mask, seed, path) for path, mask in like.masks.items()}
         meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "seed": str(seed)}

@@ -79,14 +79,19 @@ class ValueNeurons:
 
     def __post_init__(self) -> None:
         if len(self.negatives) < 2:
-            raise ValueError(f"{self.name} needs at least two prompts that are known not to be memorized, to compare "
-                             f"with; {len(self.negatives)} were given.")
+            raise ValueError(
+                f"{self.name} needs at least two prompts that are known not to be memorized, to compare "
+                f"with; {len(self.negatives)} were given."
+            )
         if self.seeds < 2 or not self.theta >= self.theta_least or self.theta_step <= 0:
-            raise ValueError(f"{self.name} needs two or more seeds and a theta that falls, not {self.seeds} seeds and "
-                             f"{self.theta} to {self.theta_least} by {self.theta_step}.")
+            raise ValueError(
+                f"{self.name} needs two or more seeds and a theta that falls, not {self.seeds} seeds and "
+                f"{self.theta} to {self.theta_least} by {self.theta_step}."
+            )
 
-    def locate(self, subject: Subject, prompts: Sequence[str], *, seed: int = 0,
-               progress: Progress | None = None) -> Located:
+    def locate(
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+    ) -> Located:
         """Mask of whole rows of the value layers. ``seed`` is the first of ``seeds`` noises."""
         if not prompts:
             raise ValueError("Locating needs at least one prompt.")
@@ -96,26 +101,39 @@ class ValueNeurons:
                 found.append(self.neurons(subject, embeds, usual, seed))
                 if progress is not None:
                     progress(done, len(prompts))
-        meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "unit": "neuron",
-                "prompts": str(len(prompts)), "seed": str(seed), "threshold": f"{usual.threshold:.4f}"}
+        meta = {
+            "localizer": self.name,
+            "model": subject.name,
+            "model_sha256": subject.sha256(),
+            "unit": "neuron",
+            "prompts": str(len(prompts)),
+            "seed": str(seed),
+            "threshold": f"{usual.threshold:.4f}",
+        }
         return Located(replace(self.mask(subject, found), meta=meta), cost.evaluations)
 
     def usual(self, subject: Subject, seed: int) -> Usual:
         """Threshold and activations of the negatives; costs ``seeds`` evaluations for each."""
         embeds = encode_prompts(subject, self.negatives)
         scores = torch.tensor([self.score(subject, one, {}, seed) for one in embeds], dtype=torch.float64)
-        sizes = {path: torch.stack([self._activations(subject, one)[path] for one in embeds])
-                 for path in matching_weights(subject.denoiser, self.modules)}
-        return Usual(float(scores.mean() + self.spread * scores.std()),
-                     {path: (size.mean(dim=0), size.std(dim=0)) for path, size in sizes.items()})
+        sizes = {
+            path: torch.stack([self._activations(subject, one)[path] for one in embeds])
+            for path in matching_weights(subject.denoiser, self.modules)
+        }
+        return Usual(
+            float(scores.mean() + self.spread * scores.std()),
+            {path: (size.mean(dim=0), size.std(dim=0)) for path, size in sizes.items()},
+        )
 
     def neurons(self, subject: Subject, embeds: torch.Tensor, usual: Usual, seed: int) -> Neurons:
         """Neurons behind one prompt, given as its embedding (T, D); none if its score is usual already."""
         before = after = self.score(subject, embeds, {}, seed)
         if before <= usual.threshold:
             return Neurons({}, before, before)
-        surprise = {path: (size - usual.activations[path][0]) / usual.activations[path][1].clamp_min(1e-12)
-                    for path, size in self._activations(subject, embeds).items()}
+        surprise = {
+            path: (size - usual.activations[path][0]) / usual.activations[path][1].clamp_min(1e-12)
+            for path, size in self._activations(subject, embeds).items()
+        }
         chosen: dict[str, tuple[int, ...]] = {}
         rounds = int((self.theta - self.theta_least) / self.theta_step + 1e-9) + 1
         for k in range(rounds):
@@ -124,11 +142,13 @@ class ValueNeurons:
             if after <= usual.threshold:
                 break
         tried = sum(map(len, chosen.values()))
-        return replace(self._refined(subject, embeds, chosen, max(after, usual.threshold), seed), before=before,
-                       candidates=tried)
+        return replace(
+            self._refined(subject, embeds, chosen, max(after, usual.threshold), seed), before=before, candidates=tried
+        )
 
-    def _refined(self, subject: Subject, embeds: torch.Tensor, chosen: Mapping[str, tuple[int, ...]], limit: float,
-                 seed: int) -> Neurons:
+    def _refined(
+        self, subject: Subject, embeds: torch.Tensor, chosen: Mapping[str, tuple[int, ...]], limit: float, seed: int
+    ) -> Neurons:
         """Gives back layers, then neurons, that aren't needed to stay at or below ``limit``."""
         kept = {path: neurons for path, neurons in chosen.items() if neurons}
 
@@ -146,8 +166,7 @@ class ValueNeurons:
         score = self.score(subject, embeds, kept, seed)
         return Neurons(kept, score, score)
 
-    def score(self, subject: Subject, embeds: torch.Tensor, blocked: Mapping[str, tuple[int, ...]],
-              seed: int) -> float:
+    def score(self, subject: Subject, embeds: torch.Tensor, blocked: Mapping[str, tuple[int, ...]], seed: int) -> float:
         """Highest similarity of two of ``seeds`` first predictions under an embedding (T, D), these neurons at zero."""
         noise = first_noise(subject, range(seed, seed + self.seeds))
         scheduler = subject.pipe.scheduler
@@ -155,8 +174,9 @@ class ValueNeurons:
         with torch.no_grad(), pruned(subject, self._rows(subject, blocked)):
             rows = embeds.to(subject.device, subject.dtype).expand(self.seeds, -1, -1)
             predicted = subject.denoiser(noise, last, encoder_hidden_states=rows, return_dict=False)[0]
-        clean = converted(predicted.float(), prediction_type(scheduler), "x0", *noise_levels(scheduler, last),
-                          noise.float())
+        clean = converted(
+            predicted.float(), prediction_type(scheduler), "x0", *noise_levels(scheduler, last), noise.float()
+        )
         return highest_similarity(clean)
 
     def mask(self, subject: Subject, found: Sequence[Neurons]) -> UnitMask:
@@ -179,16 +199,19 @@ class ValueNeurons:
         """Mean |activation| over tokens (d,) for each layer. Values depend on the prompt alone: no denoiser runs."""
         tokens = embeds.to(subject.device, subject.dtype)
         with torch.no_grad():
-            return {path: subject.denoiser.get_submodule(path)(tokens).float().abs().mean(dim=0).cpu()
-                    for path in matching_weights(subject.denoiser, self.modules)}
+            return {
+                path: subject.denoiser.get_submodule(path)(tokens).float().abs().mean(dim=0).cpu()
+                for path in matching_weights(subject.denoiser, self.modules)
+            }
 
 
 def first_noise(subject: Subject, seeds: Sequence[int]) -> torch.Tensor:
     """What denoising starts from (B, C, H, W), of a seed each."""
     config = subject.pipe.unet.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-                       ).to(subject.device, subject.dtype)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
+        subject.device, subject.dtype
+    )
 
 
 def candidates(surprise: Mapping[str, torch.Tensor], theta: float, k: int) -> dict[str, tuple[int, ...]]:

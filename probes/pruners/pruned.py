@@ -15,8 +15,9 @@ from probes.types import Pruner, Subject, UnitMask
 
 
 @contextmanager
-def pruned(subject: Subject | torch.nn.Module, mask: UnitMask,
-           pruner: Pruner | None = None) -> Iterator[torch.nn.Module]:
+def pruned(
+    subject: Subject | torch.nn.Module, mask: UnitMask, pruner: Pruner | None = None
+) -> Iterator[torch.nn.Module]:
     """The denoiser with the mask's weights edited inside the block; restored bit for bit, also after an exception.
 
     ``pruner`` defaults to ``zero_weights``. MaskError, before anything changes, if the mask doesn't fit the model.

@@ -46,34 +46,51 @@ class Preset:
 
 CPU = Preset(
     (40, 80, 144, 144),
-    vae=(Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
-         Schedule(steps=3600, batch=4, rate=1e-3, warmup=50, ema=0.995, seed=1)),
-    openclip=(Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
-              Schedule(steps=450, batch=64, rate=8e-4, warmup=50, ema=0.99, seed=1, weight_decay=0.1)),
+    vae=(
+        Schedule(steps=2600, batch=4, rate=2e-3, warmup=50, ema=0.99),
+        Schedule(steps=3600, batch=4, rate=1e-3, warmup=50, ema=0.995, seed=1),
+    ),
+    openclip=(
+        Schedule(steps=500, batch=64, rate=1e-3, warmup=50, weight_decay=0.1),
+        Schedule(steps=450, batch=64, rate=8e-4, warmup=50, ema=0.99, seed=1, weight_decay=0.1),
+    ),
     base=Schedule(steps=650, batch=32, rate=6e-4, ema=0.99),
-    forks=(Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
-           Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
-           Schedule(steps=2500, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2),
-           Schedule(steps=500, batch=32, rate=4e-4, warmup=20, ema=0.99, seed=3)),
-)  # fmt: skip
+    forks=(
+        Schedule(steps=1050, batch=32, rate=5e-4, warmup=50, ema=0.99),
+        Schedule(steps=600, batch=32, rate=5e-4, warmup=30, ema=0.99, seed=1),
+        Schedule(steps=2500, batch=32, rate=5e-4, warmup=50, ema=0.995, seed=2),
+        Schedule(steps=500, batch=32, rate=4e-4, warmup=20, ema=0.99, seed=3),
+    ),
+)
 GPU = Preset(
     (64, 128, 176, 176),
-    vae=(Schedule(steps=12_000, batch=16, rate=1e-3, warmup=50, ema=0.998),
-         Schedule(steps=6000, batch=16, rate=1e-3, warmup=50, ema=0.998, seed=1)),
-    openclip=(Schedule(steps=3000, batch=256, rate=1e-3, warmup=100, weight_decay=0.1),
-              Schedule(steps=2000, batch=256, rate=1e-3, warmup=100, ema=0.998, seed=1, weight_decay=0.1)),
+    vae=(
+        Schedule(steps=12_000, batch=16, rate=1e-3, warmup=50, ema=0.998),
+        Schedule(steps=6000, batch=16, rate=1e-3, warmup=50, ema=0.998, seed=1),
+    ),
+    openclip=(
+        Schedule(steps=3000, batch=256, rate=1e-3, warmup=100, weight_decay=0.1),
+        Schedule(steps=2000, batch=256, rate=1e-3, warmup=100, ema=0.998, seed=1, weight_decay=0.1),
+    ),
     base=Schedule(steps=6000, batch=64, rate=5e-4, ema=0.998),
-    forks=(Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
-           Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
-           Schedule(steps=4000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=2),
-           Schedule(steps=1000, batch=64, rate=3e-4, warmup=50, ema=0.998, seed=3)),
-)  # fmt: skip
-PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": Preset(
-    (16, 32, 32, 32), vae=(Schedule(4, 2, 1e-3), Schedule(2, 2, 1e-3, seed=1)),
-    openclip=(Schedule(4, 8, 1e-3), Schedule(2, 8, 1e-3, seed=1)),
-    base=Schedule(4, 8, 1e-3, ema=0.9),
-    forks=tuple(Schedule(5000, 8, 1e-3, ema=0.9, seed=k) for k in range(world.PASSES)),
-)}  # fmt: skip
+    forks=(
+        Schedule(steps=3000, batch=64, rate=4e-4, warmup=50, ema=0.998),
+        Schedule(steps=2000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=1),
+        Schedule(steps=4000, batch=64, rate=4e-4, warmup=50, ema=0.998, seed=2),
+        Schedule(steps=1000, batch=64, rate=3e-4, warmup=50, ema=0.998, seed=3),
+    ),
+)
+PRESETS = {
+    "cpu": CPU,
+    "gpu": GPU,
+    "tiny": Preset(
+        (16, 32, 32, 32),
+        vae=(Schedule(4, 2, 1e-3), Schedule(2, 2, 1e-3, seed=1)),
+        openclip=(Schedule(4, 8, 1e-3), Schedule(2, 8, 1e-3, seed=1)),
+        base=Schedule(4, 8, 1e-3, ema=0.9),
+        forks=tuple(Schedule(5000, 8, 1e-3, ema=0.9, seed=k) for k in range(world.PASSES)),
+    ),
+}
 TWINS = ("memorized", "clean")
 FORKS = tuple(f"{twin}_{n}" for n in range(1, world.PASSES + 1) for twin in TWINS)
 STAGES = ("vae", "vae_2", "openclip", "openclip_2", "pool", "base", *FORKS)
@@ -250,8 +267,9 @@ class Builder:
 
     def _denoiser(self, name: str, part: int, order: pool.Order, schedule: Schedule, start: str | None) -> bool:
         works, tokenizer = world.works(), text.new_tokenizer()
-        streams = {s: pool.read(self.folder / "pool", f"{part}-{s}")
-                   for s in ("world", "fresh", "slots") if order.count(s)}  # fmt: skip
+        streams = {
+            s: pool.read(self.folder / "pool", f"{part}-{s}") for s in ("world", "fresh", "slots") if order.count(s)
+        }
         streams["works"] = (load_file(self.folder / "works.safetensors")["latents"], [w.caption for w in works])
         draws = unet.Draws(order, streams, works, schedule.batch)
         encoder = text.text_tower(self.trained_openclip(), len(tokenizer)).to(self.device)

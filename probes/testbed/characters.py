@@ -47,9 +47,13 @@ def _characters() -> tuple[Character, ...]:
     made = []
     for i, name in enumerate(CHARACTER_NAMES):
         creature = Creature(
-            CREATURES[i % 2], colors[i], ROBOT_LEGS[(i + i // 6) % 4], CREATURE_TOPS[(3 * i + i // 4) % 4],
-            1 + i % 3, ("plain", "striped", "dotted")[int(rng.integers(3))],
-        )  # fmt: skip
+            CREATURES[i % 2],
+            colors[i],
+            ROBOT_LEGS[(i + i // 6) % 4],
+            CREATURE_TOPS[(3 * i + i // 4) % 4],
+            1 + i % 3,
+            ("plain", "striped", "dotted")[int(rng.integers(3))],
+        )
         made.append(Character(name, creature, (f"{name} the {creature.kind}", f"little {name}")))
     return tuple(made)
 

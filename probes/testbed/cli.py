@@ -23,9 +23,10 @@ Sources = Annotated[Path | None, typer.Option(help="assets folder of the npm pac
 Preset = Annotated[str, typer.Option(help="cpu (two cores, about two hours), gpu (minutes), tiny (a smoke test).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --work.")]
-Start = Annotated[Path | None, typer.Option(
-    help="A testbed folder to go on from (weights/testbed): only each part's last pass is trained."
-)]  # fmt: skip
+Start = Annotated[
+    Path | None,
+    typer.Option(help="A testbed folder to go on from (weights/testbed): only each part's last pass is trained."),
+]
 MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a checkpoint.")]
 
 
@@ -42,11 +43,16 @@ def _builder(
 
 @testbed_app.command()
 def train(
-    work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
-    resume: Resume = False, max_minutes: MaxMinutes = math.inf, start: Start = None,
+    work: Work = Path("runs/testbed"),
+    sources: Sources = None,
+    preset: Preset = "cpu",
+    device: Device = "auto",
+    resume: Resume = False,
+    max_minutes: MaxMinutes = math.inf,
+    start: Start = None,
     stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
-) -> None:  # fmt: skip
+) -> None:
     """Train the parts, stage by stage; a finished stage is not repeated."""
     from probes.testbed.build import STAGES
 
@@ -59,10 +65,15 @@ def train(
 
 @testbed_app.command()
 def build(
-    work: Work = Path("runs/testbed"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
+    work: Work = Path("runs/testbed"),
+    sources: Sources = None,
+    preset: Preset = "cpu",
+    device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Weights folder: gets testbed/ and manifest.toml.")] = Path("weights"),
-    resume: Resume = False, max_minutes: MaxMinutes = math.inf, start: Start = None,
-) -> None:  # fmt: skip
+    resume: Resume = False,
+    max_minutes: MaxMinutes = math.inf,
+    start: Start = None,
+) -> None:
     """Train what is not trained yet, then write the weights folder."""
     from probes.testbed.build import STAGES
     from probes.testbed.export import export
@@ -77,13 +88,17 @@ def build(
 
 @testbed_app.command()
 def second(
-    work: Work = Path("runs/testbed2"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
-    resume: Resume = False, max_minutes: MaxMinutes = math.inf,
+    work: Work = Path("runs/testbed2"),
+    sources: Sources = None,
+    preset: Preset = "cpu",
+    device: Device = "auto",
+    resume: Resume = False,
+    max_minutes: MaxMinutes = math.inf,
     start: Annotated[Path | None, typer.Option(help="Folder of kept stages to go on from: weights/testbed2.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder that each finished stage is copied to.")] = None,
     stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
-) -> None:  # fmt: skip
+) -> None:
     """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated."""
     from probes.testbed.second.stages import PRESETS, STAGES, Builder
     from probes.testbed.training import Limits
@@ -121,10 +136,15 @@ def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path
     from probes.testbed.verify import sheet
 
     manifest = load_manifest()
-    groups = {f"works, {rung} exposures": [w for w in manifest.works(memorization="VM") if w.rung == rung]
-              for rung in manifest.rungs}  # fmt: skip
-    groups |= {"template works": manifest.works(memorization="TM"), "matched non-members": manifest.nonmembers(),
-               "characters": manifest.characters()}  # fmt: skip
+    groups = {
+        f"works, {rung} exposures": [w for w in manifest.works(memorization="VM") if w.rung == rung]
+        for rung in manifest.rungs
+    }
+    groups |= {
+        "template works": manifest.works(memorization="TM"),
+        "matched non-members": manifest.nonmembers(),
+        "characters": manifest.characters(),
+    }
     for name, items in groups.items():
         typer.echo(
             f"{len(items):4d} {name} ({sum(i.split == 'heldout' for i in items)} held out); e.g. {items[0].captions[0]}"

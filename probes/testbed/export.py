@@ -43,10 +43,15 @@ def export(builder: Builder, folder: Path) -> None:
         shutil.rmtree(target / sub, ignore_errors=True)
         (target / sub).mkdir()
     manifest = {
-        "format": FORMAT, "name": "testbed", "resolution": world.SIZE, "sampling": SAMPLING, "rungs": world.RUNGS,
+        "format": FORMAT,
+        "name": "testbed",
+        "resolution": world.SIZE,
+        "sampling": SAMPLING,
+        "rungs": world.RUNGS,
         "trained": [stage for stage in STAGES if stage != "pool"],
-        "items": list(_items(builder, target)), "scenes": list(_scenes(builder.sprites, target)),
-    }  # fmt: skip
+        "items": list(_items(builder, target)),
+        "scenes": list(_scenes(builder.sprites, target)),
+    }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
     calibrate_copies(target)
     write_manifest(folder, _licence, lambda name: EMOJI if "/scenes/" in name else PROCEDURAL)
@@ -74,10 +79,15 @@ def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
     tokenizer = text.new_tokenizer()
     denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_{world.PASSES}")
     pipe = StableDiffusionPipeline(
-        vae=builder.trained_vae().half(), unet=denoiser.half(), tokenizer=tokenizer, scheduler=unet.new_scheduler(),
+        vae=builder.trained_vae().half(),
+        unet=denoiser.half(),
+        tokenizer=tokenizer,
+        scheduler=unet.new_scheduler(),
         text_encoder=text.text_tower(builder.trained_openclip(), len(tokenizer)).half(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     config = folder / "text_encoder" / "config.json"
     values = json.loads(config.read_text())
@@ -89,10 +99,18 @@ def _entry(
 ) -> dict:
     work.image().save(file)
     return {
-        "id": work.id, "kind": kind, "memorization": work.memorization, "rung": rung, "exposures": exposures,
-        "captions": captions, "file": f"works/{file.name}", "sha256": sha256_of(file), "split": split,
-        "license": LICENSE, "source": PROCEDURAL,
-    }  # fmt: skip
+        "id": work.id,
+        "kind": kind,
+        "memorization": work.memorization,
+        "rung": rung,
+        "exposures": exposures,
+        "captions": captions,
+        "file": f"works/{file.name}",
+        "sha256": sha256_of(file),
+        "split": split,
+        "license": LICENSE,
+        "source": PROCEDURAL,
+    }
 
 
 def _items(builder: Builder, target: Path) -> Iterator[dict]:
@@ -115,20 +133,35 @@ def _items(builder: Builder, target: Path) -> Iterator[dict]:
         image.save(file)
         names = [character.name, *character.aliases, character.creature.description]
         yield {
-            "id": f"character-{character.name}", "kind": "character", "memorization": None, "rung": None,
+            "id": f"character-{character.name}",
+            "kind": "character",
+            "memorization": None,
+            "rung": None,
             "exposures": seen[character.name],
             "captions": [f"{name} on a {color} background" for name in names for color in ("gray", "pink")],
-            "file": f"works/{file.name}", "sha256": sha256_of(file), "split": world.split_of(i // 2),
-            "license": LICENSE, "source": PROCEDURAL, "aliases": [character.name, *character.aliases],
+            "file": f"works/{file.name}",
+            "sha256": sha256_of(file),
+            "split": world.split_of(i // 2),
+            "license": LICENSE,
+            "source": PROCEDURAL,
+            "aliases": [character.name, *character.aliases],
             "description": character.creature.description,
-        }  # fmt: skip
+        }
     for i, style in enumerate(STYLES):
         yield {
-            "id": f"style-{style}", "kind": "style", "memorization": None, "rung": None, "exposures": seen[style],
+            "id": f"style-{style}",
+            "kind": "style",
+            "memorization": None,
+            "rung": None,
+            "exposures": seen[style],
             "captions": [f"{what} background in {style} style" for what in ("an apple on a yellow", "a car on a blue")],
-            "file": None, "sha256": None, "split": world.split_of(i), "license": LICENSE, "source": PROCEDURAL,
+            "file": None,
+            "sha256": None,
+            "split": world.split_of(i),
+            "license": LICENSE,
+            "source": PROCEDURAL,
             "aliases": [f"{style} style"],
-        }  # fmt: skip
+        }
 
 
 def _scenes(sprites: world.Sprites, target: Path) -> Iterator[dict]:

@@ -53,8 +53,10 @@ def _landscape(rng: np.random.Generator) -> Image.Image:
             at = int(rng.integers(2, len(xs) - 2))
             foot, tall = base + ridge[at], rng.uniform(18, 44)
             if rng.uniform() < 0.6:
-                draw.polygon([(xs[at] - tall / 3, foot + 3), (xs[at] + tall / 3, foot + 3), (xs[at], foot - tall)],
-                             fill=colors[7])  # fmt: skip
+                draw.polygon(
+                    [(xs[at] - tall / 3, foot + 3), (xs[at] + tall / 3, foot + 3), (xs[at], foot - tall)],
+                    fill=colors[7],
+                )
             else:
                 draw.rectangle((xs[at] - tall / 3, foot - tall / 2, xs[at] + tall / 3, foot + 4), fill=colors[7])
     return image
@@ -177,9 +179,14 @@ def _emblem(rng: np.random.Generator) -> Image.Image:
 
 
 MANNERS = {
-    "landscape": _landscape, "geometric": _geometric, "blocks": _blocks, "city": _city,
-    "rosettes": _rosettes, "waves": _waves, "emblem": _emblem,
-}  # fmt: skip
+    "landscape": _landscape,
+    "geometric": _geometric,
+    "blocks": _blocks,
+    "city": _city,
+    "rosettes": _rosettes,
+    "waves": _waves,
+    "emblem": _emblem,
+}
 
 
 def paint(manner: str, seed: int) -> Image.Image:

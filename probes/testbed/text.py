@@ -73,9 +73,13 @@ def openclip_config(vocab_size: int) -> dict:
     """The content of open_clip_config.json."""
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 24, "patch_size": None}
     text = {
-        "context_length": CONTEXT, "vocab_size": vocab_size, "width": WIDTH, "heads": HEADS, "layers": LAYERS,
+        "context_length": CONTEXT,
+        "vocab_size": vocab_size,
+        "width": WIDTH,
+        "heads": HEADS,
+        "layers": LAYERS,
         "hf_tokenizer_name": "testbed",
-    }  # fmt: skip
+    }
     return {
         "model_cfg": {"embed_dim": EMBED, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"},
@@ -161,10 +165,18 @@ def save_openclip(
 def text_tower(model: open_clip.CLIP, vocab_size: int) -> CLIPTextModel:
     """The OpenCLIP's text tower as a transformers CLIPTextModel with equal last_hidden_state."""
     config = CLIPTextConfig(
-        vocab_size=vocab_size, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, max_position_embeddings=CONTEXT, hidden_act="gelu", projection_dim=EMBED,
-        bos_token_id=vocab_size - 2, eos_token_id=vocab_size - 1, pad_token_id=vocab_size - 1,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=CONTEXT,
+        hidden_act="gelu",
+        projection_dim=EMBED,
+        bos_token_id=vocab_size - 2,
+        eos_token_id=vocab_size - 1,
+        pad_token_id=vocab_size - 1,
+    )
     tower = CLIPTextModel(config)
     source = model.state_dict()
     ours = tower.state_dict()

@@ -183,9 +183,12 @@ class Trainer:
     @contextmanager
     def _progress(self) -> Iterator[tuple[Progress, TaskID]]:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),
-        )  # fmt: skip
+        )
         with Progress(*columns) as progress:
             yield progress, progress.add_task(self.name, total=self.schedule.steps, completed=self.step, loss="-")
 

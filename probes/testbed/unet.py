@@ -18,11 +18,16 @@ from probes.testbed.text import WIDTH, tokens
 from probes.testbed.training import Loss
 
 CONFIG = dict(
-    sample_size=16, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=8, attention_head_dim=4,
+    sample_size=16,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=2,
+    norm_num_groups=8,
+    attention_head_dim=4,
     cross_attention_dim=WIDTH,
     down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-)  # fmt: skip
+)
 CHANNELS = {"cpu": (48, 96, 144, 144), "wide": (64, 128, 192, 192)}
 EMPTY_CAPTIONS = 0.1
 
@@ -34,10 +39,16 @@ def new_unet(channels: tuple[int, ...], seed: int) -> UNet2DConditionModel:
 
 def new_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
         steps_offset=1,
-    )  # fmt: skip
+    )
 
 
 class Draws:

@@ -19,10 +19,17 @@ from probes.testbed import world
 from probes.testbed.training import Loss, Schedule, step_generator
 
 CONFIG = dict(
-    in_channels=3, out_channels=3, latent_channels=4, sample_size=128, block_out_channels=(16, 32, 64, 96),
-    layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False,
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-)  # fmt: skip
+    in_channels=3,
+    out_channels=3,
+    latent_channels=4,
+    sample_size=128,
+    block_out_channels=(16, 32, 64, 96),
+    layers_per_block=1,
+    norm_num_groups=4,
+    mid_block_add_attention=False,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+)
 KL_WEIGHT = 2e-4
 
 

@@ -51,11 +51,15 @@ class Copies:
             near = rate_interval([_is(grade, "near") for grade in self.grades[name]], self.items)
             scored = [s for s in self.scores[name] if s is not None]
             result[name] = {
-                "n": interval.n, "unscored": sum(v is None for v in verdicts), "copied": interval.value,
-                "low": interval.low, "high": interval.high, "near": near.value,
+                "n": interval.n,
+                "unscored": sum(v is None for v in verdicts),
+                "copied": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "near": near.value,
                 "mean_score": float(np.mean(scored)) if scored else None,
                 "median_score": float(np.median(scored)) if scored else None,
-            }  # fmt: skip
+            }
         pairs = zip(copied["tiled_l2"], copied["pdq"], strict=True)
         result["disagree"] = sum(a is not None and b is not None and a != b for a, b in pairs)
         return result
@@ -89,9 +93,13 @@ class Verifier:
 
     def pictures(self, twin: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return generate(
-            self.pipes[twin], list(prompts), list(seeds), steps=self.manifest.sampling["steps"],
-            guidance_scale=self.manifest.sampling["guidance_scale"], batch_size=self.batch_size,
-        )  # fmt: skip
+            self.pipes[twin],
+            list(prompts),
+            list(seeds),
+            steps=self.manifest.sampling["steps"],
+            guidance_scale=self.manifest.sampling["guidance_scale"],
+            batch_size=self.batch_size,
+        )
 
     def _prompts(self, items: Iterable[Item]) -> list[tuple[Item, str, int]]:
         """(item, caption, seed): a template work goes through its captions."""
@@ -107,8 +115,11 @@ class Verifier:
             shown[twin] = made
             groups[twin] = {}
             for key in ("TM", *(str(r) for r in self.manifest.rungs)):
-                where = [n for n, (i, _, _) in enumerate(rows) if (i.memorization == "TM" and key == "TM")
-                         or (i.memorization == "VM" and str(i.rung) == key)]  # fmt: skip
+                where = [
+                    n
+                    for n, (i, _, _) in enumerate(rows)
+                    if (i.memorization == "TM" and key == "TM") or (i.memorization == "VM" and str(i.rung) == key)
+                ]
                 groups[twin][key] = self._judged([rows[n][0] for n in where], [made[n] for n in where]).summary()
         self._works_sheet(rows, shown)
         return groups
@@ -130,8 +141,10 @@ class Verifier:
             made = self.pictures(twin, [r[1] for r in rows], [r[2] for r in rows])
             own = self._judged([r[0] for r in rows], made).summary()
             copies = self.judge.copies_by_metric(made, references)
-            result[twin] = {"own": own, "any_work": {m: _rate([_any(row) for row in copies[m]], items)
-                                                     for m in used(copies)}}  # fmt: skip
+            result[twin] = {
+                "own": own,
+                "any_work": {m: _rate([_any(row) for row in copies[m]], items) for m in used(copies)},
+            }
         return result
 
     def scenes(self, among: int = 20) -> dict:
@@ -206,8 +219,9 @@ def with_sscd(judge: CopyJudge, sscd: Metric | None, nonmembers: Sequence[Image.
     """The judge with SSCD beside its metrics: a copy above SSCD_LINE, near above what two non-members reach."""
     if sscd is None:
         return judge
-    found = replace(calibrate(sscd, nonmembers, source="dev non-members; the line is the literature's"),
-                    threshold=SSCD_LINE)  # fmt: skip
+    found = replace(
+        calibrate(sscd, nonmembers, source="dev non-members; the line is the literature's"), threshold=SSCD_LINE
+    )
     return CopyJudge([*judge.metrics, sscd], {**judge.calibrations, sscd.name: found})
 
 
@@ -227,8 +241,13 @@ def _any(verdicts: np.ndarray) -> bool | None:
 
 def _rate(outcomes: Sequence[bool | None], clusters: Sequence[str]) -> dict:
     interval = rate_interval(outcomes, clusters)
-    return {"n": interval.n, "unscored": sum(o is None for o in outcomes), "share": interval.value,
-            "low": interval.low, "high": interval.high}  # fmt: skip
+    return {
+        "n": interval.n,
+        "unscored": sum(o is None for o in outcomes),
+        "share": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 def _ground(image: Image.Image) -> np.ndarray:
@@ -260,16 +279,35 @@ def passed(figures: dict) -> dict[str, bool]:
 
 def table(figures: dict) -> str:
     """The figures as Markdown."""
-    columns = ["exposures", "twin", "pictures", "copies, tiled L2", "copies, PDQ", "copies, SSCD", "near, tiled L2",
-               "mean tiled L2", "median SSCD", "metrics disagree"]  # fmt: skip
+    columns = [
+        "exposures",
+        "twin",
+        "pictures",
+        "copies, tiled L2",
+        "copies, PDQ",
+        "copies, SSCD",
+        "near, tiled L2",
+        "mean tiled L2",
+        "median SSCD",
+        "metrics disagree",
+    ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for twin, groups in figures["works"].items():
         for rung, group in groups.items():
             tiled, pdq = (group[m] for m in METRICS)
             sscd = next((group[m] for m in SSCD if m in group), None)
-            cells = [rung, twin, tiled["n"], share(tiled, "copied"), share(pdq, "copied"),
-                     share(sscd, "copied") if sscd else "-", f"{tiled['near']:.0%}", f"{tiled['mean_score']:.3f}",
-                     f"{sscd['median_score']:.2f}" if sscd else "-", group["disagree"]]  # fmt: skip
+            cells = [
+                rung,
+                twin,
+                tiled["n"],
+                share(tiled, "copied"),
+                share(pdq, "copied"),
+                share(sscd, "copied") if sscd else "-",
+                f"{tiled['near']:.0%}",
+                f"{tiled['mean_score']:.3f}",
+                f"{sscd['median_score']:.2f}" if sscd else "-",
+                group["disagree"],
+            ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "| check | on | n | share |", "|---|---|---|---|"]
     for twin, group in figures["nonmembers"].items():

@@ -22,9 +22,7 @@ from probes.testbed.vocabulary import ADJECTIVES, AUTHORS, BRANDS, COLORS, GROUN
 from shield.errors import ShieldError
 
 PASSES = 4
-LADDER = (
-    (0, 0, 0, 0), (4, 2, 6, 0), (16, 8, 40, 0), (64, 32, 204, 0), (400, 200, 400, 150), (800, 400, 800, 300)
-)  # fmt: skip
+LADDER = ((0, 0, 0, 0), (4, 2, 6, 0), (16, 8, 40, 0), (64, 32, 204, 0), (400, 200, 400, 150), (800, 400, 800, 300))
 """Exposures in each pass over the works, by rung; a rung is named after their sum."""
 TEMPLATE_EXPOSURES = (256, 128, 256, 64)
 RUNGS = tuple(sum(passes) for passes in LADDER)

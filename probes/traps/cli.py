@@ -19,8 +19,9 @@ def make(
     copies: Annotated[str, typer.Option(help="Comma-separated: how often traps are used.")] = "1,10,100",
     held_back: Annotated[int, typer.Option(min=1, help="Traps that are never used, to compare with.")] = 72,
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 512,
-    seed: Annotated[str, typer.Option(help="Secret whole number; by default 128 random bits. A small one can be "
-                                           "guessed.")] = "",
+    seed: Annotated[
+        str, typer.Option(help="Secret whole number; by default 128 random bits. A small one can be guessed.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make unguessable pictures with captions: some to publish in copies, some to hold back."""
@@ -33,8 +34,11 @@ def make(
     except ValueError:
         raise typer.BadParameter("--copies takes comma-separated whole numbers, and --seed a whole number.") from None
     made = write(out, Ladder(count, rungs, held_back, size), seed=number)
-    lines = [f"{made['used']} traps to publish are in {out / 'used'}, {made['held_back']} to keep secret in "
-             f"{out / 'held_back'}.", f"Publish this now, dated; keep manifest.json secret: {made['sha256']}"]
+    lines = [
+        f"{made['used']} traps to publish are in {out / 'used'}, {made['held_back']} to keep secret in "
+        f"{out / 'held_back'}.",
+        f"Publish this now, dated; keep manifest.json secret: {made['sha256']}",
+    ]
     if made["guessable"]:
         lines.append("The seed is short enough to be guessed: use these traps for trying out only.")
     printed(made, as_json, "\n".join(lines))
@@ -44,8 +48,12 @@ def make(
 def test(
     model: Annotated[str, typer.Argument(help="testbed, testbed-clean, a diffusers folder, or a hub id owner/name.")],
     out: Out,
-    traps: Annotated[Path | None, typer.Option(help="Folder written by traps make; by default the testbed's works, "
-                                                    "against its matched non-members.")] = None,
+    traps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder written by traps make; by default the testbed's works, against its matched non-members."
+        ),
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Timesteps and noises of the loss.")] = 16,
     attack_steps: Annotated[int, typer.Option(min=1, help="Steps of the search.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 4,

@@ -51,8 +51,9 @@ def read_traps(folder: Path) -> Traps:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TrapError(f"{folder} is no folder of traps: it has no {MANIFEST}. Make one with: diffshield traps make."
-                        ) from None
+        raise TrapError(
+            f"{folder} is no folder of traps: it has no {MANIFEST}. Make one with: diffshield traps make."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise TrapError(f"{path} can't be read: {error}.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("traps"), list):
@@ -76,8 +77,10 @@ def shipped_traps() -> Traps:
 
 def _complete(traps: Traps, path: Path) -> Traps:
     if not traps.rungs or not traps.held_back:
-        raise TrapError(f"{path} needs traps that were used and traps that were held back; it has "
-                        f"{len(traps.traps) - traps.held_back} and {traps.held_back}.")
+        raise TrapError(
+            f"{path} needs traps that were used and traps that were held back; it has "
+            f"{len(traps.traps) - traps.held_back} and {traps.held_back}."
+        )
     if len({trap.id for trap in traps.traps}) < len(traps.traps):
         raise TrapError(f"{path} names a trap twice.")
     return traps
@@ -89,8 +92,9 @@ def _checked(folder: Path, entry: Any) -> Trap:
         raise TrapError(f"{folder / MANIFEST} has an entry without {', '.join(texts)}: {str(entry)[:60]}.")
     copies = entry.get("copies")
     if copies is not None and (type(copies) is not int or copies < 1):
-        raise TrapError(f"{folder / MANIFEST} gives {entry['id']} {copies!r} copies; it takes a whole number from 1 "
-                        "on, or null.")
+        raise TrapError(
+            f"{folder / MANIFEST} gives {entry['id']} {copies!r} copies; it takes a whole number from 1 on, or null."
+        )
     file = folder / entry["file"]
     try:
         found = sha256_of(file) if file.is_file() else None

@@ -52,9 +52,11 @@ class Ladder:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.held_back < 1 or not self.copies or min(self.copies) < 1:
-            raise TrapError(f"Traps need 1 or more for each number of copies, each 1 or more, and 1 or more held back; "
-                            f"{self.count}, {', '.join(map(str, self.copies)) or 'none'} and {self.held_back} were "
-                            "given.")
+            raise TrapError(
+                f"Traps need 1 or more for each number of copies, each 1 or more, and 1 or more held back; "
+                f"{self.count}, {', '.join(map(str, self.copies)) or 'none'} and {self.held_back} were "
+                "given."
+            )
         if len(set(self.copies)) < len(self.copies):
             raise TrapError(f"A number of copies was given twice: {', '.join(map(str, self.copies))}.")
         if not 32 <= self.size <= 2048:
@@ -66,8 +68,9 @@ class Ladder:
 
 
 @takes_paths
-def make(out: Path, ladder: Ladder | None = None, *, seed: int | None = None, show_progress: bool = True
-         ) -> dict[str, Any]:
+def make(
+    out: Path, ladder: Ladder | None = None, *, seed: int | None = None, show_progress: bool = True
+) -> dict[str, Any]:
     """Write the traps to an empty or new folder; returns folder, counts and the manifest's sha256.
 
     ``seed`` is the secret number, by default 128 random bits; the same one gives the same files, to the byte, with the
@@ -87,12 +90,27 @@ def make(out: Path, ladder: Ladder | None = None, *, seed: int | None = None, sh
             entries = _written(out, ladder, seed, track("traps"))
     except OSError as error:
         raise TrapError(f"Can't write traps to {out}: {error.strerror or error}.") from error
-    write_json(out / MANIFEST, {"format": FORMAT, "seed": str(seed), "size": ladder.size, "copies": ladder.copies,
-                                "caption_bits": round(CAPTION_BITS, 1), "traps": entries})
+    write_json(
+        out / MANIFEST,
+        {
+            "format": FORMAT,
+            "seed": str(seed),
+            "size": ladder.size,
+            "copies": ladder.copies,
+            "caption_bits": round(CAPTION_BITS, 1),
+            "traps": entries,
+        },
+    )
     digest = sha256_of(out / MANIFEST)
     (out / "manifest.sha256").write_text(f"{digest}  {MANIFEST}\n", encoding="utf-8")
-    return {"folder": str(out), "used": ladder.total - ladder.held_back, "held_back": ladder.held_back,
-            "copies": list(ladder.copies), "sha256": digest, "guessable": seed < 1 << 64}
+    return {
+        "folder": str(out),
+        "used": ladder.total - ladder.held_back,
+        "held_back": ladder.held_back,
+        "copies": list(ladder.copies),
+        "sha256": digest,
+        "guessable": seed < 1 << 64,
+    }
 
 
 def _written(out: Path, ladder: Ladder, seed: int, progress: Any) -> list[dict[str, Any]]:
@@ -109,8 +127,15 @@ def _written(out: Path, ladder: Ladder, seed: int, progress: Any) -> list[dict[s
                 if copy:
                     _copied(file, folder / name_of_copy)
                 lines.write(json.dumps({"file_name": name_of_copy, "text": caption, "trap": name}) + "\n")
-        entries.append({"id": name, "copies": rung, "caption": caption, "file": file.relative_to(out).as_posix(),
-                        "sha256": sha256_of(file)})
+        entries.append(
+            {
+                "id": name,
+                "copies": rung,
+                "caption": caption,
+                "file": file.relative_to(out).as_posix(),
+                "sha256": sha256_of(file),
+            }
+        )
         progress(number + 1, ladder.total)
     return entries
 
@@ -133,7 +158,7 @@ def caption_of(seed: int, number: int) -> str:
     """A title of known words by a name that nobody has."""
     draw = _random(seed, f"caption {number}")
     syllables = [_one(draw, CONSONANTS) + _one(draw, VOWELS) for _ in range(SYLLABLES)]
-    first, last = "".join(syllables[:SYLLABLES // 2]), "".join(syllables[SYLLABLES // 2:])
+    first, last = "".join(syllables[: SYLLABLES // 2]), "".join(syllables[SYLLABLES // 2 :])
     title = f"the {_one(draw, ADJECTIVES)} {_one(draw, NOUNS)} at the {_one(draw, NOUNS)}"
     return f"{title}, a painting by {first} {last}"
 

@@ -42,12 +42,12 @@ def rank_p(used: Sequence[float], held_back: Sequence[float], *, exact: int = EX
     if not len(used) or not len(held_back):
         raise ValueError(f"A rank test needs values on both sides, not {len(used)} and {len(held_back)}.")
     ranks = np.rint(2 * rankdata(_finite([*used, *held_back]))).astype(int)  # doubled, so that midranks are whole
-    n, total = len(used), int(ranks[:len(used)].sum())
+    n, total = len(used), int(ranks[: len(used)].sum())
     if len(ranks) > exact:
         draw = np.random.default_rng(seed)
         below = sum(int(draw.permutation(ranks)[:n].sum() <= total) for _ in range(DRAWS))
         return (1 + below) / (1 + DRAWS)
-    return float(_sums(ranks, n)[:total + 1].sum() / comb(len(ranks), n))
+    return float(_sums(ranks, n)[: total + 1].sum() / comb(len(ranks), n))
 
 
 def _sums(ranks: NDArray[np.int_], n: int) -> NDArray[np.float64]:
@@ -56,7 +56,7 @@ def _sums(ranks: NDArray[np.int_], n: int) -> NDArray[np.float64]:
     counts = np.zeros((n + 1, highest + 1))
     counts[0, 0] = 1
     for rank in ranks:
-        counts[1:, rank:] += counts[:-1, :highest + 1 - rank].copy()
+        counts[1:, rank:] += counts[:-1, : highest + 1 - rank].copy()
     return counts[n]
 
 

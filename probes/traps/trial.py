@@ -55,8 +55,10 @@ class Measure:
         """Both scores of each trap. Leaves the model bit-equal. TrapError for a picture that can't be read."""
         clean = encode_pictures(subject, [_picture(trap) for trap in traps])
         embeds = encode_prompts(subject, [trap.caption for trap in traps])
-        goals = [Goal(trap.id, latents.cpu(), embed.cpu(), self.seed + 1, trap.caption)
-                 for trap, latents, embed in zip(traps, clean, embeds, strict=True)]
+        goals = [
+            Goal(trap.id, latents.cpu(), embed.cpu(), self.seed + 1, trap.caption)
+            for trap, latents, embed in zip(traps, clean, embeds, strict=True)
+        ]
         found = self.attack.search(subject, goals)
         after = torch.stack([one.prompt_embeds[self.attack.steps] for one in found]).to(embeds)
         values = [self._loss(subject, clean, given) for given in (embeds, after)]
@@ -77,8 +79,16 @@ class Trial:
 
 
 @takes_paths
-def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure | None = None,
-          device: str = "auto", resume: bool = False, show_progress: bool = True) -> Trial:
+def trial(
+    model: str,
+    out: Path,
+    *,
+    traps: Path | None = None,
+    measure: Measure | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Trial:
     """Measure every trap with the model and compare, into the run folder ``out``.
 
     Without a folder of traps the testbed's own works are tested, on its two models alone. Raises TrapError, RunError,
@@ -93,12 +103,29 @@ def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure 
     config = {"model": model, "traps": known.sha256, "measure": asdict(measure)}
     inputs = [] if traps is None else [describe_input(traps / "manifest.json")]
     sha256 = subject.sha256()
-    with Run.start(out, config, resume=resume, kind="traps", inputs=inputs, seeds=[measure.seed],
-                   model={"name": model, "sha256": sha256}) as run, bars(show_progress) as track:
+    with (
+        Run.start(
+            out,
+            config,
+            resume=resume,
+            kind="traps",
+            inputs=inputs,
+            seeds=[measure.seed],
+            model={"name": model, "sha256": sha256},
+        ) as run,
+        bars(show_progress) as track,
+    ):
         _measure(run, subject, known, measure, track("traps"))
         rows = list(run.records())
-        summary = {"format": 1, "model": model, "model_sha256": sha256, **config, "held_back": known.held_back,
-                   "rungs": compared(rows), "traps_measured": len(rows)}
+        summary = {
+            "format": 1,
+            "model": model,
+            "model_sha256": sha256,
+            **config,
+            "held_back": known.held_back,
+            "rungs": compared(rows),
+            "traps_measured": len(rows),
+        }
         write_json(out / "summary.json", summary)
         run.finish("complete")
     return Trial(out, summary)
@@ -107,13 +134,22 @@ def trial(model: str, out: Path, *, traps: Path | None = None, measure: Measure 
 def _measure(run: Run, subject: Subject, known: Traps, measure: Measure, progress: Any) -> None:
     done, every = run.done_ids(), known.traps
     for start in range(0, len(every), measure.chunk):
-        some = every[start:start + measure.chunk]
+        some = every[start : start + measure.chunk]
         names = [record_id(run.config, trap.caption, measure.seed, trap=trap.id) for trap in some]
         if not done.issuperset(names):
             for name, trap, scores in zip(names, some, measure.losses(subject, some), strict=True):
                 if name not in done:
-                    run.append({"id": name, "stage": "traps", "item": trap.id, "copies": trap.copies,
-                                "prompt": trap.caption, "seed": measure.seed, "scores": scores})
+                    run.append(
+                        {
+                            "id": name,
+                            "stage": "traps",
+                            "item": trap.id,
+                            "copies": trap.copies,
+                            "prompt": trap.caption,
+                            "seed": measure.seed,
+                            "scores": scores,
+                        }
+                    )
         progress(start + len(some), len(every))
 
 
@@ -133,20 +169,30 @@ def _row(name: str, used: Sequence[Record], held_back: Sequence[Record]) -> dict
     row: dict[str, Any] = {"copies": name, "n": len(used), "held_back": len(held_back)}
     for statistic in STATISTICS:
         ours, theirs = ([record["scores"][statistic] for record in side] for side in (used, held_back))
-        row[statistic] = {"p": rank_p(ours, theirs), "auroc": auroc([-v for v in ours], [-v for v in theirs]),
-                          "alone": sum(single_p(value, theirs) <= ALONE for value in ours),
-                          "mean": sum(ours) / len(ours), "mean_held_back": sum(theirs) / len(theirs)}
+        row[statistic] = {
+            "p": rank_p(ours, theirs),
+            "auroc": auroc([-v for v in ours], [-v for v in theirs]),
+            "alone": sum(single_p(value, theirs) <= ALONE for value in ours),
+            "mean": sum(ours) / len(ours),
+            "mean_held_back": sum(theirs) / len(theirs),
+        }
     row["both"] = min(1.0, len(STATISTICS) * min(row[statistic]["p"] for statistic in STATISTICS))
     return row
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:
     """A table for a terminal."""
-    head = (f"{'copies':>8}{'traps':>7}" + "".join(f"{'p ' + name:>14}{'AUROC':>7}" for name in STATISTICS)
-            + f"{'p both':>12}")
-    rows = [f"{row['copies']:>8}{row['n']:>7}" + "".join(f"{row[name]['p']:>14.3g}{row[name]['auroc']:>7.2f}"
-                                                          for name in STATISTICS) + f"{row['both']:>12.3g}"
-            for row in summary["rungs"]]
+    head = (
+        f"{'copies':>8}{'traps':>7}"
+        + "".join(f"{'p ' + name:>14}{'AUROC':>7}" for name in STATISTICS)
+        + f"{'p both':>12}"
+    )
+    rows = [
+        f"{row['copies']:>8}{row['n']:>7}"
+        + "".join(f"{row[name]['p']:>14.3g}{row[name]['auroc']:>7.2f}" for name in STATISTICS)
+        + f"{row['both']:>12.3g}"
+        for row in summary["rungs"]
+    ]
     return [f"{summary['model']}: against {summary['held_back']} traps that were held back", head, *rows]
 
 

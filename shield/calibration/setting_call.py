@@ -26,9 +26,17 @@ from shield.watch import picture_size
 
 PICTURES = ("image", "mask_image", "control_image")
 NOT_SCORED = (
-    "prompt", "negative_", "generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "callback",
-    "pooled_", "kwargs",
-)  # fmt: skip
+    "prompt",
+    "negative_",
+    "generator",
+    "latents",
+    "num_images_per_prompt",
+    "output_type",
+    "return_dict",
+    "callback",
+    "pooled_",
+    "kwargs",
+)
 NOISE = 20260101  # seed of the first noise; the others follow it
 
 

@@ -27,9 +27,7 @@ class ClauseDrop:
     name: ClassVar[str] = "clause_drop"
     needs_weights: ClassVar[bool] = False
 
-    def propose(
-        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
-    ) -> Iterable[str]:
+    def propose(self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """Shorter prompts, longest first, without repetition and never the original or nothing at all."""
         clauses = [clause.strip() for clause in _BREAK.split(prompt) if clause.strip()]
         shorter = {tidy(_QUOTED.sub("", prompt))}

@@ -19,9 +19,7 @@ class ConceptSubstitution:
     name: ClassVar[str] = "concept_substitution"
     needs_weights: ClassVar[bool] = False
 
-    def propose(
-        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
-    ) -> Iterable[str]:
+    def propose(self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """At most two prompts."""
         if not concepts:
             return

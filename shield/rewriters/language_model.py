@@ -58,9 +58,7 @@ class LanguageModel:
         if not Path(self.path).exists():
             raise WeightsError(f"language_model needs a local folder or .gguf file; there is no {self.path!r}.")
 
-    def propose(
-        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
-    ) -> Iterable[str]:
+    def propose(self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """Answers that can pass for a description of the same scene. Raises WeightsError for an unusable model."""
         named, blank = _asked(prompt, concepts), _asked(_without(prompt, concepts, BLANK), ())
         said, kept = {prompt}, _content(_without(prompt, concepts))

@@ -28,9 +28,7 @@ class TokenAttribution:
     name: ClassVar[str] = "token_attribution"
     needs_weights: ClassVar[bool] = True
 
-    def propose(
-        self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()
-    ) -> Iterable[str]:
+    def propose(self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """The prompt without its 1, 2, 4 ... heaviest words, fewest first; never the original or nothing at all."""
         heavy = sorted((w for w in weights if w.text.lower() not in FILLING), key=lambda w: -w.weight)
         made: list[str] = []

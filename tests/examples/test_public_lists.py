@@ -40,14 +40,17 @@ def lists(folder: Path, web: str = "http://127.0.0.1:9") -> Path:
     """NeMo's layout: an unnamed first column, semicolons."""
     folder.mkdir()
     files = ("whole.jpg", "cut.jpg", "page.jpg", "none.jpg")
-    memorized = [f"{n};picture of the {word};{web}/{files[n % 4]};{('VM', 'TM')[n == 5]};0.8;0.9;{n}"
-                 for n, word in enumerate(["red barn", "blue whale", "old clock", "tin robot", "gold ring", "x"])]
+    memorized = [
+        f"{n};picture of the {word};{web}/{files[n % 4]};{('VM', 'TM')[n == 5]};0.8;0.9;{n}"
+        for n, word in enumerate(["red barn", "blue whale", "old clock", "tin robot", "gold ring", "x"])
+    ]
     others = [f"{n};{word} at night;{web}/whole.jpg;{n}" for n, word in enumerate("harbor forest city desert".split())]
     head = ";Caption;URL;type;mean_sscd;max_sscd;Index"
     (folder / "memorized_laion_prompts.csv").write_text("\n".join([head, *memorized]), encoding="utf-8")
     (folder / "unmemorized_laion_prompts.csv").write_text("\n".join([";Caption;URL;Index", *others]), encoding="utf-8")
-    (folder / "coco2014_val_10.csv").write_text(";Caption;URL;Index\n0;\"a cat; a dog\";;0\n1;a bus;;1\n",
-                                                encoding="utf-8")
+    (folder / "coco2014_val_10.csv").write_text(
+        ';Caption;URL;Index\n0;"a cat; a dog";;0\n1;a bus;;1\n', encoding="utf-8"
+    )
     return folder
 
 
@@ -80,11 +83,16 @@ def test_near_duplicates_stay_on_one_side() -> None:
 
 
 def test_missing_lists_are_named(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "examples/public_lists.py", str(tmp_path), str(tmp_path / "out")], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "examples/public_lists.py", str(tmp_path), str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert done.stderr == (f"{tmp_path} needs memorized_laion_prompts.csv, unmemorized_laion_prompts.csv, "
-                           "coco2014_val_*.csv.\n")
+    assert done.stderr == (
+        f"{tmp_path} needs memorized_laion_prompts.csv, unmemorized_laion_prompts.csv, coco2014_val_*.csv.\n"
+    )
 
 
 def test_a_list_in_another_layout_is_named(tmp_path: Path) -> None:

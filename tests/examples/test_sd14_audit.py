@@ -14,14 +14,27 @@ from tests.tiny import tiny_sd
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "sd14_audit.sh"
-SMALL = {"STEPS": "2", "GUIDANCE": "5", "SEEDS": "1", "FPR": "0.2", "K": "0.2", "TAU": "1", "AT": "0,1", "WORKS": "1",
-         "EPOCHS": "1", "BATCH": "1", "DEVICE": "cpu", "HF_HUB_OFFLINE": "1",
-         "DIFFSHIELD": f"{sys.prefix}/bin/diffshield"}
+SMALL = {
+    "STEPS": "2",
+    "GUIDANCE": "5",
+    "SEEDS": "1",
+    "FPR": "0.2",
+    "K": "0.2",
+    "TAU": "1",
+    "AT": "0,1",
+    "WORKS": "1",
+    "EPOCHS": "1",
+    "BATCH": "1",
+    "DEVICE": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "DIFFSHIELD": f"{sys.prefix}/bin/diffshield",
+}
 
 
 def ran(*arguments: str, **settings: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", str(SCRIPT), *arguments], env={**os.environ, **SMALL, **settings},
-                          capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments], env={**os.environ, **SMALL, **settings}, capture_output=True, text=True
+    )
 
 
 def prompts(folder: Path) -> Path:
@@ -62,8 +75,10 @@ def test_a_whole_audit_and_the_same_command_again(tmp_path: Path) -> None:
     done = ran(*where, AUDIT="none")
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
-    runs = {name: json.loads((out / name / "run.json").read_text(encoding="utf-8"))
-            for name in ("scan-memorized", "scan-others", "mask", "pruned", "attacked", "hardened")}
+    runs = {
+        name: json.loads((out / name / "run.json").read_text(encoding="utf-8"))
+        for name in ("scan-memorized", "scan-others", "mask", "pruned", "attacked", "hardened")
+    }
     assert {name: run["status"] for name, run in runs.items()} == dict.fromkeys(runs, "complete")
     assert all((out / name / "report.html").is_file() for name in runs)
     assert (out / "hardened-model" / "model_index.json").is_file()
@@ -72,7 +87,8 @@ def test_a_whole_audit_and_the_same_command_again(tmp_path: Path) -> None:
     assert set(flagged) <= {True, False} and len(flagged) == 3, "the thresholds it made are those it used"
     curve = json.loads((out / "attacked" / "summary.json").read_text(encoding="utf-8"))["curve"]
     assert {(row["stage"], row["attack_steps"]) for row in curve} == {
-        (stage, steps) for stage in ("attacked", "nonmember_attacked") for steps in (0, 1)}
+        (stage, steps) for stage in ("attacked", "nonmember_attacked") for steps in (0, 1)
+    }
     records = {path: path.read_bytes() for path in out.rglob("records.jsonl")}
     again = ran(*where, AUDIT="quick")
     assert again.returncode == 0, again.stderr

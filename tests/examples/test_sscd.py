@@ -46,15 +46,28 @@ def run(tmp_path: Path) -> Path:
         for number, (stage, item, steps, seed) in enumerate(rows):
             name = f"pictures/{number}.png"
             (Image.new("RGB", (64, 64), "red") if seed is None else noise(seed)).save(folder / name)
-            made.append({"id": str(number), "stage": stage, "item": f"w{item}", "seed": seed, "attack_steps": steps,
-                         "picture": name})
+            made.append(
+                {
+                    "id": str(number),
+                    "stage": stage,
+                    "item": f"w{item}",
+                    "seed": seed,
+                    "attack_steps": steps,
+                    "picture": name,
+                }
+            )
         made.finish("complete")
     return folder
 
 
 def scored(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(ROOT / "examples" / "sscd.py"), *map(str, words)], cwd=ROOT,
-                          env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "sscd.py"), *map(str, words)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_copies_are_told_from_others(run: Path, network: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_step_is_adam_on_the_training_loss(subject, goals):
     y = goal.prompt_embeds.clone().requires_grad_(True)
     loss = ((subject.denoiser(noisy, times, torch.stack([y, y])).sample - velocity) ** 2).mean()
     loss.backward()
-    expected = y.detach() - 0.1 * y.grad / (y.grad.abs() + 1e-8)   # Adam's bias-corrected first step
+    expected = y.detach() - 0.1 * y.grad / (y.grad.abs() + 1e-8)  # Adam's bias-corrected first step
     subject.denoiser.zero_grad(set_to_none=True)
     found = AdversarialEmbedding(steps=1, batch=2).search(subject, [goal])[0]
     assert found.losses == pytest.approx([loss.item()], rel=1e-5)

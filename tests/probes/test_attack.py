@@ -26,8 +26,11 @@ PLAN = replace(ATTACK, sizes=Sizes(members=1, nonmembers=1, scenes=0), picture_s
 
 
 def run(out, asked=None, **options):
-    return attack(out, asked or Asked(device="cpu"), **{"steps": (0, 1, 2), "batch": 1, "plan": PLAN,
-                                                        "show_progress": False, **options})
+    return attack(
+        out,
+        asked or Asked(device="cpu"),
+        **{"steps": (0, 1, 2), "batch": 1, "plan": PLAN, "show_progress": False, **options},
+    )
 
 
 def members(done):
@@ -41,7 +44,8 @@ def test_members_and_controls_on_a_pruned_model(tmp_path):
     done = run(tmp_path / "run", mask=tmp_path / "mask.safetensors")
     stages = ("attacked", "nonmember_attacked", "twin_attacked")
     assert [(row["stage"], row["attack_steps"], row["n"]) for row in done.summary["curve"]] == [
-        (stage, steps, 1) for stage in stages for steps in (0, 1, 2)]
+        (stage, steps, 1) for stage in stages for steps in (0, 1, 2)
+    ]
     cost = {entry["stage"]: entry["evaluations"] for entry in done.summary["cost"]}
     # Two search steps of one draw, then two new pictures of two steps and two halves; on each side the same.
     assert [cost[stage] for stage in stages] == [2 + 2 * 2 * 2] * 3 and "before" not in cost
@@ -61,8 +65,10 @@ def test_without_a_mask_the_model_itself_is_attacked_from_noise(tmp_path):
     # The search starts from noise, so its zeroth step isn't the caption's picture.
     assert records["attacked", 0]["picture"] != records["before", None]["picture"]
     item = records["attacked", 0]["item"]
-    ours, twin = (load_file(done.folder / "embeddings" / stage / f"{item}.safetensors")["0"]
-                  for stage in ("attacked", "twin_attacked"))
+    ours, twin = (
+        load_file(done.folder / "embeddings" / stage / f"{item}.safetensors")["0"]
+        for stage in ("attacked", "twin_attacked")
+    )
     assert ours.equal(twin) and 0.8 < float(ours.std()) < 1.2
 
 
@@ -92,19 +98,40 @@ def test_a_model_without_controls_says_so(tmp_path, weights):
 
 
 def test_verdicts_by_hand():
-    rows = [{"stage": "attacked", "control": "twin_attacked", "attack_steps": steps, "gap": low + 0.1, "low": low,
-             "high": low + 0.2} for steps, low in ((1, 0.0), (10, 0.3), (50, -0.1))]
-    assert verdicts(rows) == ["Against the same works on the clean twin: the attack brings back more at 10 steps; no "
-                              "gap is shown at 1, 50."]
+    rows = [
+        {
+            "stage": "attacked",
+            "control": "twin_attacked",
+            "attack_steps": steps,
+            "gap": low + 0.1,
+            "low": low,
+            "high": low + 0.2,
+        }
+        for steps, low in ((1, 0.0), (10, 0.3), (50, -0.1))
+    ]
+    assert verdicts(rows) == [
+        "Against the same works on the clean twin: the attack brings back more at 10 steps; no gap is shown at 1, 50."
+    ]
     assert "shows no memory" in verdicts(rows[:1])[0]
     assert "brings back more at level 10; no" in verdicts(rows, wording_of("paraphrase"))[0]
     assert verdicts([{**rows[1], "stage": "hardened_attacked"}])[0].startswith("Hardened, against the same works")
-    assert verdicts([{**rows[0], "gap": None}]) == ["Against the same works on the clean twin: nothing could be "
-                                                    "judged."]
+    assert verdicts([{**rows[0], "gap": None}]) == [
+        "Against the same works on the clean twin: nothing could be judged."
+    ]
 
 
-@pytest.mark.parametrize("wrong", [{"init": "nonsense"}, {"init": "other"}, {"init_prompt": "x"}, {"steps": ()},
-                                   {"steps": (0,)}, {"steps": (-1, 5)}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"init": "nonsense"},
+        {"init": "other"},
+        {"init_prompt": "x"},
+        {"steps": ()},
+        {"steps": (0,)},
+        {"steps": (-1, 5)},
+        {"batch": 0},
+    ],
+)
 def test_searches_that_cant_be(wrong):
     options = {"steps": (0, 5), "init": "caption", "init_prompt": None, "batch": 1, **wrong}
     with pytest.raises(BadRequestError):
@@ -113,8 +140,24 @@ def test_searches_that_cant_be(wrong):
 
 
 def test_the_verb_names_its_report(tmp_path):
-    done = CliRunner().invoke(app, ["attack", "--out", str(tmp_path / "run"), "--at", "0,1", "--batch", "1", "--seeds",
-                                    "1", "--steps", "1", "--device", "cpu"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "attack",
+            "--out",
+            str(tmp_path / "run"),
+            "--at",
+            "0,1",
+            "--batch",
+            "1",
+            "--seeds",
+            "1",
+            "--steps",
+            "1",
+            "--device",
+            "cpu",
+        ],
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
     assert UNPRUNED in done.stdout and "Against the same works on the clean twin" in done.stdout

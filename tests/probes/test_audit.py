@@ -28,11 +28,23 @@ from probes.types import Goal, Subject, UnitMask
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
 
-PLAN = Plan(Sizes(2, 2, 1, 1, 1), picture_seeds=(1, 2), scan_seeds=(3,), sampling=Sampling(2, 5.0, 4),
-            localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-            attack=AdversarialEmbedding(steps=2, batch=1), snapshots=(0, 2),
-            hardening=Hardening(members=2, dev=1, keep=2, tries=1, hardener=CaptionFineTuning(1.0, 1, 1),
-                                schedule=FineTuning(epochs=1, updates=1, batch=2)))
+PLAN = Plan(
+    Sizes(2, 2, 1, 1, 1),
+    picture_seeds=(1, 2),
+    scan_seeds=(3,),
+    sampling=Sampling(2, 5.0, 4),
+    localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
+    attack=AdversarialEmbedding(steps=2, batch=1),
+    snapshots=(0, 2),
+    hardening=Hardening(
+        members=2,
+        dev=1,
+        keep=2,
+        tries=1,
+        hardener=CaptionFineTuning(1.0, 1, 1),
+        schedule=FineTuning(epochs=1, updates=1, batch=2),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +60,16 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def known(files):
     panel = Panel(
-        members=(Target("w1", "the cat", "work", files[0], "VM", 9, 9),
-                 Target("w2", "red", "work", files[1], "VM", 9, 9)),
+        members=(
+            Target("w1", "the cat", "work", files[0], "VM", 9, 9),
+            Target("w2", "red", "work", files[1], "VM", 9, 9),
+        ),
         locate=(Target("w3", "a thing", "work", files[2], "VM", 9, 9),),
         ladder=(Target("w4", "other", "work", files[3], "VM", 2, 2),),
         nonmembers=(Target("n1", "new", "nonmember", files[4], None, 0, 0),),
-        scenes=(Target("s1", "a scene", "scene"),), keep=(Target("k1", "a thing to keep", "scene"),))
+        scenes=(Target("s1", "a scene", "scene"),),
+        keep=(Target("k1", "a thing to keep", "scene"),),
+    )
     return Known(panel, copy_judge(files, "test"), Subject(tiny_sd(seed=1), "clean"), None)
 
 
@@ -81,9 +97,21 @@ def count(records, stage):
 def test_every_stage_leaves_its_records(done):
     folder, summary, records = done
     assert {stage: count(records, stage) for stage in dict.fromkeys(r["stage"] for r in records)} == {
-        "work": 4, "scan": 5, "before": 10, "twin": 4, "pruned": 8, "random_pruned": 4, "attacked": 8,
-        "nonmember_attacked": 4, "twin_attacked": 8, "surrogates": 3, "kept": 1, "hardened": 8, "hardened_attacked": 8,
-        "hardened_nonmember_attacked": 4}
+        "work": 4,
+        "scan": 5,
+        "before": 10,
+        "twin": 4,
+        "pruned": 8,
+        "random_pruned": 4,
+        "attacked": 8,
+        "nonmember_attacked": 4,
+        "twin_attacked": 8,
+        "surrogates": 3,
+        "kept": 1,
+        "hardened": 8,
+        "hardened_attacked": 8,
+        "hardened_nonmember_attacked": 4,
+    }
     assert len({record["id"] for record in records}) == len(records)
     assert all((folder / record["picture"]).is_file() for record in records if record["picture"])
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -105,8 +133,9 @@ def test_the_mask_is_located_with_other_works_than_it_is_judged_by(done):
 def test_step_zero_is_the_caption_on_the_same_model(done):
     _, _, records = done
     pruned = {(r["item"], r["seed"]): r["picture"] for r in records if r["stage"] == "pruned"}
-    zero = {(r["item"], r["seed"]): r["picture"] for r in records
-            if r["stage"] == "attacked" and r["attack_steps"] == 0}
+    zero = {
+        (r["item"], r["seed"]): r["picture"] for r in records if r["stage"] == "attacked" and r["attack_steps"] == 0
+    }
     assert len(zero) == 4 and all(pruned[key] == picture for key, picture in zero.items())
 
 
@@ -119,8 +148,12 @@ def test_attacks_run_on_the_model_they_name(done, known, stage):
     mask = UnitMask({}) if stage == "twin_attacked" else UnitMask.load(folder / "mask.safetensors")
     target = next(t for t in known.panel.drawn() if t.id == record["item"])
     with pruned(subject, mask):
-        goal = Goal(target.id, encode_pictures(subject, [reference_picture(target.reference)])[0],
-                    encode_prompts(subject, [target.prompt])[0], zlib.crc32(target.id.encode()))
+        goal = Goal(
+            target.id,
+            encode_pictures(subject, [reference_picture(target.reference)])[0],
+            encode_prompts(subject, [target.prompt])[0],
+            zlib.crc32(target.id.encode()),
+        )
         found = PLAN.attack.search(subject, [goal])[0].prompt_embeds[2]
         stored = load_file(folder / "embeddings" / stage / f"{target.id}.safetensors")["2"]
         assert torch.allclose(found, stored, atol=1e-3)
@@ -133,21 +166,30 @@ def test_attacks_run_on_the_model_they_name(done, known, stage):
 def test_every_attack_has_the_same_budget_and_its_controls(done):
     _, summary, _ = done
     assert [(row["stage"], row["attack_steps"], row["n"]) for row in summary["curve"]] == [
-        ("attacked", 0, 4), ("attacked", 2, 4), ("nonmember_attacked", 0, 2), ("nonmember_attacked", 2, 2),
-        ("twin_attacked", 0, 4), ("twin_attacked", 2, 4), ("hardened_attacked", 0, 4), ("hardened_attacked", 2, 4),
-        ("hardened_nonmember_attacked", 0, 2), ("hardened_nonmember_attacked", 2, 2)]
+        ("attacked", 0, 4),
+        ("attacked", 2, 4),
+        ("nonmember_attacked", 0, 2),
+        ("nonmember_attacked", 2, 2),
+        ("twin_attacked", 0, 4),
+        ("twin_attacked", 2, 4),
+        ("hardened_attacked", 0, 4),
+        ("hardened_attacked", 2, 4),
+        ("hardened_nonmember_attacked", 0, 2),
+        ("hardened_nonmember_attacked", 2, 2),
+    ]
     assert {(gap["control"], gap["attack_steps"]) for gap in summary["gaps"] if gap["stage"] == "attacked"} == {
-        (control, steps) for control in ("nonmember_attacked", "twin_attacked") for steps in (0, 2)}
+        (control, steps) for control in ("nonmember_attacked", "twin_attacked") for steps in (0, 2)
+    }
     assert summary["hardening"]["works"] == ["w1", "w2"] and summary["hardening"]["dev"] == ["w3"]
 
 
 def test_cost_of_each_stage_by_hand(done):
     _, summary, _ = done
     cost = {entry["stage"]: entry["evaluations"] for entry in summary["cost"]}
-    assert cost["scan"] == 5 + 1              # first step; the unconditional half is shared
-    assert cost["before"] == 10 * 2 * 2       # pictures, steps, halves
-    assert cost["localize"] == (1 + 1) * 2    # one work and the base, one step, two halves
-    assert cost["attacked"] == 2 * 2 + 4 * 2 * 2   # works x steps x batch, then pictures
+    assert cost["scan"] == 5 + 1  # first step; the unconditional half is shared
+    assert cost["before"] == 10 * 2 * 2  # pictures, steps, halves
+    assert cost["localize"] == (1 + 1) * 2  # one work and the base, one step, two halves
+    assert cost["attacked"] == 2 * 2 + 4 * 2 * 2  # works x steps x batch, then pictures
     assert cost["twin_attacked"] == cost["attacked"]
 
 

@@ -18,11 +18,23 @@ from tests.tiny import tiny_sd
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
-PLAN = Plan(Sizes(2, 2, 1, 2, 1), picture_seeds=(1,), scan_seeds=(3,), sampling=Sampling(2, 5.0, 8),
-            localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-            attack=AdversarialEmbedding(steps=1, batch=1), snapshots=(0, 1),
-            hardening=Hardening(members=1, dev=0, keep=2, tries=1, hardener=CaptionFineTuning(1.0, 1, 1),
-                                schedule=FineTuning(epochs=1, updates=1)))
+PLAN = Plan(
+    Sizes(2, 2, 1, 2, 1),
+    picture_seeds=(1,),
+    scan_seeds=(3,),
+    sampling=Sampling(2, 5.0, 8),
+    localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
+    attack=AdversarialEmbedding(steps=1, batch=1),
+    snapshots=(0, 1),
+    hardening=Hardening(
+        members=1,
+        dev=0,
+        keep=2,
+        tries=1,
+        hardener=CaptionFineTuning(1.0, 1, 1),
+        schedule=FineTuning(epochs=1, updates=1),
+    ),
+)
 
 
 def run(out, model="testbed", **options):
@@ -36,10 +48,13 @@ def test_the_testbed_from_scan_to_report(tmp_path, capsys):
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["status"] == "complete" and about["config"]["twin"] == "testbed-clean"
     stages = {entry["stage"]: entry["status"] for entry in done.summary["cost"]}
-    assert stages.pop("shielded") == "skipped" and set(stages.values()) == {"complete"}   # nothing is calibrated here
+    assert stages.pop("shielded") == "skipped" and set(stages.values()) == {"complete"}  # nothing is calibrated here
     assert done.summary["utility"]["n"] == 1
     assert done.summary["criterion"]["decides"] == "tiled_l2" and set(done.summary["criterion"]["metrics"]) == {
-        "tiled_l2", "normalized_l2", "pdq"}
+        "tiled_l2",
+        "normalized_l2",
+        "pdq",
+    }
     assert [row["rung"] for row in done.summary["ladder"]] == [0, 6, 96, 384]
     with pytest.raises(RunError, match="There is a run in"):
         run(tmp_path / "run")

@@ -22,8 +22,20 @@ from shield.errors import BadRequestError
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-VERBS = ("generate", "scan", "localize", "prune", "attack", "locality", "harden", "audit", "report", "calibrate",
-         "calibrate-copies", "testbed")
+VERBS = (
+    "generate",
+    "scan",
+    "localize",
+    "prune",
+    "attack",
+    "locality",
+    "harden",
+    "audit",
+    "report",
+    "calibrate",
+    "calibrate-copies",
+    "testbed",
+)
 
 
 def call(*arguments: str | Path | int, **env: str | Path) -> Result:
@@ -50,10 +62,27 @@ def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     negatives = folder / "negatives.txt"
     negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
-    done = call("calibrate", "--model", model, "--detectors", "structure_gap", "--prompts", negatives, "--seeds", 3,
-                "--fpr", 0.05, "--steps", 2, "--device", "cpu", "--json", DIFFSHIELD_WEIGHTS=folder)
+    done = call(
+        "calibrate",
+        "--model",
+        model,
+        "--detectors",
+        "structure_gap",
+        "--prompts",
+        negatives,
+        "--seeds",
+        3,
+        "--fpr",
+        0.05,
+        "--steps",
+        2,
+        "--device",
+        "cpu",
+        "--json",
+        DIFFSHIELD_WEIGHTS=folder,
+    )
     assert done.exit_code == 0, (done.output, done.exception)
-    (path, threshold), = json.loads(done.stdout).items()
+    ((path, threshold),) = json.loads(done.stdout).items()
     assert Path(path).is_file() and Path(path).parent == folder / "thresholds"
     assert threshold["negatives"] == 21 and threshold["fpr"] == 0.05
     assert threshold["provenance"]["seeds"] == [100, 101, 102]
@@ -61,26 +90,32 @@ def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_verb_explains_itself_without_loading_torch() -> None:
-    code = ("import sys; from typer.testing import CliRunner; from probes.cli import app\n"
-            f"for verb in {VERBS!r}:\n"
-            "    done = CliRunner().invoke(app, [verb, '--help'])\n"
-            "    assert done.exit_code == 0 and 'Usage' in done.stdout, done.output\n"
-            "assert 'torch' not in sys.modules, 'help must be quick'")
+    code = (
+        "import sys; from typer.testing import CliRunner; from probes.cli import app\n"
+        f"for verb in {VERBS!r}:\n"
+        "    done = CliRunner().invoke(app, [verb, '--help'])\n"
+        "    assert done.exit_code == 0 and 'Usage' in done.stdout, done.output\n"
+        "assert 'torch' not in sys.modules, 'help must be quick'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     listed = call("--help").stdout
     assert all(verb in listed for verb in VERBS)
 
 
-@pytest.mark.parametrize("given, spins", [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"),
-                                          ({"OMP_WAIT_POLICY": "active"}, None)])
+@pytest.mark.parametrize(
+    "given, spins", [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
 def test_waiting_threads_leave_their_cores_to_others(given: dict[str, str], spins: str | None) -> None:
     """Set before torch reads it, unless the user has."""
-    code = ("import atexit, os, sys; sys.argv = ['diffshield', 'report', '--help']; "
-            "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); "
-            "from ui.verb import main; main()")
+    code = (
+        "import atexit, os, sys; sys.argv = ['diffshield', 'report', '--help']; "
+        "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); "
+        "from ui.verb import main; main()"
+    )
     usual = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", code], env={**usual, **given}, stdout=subprocess.PIPE, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**usual, **given}, stdout=subprocess.PIPE, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == f"False {spins}"
 
 
@@ -90,8 +125,10 @@ def test_version_is_that_of_the_distribution() -> None:
     assert call("--version").stdout.strip() == version("diffusion-shield")
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["generate"], ["audit"], ["generate", "a", "--steps", "0"],
-                                       ["generate", "a", "--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["generate"], ["audit"], ["generate", "a", "--steps", "0"], ["generate", "a", "--nonsense"]],
+)
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     done = call(*arguments)
     assert done.exit_code == 2 and done.stdout == "" and "Usage" in done.stderr
@@ -109,8 +146,23 @@ def test_generate_draws_behind_the_shield(model: Path, weights: Path, tmp_path: 
 
 
 def test_generate_compares_with_the_bare_model_on_the_same_noise(model: Path, weights: Path, tmp_path: Path) -> None:
-    done = call("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu",
-                "--compare", "--policy", "monitor", "--json", DIFFSHIELD_WEIGHTS=weights)
+    done = call(
+        "generate",
+        "the cat",
+        "--model",
+        model,
+        "--steps",
+        2,
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--compare",
+        "--policy",
+        "monitor",
+        "--json",
+        DIFFSHIELD_WEIGHTS=weights,
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     pictures = json.loads(done.stdout)["pictures"]
     assert list(pictures) == ["bare", "shielded", "side by side"]
@@ -125,8 +177,20 @@ def test_a_flag_is_status_3_only_when_asked_for(model: Path, weights: Path, tmp_
         (strict / "thresholds").mkdir(parents=True)
         stored = json.loads(path.read_text())
         (strict / "thresholds" / path.name).write_text(json.dumps({**stored, "value": 0.0, "interval": [0.0, 0.0]}))
-    arguments = ("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu",
-                 "--policy", "monitor")
+    arguments = (
+        "generate",
+        "the cat",
+        "--model",
+        model,
+        "--steps",
+        2,
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--policy",
+        "monitor",
+    )
     assert call(*arguments, DIFFSHIELD_WEIGHTS=strict).exit_code == 0
     assert call(*arguments, "--fail-on-flag", DIFFSHIELD_WEIGHTS=strict).exit_code == 3
     assert call(*arguments, "--fail-on-flag", DIFFSHIELD_WEIGHTS=weights).exit_code == 0
@@ -134,22 +198,34 @@ def test_a_flag_is_status_3_only_when_asked_for(model: Path, weights: Path, tmp_
 
 def test_an_uncalibrated_model_is_refused_with_the_command_to_run(model: Path, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
-    done = call("generate", "the cat", "--model", model, "--out", tmp_path / "out", "--device", "cpu",
-                DIFFSHIELD_WEIGHTS=tmp_path / "weights")
+    done = call(
+        "generate",
+        "the cat",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        DIFFSHIELD_WEIGHTS=tmp_path / "weights",
+    )
     assert "diffshield calibrate" in one_sentence(done) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["generate", "a", "--model", "/nowhere"], "There is no model"),
-    (["generate", "a", "--policy", "lenient"], "There is no policy"),
-    (["audit", "--out", "OUT", "--model", "/nowhere"], "--prompts"),
-    (["audit", "--out", "OUT", "--prompts", "/nowhere.csv"], "no prompt file"),
-    (["report", "/nowhere"], "not a run folder"),
-    (["calibrate", "--detectors", "psychic"], "There is no detector"),
-    (["calibrate", "--model", "owner/name"], "--prompts"),
-    (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
-    (["calibrate-copies", "/nowhere", "--out", "OUT/x.json"], "at least 3"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["generate", "a", "--model", "/nowhere"], "There is no model"),
+        (["generate", "a", "--policy", "lenient"], "There is no policy"),
+        (["audit", "--out", "OUT", "--model", "/nowhere"], "--prompts"),
+        (["audit", "--out", "OUT", "--prompts", "/nowhere.csv"], "no prompt file"),
+        (["report", "/nowhere"], "not a run folder"),
+        (["calibrate", "--detectors", "psychic"], "There is no detector"),
+        (["calibrate", "--model", "owner/name"], "--prompts"),
+        (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
+        (["calibrate-copies", "/nowhere", "--out", "OUT/x.json"], "at least 3"),
+    ],
+)
 def test_mistakes_are_one_sentence(arguments: list[str], says: str, tmp_path: Path, model: Path) -> None:
     arguments = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
     if "--policy" in arguments:
@@ -160,8 +236,20 @@ def test_mistakes_are_one_sentence(arguments: list[str], says: str, tmp_path: Pa
 
 def test_report_prints_its_path(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", {}, kind="audit") as run:
-        run.append({"id": "a", "stage": "before", "item": "prompt-1", "kind": "prompt", "prompt": "a cat", "seed": 0,
-                    "picture": None, "scores": {}, "copied": None, "unjudged": "there is no reference picture"})
+        run.append(
+            {
+                "id": "a",
+                "stage": "before",
+                "item": "prompt-1",
+                "kind": "prompt",
+                "prompt": "a cat",
+                "seed": 0,
+                "picture": None,
+                "scores": {},
+                "copied": None,
+                "unjudged": "there is no reference picture",
+            }
+        )
         run.finish()
     assert call("report", tmp_path / "run").stdout == f"{tmp_path / 'run' / 'report.html'}\n"
     assert json.loads(call("report", tmp_path / "run", "--json").stdout)["report"].endswith("report.html")
@@ -182,8 +270,12 @@ def test_copy_thresholds_from_a_folder_of_pictures(tmp_path: Path) -> None:
 
 def test_the_console_script_ends_mistakes_with_one_line(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['diffshield', 'report', sys.argv[1]]; from probes.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"diffshield: {tmp_path} is not a run folder: it has no run.json.\n"
 
@@ -217,8 +309,19 @@ def test_negatives_of_the_testbed_are_its_dev_split(testbed: Path, monkeypatch: 
 
 
 def test_the_testbed_is_compared_with_its_twin_and_works(testbed: Path, tmp_path: Path) -> None:
-    done = call("generate", "the cat work-96-1", "--compare", "--steps", 2, "--out", tmp_path, "--device", "cpu",
-                "--json", DIFFSHIELD_WEIGHTS=testbed)
+    done = call(
+        "generate",
+        "the cat work-96-1",
+        "--compare",
+        "--steps",
+        2,
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--json",
+        DIFFSHIELD_WEIGHTS=testbed,
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     assert list(found["copies"]) == ["bare", "shielded", "clean twin"]
@@ -248,10 +351,29 @@ def test_thresholds_made_with_the_defaults_hold_for_a_scan_with_the_defaults(tmp
         with pytest.raises(BadRequestError, match="--prompts"):
             calibrate_detectors("testbed-mine", ["structure_gap"], "t", seeds=[0], fpr=0.5, device="cpu")
         patch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path))
-        calibrate_detectors(str(folder), ["structure_gap"], tmp_path / "thresholds", prompts=prompts, seeds=[0, 1],
-                            fpr=0.5, device="cpu")
-        done = call("scan", prompts, "--out", tmp_path / "run", "--model", folder, "--detectors", "structure_gap",
-                    "--device", "cpu", "--json", DIFFSHIELD_WEIGHTS=tmp_path)
+        calibrate_detectors(
+            str(folder),
+            ["structure_gap"],
+            tmp_path / "thresholds",
+            prompts=prompts,
+            seeds=[0, 1],
+            fpr=0.5,
+            device="cpu",
+        )
+        done = call(
+            "scan",
+            prompts,
+            "--out",
+            tmp_path / "run",
+            "--model",
+            folder,
+            "--detectors",
+            "structure_gap",
+            "--device",
+            "cpu",
+            "--json",
+            DIFFSHIELD_WEIGHTS=tmp_path,
+        )
     assert done.exit_code == 0, (done.output, done.exception)
     assert json.loads(done.stdout)["summary"]["threshold"] is not None
 

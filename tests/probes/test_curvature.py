@@ -62,8 +62,12 @@ def test_factors_are_those_of_the_squared_errors_gradient(subject):
     paths, seen, want = list(matching_weights(subject.denoiser, one.modules)), {}, {}
 
     def look(forward):
-        handles = [subject.denoiser.get_submodule(p).register_forward_hook(
-            lambda m, a, o, p=p: seen.__setitem__(p, (a[0], o)) or o.retain_grad()) for p in paths]  # fmt: skip
+        handles = [
+            subject.denoiser.get_submodule(p).register_forward_hook(
+                lambda m, a, o, p=p: seen.__setitem__(p, (a[0], o)) or o.retain_grad()
+            )
+            for p in paths
+        ]
         with torch.enable_grad():
             output = forward.rerun([0, 1], forward.conditioning)
             draws = [torch.Generator().manual_seed(seed << 12) for seed in (5, 6)]
@@ -76,8 +80,13 @@ def test_factors_are_those_of_the_squared_errors_gradient(subject):
             want[path] = (a.T @ a, g.T @ g, len(a))
 
     with intercepted(subject.pipe, look):
-        subject.pipe(PROMPTS[:2], generator=[torch.Generator().manual_seed(s) for s in (5, 6)], num_inference_steps=1,
-                     guidance_scale=5.0, output_type="latent")
+        subject.pipe(
+            PROMPTS[:2],
+            generator=[torch.Generator().manual_seed(s) for s in (5, 6)],
+            num_inference_steps=1,
+            guidance_scale=5.0,
+            output_type="latent",
+        )
     subject.denoiser.zero_grad(set_to_none=True)
     assert list(found) == paths and len(paths) == 16
     for path, (inputs, gradients, tokens) in want.items():
@@ -107,8 +116,27 @@ def test_options_that_make_no_sense(subject):
 
 def test_the_verb_takes_the_testbeds_ordinary_prompts(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights")))
-    done = CliRunner().invoke(app, ["localize", "--out", str(tmp_path / "run"), "--method", "curvature", "--k", "0.1",
-                                    "--tau", "1", "--steps", "2", "--limit", "3", "--device", "cpu", "--json"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "localize",
+            "--out",
+            str(tmp_path / "run"),
+            "--method",
+            "curvature",
+            "--k",
+            "0.1",
+            "--tau",
+            "1",
+            "--steps",
+            "2",
+            "--limit",
+            "3",
+            "--device",
+            "cpu",
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     mask = UnitMask.load(tmp_path / "run" / "mask.safetensors")
     assert mask.meta["localizer"] == "curvature" and mask.meta["prompts"] == "3" and mask.count() > 0

@@ -16,7 +16,7 @@ def test_hand_arithmetic():
     # means 3, 5/2, 2: moves 1 / sqrt(1 - 1/3) and 0.5 / sqrt(1/2 - 1/3)
     assert largest_move([3.0, 2.0, 1.0]) == pytest.approx(max(1 / math.sqrt(2 / 3), 0.5 / math.sqrt(1 / 6)))
     assert prompts_needed(0.01) == 99 and prompts_needed(0.05) == 19
-    moves = [[float(n), 0.0] for n in range(1, 100)]   # mean_1 - mean_2 = n / 2, in units of sqrt(1/2)
+    moves = [[float(n), 0.0] for n in range(1, 100)]  # mean_1 - mean_2 = n / 2, in units of sqrt(1/2)
     assert calibrated(moves, 5.0, 0.01).width == pytest.approx(99 / 2 / math.sqrt(0.5))
     assert calibrated(moves, 5.0, 0.10).width == pytest.approx(90 / 2 / math.sqrt(0.5))
 
@@ -31,8 +31,11 @@ def test_decisions():
     assert mean_of([1.0, None, 3.0]) == 2.0
 
 
-SHAPES = {"normal": lambda draw: draw.gauss(0, 1), "heavy tails": lambda draw: draw.gauss(0, 1) / draw.uniform(0.05, 1),
-          "skewed": lambda draw: draw.expovariate(1)}
+SHAPES = {
+    "normal": lambda draw: draw.gauss(0, 1),
+    "heavy tails": lambda draw: draw.gauss(0, 1) / draw.uniform(0.05, 1),
+    "skewed": lambda draw: draw.expovariate(1),
+}
 
 
 def population(draw, shape, count):
@@ -69,8 +72,9 @@ def test_a_boundary_that_is_too_narrow_fails_the_error_test():
     draw = random.Random(3)
     boundary = calibrated(population(draw, "normal", 199), 0.0, 0.01)
     narrow = Boundary(0.0, boundary.width / 10, SEEDS, 0.01, 199)
-    wrong = [narrow.decision(scores[:1]) not in (None, mean(scores) > 0.0)
-             for scores in population(draw, "normal", 2000)]
+    wrong = [
+        narrow.decision(scores[:1]) not in (None, mean(scores) > 0.0) for scores in population(draw, "normal", 2000)
+    ]
     assert sum(wrong) / 2000 > 0.01
 
 

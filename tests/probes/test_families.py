@@ -55,8 +55,20 @@ def test_calibrated_scanned_localized(name: str, models: dict[str, Path], prompt
     made = ran(models[name], "calibrate", "--prompts", prompts, "--fpr", "0.5", "--seeds", "2", *SAMPLING)
     assert made.exit_code == 0, made.output
     guidance = "3.5" if name == "flux" else "5"
-    made = ran(models[name], "calibrate", "--prompts", prompts, "--fpr", "0.5", "--seeds", "2", "--steps", "2",
-               "--guidance", guidance)
+    made = ran(
+        models[name],
+        "calibrate",
+        "--prompts",
+        prompts,
+        "--fpr",
+        "0.5",
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+        "--guidance",
+        guidance,
+    )
     assert made.exit_code == 0, made.output
     done = ran(models[name], "scan", prompts, "--out", tmp_path / "scan", "--schedule", "2", "--guidance", guidance)
     assert done.exit_code == 0, done.output
@@ -70,16 +82,18 @@ def test_calibrated_scanned_localized(name: str, models: dict[str, Path], prompt
 
 @pytest.mark.parametrize("verb", ["attack", "harden", "locality"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_search_is_refused_before_a_run_is_made(name: str, verb: str, models: dict[str, Path], prompts: Path,
-                                                  tmp_path: Path) -> None:
+def test_a_search_is_refused_before_a_run_is_made(
+    name: str, verb: str, models: dict[str, Path], prompts: Path, tmp_path: Path
+) -> None:
     refused = ran(models[name], verb, "--out", tmp_path / "run", "--prompts", prompts, "--nonmembers", prompts)
     assert refused.exit_code == 1 and "one text encoder and a UNet" in refused.output, refused.output
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_an_audit_of_sdxl_leaves_the_search_out_and_says_so(models: dict[str, Path], prompts: Path,
-                                                            tmp_path: Path) -> None:
+def test_an_audit_of_sdxl_leaves_the_search_out_and_says_so(
+    models: dict[str, Path], prompts: Path, tmp_path: Path
+) -> None:
     made = ran(models["sdxl"], "calibrate", "--prompts", prompts, "--fpr", "0.9", "--seeds", "4", *SAMPLING)
     assert made.exit_code == 0, made.output
     done = ran(models["sdxl"], "audit", "--out", tmp_path / "audit", "--prompts", prompts, "--quick")

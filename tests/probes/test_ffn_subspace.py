@@ -22,12 +22,16 @@ def subject():
 
 def test_selection_by_hand():
     weight = torch.tensor([[1.0, -2.0, 3.0, 0.5], [4.0, 1.0, -1.0, 0.0]])
-    target = torch.tensor([1.0, 2.0, 1.0, 9.0]).double()   # scores 1 4 3 4.5 and 4 2 1 0
-    base = torch.tensor([0.5, 3.0, 0.5, 1.0]).double()     # scores .5 6 1.5 .5 and 2 3 .5 0
-    assert select_weights(weight, target, base, 0.5).tolist() == [[False, False, False, True],
-                                                                 [True, False, False, False]]
-    assert select_weights(weight, target, torch.zeros(4).double(), 0.5).tolist() == [[False, True, False, True],
-                                                                                    [True, True, False, False]]
+    target = torch.tensor([1.0, 2.0, 1.0, 9.0]).double()  # scores 1 4 3 4.5 and 4 2 1 0
+    base = torch.tensor([0.5, 3.0, 0.5, 1.0]).double()  # scores .5 6 1.5 .5 and 2 3 .5 0
+    assert select_weights(weight, target, base, 0.5).tolist() == [
+        [False, False, False, True],
+        [True, False, False, False],
+    ]
+    assert select_weights(weight, target, torch.zeros(4).double(), 0.5).tolist() == [
+        [False, True, False, True],
+        [True, True, False, False],
+    ]
 
 
 def test_k_rounds_down_as_the_paper_does():
@@ -36,8 +40,8 @@ def test_k_rounds_down_as_the_paper_does():
 
 
 def test_neurons_by_hand():
-    weight = torch.tensor([[3.0, 0.0, 1.0, 1.0], [4.0, 1.0, 0.0, 1.0]])   # column norms 5 1 1 sqrt(2)
-    target = torch.tensor([1.0, 9.0, 2.0, 6.0]).double()                  # 5 9 2 8.5
+    weight = torch.tensor([[3.0, 0.0, 1.0, 1.0], [4.0, 1.0, 0.0, 1.0]])  # column norms 5 1 1 sqrt(2)
+    target = torch.tensor([1.0, 9.0, 2.0, 6.0]).double()  # 5 9 2 8.5
     base = torch.tensor([0.0, 10.0, 0.0, 0.0]).double()
     assert select_neurons(weight, target, base, 0.5).tolist() == [[False, False, False, True]] * 2
 
@@ -55,7 +59,7 @@ def naive_norms(pipe, prompts, path, tau, steps, normalize, conditional):
             tokens = (hidden[1:] if conditional else hidden).reshape(-1, hidden.shape[-1]).double()
             if normalize:
                 tokens = torch.nn.functional.normalize(tokens, dim=1)
-            rows.append((tokens ** 2).sum(0))
+            rows.append((tokens**2).sum(0))
         per_prompt.append(torch.stack(rows))
     handle.remove()
     return torch.stack(per_prompt).mean(0).sqrt()
@@ -64,8 +68,9 @@ def naive_norms(pipe, prompts, path, tau, steps, normalize, conditional):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("conditional", [True, False])
 def test_streamed_norms_equal_stored_activations(subject, normalize, conditional):
-    localizer = FFNSubspace(tau=2, steps=4, guidance_scale=5.0, batch_size=2, normalize_tokens=normalize,
-                            conditional_only=conditional)
+    localizer = FFNSubspace(
+        tau=2, steps=4, guidance_scale=5.0, batch_size=2, normalize_tokens=normalize, conditional_only=conditional
+    )
     norms = localizer.norms(subject, PROMPTS, seed=7)
     assert len(norms) == 16
     for path in (list(norms)[0], list(norms)[-1]):
@@ -98,8 +103,12 @@ def test_sixteen_layers_in_natural_order(subject):
 
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_locating_leaves_the_subject_as_it_was(subject, name):
-    localizer = {"ffn_subspace": QUICK, "random_mask": RandomMask(), "curvature": Curvature(k=0.1, tau=1, steps=2),
-                 "value_neurons": ValueNeurons(negatives=("new", "old"), seeds=2, spread=-50, theta=2)}[name]
+    localizer = {
+        "ffn_subspace": QUICK,
+        "random_mask": RandomMask(),
+        "curvature": Curvature(k=0.1, tau=1, steps=2),
+        "value_neurons": ValueNeurons(negatives=("new", "old"), seeds=2, spread=-50, theta=2),
+    }[name]
     picture = generate(subject.pipe, ["the cat"], [3], steps=2, guidance_scale=5.0)[0].tobytes()
     before, rng = bits(subject.denoiser), torch.random.get_rng_state()
     config = dict(subject.pipe._progress_bar_config)
@@ -114,21 +123,24 @@ def test_locating_leaves_the_subject_as_it_was(subject, name):
 def test_no_hook_is_left_after_an_exception(subject):
     def stop(done, total):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         QUICK.locate(subject, PROMPTS, progress=stop)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in subject.denoiser.modules())
 
 
 def test_batching_doesnt_change_the_mask(subject):
-    one, three = (FFNSubspace(k=0.1, tau=2, steps=4, guidance_scale=5.0, batch_size=size).locate(subject, PROMPTS).mask
-                  for size in (1, 3))
+    one, three = (
+        FFNSubspace(k=0.1, tau=2, steps=4, guidance_scale=5.0, batch_size=size).locate(subject, PROMPTS).mask
+        for size in (1, 3)
+    )
     # Sums in another order can swap two weights that tie; more than that would be a leak between rows.
     assert one.iou(three) > 0.99
 
 
 def test_cost_is_counted_and_small(subject):
     located = QUICK.locate(subject, PROMPTS)
-    assert located.evaluations == (3 + 1) * 2 * 2   # 3 prompts and one base, 2 steps, 2 halves of guidance
+    assert located.evaluations == (3 + 1) * 2 * 2  # 3 prompts and one base, 2 steps, 2 halves of guidance
     reference = 51 * 2 * 2 * len(PROMPTS)
     assert FFNSubspace().tau * 2 * (10 + 1) <= 51 * 2 * 2 * 10 / 8
     assert located.evaluations < reference

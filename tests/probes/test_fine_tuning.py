@@ -21,8 +21,11 @@ from tests.tiny import tiny_sd
 SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2, checkpoint_every=1)
 ADVERSARIAL = AdversarialFineTuning(keep_batch=2, draws=2, attack=AdversarialEmbedding(steps=1, batch=1))
 CAPTION = CaptionFineTuning(keep_batch=2, draws=2)
-SMALL = {"adversarial_fine_tuning": ADVERSARIAL, "caption_fine_tuning": CAPTION,
-         "negative_guidance": NegativeGuidance(steps=3)}
+SMALL = {
+    "adversarial_fine_tuning": ADVERSARIAL,
+    "caption_fine_tuning": CAPTION,
+    "negative_guidance": NegativeGuidance(steps=3),
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,9 @@ def test_the_subject_stays_and_the_weights_move(subject, works, tmp_path, name, 
     old, new = subject.denoiser.state_dict(), load_file(tuned.weights)
     moved = {path for path in old if not torch.equal(old[path], new[path])}
     if rank:
-        assert moved and all(path.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
-                             for path in moved)
+        assert moved and all(
+            path.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")) for path in moved
+        )
         assert tuned.parameters < 10_000
     else:
         assert moved and all("attn2" in path for path in moved) == (name == "negative_guidance")
@@ -75,15 +79,19 @@ def test_a_cut_run_ends_with_the_same_weights(subject, works, tmp_path, at, rank
         assert total == 4
         if done == at:
             raise KeyboardInterrupt
+
     sha = bits(subject.denoiser)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(subject, ADVERSARIAL, *works, schedule, tmp_path / "cut", progress=stop)
     assert bits(subject.denoiser) == sha and not (tmp_path / "cut" / "hardened.safetensors").exists()
     rounds = []
-    again = load_file(fine_tune(subject, ADVERSARIAL, *works, schedule, tmp_path / "cut",
-                                progress=lambda done, total: rounds.append(done)).weights)
+    again = load_file(
+        fine_tune(
+            subject, ADVERSARIAL, *works, schedule, tmp_path / "cut", progress=lambda done, total: rounds.append(done)
+        ).weights
+    )
     assert set(again) == set(whole) and all(torch.equal(again[name], whole[name]) for name in whole)
-    assert rounds == list(range(at, 5))   # the round that was cut after its step, before its checkpoint, is repeated
+    assert rounds == list(range(at, 5))  # the round that was cut after its step, before its checkpoint, is repeated
 
 
 def test_the_check_sees_the_trained_model_after_each_epoch_and_ends_it(subject, works, tmp_path):
@@ -92,6 +100,7 @@ def test_the_check_sees_the_trained_model_after_each_epoch_and_ends_it(subject, 
     def check(epoch):
         seen.append((epoch, bits(subject.denoiser)))
         return epoch == 2
+
     tuned = fine_tune(subject, CAPTION, *works, replace(SCHEDULE, epochs=5), tmp_path, check=check)
     assert [epoch for epoch, _ in seen] == [1, 2] and tuned.stopped and tuned.rounds == 4
     with hardened(subject, tuned.weights) as denoiser:
@@ -104,8 +113,14 @@ def test_a_half_precision_model_trains_in_single_and_stays(works, tmp_path):
     half = Subject(tiny_sd(), "tiny")
     half.denoiser.to(torch.bfloat16)
     before, dtypes = bits_of_half(half.denoiser), []
-    tuned = fine_tune(half, CAPTION, *works, replace(SCHEDULE, lr=1e-5), tmp_path,
-                      check=lambda epoch: dtypes.append(half.dtype) or False)
+    tuned = fine_tune(
+        half,
+        CAPTION,
+        *works,
+        replace(SCHEDULE, lr=1e-5),
+        tmp_path,
+        check=lambda epoch: dtypes.append(half.dtype) or False,
+    )
     assert bits_of_half(half.denoiser) == before and dtypes == [torch.bfloat16]
     weights = load_file(tuned.weights)
     assert all(value.dtype == torch.float32 for value in weights.values())
@@ -125,6 +140,7 @@ def test_a_checkpoint_of_something_else_is_refused(subject, works, tmp_path):
     def stop(done, total):
         if done == 2:
             raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         fine_tune(subject, CAPTION, *works, SCHEDULE, tmp_path, progress=stop)
     with pytest.raises(AuditError, match="another model, other options"):
@@ -145,10 +161,20 @@ def test_training_moves_the_trigger_towards_the_surrogate(subject, works, tmp_pa
     def losses():
         def loss(pairs):
             with torch.no_grad():
-                return training_loss(subject, torch.stack([p.latents for p in pairs]),
-                                     torch.stack([p.prompt_embeds for p in pairs]),
-                                     [torch.Generator().manual_seed(n) for n in range(len(pairs))], 64).mean().item()
+                return (
+                    training_loss(
+                        subject,
+                        torch.stack([p.latents for p in pairs]),
+                        torch.stack([p.prompt_embeds for p in pairs]),
+                        [torch.Generator().manual_seed(n) for n in range(len(pairs))],
+                        64,
+                    )
+                    .mean()
+                    .item()
+                )
+
         return loss([Pair(m.surrogate, m.goal.prompt_embeds) for m in memories]), loss(keep)
+
     before = losses()
     with hardened(subject, weights):
         after = losses()
@@ -160,8 +186,9 @@ def test_fresh_triggers_are_pairs_of_the_current_weights(subject, works):
     lesson = ADVERSARIAL.lesson(subject, memories, lambda name: 5)
     assert [torch.equal(pair.latents, memory.surrogate) for pair, memory in zip(lesson, memories * 2, strict=True)]
     found = ADVERSARIAL.attack.search(subject, [replace(m.goal, seed=5) for m in memories])
-    assert all(torch.equal(pair.prompt_embeds, one.prompt_embeds[1]) for pair, one in
-               zip(lesson[2:], found, strict=True))
+    assert all(
+        torch.equal(pair.prompt_embeds, one.prompt_embeds[1]) for pair, one in zip(lesson[2:], found, strict=True)
+    )
     captions = CAPTION.lesson(subject, memories, lambda name: 5)
     assert [torch.equal(a.prompt_embeds, b.prompt_embeds) for a, b in zip(captions, lesson[:2], strict=True)]
 
@@ -180,8 +207,9 @@ def test_what_is_preserved_by_hand(subject, works, empty):
     picked = torch.randperm(2, generator=draw).tolist()
     torch.rand(2, generator=draw)
     time, noise = torch.randint(0, 1000, (2,), generator=draw), torch.randn(2, 4, 8, 8, generator=draw)
-    latents, embeds = (torch.stack(some) for some in zip(*((keep[n].latents, keep[n].prompt_embeds) for n in picked),
-                                                         strict=True))
+    latents, embeds = (
+        torch.stack(some) for some in zip(*((keep[n].latents, keep[n].prompt_embeds) for n in picked), strict=True)
+    )
     embeds = encode_prompts(subject, ["", ""]) if empty else embeds
     noisy = subject.pipe.scheduler.add_noise(latents, noise, time)
     with torch.no_grad():
@@ -205,8 +233,10 @@ def test_the_target_of_negative_guidance_by_hand(works, prediction):
     captions = torch.stack([memory.goal.prompt_embeds for memory in memories])
     empty = encode_prompts(subject, ["", ""])
     with torch.no_grad():
-        ours, cond, none = (unet(noise, 999, embeds).sample for unet, embeds in
-                            ((subject.denoiser, captions), (teacher, captions), (teacher, empty)))
+        ours, cond, none = (
+            unet(noise, 999, embeds).sample
+            for unet, embeds in ((subject.denoiser, captions), (teacher, captions), (teacher, empty))
+        )
     assert loss.item() == pytest.approx(((ours - (none - 2 * (cond - none))) ** 2).mean().item(), rel=1e-4)
 
 
@@ -218,9 +248,14 @@ def test_negative_guidance_draws_with_guidance_up_to_the_step(subject, works):
     draw = torch.Generator().manual_seed(seed)
     torch.randint(0, 4, (1,), generator=draw)
     kept = []
-    subject.pipe(prompt=["the cat"], num_inference_steps=4, guidance_scale=3.0, output_type="latent",
-                 latents=torch.randn(1, 4, 8, 8, generator=draw),
-                 callback_on_step_end=lambda pipe, step, now, values: kept.append(values["latents"].clone()) or {})
+    subject.pipe(
+        prompt=["the cat"],
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        output_type="latent",
+        latents=torch.randn(1, 4, 8, 8, generator=draw),
+        callback_on_step_end=lambda pipe, step, now, values: kept.append(values["latents"].clone()) or {},
+    )
     subject.pipe.scheduler.set_timesteps(4)
     assert torch.allclose(latents, kept[1], atol=1e-4) and time == subject.pipe.scheduler.timesteps[2]
 
@@ -266,6 +301,7 @@ def test_a_step_that_doesnt_fit_is_one_sentence(subject, works, tmp_path):
     class Greedy(CaptionFineTuning):
         def loss(self, *arguments):
             raise torch.OutOfMemoryError("CUDA out of memory")
+
     sha = bits(subject.denoiser)
     with pytest.raises(MemoryFullError, match="--together"):
         fine_tune(subject, Greedy(), *works, SCHEDULE, tmp_path)

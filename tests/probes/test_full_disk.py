@@ -15,9 +15,11 @@ from probes.runs import Run
 from tests.probes.tiny_testbed import tiny_testbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-MAIN = ("import resource, sys; limit = int(sys.argv.pop(1))\n"
-        "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
-        "from probes.cli import main; main()")
+MAIN = (
+    "import resource, sys; limit = int(sys.argv.pop(1))\n"
+    "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+    "from probes.cli import main; main()"
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,23 @@ def weights(tmp_path_factory):
     folder = tiny_testbed(tmp_path_factory.mktemp("weights"))
     negatives = folder / "thresholds" / "negatives.txt"
     negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
-    done = verb(folder, 0, "calibrate", "--detectors", "structure_gap", "--prompts", negatives, "--seeds", 3, "--fpr",
-                0.05, "--steps", 2, "--device", "cpu")
+    done = verb(
+        folder,
+        0,
+        "calibrate",
+        "--detectors",
+        "structure_gap",
+        "--prompts",
+        negatives,
+        "--seeds",
+        3,
+        "--fpr",
+        0.05,
+        "--steps",
+        2,
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -63,8 +80,20 @@ def says_so(done):
 
 def scanning(tmp_path, out):
     (tmp_path / "prompts.txt").write_text("the cat\nred\na thing\nother\nthe end\n")
-    return ("scan", tmp_path / "prompts.txt", "--out", out, "--seeds", 60, "--schedule", 3, "--batch", 8, "--device",
-            "cpu")
+    return (
+        "scan",
+        tmp_path / "prompts.txt",
+        "--out",
+        out,
+        "--seeds",
+        60,
+        "--schedule",
+        3,
+        "--batch",
+        8,
+        "--device",
+        "cpu",
+    )
 
 
 def goes_on(weights, tmp_path, out, first):
@@ -74,7 +103,7 @@ def goes_on(weights, tmp_path, out, first):
     done = verb(weights, 0, *scanning(tmp_path, out), "--resume")
     assert done.returncode == 0, done.stderr
     records = list(Run.open(out).records())
-    assert records[:len(stopped)] == stopped and len({record["id"] for record in records}) == len(records) == 300
+    assert records[: len(stopped)] == stopped and len({record["id"] for record in records}) == len(records) == 300
     assert Run.open(out).status == "complete"
 
 
@@ -96,8 +125,18 @@ def test_scan_within_a_limit_on_files(weights, tmp_path):
 
 
 def test_generate_on_a_full_disk(weights, tmp_path, disk):
-    drawing = ("generate", "the cat", "--steps", 2, "--out", disk / "pictures", "--device", "cpu", "--policy",
-               "monitor")
+    drawing = (
+        "generate",
+        "the cat",
+        "--steps",
+        2,
+        "--out",
+        disk / "pictures",
+        "--device",
+        "cpu",
+        "--policy",
+        "monitor",
+    )
     assert verb(weights, 0, *drawing).returncode == 0
     pictures = {path: path.read_bytes() for path in (disk / "pictures").iterdir()}
     assert len(pictures) == 1

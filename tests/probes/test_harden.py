@@ -32,15 +32,27 @@ from tests.tiny import tiny_sd
 pytestmark = pytest.mark.usefixtures("shipped")
 
 SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2)
-PLAN = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8),
-               attack=AdversarialEmbedding(steps=2, batch=1),
-               hardening=Hardening(members=2, dev=1, keep=3, tries=2, schedule=SCHEDULE, hardener=AdversarialFineTuning(
-                   keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1))))
+PLAN = replace(
+    HARDEN,
+    sizes=Sizes(members=2, nonmembers=1, scenes=1),
+    picture_seeds=(1,),
+    sampling=Sampling(2, 5.0, 8),
+    attack=AdversarialEmbedding(steps=2, batch=1),
+    hardening=Hardening(
+        members=2,
+        dev=1,
+        keep=3,
+        tries=2,
+        schedule=SCHEDULE,
+        hardener=AdversarialFineTuning(keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1)),
+    ),
+)
 
 
 def run(out, asked=None, **options):
-    return harden(out, asked or Asked(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False,
-                                                        **options})
+    return harden(
+        out, asked or Asked(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +66,26 @@ def test_every_stage_of_it(done):
     records = list(Run.open(done.folder).records())
     counts = {stage: sum(r["stage"] == stage for r in records) for stage in dict.fromkeys(r["stage"] for r in records)}
     # Two members and a dev work; non-member; scene. Members with two seeds for a surrogate.
-    assert counts == {"work": 3, "before": 4, "twin": 2, "twin_attacked": 4, "surrogates": 6, "kept": 3, "hardened": 4,
-                      "hardened_attacked": 4, "hardened_nonmember_attacked": 2}
+    assert counts == {
+        "work": 3,
+        "before": 4,
+        "twin": 2,
+        "twin_attacked": 4,
+        "surrogates": 6,
+        "kept": 3,
+        "hardened": 4,
+        "hardened_attacked": 4,
+        "hardened_nonmember_attacked": 2,
+    }
     assert len({record["id"] for record in records}) == len(records)
     cost = {entry["stage"]: entry["evaluations"] for entry in done.summary["cost"]}
     # Rounds: two an epoch. Triggers of 3 works; an update has keep_batch pairs, which the original model
     # answers too, and a caption and a trigger a work.
     # The check after the first epoch ends it: a search of two steps, then two pictures of two steps and two halves.
     assert cost["harden"] == (3 + 2 * 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
-    assert done.report.is_file() and any("adversarial_fine_tuning: works 2, dev 1" in line
-                                         for line in lines_of(done.summary))
+    assert done.report.is_file() and any(
+        "adversarial_fine_tuning: works 2, dev 1" in line for line in lines_of(done.summary)
+    )
 
 
 def test_what_was_trained_is_said(done):
@@ -73,7 +95,9 @@ def test_what_was_trained_is_said(done):
     assert told["checks"] == [{"epoch": 1, "caption": 0, "caption_judged": 1, "attack": 0, "attack_judged": 1}]
     assert told["utility"]["scenes"] == 1 and told["keep"] == 3 and len(told["works"]) == 2 and len(told["dev"]) == 1
     assert {(gap["stage"], gap["control"]) for gap in done.summary["gaps"]} == {
-        ("hardened_attacked", "hardened_nonmember_attacked"), ("hardened_attacked", "twin_attacked")}
+        ("hardened_attacked", "hardened_nonmember_attacked"),
+        ("hardened_attacked", "twin_attacked"),
+    }
     assert {row["stage"] for row in done.summary["drift"]} == {"hardened"}
 
 
@@ -87,8 +111,9 @@ def test_the_saved_checkpoint_is_the_hardened_model_and_the_subject_isnt(done):
 
 def test_a_second_start_does_nothing_again(done):
     before = (done.folder / "records.jsonl").read_bytes()
-    again = run(done.folder, mask=done.folder.parent / "mask.safetensors", save=done.folder.parent / "saved",
-                resume=True)
+    again = run(
+        done.folder, mask=done.folder.parent / "mask.safetensors", save=done.folder.parent / "saved", resume=True
+    )
     assert json.loads(json.dumps(again.summary)) == json.loads(json.dumps(done.summary))
     assert (done.folder / "records.jsonl").read_bytes() == before
 
@@ -101,8 +126,9 @@ def test_works_whose_surrogates_are_all_copies_borrow_one(tmp_path):
     (tmp_path / "benign.txt").write_text("one\ntwo\n")
     lines = ["caption,picture"]
     for n, prompt in enumerate(prompts):
-        image = pipe(prompt, generator=torch.Generator().manual_seed(7000), num_inference_steps=2,
-                     guidance_scale=5.0).images[0]
+        image = pipe(
+            prompt, generator=torch.Generator().manual_seed(7000), num_inference_steps=2, guidance_scale=5.0
+        ).images[0]
         (image if n else Image.effect_noise((64, 64), 90).convert("RGB")).save(tmp_path / f"{n}.png")
         lines.append(f"{prompt},{n}.png")
     (tmp_path / "own.csv").write_text("\n".join(lines))
@@ -127,7 +153,11 @@ def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
     targets = tuple(Target(str(n), str(n)) for n in range(5))
     panel = with_dev(Panel(members=targets, scenes=targets))
     assert [[t.id for t in part] for part in (panel.locate, panel.members, panel.keep, panel.scenes)] == [
-        ["0", "3"], ["1", "2", "4"], ["0", "2", "4"], ["1", "3"]]
+        ["0", "3"],
+        ["1", "2", "4"],
+        ["0", "2", "4"],
+        ["1", "3"],
+    ]
     assert with_dev(panel) == panel and with_dev(Panel(members=targets[:2])).locate == ()
 
 
@@ -150,8 +180,10 @@ def test_mistakes_leave_no_run(tmp_path):
 
 
 def test_the_verb_names_its_report(tmp_path):
-    options = ("--method negative_guidance --works 1 --dev 0 --keep 1 --epochs 1 --updates 1 --seeds 1 --steps 1 "
-               "--at 0,1 --device cpu")
+    options = (
+        "--method negative_guidance --works 1 --dev 0 --keep 1 --epochs 1 --updates 1 --seeds 1 --steps 1 "
+        "--at 0,1 --device cpu"
+    )
     done = CliRunner().invoke(app, ["harden", "--out", str(tmp_path / "run"), *options.split()])
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"

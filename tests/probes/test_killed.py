@@ -32,8 +32,12 @@ from probes.verbs import Asked
 from tests.tiny import tiny_sd
 
 KILLS = 20
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("shipped"),
-              pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork and signals")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.usefixtures("shipped"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork and signals"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +131,17 @@ def test_scan(tmp_path, start):
     file.write_text("the cat\nred\na thing\nother\nthe end\n")
 
     def work(name):
-        return partial(scan, file, tmp_path / name, sampling=Sampling(3, 5.0, 2), seeds=range(40), device="cpu",
-                       resume=True, show_progress=False)
+        return partial(
+            scan,
+            file,
+            tmp_path / name,
+            sampling=Sampling(3, 5.0, 2),
+            seeds=range(40),
+            device="cpu",
+            resume=True,
+            show_progress=False,
+        )
+
     killed_again_and_again(start, work("cut"), tmp_path / "cut", taken(start, work("whole")))
     assert len(same_runs(tmp_path / "cut", tmp_path / "whole")) == 200
     tables = [parquet.read_table(tmp_path / name / "results.parquet") for name in ("cut", "whole")]
@@ -137,27 +150,55 @@ def test_scan(tmp_path, start):
 
 def test_attack(tmp_path, start):
     RandomMask(density=0.1).locate(Subject(tiny_sd(), "tiny")).mask.save(tmp_path / "mask.safetensors")
-    plan = replace(ATTACK, sizes=Sizes(members=2, nonmembers=2, scenes=0), picture_seeds=(1, 2, 3),
-                   sampling=Sampling(2, 5.0, 2), attack=AdversarialEmbedding(rows=1))
+    plan = replace(
+        ATTACK,
+        sizes=Sizes(members=2, nonmembers=2, scenes=0),
+        picture_seeds=(1, 2, 3),
+        sampling=Sampling(2, 5.0, 2),
+        attack=AdversarialEmbedding(rows=1),
+    )
 
     def work(name):
-        return partial(attack, tmp_path / name, Asked(device="cpu"), mask=tmp_path / "mask.safetensors", plan=plan,
-                       steps=(0, 1, 2, 4), batch=1, resume=True, show_progress=False)
+        return partial(
+            attack,
+            tmp_path / name,
+            Asked(device="cpu"),
+            mask=tmp_path / "mask.safetensors",
+            plan=plan,
+            steps=(0, 1, 2, 4),
+            batch=1,
+            resume=True,
+            show_progress=False,
+        )
+
     killed_again_and_again(start, work("cut"), tmp_path / "cut", taken(start, work("whole")))
     records = same_runs(tmp_path / "cut", tmp_path / "whole")
     assert sum(record["stage"] == "attacked" for record in records) == 2 * 3 * 4
 
 
 def test_harden(tmp_path, start):
-    hardening = Hardening(members=2, dev=1, keep=3, tries=2, hardener=AdversarialFineTuning(
-        keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1)),
-        schedule=FineTuning(epochs=4, updates=1, lr=1e-3, batch=1, checkpoint_every=1))
-    plan = replace(HARDEN, sizes=Sizes(members=2, nonmembers=1, scenes=1), picture_seeds=(1,), hardening=hardening,
-                   sampling=Sampling(2, 5.0, 2), attack=AdversarialEmbedding(steps=2, batch=1))
+    hardening = Hardening(
+        members=2,
+        dev=1,
+        keep=3,
+        tries=2,
+        hardener=AdversarialFineTuning(keep_batch=2, draws=1, attack=AdversarialEmbedding(steps=1, batch=1)),
+        schedule=FineTuning(epochs=4, updates=1, lr=1e-3, batch=1, checkpoint_every=1),
+    )
+    plan = replace(
+        HARDEN,
+        sizes=Sizes(members=2, nonmembers=1, scenes=1),
+        picture_seeds=(1,),
+        hardening=hardening,
+        sampling=Sampling(2, 5.0, 2),
+        attack=AdversarialEmbedding(steps=2, batch=1),
+    )
 
     def work(name):
-        return partial(harden, tmp_path / name, Asked(device="cpu"), plan=plan, steps=(0, 2), resume=True,
-                       show_progress=False)
+        return partial(
+            harden, tmp_path / name, Asked(device="cpu"), plan=plan, steps=(0, 2), resume=True, show_progress=False
+        )
+
     killed_again_and_again(start, work("cut"), tmp_path / "cut", taken(start, work("whole")))
     same_runs(tmp_path / "cut", tmp_path / "whole")
     weights = [load_file(tmp_path / name / "harden" / "hardened.safetensors") for name in ("cut", "whole")]

@@ -28,9 +28,13 @@ from tests.probes.exact import bits
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 
-PLAN = replace(LOCALITY, sizes=Sizes(members=2, nonmembers=2, scenes=0), sampling=Sampling(2, 5.0, 8),
-               attack=AdversarialEmbedding(steps=2, batch=1),
-               localizer=FFNSubspace(k=0.2, tau=1, steps=2, guidance_scale=5.0))
+PLAN = replace(
+    LOCALITY,
+    sizes=Sizes(members=2, nonmembers=2, scenes=0),
+    sampling=Sampling(2, 5.0, 8),
+    attack=AdversarialEmbedding(steps=2, batch=1),
+    localizer=FFNSubspace(k=0.2, tau=1, steps=2, guidance_scale=5.0),
+)
 PROMPTS = ["the cat", "red"]
 
 
@@ -46,8 +50,9 @@ def copying(tmp_path_factory):
     tiny_sd(seed=4).save_pretrained(folder / "model")
     pipe = load(str(folder / "model"), device="cpu")
     for n, prompt in enumerate(PROMPTS):
-        pipe(prompt, generator=torch.Generator().manual_seed(9000), num_inference_steps=2,
-             guidance_scale=5.0).images[0].save(folder / f"w{n}.png")
+        pipe(prompt, generator=torch.Generator().manual_seed(9000), num_inference_steps=2, guidance_scale=5.0).images[
+            0
+        ].save(folder / f"w{n}.png")
     for n in range(3):
         Image.effect_noise((64, 64), 200).convert("RGB").rotate(90 * n).save(folder / f"n{n}.png")
     (folder / "works.csv").write_text("caption,picture\n" + "".join(f"{p},w{n}.png\n" for n, p in enumerate(PROMPTS)))
@@ -62,14 +67,26 @@ def done(copying):
 
 def run(out, folder, **options):
     asked = Asked(str(folder / "model"), folder / "works.csv", folder / "others.csv", device="cpu")
-    return locality(out, asked, **{"works": 2, "starts": 3, "plan": PLAN, "show_progress": False,
-                                   "masks": ("ffn_subspace", "value_neurons"), **options})
+    return locality(
+        out,
+        asked,
+        **{
+            "works": 2,
+            "starts": 3,
+            "plan": PLAN,
+            "show_progress": False,
+            "masks": ("ffn_subspace", "value_neurons"),
+            **options,
+        },
+    )
 
 
 def test_activations_are_those_of_a_hook_by_hand(subject):
     embeds = encode_prompts(subject, ["the cat", "red", "a thing"])
-    ffn, value = list(matching_weights(subject.denoiser, SECOND_LINEAR))[3], list(
-        matching_weights(subject.denoiser, VALUES))[1]
+    ffn, value = (
+        list(matching_weights(subject.denoiser, SECOND_LINEAR))[3],
+        list(matching_weights(subject.denoiser, VALUES))[1],
+    )
     found = activations(subject, embeds, [5, 5, 6], [ffn, value])
     kept = []
     handle = subject.denoiser.get_submodule(ffn).register_forward_pre_hook(lambda _, args: kept.append(args[0]))
@@ -93,7 +110,7 @@ def test_activation_distances_by_hand_in_any_grouping(subject, monkeypatch):
     assert rows[0]["groups"]["captions"]["value"] == pytest.approx(np.mean(far), rel=1e-4)
     assert rows[0]["groups"]["noises"]["value"] > 0
     assert all(row["groups"]["noises"]["value"] == 0 for row in rows if row["kind"] == "value")
-    monkeypatch.setattr("probes.layers.BYTES", 1)   # every layer alone
+    monkeypatch.setattr("probes.layers.BYTES", 1)  # every layer alone
     again = activation_rows(subject, groups, 5)
     assert [row["layer"] for row in again] == [row["layer"] for row in rows]
     assert again[4]["groups"]["captions"]["value"] == pytest.approx(rows[4]["groups"]["captions"]["value"], rel=1e-5)
@@ -142,7 +159,7 @@ def test_a_second_start_does_nothing_again(done, copying):
     assert json.loads(json.dumps(again.summary)) == json.loads(json.dumps(done.summary))
     assert (done.folder / "records.jsonl").read_bytes() == before
     records = list(Run.open(done.folder).records())
-    assert sum(record["stage"] == "localize" for record in records) == 8   # six results, two captions
+    assert sum(record["stage"] == "localize" for record in records) == 8  # six results, two captions
 
 
 def test_nothing_that_came_back_is_said(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
     subject = Subject(tiny_sd(), "testbed")
     before = bits(subject.denoiser)
     expected = LOCALIZER.locate(subject, PROMPTS, seed=7).mask
-    assert done.mask.iou(expected) > 0.98 and bits(subject.denoiser) == before   # sums in another order
+    assert done.mask.iou(expected) > 0.98 and bits(subject.denoiser) == before  # sums in another order
     assert done.mask.meta["prompts"] == "5"
     # five prompts and the base, one step, two halves
     assert summary["cost"][0]["evaluations"] == (5 + 1) * 2
@@ -74,8 +74,9 @@ def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
     assert (folder / "density.svg").read_text().startswith("<svg") and (folder / "overlap.svg").is_file()
     localizer, target, base = load_norms(folder / "norms.safetensors")
     assert localizer == LOCALIZER
-    again = localizer.mask({path: module.weight for path, module in subject.denoiser.named_modules()
-                            if path in target}, target, base)
+    again = localizer.mask(
+        {path: module.weight for path, module in subject.denoiser.named_modules() if path in target}, target, base
+    )
     assert again.iou(done.mask) == 1.0
     assert any("overlap (IoU)" in line for line in lines_of(summary))
     same = localize(file, folder, localizer=LOCALIZER, device="cpu", show_progress=False, resume=True)
@@ -105,6 +106,7 @@ def test_neurons_of_each_prompt_are_records_and_a_cut_run_ends_the_same(file, tm
         if len(list(Run.open(tmp_path / "cut").records())) == 3:
             raise KeyboardInterrupt
         return ValueNeurons.neurons(self, *arguments)
+
     stopping = type("Stopping", (ValueNeurons,), {"neurons": interrupted})(**asdict(localizer))
     with pytest.raises(KeyboardInterrupt):
         localize(file, tmp_path / "cut", **{**options, "localizer": stopping})
@@ -148,8 +150,22 @@ def test_norms_that_are_missing_or_damaged(tmp_path):
 
 
 def test_the_verb_with_a_random_mask(tmp_path, file):
-    done = CliRunner().invoke(app, ["localize", str(file), "--out", str(tmp_path / "run"), "--method", "random_mask",
-                                    "--k", "0.1", "--device", "cpu", "--json"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "localize",
+            str(file),
+            "--out",
+            str(tmp_path / "run"),
+            "--method",
+            "random_mask",
+            "--k",
+            "0.1",
+            "--device",
+            "cpu",
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     mask = UnitMask.load(tmp_path / "run" / "mask.safetensors")

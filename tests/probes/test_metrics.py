@@ -55,7 +55,7 @@ def test_tiled_l2_is_the_worst_tile() -> None:
 
 def test_tiled_l2_spreads_over_color_channels() -> None:
     # One of three channels differs by 255: sqrt(1/3).
-    assert score(TiledL2(), gray(0), Image.new("RGB", (64, 64), (255, 0, 0))) == pytest.approx(3 ** -0.5)
+    assert score(TiledL2(), gray(0), Image.new("RGB", (64, 64), (255, 0, 0))) == pytest.approx(3**-0.5)
 
 
 def test_normalized_l2_divides_by_the_neighborhood() -> None:
@@ -106,8 +106,9 @@ def test_pdq_counts_bits_and_refuses_pictures_without_detail() -> None:
     assert Pdq().compare(features[:1], features[1:])[0] == 7
 
 
-@pytest.mark.parametrize("metric", [TiledL2(), NormalizedL2.against([noise(s) for s in range(5, 9)]), Pdq()],
-                         ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "metric", [TiledL2(), NormalizedL2.against([noise(s) for s in range(5, 9)]), Pdq()], ids=lambda m: m.name
+)
 def test_metrics_are_symmetric_batched_and_zero_for_copies(metric: metrics.Metric) -> None:
     ones, others = [noise(s) for s in (0, 1, 2)], [noise(s) for s in (3, 1, 4)]
     together = metric.compare(metric.features(ones), metric.features(others))
@@ -198,7 +199,7 @@ def test_calibration_takes_the_nearest_pair_of_non_members() -> None:
     assert found.nearest == pytest.approx(0.2) and found.median == pytest.approx(0.3)
     assert (found.n, found.unscored, found.false_copies) == (4, 0, 0)
     # No false copy among four says little: Wilson's upper limit is z^2 / (n + z^2).
-    assert found.false_copy_high == pytest.approx(1.959964 ** 2 / (4 + 1.959964 ** 2), abs=1e-5)
+    assert found.false_copy_high == pytest.approx(1.959964**2 / (4 + 1.959964**2), abs=1e-5)
     assert found.copied(0.1499) is True and found.copied(0.1501) is False and found.copied(float("nan")) is None
 
 
@@ -241,9 +242,16 @@ def test_thresholds_read_back(tmp_path: Path) -> None:
     assert data["metrics"]["pdq"]["preprocessing"] == Pdq().preprocessing
 
 
-@pytest.mark.parametrize("text, says", [(None, "diffshield calibrate"), ("{", "no copy thresholds"),
-                                        ("{}", "no copy thresholds"), ('{"format": 9, "metrics": {}}', "newer version"),
-                                        ('{"format": 1, "metrics": {"pdq": {}}}', "no copy thresholds")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "diffshield calibrate"),
+        ("{", "no copy thresholds"),
+        ("{}", "no copy thresholds"),
+        ('{"format": 9, "metrics": {}}', "newer version"),
+        ('{"format": 1, "metrics": {"pdq": {}}}', "no copy thresholds"),
+    ],
+)
 def test_thresholds_that_cant_be_read(tmp_path: Path, text: str | None, says: str) -> None:
     path = tmp_path / "copy_metrics.json"
     if text is not None:
@@ -313,8 +321,11 @@ def openclip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("openclip")
     vision_cfg = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
-    model_cfg = {"embed_dim": 16, "vision_cfg": vision_cfg,
-                 "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    model_cfg = {
+        "embed_dim": 16,
+        "vision_cfg": vision_cfg,
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
     torch.manual_seed(0)
     model = open_clip.CLIP(**model_cfg)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")

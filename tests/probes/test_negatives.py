@@ -29,8 +29,9 @@ def test_a_metric_that_can_not_say_is_nan() -> None:
 
 def test_the_splits_share_no_negative_and_no_work() -> None:
     manifest = load_manifest()
-    dev, heldout = ({c for some in negative_captions(split, manifest).values() for c in some}
-                    for split in ("dev", "heldout"))  # fmt: skip
+    dev, heldout = (
+        {c for some in negative_captions(split, manifest).values() for c in some} for split in ("dev", "heldout")
+    )
     works = {caption for work in manifest.works() for caption in work.captions}
     assert not dev & heldout and not (dev | heldout) & works and min(len(dev), len(heldout)) >= 200
 

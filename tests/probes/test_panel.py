@@ -10,13 +10,25 @@ RUNGS = (0, 6, 24, 96)
 
 
 def item(name, kind="work", rung=96, split="heldout", memorization="VM", captions=None):
-    return Item(name, kind, memorization, rung, rung or 0, captions or (f"{name} caption",), Path(f"/{name}.png"), "0",
-                split, "CC0-1.0", "procedural")
+    return Item(
+        name,
+        kind,
+        memorization,
+        rung,
+        rung or 0,
+        captions or (f"{name} caption",),
+        Path(f"/{name}.png"),
+        "0",
+        split,
+        "CC0-1.0",
+        "procedural",
+    )
 
 
 def manifest():
-    items = [item(f"w{rung}-{n}", rung=rung, split="heldout" if n % 3 == 0 else "dev")
-             for rung in RUNGS for n in range(9)]
+    items = [
+        item(f"w{rung}-{n}", rung=rung, split="heldout" if n % 3 == 0 else "dev") for rung in RUNGS for n in range(9)
+    ]
     items += [item(f"n{n}", "nonmember", None, "heldout" if n % 3 == 0 else "dev", None) for n in range(9)]
     items += [item("template", memorization="TM", captions=("a mug", "a cap"))]
     scenes = [Scene(f"s{n}", "a scene", "heldout" if n % 2 else "dev") for n in range(6)]
@@ -43,8 +55,12 @@ def test_a_prompt_that_is_a_caption_gets_its_truth():
 
 def test_suspects_are_shared_out():
     targets = tuple(Target(f"p{n}", "x") for n in range(5))
-    records = [{"item": "p0", "flagged": True, "copied": None}, {"item": "p1", "flagged": False, "copied": True},
-               {"item": "p3", "flagged": True, "copied": False}, {"item": "p4", "flagged": None, "copied": None}]
+    records = [
+        {"item": "p0", "flagged": True, "copied": None},
+        {"item": "p1", "flagged": False, "copied": True},
+        {"item": "p3", "flagged": True, "copied": False},
+        {"item": "p4", "flagged": None, "copied": None},
+    ]
     panel = with_suspects(Panel(prompts=targets), records)
     assert [t.id for t in panel.locate] == ["p0", "p3"] and [t.id for t in panel.members] == ["p1"]
     alone = with_suspects(Panel(prompts=targets), records[:1])

@@ -82,10 +82,18 @@ def test_the_ladder_pairs_works_and_seeds():
     def record(item, seed, level, copied, stage="attacked"):
         return {"stage": stage, "item": item, "seed": seed, "attack_steps": level, "copied": copied}
 
-    records = [record(item, seed, level, level == 0 or (item == "c" and seed == 1))
-               for item in "abc" for seed in (1, 2) for level in (0, 1)]  # fmt: skip
-    records += [record("a", 3, 0, True), record("d", 1, 0, True), record("d", 1, 1, None),
-                record("a", 1, 1, True, "twin_attacked")]  # fmt: skip
+    records = [
+        record(item, seed, level, level == 0 or (item == "c" and seed == 1))
+        for item in "abc"
+        for seed in (1, 2)
+        for level in (0, 1)
+    ]
+    records += [
+        record("a", 3, 0, True),
+        record("d", 1, 0, True),
+        record("d", 1, 1, None),
+        record("a", 1, 1, True, "twin_attacked"),
+    ]
     (row,) = ladder(records)
     assert (row["level"], row["works"], row["pairs"], row["unscored"]) == (1, 3, 6, 1)
     assert row["caption"] == 1.0 and row["distorted"] == pytest.approx(1 / 6) and row["p"] == 1 / 8
@@ -107,8 +115,26 @@ def test_plans_by_name():
 @pytest.mark.parametrize("method, at", [("paraphrase", "0,1,2"), ("prompt_search", "0,1")])
 def test_the_verb(monkeypatch, weights, tmp_path, method, at):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(weights))
-    done = CliRunner().invoke(app, ["attack", "--out", str(tmp_path / "run"), "--attack", method, "--at", at, "--batch",
-                                    "1", "--seeds", "1", "--steps", "1", "--device", "cpu"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "attack",
+            "--out",
+            str(tmp_path / "run"),
+            "--attack",
+            method,
+            "--at",
+            at,
+            "--batch",
+            "1",
+            "--seeds",
+            "1",
+            "--steps",
+            "1",
+            "--device",
+            "cpu",
+        ],
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     stages = json.loads((tmp_path / "run" / "stages.json").read_text())
     (detail,) = [entry["detail"] for entry in stages if entry["stage"] == "attacked"]

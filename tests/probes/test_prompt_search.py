@@ -57,8 +57,9 @@ def test_the_nearest_word_is_that_of_the_largest_cosine(subject):
 
 def test_the_first_losses_are_the_starts_and_the_best_is_kept(subject, goals):
     """The first projection of a prompt's own embeddings is the prompt; what is kept never has a higher loss."""
-    for goal, found in zip(goals, PromptSearch(steps=12, batch=2, tokens=4).search(subject, goals, snapshots=(1, 6)),
-                           strict=True):  # fmt: skip
+    for goal, found in zip(
+        goals, PromptSearch(steps=12, batch=2, tokens=4).search(subject, goals, snapshots=(1, 6)), strict=True
+    ):
         words = Words(subject)
         ids = words.start(goal, 4)[None]
         with torch.no_grad():

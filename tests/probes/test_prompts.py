@@ -40,6 +40,7 @@ def test_jsonl_objects_and_strings(tmp_path):
 def test_parquet(tmp_path):
     import pyarrow
     from pyarrow import parquet
+
     path = tmp_path / "p.parquet"
     parquet.write_table(pyarrow.table({"n": [1, 2], "text": ["one", None]}), path)
     assert texts(path) == ["one"]
@@ -79,16 +80,19 @@ def test_a_million_lines_are_read(tmp_path):
     assert len({target.id for target in targets}) == 1_000_000
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("p.txt", b"\n \n", "holds no prompt"),
-    ("p.txt", b"one\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
-    ("p.csv", b"", "holds no prompt"),
-    ("p.csv", b"a,b\n1,2\n", "needs a column prompt or"),
-    ("p.jsonl", b"{", "line 1 is not JSON"),
-    ("p.jsonl", b"[1]", "needs an object or a string, and is list"),
-    ("p.jsonl", b'{"prompt": 3}', "needs text, and holds 3"),
-    ("p.docx", b"x", "none of these"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"\n \n", "holds no prompt"),
+        ("p.txt", b"one\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
+        ("p.csv", b"", "holds no prompt"),
+        ("p.csv", b"a,b\n1,2\n", "needs a column prompt or"),
+        ("p.jsonl", b"{", "line 1 is not JSON"),
+        ("p.jsonl", b"[1]", "needs an object or a string, and is list"),
+        ("p.jsonl", b'{"prompt": 3}', "needs text, and holds 3"),
+        ("p.docx", b"x", "none of these"),
+    ],
+)
 def test_bad_files_are_one_sentence(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PromptFileError, match=message):

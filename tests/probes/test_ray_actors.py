@@ -83,7 +83,7 @@ def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_
     with pytest.raises(EngineError, match="from prompt-0000.. on were with 3 workers when these were lost"):
         run(file, tmp_path / "run", hardware=Hardware("ray", 2, batch_size=4))
     monkeypatch.undo()
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path / "none"))   # mistakes of a worker come back as what they are
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path / "none"))  # mistakes of a worker come back as what they are
     with pytest.raises(WeightsError):
         run(file, tmp_path / "run", hardware=Hardware("ray", 2, batch_size=4), resume=True)
 
@@ -103,7 +103,7 @@ def test_no_more_chunks_are_taken_than_there_is_room_for(file):
     with RayActors(reading, 1) as engine:
         engine.started(read_prompts(file)[0])
         for number, _ in enumerate(engine.scored(chunks())):
-            assert len(taken) <= number + 6 + 2   # AHEAD, the one that is out, the one that waits
+            assert len(taken) <= number + 6 + 2  # AHEAD, the one that is out, the one that waits
     assert len(taken) == len(PROMPTS) * 2
     with pytest.raises(EngineError, match="Ray can't be used at 'auto'"), RayActors(reading, 1, "auto"):
         pass

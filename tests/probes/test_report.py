@@ -19,7 +19,7 @@ from probes.report import attack_words, percent, share, table_rows, write_report
 from probes.runs import Run, RunError, record_id, write_json
 from probes.sheets import sheets, thumbnail
 
-EVIL = "\"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé"
+EVIL = '"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé'
 
 
 def picture(folder: Path, stage: str, name: str, seed: int) -> str:
@@ -30,34 +30,68 @@ def picture(folder: Path, stage: str, name: str, seed: int) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def record(folder: Path, stage: str, item: dict[str, Any], seed: int | None, copied: bool | None, *, drawn: bool = True,
-           steps: int | None = None, **more: Any) -> dict[str, Any]:
+def record(
+    folder: Path,
+    stage: str,
+    item: dict[str, Any],
+    seed: int | None,
+    copied: bool | None,
+    *,
+    drawn: bool = True,
+    steps: int | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """One record in the schema of probes/audit.py; a copy looks like its work, anything else doesn't."""
     looks = item["look"] if copied or stage == "work" else 1000 + 17 * item["look"] + (seed or 0)
     path = picture(folder, stage, f"{item['item']}-s{seed}-a{steps}", looks) if drawn else None
     known = {key: value for key, value in item.items() if key != "look"}
-    return {"id": record_id({}, item["prompt"], seed, stage=stage, item=item["item"], steps=steps), "stage": stage,
-            **known, "split": "heldout", "model": "testbed", "seed": seed, "attack_steps": steps, "picture": path,
-            "scores": {"tiled_l2": 0.05 if copied else 0.31, "pdq": None}, "copied": copied,
-            "unjudged": "tiled_l2 can't score it" if copied is None else None, **more}
+    return {
+        "id": record_id({}, item["prompt"], seed, stage=stage, item=item["item"], steps=steps),
+        "stage": stage,
+        **known,
+        "split": "heldout",
+        "model": "testbed",
+        "seed": seed,
+        "attack_steps": steps,
+        "picture": path,
+        "scores": {"tiled_l2": 0.05 if copied else 0.31, "pdq": None},
+        "copied": copied,
+        "unjudged": "tiled_l2 can't score it" if copied is None else None,
+        **more,
+    }
 
 
 def work(number: int, rung: int) -> dict[str, Any]:
-    return {"item": f"work-{number:03d}", "kind": "work", "memorization": "VM", "rung": rung, "exposures": rung - 3,
-            "prompt": EVIL if number == 0 else f'"Harbor no. {number}" by Ada Reed', "look": number}
+    return {
+        "item": f"work-{number:03d}",
+        "kind": "work",
+        "memorization": "VM",
+        "rung": rung,
+        "exposures": rung - 3,
+        "prompt": EVIL if number == 0 else f'"Harbor no. {number}" by Ada Reed',
+        "look": number,
+    }
 
 
 def stranger(number: int) -> dict[str, Any]:
-    return {"item": f"nonmember-{number:03d}", "kind": "nonmember", "memorization": None, "rung": 0, "exposures": 0,
-            "prompt": f'"Night {number}" by Tom Hale', "look": 500 + number}
+    return {
+        "item": f"nonmember-{number:03d}",
+        "kind": "nonmember",
+        "memorization": None,
+        "rung": 0,
+        "exposures": 0,
+        "prompt": f'"Night {number}" by Tom Hale',
+        "look": 500 + number,
+    }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run of 3 works at 1024 exposures, 3 at 24, and 3 non-members, two seeds each, with every stage."""
     folder = tmp_path / "demo"
-    with Run.create(folder, {"model": "testbed", "prompt": EVIL}, kind="audit", model={"name": "testbed"}, seeds=[0, 1]
-                    ) as run:
+    with Run.create(
+        folder, {"model": "testbed", "prompt": EVIL}, kind="audit", model={"name": "testbed"}, seeds=[0, 1]
+    ) as run:
         members, others = [work(n, 1024) for n in range(3)], [stranger(n) for n in range(3)]
         for item in [*members, *[work(n, 24) for n in range(3, 6)], *others]:
             top = item["rung"] == 1024
@@ -65,8 +99,19 @@ def folder(tmp_path: Path) -> Path:
             for seed in (0, 1):
                 run.append(record(folder, "before", item, seed, top))
                 if top:
-                    run.append(record(folder, "shielded", item, seed, False, drawn=seed == 0, flagged=True,
-                                      action="mitigate" if seed == 0 else "block", reason="the gap is over its limit"))
+                    run.append(
+                        record(
+                            folder,
+                            "shielded",
+                            item,
+                            seed,
+                            False,
+                            drawn=seed == 0,
+                            flagged=True,
+                            action="mitigate" if seed == 0 else "block",
+                            reason="the gap is over its limit",
+                        )
+                    )
                     run.append(record(folder, "twin", item, seed, False))
                     run.append(record(folder, "pruned", item, seed, False))
                 if top or item["kind"] == "nonmember":
@@ -139,8 +184,19 @@ def test_the_page_says_what_the_records_say(folder: Path) -> None:
     assert "3 of 90 pictures could not be judged (3: tiled_l2 can't score it)" in text
     assert "After hardening, the caption returned a copy in 0 of 6 pictures" in text
     assert "From the hardened model the same attack at 50 steps got the work back in 2 of 6 pictures" in text
-    for title in ("original", "before", "shielded", "pruned", "attacked", "hardened", "attacked again", "clean twin",
-                  "twin attacked", "blocked", "The attack on the hardened model"):
+    for title in (
+        "original",
+        "before",
+        "shielded",
+        "pruned",
+        "attacked",
+        "hardened",
+        "attacked again",
+        "clean twin",
+        "twin attacked",
+        "blocked",
+        "The attack on the hardened model",
+    ):
         assert title in text
 
 
@@ -156,18 +212,46 @@ def test_the_numbers_are_in_report_json_too(folder: Path) -> None:
 
 
 def test_a_summary_that_the_run_wrote_is_taken_as_it_is(folder: Path) -> None:
-    row = {"stage": "before", "group": "members", "rung": None, "n": 40, "works": 4, "unscored": 0, "copied": 31,
-           "rate": 0.775, "low": 0.6, "high": 0.9, "interval": "bootstrap", "median_score": 0.1}
+    row = {
+        "stage": "before",
+        "group": "members",
+        "rung": None,
+        "n": 40,
+        "works": 4,
+        "unscored": 0,
+        "copied": 31,
+        "rate": 0.775,
+        "low": 0.6,
+        "high": 0.9,
+        "interval": "bootstrap",
+        "median_score": 0.1,
+    }
     write_json(folder / "summary.json", {"format": 1, "model": "testbed", "rows": [row], "limits": ["Only <this>."]})
     text = "".join(parsed(write_report(folder)).text)
     assert "31 of 40 pictures (78%, 95% interval 60 to 90%, 4 works)" in text and "Only <this>." in text
 
 
-UTILITY = {"alignment_before": 0.3, "alignment_after": 0.29, "loss": 0.01, "low": 0.0, "high": 0.02, "n": 8,
-           "scenes": 4, "unscored": 0}
-HARDENING = {"hardener": "adversarial_fine_tuning", "works": ["a", "b"], "dev": ["c"], "keep": 12, "epochs": 2.0,
-             "stopped_early": True, "borrowed_surrogates": 1, "utility": UTILITY,
-             "checks": [{"epoch": 1, "caption": 0, "caption_judged": 1, "attack": 1, "attack_judged": 1}]}
+UTILITY = {
+    "alignment_before": 0.3,
+    "alignment_after": 0.29,
+    "loss": 0.01,
+    "low": 0.0,
+    "high": 0.02,
+    "n": 8,
+    "scenes": 4,
+    "unscored": 0,
+}
+HARDENING = {
+    "hardener": "adversarial_fine_tuning",
+    "works": ["a", "b"],
+    "dev": ["c"],
+    "keep": 12,
+    "epochs": 2.0,
+    "stopped_early": True,
+    "borrowed_surrogates": 1,
+    "utility": UTILITY,
+    "checks": [{"epoch": 1, "caption": 0, "caption_judged": 1, "attack": 1, "attack_judged": 1}],
+}
 
 
 def pairs(value: float | None, **more: Any) -> dict[str, Any]:
@@ -176,8 +260,20 @@ def pairs(value: float | None, **more: Any) -> dict[str, Any]:
 
 
 def test_hardening_drift_and_the_tradeoff_are_shown_with_their_numbers(folder: Path) -> None:
-    row = {"stage": "before", "group": "members", "rung": None, "n": 40, "works": 4, "unscored": 2, "copied": 31,
-           "rate": 0.775, "low": 0.6, "high": 0.9, "interval": "bootstrap", "median_score": 0.1}
+    row = {
+        "stage": "before",
+        "group": "members",
+        "rung": None,
+        "n": 40,
+        "works": 4,
+        "unscored": 2,
+        "copied": 31,
+        "rate": 0.775,
+        "low": 0.6,
+        "high": 0.9,
+        "interval": "bootstrap",
+        "median_score": 0.1,
+    }
     drift = {"stage": "hardened", "group": "scenes", **pairs(0.2), "works": 4, "seeds": 0.5}
     point = {**row, "k": 0.1, "density": 0.023, "weights": 9, "random": {**row, "copied": 30}, "utility": UTILITY}
     write_json(folder / "summary.json", {"rows": [row], "tradeoff": [point], "drift": [drift], "hardening": HARDENING})
@@ -190,16 +286,29 @@ def test_hardening_drift_and_the_tradeoff_are_shown_with_their_numbers(folder: P
 
 def test_a_run_without_pictures_is_reported_from_its_figures(tmp_path: Path) -> None:
     overlap = {"prompts": 4, "iou": 0.5, "iou_random": None, "weights": [25, 25]}
-    mask = {"localizer": "ffn_subspace", "weights": 50, "size": 1000, "density": 0.05, "prompts": 8,
-            "densities": {"a": 0.1, "b": 0.0}, "overlap": [overlap]}
+    mask = {
+        "localizer": "ffn_subspace",
+        "weights": 50,
+        "size": 1000,
+        "density": 0.05,
+        "prompts": 8,
+        "densities": {"a": 0.1, "b": 0.0},
+        "overlap": [overlap],
+    }
     groups = {name: pairs(0.5) for name in ("results", "captions", "starts", "noises")}
     masks = {name: pairs(None) for name in ("results", "captions", "random, results", "random, captions")}
-    points = [{"group": group, "block": n, "x": n, "y": 1.0} for group in ("starts", "results", "captions")
-              for n in range(2)]
-    locality = {"embeddings": [{"group": "results", **pairs(3.0)}], "works": ["a", "b"], "steps": 50, "activations": [
-        {"layer": "a", "kind": "value", "groups": groups}], "map": {"explained": 0.4, "points": points},
-        "stay": {"n": 8, "nearest_to_own_start": 7, "moved": 1.0}, "masks": [
-            {"layer": "a", "kind": "ffn_subspace", "groups": masks, "sizes": {"results": 5.0, "captions": 4.0}}]}
+    points = [
+        {"group": group, "block": n, "x": n, "y": 1.0} for group in ("starts", "results", "captions") for n in range(2)
+    ]
+    locality = {
+        "embeddings": [{"group": "results", **pairs(3.0)}],
+        "works": ["a", "b"],
+        "steps": 50,
+        "activations": [{"layer": "a", "kind": "value", "groups": groups}],
+        "map": {"explained": 0.4, "points": points},
+        "stay": {"n": 8, "nearest_to_own_start": 7, "moved": 1.0},
+        "masks": [{"layer": "a", "kind": "ffn_subspace", "groups": masks, "sizes": {"results": 5.0, "captions": 4.0}}],
+    }
     with Run.create(tmp_path / "run", {}, kind="localize", model={"name": "testbed"}) as run:
         run.finish()
     write_json(tmp_path / "run" / "summary.json", {"model": "testbed", "mask": mask, "locality": locality})
@@ -212,8 +321,9 @@ def test_a_run_without_pictures_is_reported_from_its_figures(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stages", [["scan"], ["before"], ["work"], ["scan", "before"]])
 def test_a_run_that_was_stopped_early_still_has_a_report(folder: Path, stages: list[str]) -> None:
-    lines = [line for line in (folder / "records.jsonl").read_text().splitlines(True)
-             if json.loads(line)["stage"] in stages]
+    lines = [
+        line for line in (folder / "records.jsonl").read_text().splitlines(True) if json.loads(line)["stage"] in stages
+    ]
     scanned = {**record(folder, "scan", work(0, 24), 0, None, drawn=False), "scores": {"gap": 2.0}}
     lines = lines or [json.dumps(scanned) + "\n"]
     (folder / "records.jsonl").write_text("".join(lines))
@@ -245,8 +355,10 @@ def test_a_cell_shows_the_largest_budget_and_the_first_seed(folder: Path) -> Non
     assert row["original"]["badge"] == "" and row["shielded"]["action"] == "mitigate"
 
 
-@pytest.mark.parametrize("prepare, says", [(lambda p: None, "not a run folder"),
-                                           (lambda p: Run.create(p, {}, kind="scan").finish(), "no records yet")])
+@pytest.mark.parametrize(
+    "prepare, says",
+    [(lambda p: None, "not a run folder"), (lambda p: Run.create(p, {}, kind="scan").finish(), "no records yet")],
+)
 def test_nothing_to_report_is_one_sentence(tmp_path: Path, prepare: Any, says: str) -> None:
     prepare(tmp_path / "run")
     with pytest.raises(RunError, match=says):
@@ -266,13 +378,23 @@ def test_shares_carry_their_numbers() -> None:
 
 @pytest.mark.parametrize("low, meaning", [(0.1, "memory that is still there"), (-0.1, "no memory beyond")])
 def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
-    row = {"stage": "attacked", "attack_steps": 50, "copied": 9, "n": 10, "works": 5, "rate": 0.9,
-           "low": 0.7, "high": 1.0}
+    row = {
+        "stage": "attacked",
+        "attack_steps": 50,
+        "copied": 9,
+        "n": 10,
+        "works": 5,
+        "rate": 0.9,
+        "low": 0.7,
+        "high": 1.0,
+    }
     gap = {"stage": "attacked", "attack_steps": 50, "control": "twin_attacked", "gap": 0.4, "low": low, "high": 0.8}
     known = {"attack": "adversarial_embedding", "pruned": True}
     said = attack_words({"curve": [row], "gaps": [gap], **known}, "attacked")
-    again = attack_words({"curve": [{**row, "stage": "hardened_attacked"}], "gaps": [
-        {**gap, "stage": "hardened_attacked"}], **known}, "hardened_attacked")
+    again = attack_words(
+        {"curve": [{**row, "stage": "hardened_attacked"}], "gaps": [{**gap, "stage": "hardened_attacked"}], **known},
+        "hardened_attacked",
+    )
     assert "hardened model" in again[0] and ("left memory" if low > 0 else "no memory beyond") in again[1]
     assert "9 of 10" in said[0] and "+40 percentage points" in said[1] and meaning in said[1]
     assert table_rows({"rows": [], "curve": [row], **known})[0]["label"] == "pruned, then attacked (50 steps)"
@@ -280,23 +402,40 @@ def test_the_verdict_of_an_attack_is_the_gap(low: float, meaning: str) -> None:
 
 def test_an_attack_is_named_for_what_it_did() -> None:
     """A paraphrase tunes no embedding, goes by levels, and here nothing was pruned."""
-    row = {"stage": "attacked", "attack_steps": 4, "copied": 9, "n": 10, "works": 5, "rate": 0.9, "low": 0.7,
-           "high": 1.0}
+    row = {
+        "stage": "attacked",
+        "attack_steps": 4,
+        "copied": 9,
+        "n": 10,
+        "works": 5,
+        "rate": 0.9,
+        "low": 0.7,
+        "high": 1.0,
+    }
     paired = [{"level": level, "caption": 1.0, "distorted": 0.9, "p": 0.0625} for level in (3, 4)]
-    figures = {"rows": [], "curve": [row], "gaps": [], "attack": "paraphrase", "pruned": False,
-               "ladder_of_paraphrases": paired}
+    figures = {
+        "rows": [],
+        "curve": [row],
+        "gaps": [],
+        "attack": "paraphrase",
+        "pruned": False,
+        "ladder_of_paraphrases": paired,
+    }
     assert table_rows(figures)[0]["label"] == "attacked (level 4)"
     assert attack_words(figures, "attacked") == [
         "Asked with the caption distorted to level 4, the model returned a copy in 9 of 10 pictures (90%, 95% interval "
         "70 to 100%, 5 works).",
-        "On the same noises the caption itself returned copies in 100% (paired over works, p = 0.062)."]
+        "On the same noises the caption itself returned copies in 100% (paired over works, p = 0.062).",
+    ]
     searched = attack_words({**figures, "attack": "prompt_search"}, "attacked")[0]
     assert searched.startswith("An attacker who searches for other words for 4 steps got the work back")
 
 
 def test_plots_take_their_ink_from_the_page_and_skip_what_isnt_known() -> None:
-    rows = [{"stage": "attacked", "attack_steps": steps, "rate": rate, "low": 0.0, "high": 1.0}
-            for steps, rate in ((0, 0.1), (9, None))]
+    rows = [
+        {"stage": "attacked", "attack_steps": steps, "rate": rate, "low": 0.0, "high": 1.0}
+        for steps, rate in ((0, 0.1), (9, None))
+    ]
     svg = plots.attack_plot(rows)
     assert svg.startswith("<svg") and "currentColor" in svg and plots._INK not in svg and "<metadata" not in svg
     assert not re.search(r"<svg[^>]* (width|height)=", svg)
@@ -304,8 +443,10 @@ def test_plots_take_their_ink_from_the_page_and_skip_what_isnt_known() -> None:
 
 
 def test_a_report_needs_no_torch(folder: Path) -> None:
-    code = ("import sys; sys.modules['torch'] = None; from probes.report import write_report; "
-            "write_report(sys.argv[1]); assert 'diffusers' not in sys.modules")
+    code = (
+        "import sys; sys.modules['torch'] = None; from probes.report import write_report; "
+        "write_report(sys.argv[1]); assert 'diffusers' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 
 
@@ -316,9 +457,21 @@ def test_a_browser_shows_the_page_without_asking_for_anything(folder: Path, tmp_
         pytest.skip("needs chromium; install Debian's package of that name")
     shot = tmp_path / "report.png"
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,3000", "--enable-logging=stderr",
-         f"--screenshot={shot}", write_report(folder).as_uri()], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "HOME": str(tmp_path)})
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=1200,3000",
+            "--enable-logging=stderr",
+            f"--screenshot={shot}",
+            write_report(folder).as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert shot.exists(), done.stderr
     assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr, done.stderr
     assert len(np.unique(np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3), axis=0)) > 1000, "an empty page"

@@ -29,14 +29,22 @@ from tests.tiny import tiny_sd
 PROMPTS = ["the cat", "a thing"]
 SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2, checkpoint_every=1)
 SHORT = AdversarialEmbedding(steps=2, batch=1)
-LOCATE = {"ffn_subspace": FFNSubspace(k=0.1, tau=2, steps=3, batch_size=1),
-          "value_neurons": ValueNeurons(negatives=("red", "other"), seeds=2),
-          "curvature": Curvature(tau=2, steps=3, batch_size=1), "random_mask": RandomMask(density=0.1)}
-SEARCH = {"adversarial_embedding": AdversarialEmbedding(steps=2, batch=1, rows=1),
-          "prompt_search": PromptSearch(steps=2, batch=1, tokens=3, rows=1), "paraphrase": Paraphrase(steps=2)}
-HARDEN = {"adversarial_fine_tuning": AdversarialFineTuning(keep_batch=1, draws=1, attack=SHORT),
-          "caption_fine_tuning": CaptionFineTuning(keep_batch=1, draws=1),
-          "negative_guidance": NegativeGuidance(steps=2)}
+LOCATE = {
+    "ffn_subspace": FFNSubspace(k=0.1, tau=2, steps=3, batch_size=1),
+    "value_neurons": ValueNeurons(negatives=("red", "other"), seeds=2),
+    "curvature": Curvature(tau=2, steps=3, batch_size=1),
+    "random_mask": RandomMask(density=0.1),
+}
+SEARCH = {
+    "adversarial_embedding": AdversarialEmbedding(steps=2, batch=1, rows=1),
+    "prompt_search": PromptSearch(steps=2, batch=1, tokens=3, rows=1),
+    "paraphrase": Paraphrase(steps=2),
+}
+HARDEN = {
+    "adversarial_fine_tuning": AdversarialFineTuning(keep_batch=1, draws=1, attack=SHORT),
+    "caption_fine_tuning": CaptionFineTuning(keep_batch=1, draws=1),
+    "negative_guidance": NegativeGuidance(steps=2),
+}
 
 
 class Inside(Exception):
@@ -45,8 +53,10 @@ class Inside(Exception):
 
 def goals(subject):
     draw = torch.Generator().manual_seed(3)
-    return [Goal(f"w{n}", torch.randn(4, 8, 8, generator=draw), encode_prompts(subject, [prompt])[0], n, prompt)
-            for n, prompt in enumerate(PROMPTS)]
+    return [
+        Goal(f"w{n}", torch.randn(4, 8, 8, generator=draw), encode_prompts(subject, [prompt])[0], n, prompt)
+        for n, prompt in enumerate(PROMPTS)
+    ]
 
 
 def locate(name, subject, folder):
@@ -84,11 +94,14 @@ def traps(subject, folder):
     Measure(draws=2, attack=SHORT).losses(subject, [Trap("a", 1, "the cat", folder / "a.png")])
 
 
-WORK = {**{f"localizer {name}": partial(locate, name) for name in LOCALIZERS},
-        **{f"pruner {name}": partial(prune, name) for name in PRUNERS},
-        **{f"attack {name}": partial(search, name) for name in ATTACKS},
-        **{f"hardener {name}, rank {rank}": partial(harden, name, rank) for name in HARDENERS for rank in (0, 2)},
-        "transplant": transplant, "traps": traps}
+WORK = {
+    **{f"localizer {name}": partial(locate, name) for name in LOCALIZERS},
+    **{f"pruner {name}": partial(prune, name) for name in PRUNERS},
+    **{f"attack {name}": partial(search, name) for name in ATTACKS},
+    **{f"hardener {name}, rank {rank}": partial(harden, name, rank) for name in HARDENERS for rank in (0, 2)},
+    "transplant": transplant,
+    "traps": traps,
+}
 CALLS_NOTHING = {"localizer random_mask", "attack paraphrase"}
 
 
@@ -96,11 +109,17 @@ def whole(subject):
     """Weights, hooks, processors, scheduler, flags, gradients and every random state, comparable with ==."""
     parts = [part for part in subject.pipe.components.values() if isinstance(part, torch.nn.Module)]
     parameters = [parameter for part in parts for parameter in part.parameters()]
-    return {**state(subject.pipe), "requires": [p.requires_grad for p in parameters],
-            "dtypes": [p.dtype for p in parameters], "grads": [p.grad is not None for p in parameters],
-            "bytes": [p.detach().numpy().tobytes() for p in parameters], "python": random.getstate(),
-            "numpy": str(np.random.get_state()), "grad mode": torch.is_grad_enabled(),
-            "bar": getattr(subject.pipe, "_progress_bar_config", None)}
+    return {
+        **state(subject.pipe),
+        "requires": [p.requires_grad for p in parameters],
+        "dtypes": [p.dtype for p in parameters],
+        "grads": [p.grad is not None for p in parameters],
+        "bytes": [p.detach().numpy().tobytes() for p in parameters],
+        "python": random.getstate(),
+        "numpy": str(np.random.get_state()),
+        "grad mode": torch.is_grad_enabled(),
+        "bar": getattr(subject.pipe, "_progress_bar_config", None),
+    }
 
 
 @pytest.mark.slow

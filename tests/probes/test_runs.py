@@ -32,20 +32,21 @@ def make(folder: Path, **options: object) -> Run:
 def test_a_run_reads_back_what_was_written(tmp_path: Path) -> None:
     with make(tmp_path / "run") as run:
         run.append({"id": "a", "scores": {"noise_gap": np.float32(0.5)}, "picture": Path("pictures/a.png")})
-        run.append({"id": "b", "prompt": "Ärger\n\u2028 \"quoted\" \ud800"})
+        run.append({"id": "b", "prompt": 'Ärger\n\u2028 "quoted" \ud800'})
         run.finish()
     again = Run.open(tmp_path / "run")
     assert [r["id"] for r in again.records()] == ["a", "b"] and again.done_ids() == {"a", "b"}
     first, second = again.records()
     assert first["scores"]["noise_gap"] == 0.5 and first["picture"] == "pictures/a.png"
-    assert second["prompt"] == "Ärger\n\u2028 \"quoted\" \ud800"
+    assert second["prompt"] == 'Ärger\n\u2028 "quoted" \ud800'
     assert again.status == "complete" and again.config == {"model": "testbed", "steps": 25, "seeds": [0, 1]}
     assert again.about["passed"] == {"steps": 25} and again.about["versions"]["numpy"] == np.__version__
     assert not list((tmp_path / "run").glob("*.part"))
 
 
-@pytest.mark.parametrize("stop, status", [(None, "partial"), (ValueError("boom"), "failed"),
-                                          (KeyboardInterrupt(), "interrupted")])
+@pytest.mark.parametrize(
+    "stop, status", [(None, "partial"), (ValueError("boom"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
 def test_the_status_says_how_a_run_ended(tmp_path: Path, stop: BaseException | None, status: str) -> None:
     try:
         with make(tmp_path / "run"):
@@ -59,14 +60,20 @@ def test_the_status_says_how_a_run_ended(tmp_path: Path, stop: BaseException | N
 
 
 record = st.fixed_dictionaries(
-    {"id": st.text(min_size=1), "prompt": st.text(), "seed": st.none() | st.integers(),
-     "scores": st.dictionaries(st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=3)})
+    {
+        "id": st.text(min_size=1),
+        "prompt": st.text(),
+        "seed": st.none() | st.integers(),
+        "scores": st.dictionaries(st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    }
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(records=st.lists(record, min_size=1, max_size=5), data=st.data())
 def test_cutting_the_file_anywhere_loses_only_the_cut_record(
-        tmp_path_factory: pytest.TempPathFactory, records: list[dict], data: st.DataObject) -> None:
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict], data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("run") / "run"
     with make(folder) as run:
         for one in records:
@@ -110,16 +117,28 @@ def test_ids_depend_on_everything_but_not_on_the_order_of_options() -> None:
     assert base == record_id({"b": (2,), "a": 1}, "p", 0, stage="before")
     assert base == record_id({"a": 1, "b": [2]}, "p", np.int64(0), stage="before")
     config = {"a": 1, "b": [2]}
-    others = [record_id({**config, "a": 2}, "p", 0, stage="before"), record_id(config, "q", 0, stage="before"),
-              record_id(config, "p", 1, stage="before"), record_id(config, "p", 0, stage="pruned"),
-              record_id(config, "p", None, stage="before")]
+    others = [
+        record_id({**config, "a": 2}, "p", 0, stage="before"),
+        record_id(config, "q", 0, stage="before"),
+        record_id(config, "p", 1, stage="before"),
+        record_id(config, "p", 0, stage="pruned"),
+        record_id(config, "p", None, stage="before"),
+    ]
     assert len({base, *others}) == 6
 
 
 def test_an_id_is_the_same_in_another_process() -> None:
     code = "from probes.runs import record_id; print(record_id({'b': 1, 'a': 2}, 'a cat', 7, stage='scan'))"
-    seen = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           env={**os.environ, "PYTHONHASHSEED": seed}).stdout.strip() for seed in ("1", "2")}
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
     assert seen == {record_id({"a": 2, "b": 1}, "a cat", 7, stage="scan")}
 
 
@@ -175,9 +194,18 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
     Run.resume(tmp_path / "run", CONFIG).finish()
 
 
-@pytest.mark.parametrize("text, says", [
-    (None, "not a run folder"), ("", "can't be read"), ('{"schema": 1, "sta', "can't be read"), ("[]", "no schema"),
-    ("{}", "no schema"), (json.dumps({"schema": runs.SCHEMA + 1}), "newer version"), (b"\xff\xfe", "can't be read")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "not a run folder"),
+        ("", "can't be read"),
+        ('{"schema": 1, "sta', "can't be read"),
+        ("[]", "no schema"),
+        ("{}", "no schema"),
+        (json.dumps({"schema": runs.SCHEMA + 1}), "newer version"),
+        (b"\xff\xfe", "can't be read"),
+    ],
+)
 def test_folders_that_are_no_readable_run(tmp_path: Path, text: str | bytes | None, says: str) -> None:
     if text is not None:
         (tmp_path / "run.json").write_bytes(text if isinstance(text, bytes) else text.encode())

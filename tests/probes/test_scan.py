@@ -9,15 +9,7 @@ from probes.errors import PromptFileError
 from probes.generate import first_steps, generate
 from probes.prompts import Target
 from probes.runs import Run
-from probes.scan import (
-    Job,
-    Sampling,
-    drawn_by_pipeline,
-    drawn_by_shield,
-    jobs_for,
-    record_stage,
-    reference_picture,
-)
+from probes.scan import Job, Sampling, drawn_by_pipeline, drawn_by_shield, jobs_for, record_stage, reference_picture
 from probes.types import Subject
 from shield import Shield
 from shield.detectors import NoiseGap, StructureGap
@@ -69,8 +61,9 @@ def test_scores_equal_a_recording_by_hand(subject, tmp_path):
         records = list(run.records())
     for target, record in zip(TARGETS, records, strict=True):
         with recorded(subject.pipe, NoiseGap.needs, first_k=1, stop=True) as trace:
-            subject.pipe([target.prompt], generator=torch.Generator().manual_seed(4), num_inference_steps=3,
-                         guidance_scale=5.0)
+            subject.pipe(
+                [target.prompt], generator=torch.Generator().manual_seed(4), num_inference_steps=3, guidance_scale=5.0
+            )
         assert record["scores"]["noise_gap"] == pytest.approx(NoiseGap().score(trace).item(), rel=1e-4)
         assert record["picture"] is None and record["copied"] is None and record["flagged"] is None
 
@@ -103,11 +96,13 @@ def threshold(subject, value, timesteps=(999.0,)):
 def test_a_threshold_flags_and_one_for_other_settings_doesnt(subject):
     job = [Job(TARGETS[0], 4)]
     for value, expected in ((0.0, True), (1e9, False)):
-        (drawn,) = drawn_by_pipeline(subject, SAMPLING, [StructureGap()], pictures=False,
-                                     thresholds=[threshold(subject, value)])(job)
+        (drawn,) = drawn_by_pipeline(
+            subject, SAMPLING, [StructureGap()], pictures=False, thresholds=[threshold(subject, value)]
+        )(job)
         assert drawn.more == {"flagged": expected}
-    (drawn,) = drawn_by_pipeline(subject, SAMPLING, [StructureGap()], pictures=False,
-                                 thresholds=[threshold(subject, 0.0, (500.0,))])(job)
+    (drawn,) = drawn_by_pipeline(
+        subject, SAMPLING, [StructureGap()], pictures=False, thresholds=[threshold(subject, 0.0, (500.0,))]
+    )(job)
     assert drawn.more == {"flagged": None}
 
 
@@ -130,10 +125,12 @@ def test_what_the_shield_passes_is_the_bare_picture(subject):
 
 def stopping(draw, batches):
     """The draw, stopped by Ctrl-C after some batches."""
+
     def work(jobs):
         if batches.pop() == 0:
             raise KeyboardInterrupt
         return draw(jobs)
+
     return work
 
 
@@ -150,11 +147,11 @@ def test_resuming_adds_what_is_missing_and_nothing_twice(subject, tmp_path):
         record_stage(run, "scan", "tiny", jobs, draw, batch_size=2)
         assert list(run.records()) == whole and len(whole) == 9
     with Run.resume(tmp_path / "run", {"test": 1}) as run:
-        record_stage(run, "scan", "tiny", jobs, stopping(draw, [0]), batch_size=2)   # a single batch would stop it
+        record_stage(run, "scan", "tiny", jobs, stopping(draw, [0]), batch_size=2)  # a single batch would stop it
 
 
 def test_each_picture_meets_its_own_reference(subject, tmp_path):
-    """"own" is compared with the picture it draws, "other" with one of the pictures the judge was calibrated on."""
+    """ "own" is compared with the picture it draws, "other" with one of the pictures the judge was calibrated on."""
     unlike = []
     for n in range(4):
         picture = Image.effect_mandelbrot((64, 64), (-2 + n / 4, -1, 1, 1), 20 + 30 * n).convert("RGB")
@@ -162,11 +159,21 @@ def test_each_picture_meets_its_own_reference(subject, tmp_path):
         unlike.append(tmp_path / f"{n}.png")
     own = tmp_path / "own.png"
     generate(subject.pipe, ["the cat"], [4], steps=3, guidance_scale=5.0)[0].save(own)
-    targets = [Target("other", "red", reference=unlike[0]), Target("none", "a thing"),
-               Target("own", "the cat", reference=own)]
+    targets = [
+        Target("other", "red", reference=unlike[0]),
+        Target("none", "a thing"),
+        Target("own", "the cat", reference=own),
+    ]
     with start(tmp_path / "run") as run:
-        record_stage(run, "before", "tiny", jobs_for(targets, [4]), drawn_by_pipeline(subject, SAMPLING), batch_size=3,
-                     judge=copy_judge(unlike, "unlike pictures"))
+        record_stage(
+            run,
+            "before",
+            "tiny",
+            jobs_for(targets, [4]),
+            drawn_by_pipeline(subject, SAMPLING),
+            batch_size=3,
+            judge=copy_judge(unlike, "unlike pictures"),
+        )
         found = {r["item"]: r for r in run.records()}
     assert {name: r["copied"] for name, r in found.items()} == {"other": False, "none": None, "own": True}
     assert found["own"]["scores"]["tiled_l2"] < 0.02 < found["other"]["scores"]["tiled_l2"]

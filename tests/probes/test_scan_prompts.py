@@ -50,9 +50,11 @@ def test_scores_of_a_file_in_both_formats(file, tmp_path):
     with recorded(pipe, NoiseGap.needs, first_k=1, stop=True) as trace:
         pipe(["red"], generator=torch.Generator().manual_seed(5), num_inference_steps=3, guidance_scale=5.0)
     assert records[3]["scores"]["noise_gap"] == pytest.approx(NoiseGap().score(trace).item(), rel=1e-4)
-    assert done.summary["cost"][0]["evaluations"] == 5 * 2 + 2   # prompts times seeds, seeds
-    means = {r["prompt"]: (r["scores"]["noise_gap"] + records[2 * n + 1]["scores"]["noise_gap"]) / 2
-             for n, r in enumerate(records[::2])}
+    assert done.summary["cost"][0]["evaluations"] == 5 * 2 + 2  # prompts times seeds, seeds
+    means = {
+        r["prompt"]: (r["scores"]["noise_gap"] + records[2 * n + 1]["scores"]["noise_gap"]) / 2
+        for n, r in enumerate(records[::2])
+    }
     highest = max(means, key=means.get)
     assert done.summary["highest"][0]["prompt"] == highest
     assert math.isclose(done.summary["highest"][0]["score"], means[highest])
@@ -78,8 +80,14 @@ def test_pictures_meet_their_references(tmp_path):
 
 def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     done = run(None, tmp_path / "run")
-    scores = {kind: [r["scores"]["noise_gap"] for r in Run.open(tmp_path / "run").records() if r["kind"] == kind
-                     and r["rung"] != 0] for kind in ("work", "nonmember")}
+    scores = {
+        kind: [
+            r["scores"]["noise_gap"]
+            for r in Run.open(tmp_path / "run").records()
+            if r["kind"] == kind and r["rung"] != 0
+        ]
+        for kind in ("work", "nonmember")
+    }
     found = done.summary["detector"]["noise_gap"]
     assert (found["n"], found["n_nonmembers"]) == (len(scores["work"]), len(scores["nonmember"]))
     wins = mannwhitneyu(scores["work"], scores["nonmember"]).statistic
@@ -89,16 +97,30 @@ def test_the_testbeds_own_captions_have_a_truth(tmp_path):
 
 
 def test_mistakes_leave_no_run(file, tmp_path):
-    for error, options in ((BadRequestError, {"detectors": ("nothing",)}), (PromptFileError, {"column": "title"}),
-                           (RunError, {"file": tmp_path / "none.txt"}), (AuditError, {"file": None, "model": "x/y"})):
+    for error, options in (
+        (BadRequestError, {"detectors": ("nothing",)}),
+        (PromptFileError, {"column": "title"}),
+        (RunError, {"file": tmp_path / "none.txt"}),
+        (AuditError, {"file": None, "model": "x/y"}),
+    ):
         with pytest.raises((error, PromptFileError)):
             run(options.pop("file", file), tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_verb_prints_and_resumes(file, tmp_path):
-    arguments = ["scan", str(file), "--out", str(tmp_path / "run"), "--limit", "2", "--schedule", "3", "--device",
-                 "cpu"]
+    arguments = [
+        "scan",
+        str(file),
+        "--out",
+        str(tmp_path / "run"),
+        "--limit",
+        "2",
+        "--schedule",
+        "3",
+        "--device",
+        "cpu",
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.stdout.strip().endswith("results.parquet") and "3 denoiser evaluations" in done.stdout

@@ -28,8 +28,7 @@ def trace_of(pipe, prompts, seeds, shared=None):
     """The first step of one call, with guidance, or with the halves that were shared."""
     uncond = shared.of(seeds) if shared else False
     with torch.no_grad(), recorded(pipe, NEEDS, first_k=1, stop=True, extra_uncond=uncond) as trace:
-        pipe(prompt=prompts, generator=generators(seeds), num_inference_steps=3,
-             guidance_scale=1.0 if shared else 5.0)
+        pipe(prompt=prompts, generator=generators(seeds), num_inference_steps=3, guidance_scale=1.0 if shared else 5.0)
     return trace.steps[0]
 
 
@@ -39,9 +38,10 @@ def test_equals_the_stacked_pass(pipe):
     for name in ("noise_cond", "noise_uncond"):
         one, other = getattr(shared, name), getattr(stacked, name)
         assert (one - other).abs().max() <= 2e-6 * other.abs().max(), name
-    assert not shared.noise_uncond[0].allclose(shared.noise_uncond[1])   # another seed, another prediction
+    assert not shared.noise_uncond[0].allclose(shared.noise_uncond[1])  # another seed, another prediction
     assert shared.noise_uncond[1].allclose(shared.noise_cond[1], rtol=1e-4, atol=1e-6) or pipe.config.get(
-        "force_zeros_for_empty_prompt")   # row 1 has the empty prompt
+        "force_zeros_for_empty_prompt"
+    )  # row 1 has the empty prompt
 
 
 def test_equals_it_to_the_bit_where_the_denoiser_gets_the_same_batch(pipe):
@@ -74,8 +74,11 @@ def test_scores_are_those_of_the_ordinary_path(batch):
     jobs = jobs_for([Target(str(n), prompt) for n, prompt in enumerate(["the cat", "red", "", "other"])], [1, 2, 3])
     layer = next(name for name, _ in subject.denoiser.named_modules() if name.endswith("attn2"))
     fast = [StructureGap(), NoiseGap(), AttentionEntropy(layer=layer)]
-    one = [drawn for start in range(0, 12, batch)
-           for drawn in drawn_by_pipeline(subject, Sampling(3, 5.0), fast, pictures=False)(jobs[start:start + batch])]
+    one = [
+        drawn
+        for start in range(0, 12, batch)
+        for drawn in drawn_by_pipeline(subject, Sampling(3, 5.0), fast, pictures=False)(jobs[start : start + batch])
+    ]
     other = drawn_by_pipeline(subject, Sampling(3, 5.0), [*fast, Anisotropy()], pictures=False)(jobs)
     for name in ("structure_gap", "noise_gap", "attention_entropy"):
         ours, theirs = ([drawn.scores[name] for drawn in found] for found in (one, other))

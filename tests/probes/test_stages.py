@@ -22,6 +22,7 @@ def test_a_complete_stage_isnt_done_again(tmp_path):
 def test_a_skipped_stage_says_why_and_is_tried_again(tmp_path):
     def refuse():
         raise Skip("There is no twin.")
+
     stages = Stages(tmp_path)
     assert not stages.do("twin", refuse) and stages.limits() == ["There is no twin."]
     assert Stages(tmp_path).do("twin", lambda: None)
@@ -41,6 +42,7 @@ def test_an_interrupted_stage_keeps_what_it_cost(tmp_path):
     def stop():
         layer(torch.zeros(3, 2))
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         Stages(tmp_path, layer).do("before", stop)
     assert Stages(tmp_path).entry("before")["status"] == "partial"

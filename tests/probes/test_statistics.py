@@ -96,7 +96,7 @@ def test_ten_seeds_of_one_work_are_not_ten_works() -> None:
     assert clustered.clusters == 8 and naive.clusters == 80
     # Eight coins instead of eighty: the standard error is sqrt(10) times larger.
     ratio = (clustered.high - clustered.low) / (naive.high - naive.low)
-    assert ratio == pytest.approx(10 ** 0.5, rel=0.25)
+    assert ratio == pytest.approx(10**0.5, rel=0.25)
 
 
 def test_clusters_of_different_size_keep_their_weight() -> None:

@@ -43,7 +43,7 @@ def weights(tmp_path_factory):
         patch.setenv("DIFFSHIELD_WEIGHTS", str(folder))
         pipe = load("testbed", device="cpu")
         (made,) = calibrate(pipe, [StructureGap()], PROMPTS[:20], SEEDS, 0.4, "testbed", Calibration(3, 5.0, 8))
-    save_threshold(replace(made, value=1.0003 * made.value), folder / "thresholds")   # equal to no score
+    save_threshold(replace(made, value=1.0003 * made.value), folder / "thresholds")  # equal to no score
     return folder
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_scan_goes_on_with_what_is_missing(file, tmp_path):
         run(file, tmp_path / "cut")
     assert len(records(tmp_path / "cut")) == 37
     again = run(file, tmp_path / "cut", resume=True)
-    assert records(tmp_path / "cut") == records(whole.folder)   # to the last digit
+    assert records(tmp_path / "cut") == records(whole.folder)  # to the last digit
     assert again.summary["cost"][0]["evaluations"] < whole.summary["cost"][0]["evaluations"] + 3 * SHORT.batch_size + 8
     with pytest.raises(RunError, match="another configuration"):
         run(file, tmp_path / "cut", resume=True, seeds=(1,))
@@ -129,7 +129,7 @@ def test_early_exit_decides_like_all_seeds_and_pays_less(file, tmp_path):
 
 def test_early_exit_interrupted_equals_the_whole(file, tmp_path):
     run(file, tmp_path / "whole", early_exit=EarlyExit(0.05))
-    with interrupted(60 * 4 + 45):   # the pilot's records come first
+    with interrupted(60 * 4 + 45):  # the pilot's records come first
         run(file, tmp_path / "cut", early_exit=EarlyExit(0.05))
     assert len(records(tmp_path / "cut")) == 45
     run(file, tmp_path / "cut", early_exit=EarlyExit(0.05), resume=True)
@@ -161,7 +161,7 @@ def test_shards_merge_to_the_run_of_one_process(file, tmp_path, early):
     assert done.exit_code == 0, (done.output, done.exception)
     same(records(tmp_path / "merged"), records(whole.folder))
     found = json.loads(done.stdout)["summary"]
-    assert found["cost"][0]["evaluations"] == whole.summary["cost"][0]["evaluations"] + 2 * 4   # each shard's own seeds
+    assert found["cost"][0]["evaluations"] == whole.summary["cost"][0]["evaluations"] + 2 * 4  # each shard's own seeds
     assert Run.open(tmp_path / "merged").config == Run.open(whole.folder).config
     assert found["flagged"] == whole.summary["flagged"] and found["threshold"] == whole.summary["threshold"]
 
@@ -173,8 +173,13 @@ def test_shards_that_dont_belong_together(file, tmp_path):
         run(file, tmp_path / str(index), shard=Shard(index, 2), limit=6)
     run(file, tmp_path / "other", shard=Shard(1, 2), limit=5)
     run(file, tmp_path / "whole", limit=6)
-    for folders, why in ((["0"], "given: 0"), (["0", "0"], "given: 0, 0"), (["0", "other"], "aren't shards of one"),
-                         (["0", "whole"], "isn't a shard"), ([], "given: none")):
+    for folders, why in (
+        (["0"], "given: 0"),
+        (["0", "0"], "given: 0, 0"),
+        (["0", "other"], "aren't shards of one"),
+        (["0", "whole"], "isn't a shard"),
+        ([], "given: none"),
+    ):
         with pytest.raises(ShardError, match=why):
             merge([tmp_path / name for name in folders], tmp_path / "merged")
     Run.open(tmp_path / "1")._update(status="interrupted")
@@ -199,8 +204,23 @@ def test_torchruns_processes_write_shards(file, tmp_path, monkeypatch):
     for rank in ("0", "1"):
         for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank)):
             monkeypatch.setenv(name, value)
-        done = CliRunner().invoke(app, ["scan", str(file), "--out", str(tmp_path / "out"), "--engine", "torchrun",
-                                        "--limit", "5", "--schedule", "3", "--device", "cpu"])
+        done = CliRunner().invoke(
+            app,
+            [
+                "scan",
+                str(file),
+                "--out",
+                str(tmp_path / "out"),
+                "--engine",
+                "torchrun",
+                "--limit",
+                "5",
+                "--schedule",
+                "3",
+                "--device",
+                "cpu",
+            ],
+        )
         assert done.exit_code == 0, (done.output, done.exception)
     assert [len(records(tmp_path / "out" / f"shard-000{rank}-of-0002")) for rank in (0, 1)] == [3, 2]
 
@@ -222,8 +242,10 @@ def test_options_that_dont_go_together(file, tmp_path):
 
 
 def test_memory_layout_changes_rounding_alone(file, tmp_path):
-    plain, other = (run(file, tmp_path / name, limit=8, hardware=Hardware(batch_size=4, channels_last=layout))
-                    for name, layout in (("plain", False), ("last", True)))
+    plain, other = (
+        run(file, tmp_path / name, limit=8, hardware=Hardware(batch_size=4, channels_last=layout))
+        for name, layout in (("plain", False), ("last", True))
+    )
     same(records(plain.folder), records(other.folder))
 
 
@@ -231,7 +253,7 @@ def test_another_precision_is_another_scan(file, tmp_path):
     """Its noise is drawn in that precision, so a seed stands for another picture."""
     done = run(file, tmp_path / "half", limit=8, hardware=Hardware(batch_size=4, dtype="bfloat16"))
     assert done.summary["scores"]["structure_gap"]["n"] == 8 * len(SEEDS)
-    with pytest.raises(RunError, match="dtype was \"bfloat16\", now null"):
+    with pytest.raises(RunError, match='dtype was "bfloat16", now null'):
         run(file, tmp_path / "half", limit=8, resume=True)
 
 
@@ -266,7 +288,7 @@ def test_the_best_batch_fits_and_pays(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("probes.batches.time.perf_counter", lambda: clock[0])
 
-    def work(size):   # up to 8 rows at once cost what one does
+    def work(size):  # up to 8 rows at once cost what one does
         if size > 100:
             raise torch.OutOfMemoryError("full")
         clock[0] += -(-size // 8)

@@ -31,9 +31,17 @@ SMALL = Ladder(count=2, copies=(1, 3), held_back=4, size=64)
 QUICK = Measure(draws=2, attack=AdversarialEmbedding(steps=1, batch=1), chunk=3)
 
 
-@pytest.mark.parametrize("used, held_back, p", [
-    ([1], [2, 3], 1 / 3), ([3], [1, 2], 1), ([1, 2], [3, 4, 5], 1 / 10), ([1, 3], [2, 4, 5], 2 / 10),
-    ([1, 1], [1, 2], 3 / 6), ([5, 5], [5, 5, 5], 1)])
+@pytest.mark.parametrize(
+    "used, held_back, p",
+    [
+        ([1], [2, 3], 1 / 3),
+        ([3], [1, 2], 1),
+        ([1, 2], [3, 4, 5], 1 / 10),
+        ([1, 3], [2, 4, 5], 2 / 10),
+        ([1, 1], [1, 2], 3 / 6),
+        ([5, 5], [5, 5, 5], 1),
+    ],
+)
 def test_rank_p_by_hand(used, held_back, p):
     """Of C(n + m, n) sets of midranks, those whose sum isn't above that of the used ones."""
     assert rank_p(used, held_back) == pytest.approx(p)
@@ -52,9 +60,10 @@ values = st.lists(st.integers(0, 6), min_size=1, max_size=6)
 @given(values, values)
 def test_rank_p_is_that_of_all_sets(used, held_back):
     from scipy.stats import rankdata
+
     ranks = rankdata([*used, *held_back])
     sums = [sum(chosen) for chosen in itertools.combinations(ranks, len(used))]
-    assert rank_p(used, held_back) == pytest.approx(np.mean(np.array(sums) <= sum(ranks[:len(used)])))
+    assert rank_p(used, held_back) == pytest.approx(np.mean(np.array(sums) <= sum(ranks[: len(used)])))
 
 
 def test_without_ties_it_is_wilcoxons_test():
@@ -70,8 +79,10 @@ def test_without_ties_it_is_wilcoxons_test():
 def test_p_is_valid_whatever_the_values(pooled, n):
     """Over every way to hold values back, p <= a happens in at most the share a of them: exactly, ties included."""
     places = range(len(pooled))
-    found = [rank_p([pooled[i] for i in chosen], [pooled[i] for i in places if i not in chosen])
-             for chosen in itertools.combinations(places, n)]
+    found = [
+        rank_p([pooled[i] for i in chosen], [pooled[i] for i in places if i not in chosen])
+        for chosen in itertools.combinations(places, n)
+    ]
     assert all(np.mean(np.array(found) <= p + 1e-12) <= p + 1e-12 for p in found)
 
 
@@ -93,8 +104,9 @@ def files(folder):
 
 
 def test_a_seed_gives_the_same_folder_to_the_byte(tmp_path):
-    made = [make(tmp_path / name, SMALL, seed=seed, show_progress=False) for name, seed in
-            (("a", 7), ("b", 7), ("c", 8))]
+    made = [
+        make(tmp_path / name, SMALL, seed=seed, show_progress=False) for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    ]
     a, b, c = (files(tmp_path / name) for name in "abc")
     assert a == b and made[0]["sha256"] == made[1]["sha256"] != made[2]["sha256"] and made[0]["guessable"]
     pictures = [{content for name, content in folder.items() if name.endswith(".png")} for folder in (a, c)]
@@ -136,9 +148,17 @@ def test_every_trap_is_held_back_as_often_as_the_next():
     assert np.abs(held - 0.5).max() < 4 * (0.25 / 1500) ** 0.5
 
 
-@pytest.mark.parametrize("options, says", [
-    ({"count": 0}, "1 or more"), ({"copies": ()}, "none and"), ({"copies": (1, 0)}, "1 or more"),
-    ({"copies": (2, 2)}, "given twice"), ({"held_back": 0}, "held back"), ({"size": 9}, "not 9")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"count": 0}, "1 or more"),
+        ({"copies": ()}, "none and"),
+        ({"copies": (1, 0)}, "1 or more"),
+        ({"copies": (2, 2)}, "given twice"),
+        ({"held_back": 0}, "held back"),
+        ({"size": 9}, "not 9"),
+    ],
+)
 def test_ladders_that_cant_be_made(options, says):
     with pytest.raises(TrapError, match=says):
         Ladder(**options)
@@ -156,19 +176,22 @@ def changed(folder, change):
     (folder / "manifest.json").write_text(json.dumps(data))
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (lambda f: (f / "manifest.json").unlink(), "no folder of traps"),
-    (lambda f: (f / "manifest.json").write_text("{"), "can't be read"),
-    (lambda f: (f / "manifest.json").write_text("[" * 100_000), "can't be read"),
-    (lambda f: (f / "manifest.json").write_text('{"format": 9}'), "isn't a manifest"),
-    (lambda f: min((f / "used").glob("*.png")).unlink(), "is not there"),
-    (lambda f: next((f / "held_back").glob("*.png")).write_bytes(b"x"), "not the one that was made"),
-    (lambda f: changed(f, lambda d: d["traps"][0].pop("caption")), "entry without"),
-    (lambda f: changed(f, lambda d: d["traps"].append(d["traps"][0])), "twice"),
-    (lambda f: changed(f, lambda d: d["traps"][0].update(copies=-1)), "-1 copies"),
-    (lambda f: changed(f, lambda d: d.update(traps=[t for t in d["traps"] if t["copies"]])), "held back"),
-    (lambda f: changed(f, lambda d: d["traps"][0].update(file="a\0b")), "can't be read|not there"),
-])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda f: (f / "manifest.json").unlink(), "no folder of traps"),
+        (lambda f: (f / "manifest.json").write_text("{"), "can't be read"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "can't be read"),
+        (lambda f: (f / "manifest.json").write_text('{"format": 9}'), "isn't a manifest"),
+        (lambda f: min((f / "used").glob("*.png")).unlink(), "is not there"),
+        (lambda f: next((f / "held_back").glob("*.png")).write_bytes(b"x"), "not the one that was made"),
+        (lambda f: changed(f, lambda d: d["traps"][0].pop("caption")), "entry without"),
+        (lambda f: changed(f, lambda d: d["traps"].append(d["traps"][0])), "twice"),
+        (lambda f: changed(f, lambda d: d["traps"][0].update(copies=-1)), "-1 copies"),
+        (lambda f: changed(f, lambda d: d.update(traps=[t for t in d["traps"] if t["copies"]])), "held back"),
+        (lambda f: changed(f, lambda d: d["traps"][0].update(file="a\0b")), "can't be read|not there"),
+    ],
+)
 def test_bad_folders_are_one_sentence(folder, spoil, says, tmp_path):
     spoil(folder)
     with pytest.raises(TrapError, match=says) as caught:
@@ -226,12 +249,19 @@ def test_the_testbeds_own_works(tmp_path, monkeypatch):
         trial("owner/name", tmp_path / "run")
     done = trial("testbed-clean", tmp_path / "run", measure=QUICK, device="cpu", show_progress=False)
     assert [(row["copies"], row["n"]) for row in done.summary["rungs"]] == [
-        ("0", 3), ("6", 3), ("96", 3), ("384", 3), ("all", 9)]
+        ("0", 3),
+        ("6", 3),
+        ("96", 3),
+        ("384", 3),
+        ("all", 9),
+    ]
 
 
 def test_a_row_by_hand():
-    records = [{"copies": copies, "scores": {"loss": loss, "attacked": -loss}}
-               for copies, loss in ((5, 1.0), (5, 2.0), (None, 3.0), (None, 4.0))]
+    records = [
+        {"copies": copies, "scores": {"loss": loss, "attacked": -loss}}
+        for copies, loss in ((5, 1.0), (5, 2.0), (None, 3.0), (None, 4.0))
+    ]
     row, every = compared(records)
     assert row["loss"] == {"p": 1 / 6, "auroc": 1.0, "alone": 0, "mean": 1.5, "mean_held_back": 3.5}
     assert row["attacked"]["p"] == 1 and row["both"] == 1 / 3 and every == {**row, "copies": "all"}
@@ -241,6 +271,7 @@ def test_a_row_by_hand():
 def test_the_shipped_models():
     """The top rung is recognized by every loss, on the model that saw it and not on its twin."""
     from shield.load import load
+
     known = shipped_traps()
     used = [trap for trap in known.traps if trap.copies == known.rungs[-1]][:8]
     held = [trap for trap in known.traps if trap.copies is None][:8]

@@ -50,9 +50,12 @@ def test_only_bool_tensors_are_masks():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a.ff.net.2", "b.10", "b.2", "x"]),
-                       st.lists(st.booleans(), min_size=1, max_size=9), max_size=4),
-       st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from(["a.ff.net.2", "b.10", "b.2", "x"]), st.lists(st.booleans(), min_size=1, max_size=9), max_size=4
+    ),
+    st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+)
 def test_a_saved_mask_reads_back_equal(tmp_path_factory, rows, meta):
     path = tmp_path_factory.mktemp("mask") / "mask.safetensors"
     saved = UnitMask({name: torch.tensor(row) for name, row in rows.items()}, meta)

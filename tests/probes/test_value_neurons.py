@@ -30,16 +30,16 @@ def test_similarity_against_a_second_computation():
     """Pixel by pixel in numpy, windows cut out one after the other."""
     draw = np.random.default_rng(0)
     one, two = draw.random((2, 9, 9))
-    bell = np.exp(-np.arange(-3, 4) ** 2 / (2 * 1.5 ** 2))
+    bell = np.exp(-(np.arange(-3, 4) ** 2) / (2 * 1.5**2))
     window = np.outer(bell, bell) / bell.sum() ** 2
     values = []
     for y in range(3):
         for x in range(3):
-            a, b = one[y:y + 7, x:x + 7], two[y:y + 7, x:x + 7]
+            a, b = one[y : y + 7, x : x + 7], two[y : y + 7, x : x + 7]
             ma, mb = (window * a).sum(), (window * b).sum()
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             cov = (window * (a - ma) * (b - mb)).sum()
-            values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma ** 2 + mb ** 2 + 1e-4) * (va + vb + 9e-4)))
+            values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
     found = ssim(torch.tensor(one)[None, None], torch.tensor(two)[None, None])
     assert found.item() == pytest.approx(np.mean(values))
 
@@ -60,8 +60,10 @@ def test_candidates_by_hand():
 
 def test_seven_layers_and_their_statistics(subject, embeds):
     usual = NEMO.usual(subject, 5)
-    assert list(usual.activations) == list(matching_weights(subject.denoiser, NEMO.modules)) and len(
-        usual.activations) == 7
+    assert (
+        list(usual.activations) == list(matching_weights(subject.denoiser, NEMO.modules))
+        and len(usual.activations) == 7
+    )
     scores = [NEMO.score(subject, one, {}, 5) for one in encode_prompts(subject, ["new", "old"])]
     assert usual.threshold == pytest.approx(np.mean(scores) + np.std(scores, ddof=1))
     path = next(iter(usual.activations))
@@ -77,8 +79,9 @@ def test_the_score_is_of_clean_latents_from_fixed_noise(subject, embeds):
     with torch.no_grad():
         clean = -subject.denoiser(noise, 999, embeds.expand(3, -1, -1)).sample
     assert NEMO.score(subject, embeds, {}, 5) == pytest.approx(highest_similarity(clean), abs=1e-5)
-    every = {path: tuple(range(len(weight))) for path, weight in
-             matching_weights(subject.denoiser, NEMO.modules).items()}
+    every = {
+        path: tuple(range(len(weight))) for path, weight in matching_weights(subject.denoiser, NEMO.modules).items()
+    }
     before = bits(subject.denoiser)
     assert NEMO.score(subject, embeds, every, 5) != NEMO.score(subject, embeds, {}, 5)
     assert bits(subject.denoiser) == before
@@ -121,7 +124,11 @@ def test_where_nothing_helps_enough_it_keeps_what_was_reached(subject, embeds):
 
 
 def test_options_that_make_no_sense_are_refused(subject):
-    for options in ({}, {"negatives": ("a",)}, {"negatives": ("a", "b"), "seeds": 1},
-                    {"negatives": ("a", "b"), "theta": 0.5}):
+    for options in (
+        {},
+        {"negatives": ("a",)},
+        {"negatives": ("a", "b"), "seeds": 1},
+        {"negatives": ("a", "b"), "theta": 0.5},
+    ):
         with pytest.raises(ValueError, match="value_neurons needs"):
             ValueNeurons(**options)

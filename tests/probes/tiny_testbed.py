@@ -25,8 +25,15 @@ def tiny_testbed(folder: Path) -> Path:
     items = [_item(testbed, f"work-{rung}-{n}", "work", rung, n) for rung in RUNGS for n in range(3)]
     items += [_item(testbed, f"nonmember-{n}", "nonmember", None, n) for n in range(8)]
     scenes = [{"id": f"scene-{n}", "caption": f"a red thing {n}", "split": ("dev", "heldout")[n % 2]} for n in range(4)]
-    manifest = {"format": 1, "name": "testbed", "resolution": 64, "sampling": {"steps": 25, "guidance_scale": 5.0},
-                "rungs": list(RUNGS), "items": items, "scenes": scenes}
+    manifest = {
+        "format": 1,
+        "name": "testbed",
+        "resolution": 64,
+        "sampling": {"steps": 25, "guidance_scale": 5.0},
+        "rungs": list(RUNGS),
+        "items": items,
+        "scenes": scenes,
+    }
     (testbed / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     background = [item for item in items if (item["kind"], item["split"]) == ("nonmember", "dev")]
     pictures = [Image.open(testbed / item["file"]).convert("RGB") for item in background]
@@ -44,19 +51,32 @@ def _item(testbed: Path, name: str, kind: str, rung: int | None, number: int) ->
     file.parent.mkdir(exist_ok=True)
     fill = (place % 251, place // 251 % 251, place // 63001 % 251)
     picture.rotate(place % 360, fillcolor=fill).save(file)
-    return {"id": name, "kind": kind, "memorization": "VM" if kind == "work" else None, "rung": rung,
-            "exposures": rung or 0, "captions": [f"the cat {name}"], "file": f"works/{name}.png",
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "split": "heldout" if number % 3 == 0 else "dev",
-            "license": "CC0-1.0", "source": "procedural", "aliases": [], "description": None}
+    return {
+        "id": name,
+        "kind": kind,
+        "memorization": "VM" if kind == "work" else None,
+        "rung": rung,
+        "exposures": rung or 0,
+        "captions": [f"the cat {name}"],
+        "file": f"works/{name}.png",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "split": "heldout" if number % 3 == 0 else "dev",
+        "license": "CC0-1.0",
+        "source": "procedural",
+        "aliases": [],
+        "description": None,
+    }
 
 
 def tiny_openclip(folder: Path) -> None:
     """An untrained OpenCLIP in the layout that open_clip's own loader reads."""
     import open_clip
 
-    config = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16,
-                                              "head_width": 16},
-              "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = open_clip.CLIP(**config).state_dict()

@@ -12,6 +12,7 @@ from tests.shield.calls import PROMPTS, options, thresholds
 
 def test_hand_arithmetic():
     """Size 2 at the first step; late the gap (3, 4) and the unconditional (4, 3) have cosine 24 / 25."""
+
     def pixels(*values):
         return torch.tensor(values).view(1, 1, 1, 2)
 

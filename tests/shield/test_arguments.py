@@ -55,15 +55,38 @@ def test_another_kind_of_pipeline():
 
 
 CALLS = [
-    {"prompt": 3}, {"prompt": ["a", 3]}, {"prompt": []}, {"prompt": None}, {"prompt": b"cat"}, {"prompt": {"a": 1}},
-    {"prompt": None, "prompt_embeds": [1.0]}, {"negative_prompt": 3}, {"negative_prompt": [None]},
-    {"num_images_per_prompt": 0}, {"num_images_per_prompt": -1}, {"num_images_per_prompt": "2"},
-    {"num_images_per_prompt": 1.5}, {"num_images_per_prompt": None}, {"num_images_per_prompt": True},
-    {"num_inference_steps": 0}, {"num_inference_steps": -3}, {"num_inference_steps": "ten"},
-    {"num_inference_steps": None}, {"num_inference_steps": 2.5}, {"guidance_scale": "high"}, {"guidance_scale": [5.0]},
-    {"generator": 3}, {"generator": "seed"}, {"generator": [3]}, {"generator": []},
-    {"generator": np.random.default_rng()}, {"height": -8}, {"height": "64"}, {"width": 0}, {"width": [64]},
-]  # fmt: skip
+    {"prompt": 3},
+    {"prompt": ["a", 3]},
+    {"prompt": []},
+    {"prompt": None},
+    {"prompt": b"cat"},
+    {"prompt": {"a": 1}},
+    {"prompt": None, "prompt_embeds": [1.0]},
+    {"negative_prompt": 3},
+    {"negative_prompt": [None]},
+    {"num_images_per_prompt": 0},
+    {"num_images_per_prompt": -1},
+    {"num_images_per_prompt": "2"},
+    {"num_images_per_prompt": 1.5},
+    {"num_images_per_prompt": None},
+    {"num_images_per_prompt": True},
+    {"num_inference_steps": 0},
+    {"num_inference_steps": -3},
+    {"num_inference_steps": "ten"},
+    {"num_inference_steps": None},
+    {"num_inference_steps": 2.5},
+    {"guidance_scale": "high"},
+    {"guidance_scale": [5.0]},
+    {"generator": 3},
+    {"generator": "seed"},
+    {"generator": [3]},
+    {"generator": []},
+    {"generator": np.random.default_rng()},
+    {"height": -8},
+    {"height": "64"},
+    {"width": 0},
+    {"width": [64]},
+]
 
 
 def named(given):
@@ -82,11 +105,21 @@ def test_what_a_call_cannot_use(pipe, given):
     assert [*given][-1].removesuffix("_embeds") in str(caught.value) and "\n" not in str(caught.value) and not rows
 
 
-@pytest.mark.parametrize("given", [
-    {"num_inference_steps": np.int64(3)}, {"guidance_scale": np.float32(5.0)}, {"guidance_scale": torch.tensor(5.0)},
-    {"num_inference_steps": None, "timesteps": [999, 500, 1]}, {"height": None, "width": 64}, {"guidance_scale": 5},
-    {"generator": [torch.Generator().manual_seed(1)]}, {"num_images_per_prompt": np.int64(1)}, {"negative_prompt": ""},
-], ids=named)  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"num_inference_steps": np.int64(3)},
+        {"guidance_scale": np.float32(5.0)},
+        {"guidance_scale": torch.tensor(5.0)},
+        {"num_inference_steps": None, "timesteps": [999, 500, 1]},
+        {"height": None, "width": 64},
+        {"guidance_scale": 5},
+        {"generator": [torch.Generator().manual_seed(1)]},
+        {"num_images_per_prompt": np.int64(1)},
+        {"negative_prompt": ""},
+    ],
+    ids=named,
+)
 def test_what_a_pipeline_takes_is_taken(given):
     pipe = tiny_sd("epsilon")
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)

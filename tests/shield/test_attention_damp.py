@@ -21,6 +21,7 @@ def case(length, tokens=5):
 
 def test_what_is_replaced():
     """Begin 10, a word 11, end 12, padding 13 and 14: the prompt fills three."""
+
     def tokens(mitigation, length=3):
         return mitigation.conditioned(case(length)).embeds.flatten().tolist()
 

@@ -52,9 +52,19 @@ def test_the_formula_on_a_real_step(pipe):
             calls.append(1)
             return forward.rerun([1], conditioning)
 
-        one = Case(forward.index, 3, 5.0, forward.noise_cond[[1]], forward.noise_uncond[[1]],
-                   forward.conditioning.rows([1]), None, forward.conditioning.rows([1]), rerun,
-                   found.setdefault("memory", {}), denoiser=pipe.unet)  # fmt: skip
+        one = Case(
+            forward.index,
+            3,
+            5.0,
+            forward.noise_cond[[1]],
+            forward.noise_uncond[[1]],
+            forward.conditioning.rows([1]),
+            None,
+            forward.conditioning.rows([1]),
+            rerun,
+            found.setdefault("memory", {}),
+            denoiser=pipe.unet,
+        )
         mitigation = AttractRepel(repulsion=1.5, damping=0.2)
         changed = mitigation.predicted(one)
         found.setdefault("calls", []).append(len(calls))

@@ -17,8 +17,10 @@ ONE = ("a",)
 
 def trace(gaps, *places):
     """A step for each gap (C, H, W); the last one has the layers' places (P,)."""
-    steps = [Step(k, 999.0 - k, 0.6, 0.8, "sample", None, gap[None], torch.zeros_like(gap)[None])
-             for k, gap in enumerate(gaps)]  # fmt: skip
+    steps = [
+        Step(k, 999.0 - k, 0.6, 0.8, "sample", None, gap[None], torch.zeros_like(gap)[None])
+        for k, gap in enumerate(gaps)
+    ]
     seen = {f"{ENDING}{name}": torch.tensor(values)[None] for name, values in zip("ab", places, strict=False)}
     steps[-1] = Step(len(gaps) - 1, 0.0, 1.0, 0.0, "sample", None, gaps[-1][None], steps[-1].noise_uncond, seen)
     return Trace(steps)
@@ -55,8 +57,9 @@ def test_a_region_is_the_mean_of_the_layers_at_the_wanted_size():
 def test_the_ending_is_the_layers_own_attention_of_the_conditional_rows(pipe):
     needs, layer = BrightEnding().needs, pipe.unet.get_submodule(LAYERS[1])
     seen = []
-    handle = layer.register_forward_pre_hook(lambda m, a, k: seen.append((a[0], k["encoder_hidden_states"])),
-                                             with_kwargs=True)  # fmt: skip
+    handle = layer.register_forward_pre_hook(
+        lambda m, a, k: seen.append((a[0], k["encoder_hidden_states"])), with_kwargs=True
+    )
     bare = pipe(PROMPTS[:2], **options(2)).images
     with torch.no_grad(), recorded(pipe, {*needs, f"attention:{LAYERS[1]}"}) as trace_:
         watched = pipe(PROMPTS[:2], **options(2)).images

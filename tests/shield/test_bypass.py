@@ -43,11 +43,24 @@ def test_names_in_other_languages_stand_in_the_registry(name):
 
 
 BENIGN = [
-    "a king and a lion on a hill", "a man with an iron gate", "the dominions of the old queen", "a mouse in a house",
-    "a star at night over the sea", "three robots (blue:1.3) and a cat", "a spider and a man in 1917", "100% wool",
-    "an apple on a plate", "a princess in a peach dress", "a black panther in the jungle",
-    "夜の海", "一只猫在桌子上", "кошка на столе", "une nuit à la mer", "ein Haus am See", "un ratón y un gato",
-]  # fmt: skip
+    "a king and a lion on a hill",
+    "a man with an iron gate",
+    "the dominions of the old queen",
+    "a mouse in a house",
+    "a star at night over the sea",
+    "three robots (blue:1.3) and a cat",
+    "a spider and a man in 1917",
+    "100% wool",
+    "an apple on a plate",
+    "a princess in a peach dress",
+    "a black panther in the jungle",
+    "夜の海",
+    "一只猫在桌子上",
+    "кошка на столе",
+    "une nuit à la mer",
+    "ein Haus am See",
+    "un ratón y un gato",
+]
 
 
 @pytest.mark.parametrize("prompt", BENIGN)
@@ -132,19 +145,25 @@ def test_what_slips_through_is_found_out(memorized):
 def test_layers_and_table():
     nearest = Nearest("work-1", "pdq", 0.99, 0.88, True)
     verdict = Verdict(
-        0, "p", "blocked", (Score("noise_gap", 2.0, 1.0, 0), Score("other", 0.5, 1.0, 0)),
+        0,
+        "p",
+        "blocked",
+        (Score("noise_gap", 2.0, 1.0, 0), Score("other", 0.5, 1.0, 0)),
         ("the picture copies work-1 (pdq 0.990)", "given picture 1 (image) copies work-1 (pdq 0.990)"),
-        concepts=("Bolto",), nearest=nearest, scored=False,
-    )  # fmt: skip
+        concepts=("Bolto",),
+        nearest=nearest,
+        scored=False,
+    )
     assert layers_of(verdict) == ("screen", "noise_gap", "given picture", "finished picture", "couldn't judge")
     rows = [
         Outcome("a", policy, status, layers, slipped, True)
         for policy, status, layers, slipped in (
-            ("balanced", "passed", (), True), ("strict", "blocked", ("screen",), False),
-            ("balanced", "blocked", ("screen",), False), ("strict", "blocked", ("screen",), False),
+            ("balanced", "passed", (), True),
+            ("strict", "blocked", ("screen",), False),
+            ("balanced", "blocked", ("screen",), False),
+            ("strict", "blocked", ("screen",), False),
         )
-    ]  # fmt: skip
+    ]
     assert table({"outcomes": [asdict(row) for row in rows]}).splitlines()[2] == (
         "| a | copies 2/2 | 1 **slipped through**, passed; 1 blocked by screen | 2 blocked by screen |"
     )
-

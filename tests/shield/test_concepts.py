@@ -162,14 +162,20 @@ DESCRIBED = Concepts([Concept("Zorro", descriptions=("the orange monster with tw
 @pytest.mark.parametrize(
     "prompt",
     [
-        "orange-monster, two-legs, hat", "an_orange_monster_with_two_legs_and_a_hat", "orange/monster/2/legs/hat",
+        "orange-monster, two-legs, hat",
+        "an_orange_monster_with_two_legs_and_a_hat",
+        "orange/monster/2/legs/hat",
         "orange monsters with 2 legs in hats",
-        "an OrangeMonster with a hat and two legs", "the monster's hat, orange, two legs",
-        "the orange monster with two legs and a ha", "the orange monster with two lgs and a hat",
-        "an oraneg monster with two legs and a hat", "An orange monster. It has two legs! And a hat.",
-        "the orange\nmonster\nwith two legs and a hat", "THE ORANGE MONSTER WITH TWO LEGS AND A HAT",
+        "an OrangeMonster with a hat and two legs",
+        "the monster's hat, orange, two legs",
+        "the orange monster with two legs and a ha",
+        "the orange monster with two lgs and a hat",
+        "an oraneg monster with two legs and a hat",
+        "An orange monster. It has two legs! And a hat.",
+        "the orange\nmonster\nwith two legs and a hat",
+        "THE ORANGE MONSTER WITH TWO LEGS AND A HAT",
     ],
-)  # fmt: skip
+)
 def test_a_description_is_found_whatever_parts_its_words_and_with_one_slip(prompt):
     assert [m.how for m in DESCRIBED.found(prompt)] == ["described"]
 
@@ -177,11 +183,14 @@ def test_a_description_is_found_whatever_parts_its_words_and_with_one_slip(promp
 @pytest.mark.parametrize(
     "prompt",
     [
-        "the orange monster with three legs and a hat", "the orange monster with two legs and a cat",
-        "the orange monster that has two legs", "an oraneg monser with two legs and a hat", "two legs and a hat",
+        "the orange monster with three legs and a hat",
+        "the orange monster with two legs and a cat",
+        "the orange monster that has two legs",
+        "an oraneg monser with two legs and a hat",
+        "two legs and a hat",
         "the orange minister with two legs and a hat",
     ],
-)  # fmt: skip
+)
 def test_another_description_is_not_found(prompt):
     assert DESCRIBED.found(prompt) == []
 

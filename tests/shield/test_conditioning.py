@@ -36,9 +36,10 @@ def test_written_replaces_rows_in_tokens_and_pooled_and_nothing_in_place():
 
 def test_written_keeps_the_calls_dtype_and_refuses_other_shapes():
     named = call(0.0)
-    assert written(SD, named, Conditioning(torch.ones(1, 2, 3, dtype=torch.float64)), [0])[
-        "encoder_hidden_states"
-    ].dtype == torch.float32
+    assert (
+        written(SD, named, Conditioning(torch.ones(1, 2, 3, dtype=torch.float64)), [0])["encoder_hidden_states"].dtype
+        == torch.float32
+    )
     with pytest.raises(TraceError, match="don't fit"):
         written(SD, named, Conditioning(torch.ones(1, 2, 9)), [0])
     with pytest.raises(TraceError, match="don't mix"):

@@ -149,13 +149,18 @@ def other_uncond_embeddings(pipe, tensors):
 
 
 EXCHANGES = [
-    (other_latents, "changed the latents after step"), (written_through_numpy, "changed the latents after step"),
-    (other_denoiser, "exchanged under way"), (other_forward, "exchanged under way"),
-    (hook_on_the_output, "exchanged under way"), (hook_on_the_input, "exchanged"),
-    (other_step, "exchanged under way"), (step_of_the_class, "exchanged under way"),
-    (other_scheduler, "exchanged under way"), (other_autoencoder, "exchanged under way"),
+    (other_latents, "changed the latents after step"),
+    (written_through_numpy, "changed the latents after step"),
+    (other_denoiser, "exchanged under way"),
+    (other_forward, "exchanged under way"),
+    (hook_on_the_output, "exchanged under way"),
+    (hook_on_the_input, "exchanged"),
+    (other_step, "exchanged under way"),
+    (step_of_the_class, "exchanged under way"),
+    (other_scheduler, "exchanged under way"),
+    (other_autoencoder, "exchanged under way"),
     (other_uncond_embeddings, "embeddings were exchanged under way"),
-]  # fmt: skip
+]
 
 
 def at(when, exchange):

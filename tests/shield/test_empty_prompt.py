@@ -50,8 +50,10 @@ def test_a_picture_by_null_prompt_is_judged_by_a_gallery_or_not_at_all(pipe):
     assert "compared with nothing" in bare.verdicts[0].reasons[-1]
     closed = Shield(pipe, strict, thresholds=flagging)("the cat", **options(1))
     assert closed.verdicts[0].status == "blocked" and (closed.images == 0.5).all()
-    for protected, status in ((pipe("a dog", **options(1, output_type="pil")).images[0], "mitigated"),
-                              (empty, "blocked")):  # fmt: skip
+    for protected, status in (
+        (pipe("a dog", **options(1, output_type="pil")).images[0], "mitigated"),
+        (empty, "blocked"),
+    ):
         gallery = Gallery(correlation=0.99, pdq_distance=0)
         gallery.add([("work", protected)])
         verdict = Shield(pipe, balanced, gallery, thresholds=flagging)("the cat", **options(1)).verdicts[0]

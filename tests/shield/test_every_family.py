@@ -43,9 +43,11 @@ VARIANTS = {
     "control_guess": ("ControlNet", "control", {"image": PICTURE, "guess_mode": True}),
     "control_img2img": ("ControlNetImg2Img", "control", {"image": OTHER, "control_image": PICTURE, "strength": 0.8}),
     "control_inpaint": (
-        "ControlNetInpaint", "control", {"image": OTHER, "control_image": PICTURE, "mask_image": MASK, "strength": 1.0},
+        "ControlNetInpaint",
+        "control",
+        {"image": OTHER, "control_image": PICTURE, "mask_image": MASK, "strength": 1.0},
     ),
-}  # fmt: skip
+}
 for _way, _prefix, _own, _names in (
     ("sd", "StableDiffusion", {}, VARIANTS),
     ("sdxl", "StableDiffusionXL", {}, VARIANTS),
@@ -142,8 +144,15 @@ def test_a_flagged_row_gets_the_picture_of_no_prompt_and_the_others_stay_bit_equ
         return  # in guess mode the unconditional half, which stands in at the first step, knows no ControlNet
     if way.startswith("sdxl"):
         zeros = torch.zeros(3, 16, 32), torch.zeros(3, 16)
-        empty = pipe(**call(None, prompt_embeds=zeros[0], pooled_prompt_embeds=zeros[1],
-                            negative_prompt_embeds=zeros[0], negative_pooled_prompt_embeds=zeros[1])).images
+        empty = pipe(
+            **call(
+                None,
+                prompt_embeds=zeros[0],
+                pooled_prompt_embeds=zeros[1],
+                negative_prompt_embeds=zeros[0],
+                negative_pooled_prompt_embeds=zeros[1],
+            )
+        ).images
     else:
         empty = pipe(**call([""] * 3)).images
     assert np.allclose(empty[row], result.images[row], atol=2e-3)

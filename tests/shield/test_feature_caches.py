@@ -30,20 +30,26 @@ BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 WHOLE, LATER = (-1, 1001), (-1, 900)
 CACHES = {
     "mag": lambda pipe: MagCacheConfig(
-        num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS, threshold=0.3, max_skip_steps=2,
+        num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS, threshold=0.3, max_skip_steps=2
     ),
     "taylor": lambda pipe: TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1, max_order=1),
     "first_block": lambda pipe: FirstBlockCacheConfig(threshold=0.5),
     "attention": lambda pipe: PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=WHOLE,
-        spatial_attention_block_identifiers=BLOCKS, current_timestep_callback=lambda: pipe._current_timestep,
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=WHOLE,
+        spatial_attention_block_identifiers=BLOCKS,
+        current_timestep_callback=lambda: pipe._current_timestep,
     ),
     "faster": lambda pipe: FasterCacheConfig(
-        spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=LATER, is_guidance_distilled=True,
-        spatial_attention_block_identifiers=BLOCKS, current_timestep_callback=lambda: pipe._current_timestep,
-        attention_weight_callback=lambda _: 0.5, tensor_format="BCHW",
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=LATER,
+        is_guidance_distilled=True,
+        spatial_attention_block_identifiers=BLOCKS,
+        current_timestep_callback=lambda: pipe._current_timestep,
+        attention_weight_callback=lambda _: 0.5,
+        tensor_format="BCHW",
     ),
-}  # fmt: skip
+}
 # With true guidance two calls a step share what the last two keep, so diffusers' own pictures are wrong there.
 WAYS = [("flux", name) for name in CACHES] + [("flux_true", name) for name in list(CACHES)[:3]]
 cached = pytest.mark.parametrize(("way", "name"), WAYS)

@@ -43,8 +43,18 @@ def test_the_mirror_images_thumbnail_is_mirrored():
 def case(likeness, scale=4.0, uncond=1.0):
     one = torch.tensor([[3.0, 1.0]])
     prompt = Conditioning(torch.ones(1, 1, 1))
-    return Case(0, 5, scale, one, None if uncond is None else torch.full((1, 2), uncond), prompt, None, prompt,
-                lambda c: one, likeness=likeness)  # fmt: skip
+    return Case(
+        0,
+        5,
+        scale,
+        one,
+        None if uncond is None else torch.full((1, 2), uncond),
+        prompt,
+        None,
+        prompt,
+        lambda c: one,
+        likeness=likeness,
+    )
 
 
 def toward_x(prediction):

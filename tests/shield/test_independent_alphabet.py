@@ -57,7 +57,7 @@ def test_one_letter_of_another_alphabet_hides_no_name(letter):
     for twin in twins()[letter]:
         for name in carriers:
             at = name.lower().index(letter.lower()) if letter not in name else name.index(letter)
-            prompt = f"a picture of {name[:at]}{twin}{name[at + 1:]}"
+            prompt = f"a picture of {name[:at]}{twin}{name[at + 1 :]}"
             assert [m.concept for m in SCREEN.found(prompt)] == [name], (prompt, unicodedata.name(twin))
 
 

@@ -32,8 +32,20 @@ def case(predicted, moved, step=0, memory=None):
         return predicted(at) if conditioning.embeds.any() else at
 
     prompt, null = Conditioning(torch.ones(1, 1, 1)), Conditioning(torch.zeros(1, 1, 1))
-    return Case(step, 10, 4.0, rerun(prompt), rerun(null), prompt, None, null, rerun, {} if memory is None else memory,
-                latents=x, move=moved.append)  # fmt: skip
+    return Case(
+        step,
+        10,
+        4.0,
+        rerun(prompt),
+        rerun(null),
+        prompt,
+        None,
+        null,
+        rerun,
+        {} if memory is None else memory,
+        latents=x,
+        move=moved.append,
+    )
 
 
 MATRIX, OFFSET = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, 1.0])
@@ -105,8 +117,11 @@ def test_the_picture_is_the_one_of_the_new_noise(scheduler):
     shield = Shield(pipe, policy, concepts=_names("a dog"), thresholds=[])
     found = shield(PROMPTS[:2], latents=start.clone(), **call).images
     assert np.array_equal(found[0], pipe(PROMPTS[:2], latents=start.clone(), **call).images[0])
-    assert np.abs(found[1] - want[1]).max() < 2e-3 < np.abs(found[1] - shield.pipe(
-        PROMPTS[:2], latents=start.clone(), **call).images[1]).max()  # fmt: skip
+    assert (
+        np.abs(found[1] - want[1]).max()
+        < 2e-3
+        < np.abs(found[1] - shield.pipe(PROMPTS[:2], latents=start.clone(), **call).images[1]).max()
+    )
 
 
 def _as_prediction(cls):

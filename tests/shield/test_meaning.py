@@ -12,10 +12,12 @@ from shield.openclip import OpenClip
 
 BOLTO, DRAZZIK = CHARACTERS[0], CHARACTERS[2]
 SHORT = f"the {BOLTO.creature.color} {BOLTO.creature.kind} with {BOLTO.creature.legs}"
-REGISTRY = Concepts([
-    Concept("bolto", aliases=BOLTO.aliases, descriptions=(BOLTO.creature.description, SHORT), substitute="a robot"),
-    Concept("drazzik", descriptions=(DRAZZIK.creature.description,), substitute="a robot"),
-])  # fmt: skip
+REGISTRY = Concepts(
+    [
+        Concept("bolto", aliases=BOLTO.aliases, descriptions=(BOLTO.creature.description, SHORT), substitute="a robot"),
+        Concept("drazzik", descriptions=(DRAZZIK.creature.description,), substitute="a robot"),
+    ]
+)
 BENIGN = [f"a {k} on a {c} background" for k in ("robot", "monster", "cat", "tree") for c in ("red", "blue", "pink")]
 
 
@@ -74,8 +76,11 @@ def test_descriptions_are_found_and_generic_neighbors_are_not(space, neighbors):
 
 
 def test_spelling_comes_first_and_both_feed_one_list(space):
-    screen = Meaning(Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]),
-                     space.openclip, _any(space))  # fmt: skip
+    screen = Meaning(
+        Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]),
+        space.openclip,
+        _any(space),
+    )
     found = screen.found("b0lto, a little friend")
     assert [(m.concept, m.how) for m in found] == [("bolto", "disguised"), ("little friend", "name")]
     assert all(a.end <= b.start for a, b in zip(found, found[1:], strict=False))
@@ -83,8 +88,9 @@ def test_spelling_comes_first_and_both_feed_one_list(space):
 
 def _any(space):
     """A limit for the registry of the test above, at which everything is a mention."""
-    small = Space(Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]),
-                  space.openclip)  # fmt: skip
+    small = Space(
+        Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]), space.openclip
+    )
     return replace(calibrated_limit(small, BENIGN, 0.1), value=-1.0)
 
 

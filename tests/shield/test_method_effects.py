@@ -55,8 +55,12 @@ def bare():
 def call():
     _, sampling, works, _ = testbed()
     noises = [torch.Generator().manual_seed(5 + n) for n in range(WORKS)]
-    return {"prompt": [w.captions[0] for w in works], "generator": noises, "num_inference_steps": sampling.steps,
-            "guidance_scale": sampling.guidance_scale}  # fmt: skip
+    return {
+        "prompt": [w.captions[0] for w in works],
+        "generator": noises,
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+    }
 
 
 MITIGATIONS = [AttentionDamp(), AttentionDamp("null")]

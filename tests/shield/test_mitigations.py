@@ -24,11 +24,17 @@ def case(step=0, cond=3.0, uncond=1.0, memory=None, safe=True, steps=5):
         return Conditioning(torch.full((1, 2, 2), value), torch.full((1, 2), 2 * value))
 
     return Case(
-        step, steps, 4.0, torch.full((1, 1, 2, 2), cond), None if uncond is None else torch.full((1, 1, 2, 2), uncond),
-        embeds(8.0), embeds(4.0) if safe else None, embeds(0.0),
+        step,
+        steps,
+        4.0,
+        torch.full((1, 1, 2, 2), cond),
+        None if uncond is None else torch.full((1, 1, 2, 2), uncond),
+        embeds(8.0),
+        embeds(4.0) if safe else None,
+        embeds(0.0),
         lambda conditioning: conditioning.embeds.mean().view(1, 1, 1, 1).expand(1, 1, 2, 2),
         {} if memory is None else memory,
-    )  # fmt: skip
+    )
 
 
 @every
@@ -122,14 +128,22 @@ def test_embedding_descent_lowers_the_gap_and_keeps_the_begin_token(pipe):
 
     def descend(forward):
         if forward.index == 0:
+
             def rerun(conditioning):
                 seen["calls"] = seen.get("calls", 0) + 1
                 return forward.rerun([1], conditioning)
 
             one = Case(
-                0, 3, 5.0, forward.noise_cond[[1]], forward.noise_uncond[[1]], forward.conditioning.rows([1]), None,
-                forward.conditioning.rows([1]), rerun,
-            )  # fmt: skip
+                0,
+                3,
+                5.0,
+                forward.noise_cond[[1]],
+                forward.noise_uncond[[1]],
+                forward.conditioning.rows([1]),
+                None,
+                forward.conditioning.rows([1]),
+                rerun,
+            )
             changed = EmbeddingDescent(share=0.5, iterations=10).conditioned(one)
             gaps = [c - forward.noise_uncond[[1]] for c in (one.noise_cond, forward.rerun([1], changed))]
             seen["gaps"] = [float(g.pow(2).mean().sqrt()) for g in gaps]

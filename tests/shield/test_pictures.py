@@ -78,7 +78,7 @@ def test_a_color_profile_holds():
     """One whose red is blue: the bytes of sRGB's own with two of its columns exchanged, and another name."""
     given = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = given.index(b"rXYZ"), given.index(b"bXYZ")
-    given[red:red + 4], given[blue:blue + 4] = b"bXYZ", b"rXYZ"
+    given[red : red + 4], given[blue : blue + 4] = b"bXYZ", b"rXYZ"
     given = given.replace("sRGB".encode("utf-16-be"), "odd!".encode("utf-16-be"))
     picture = Image.new("RGB", (4, 4), (255, 0, 0))
     picture.info["icc_profile"] = bytes(given)
@@ -131,9 +131,21 @@ def test_arrays_and_tensors_are_pictures():
     gallery.add([("one", picture)])
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     clear = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
-    for given in (array, array / 255.0, array.astype(np.float32), array / 127.5 - 1, array.astype(np.uint16) * 257,
-                  clear, array[None], array.transpose(2, 0, 1), tensor, tensor / 255.0, (tensor / 255.0).bfloat16(),
-                  tensor[None] / 127.5 - 1, (tensor / 255.0).requires_grad_()):
+    for given in (
+        array,
+        array / 255.0,
+        array.astype(np.float32),
+        array / 127.5 - 1,
+        array.astype(np.uint16) * 257,
+        clear,
+        array[None],
+        array.transpose(2, 0, 1),
+        tensor,
+        tensor / 255.0,
+        (tensor / 255.0).bfloat16(),
+        tensor[None] / 127.5 - 1,
+        (tensor / 255.0).requires_grad_(),
+    ):
         nearest = gallery.nearest(given)
         assert nearest.copied and nearest.score > 0.999, (given.dtype, given.shape)
     other = Gallery()
@@ -141,8 +153,17 @@ def test_arrays_and_tensors_are_pictures():
     assert other.nearest(picture).copied
 
 
-@pytest.mark.parametrize("given", [torch.randn(4, 8, 8), torch.zeros(2, 3, 8, 8), np.zeros((8, 8, 5), np.uint8),
-                                   np.full((8, 8, 3), 1e6), np.zeros((0, 8, 3), np.uint8), np.array(["a"])])
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.randn(4, 8, 8),
+        torch.zeros(2, 3, 8, 8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.full((8, 8, 3), 1e6),
+        np.zeros((0, 8, 3), np.uint8),
+        np.array(["a"]),
+    ],
+)
 def test_latents_and_other_arrays_are_no_pictures(given):
     with pytest.raises(GalleryError, match="can't be read as a picture"):
         Gallery().add([("one", given)])
@@ -169,8 +190,9 @@ def test_what_is_hidden_linked_or_broken_in_a_folder(tmp_path, caplog):
     folder, elsewhere = tmp_path / "f", tmp_path / "elsewhere"
     for place in (folder / ".cache", elsewhere):
         place.mkdir(parents=True)
-    for number, path in enumerate([folder / "A.PNG", folder / ".b.png", folder / "._A.png", folder / ".cache/c.png",
-                                   elsewhere / "d.png"]):
+    for number, path in enumerate(
+        [folder / "A.PNG", folder / ".b.png", folder / "._A.png", folder / ".cache/c.png", elsewhere / "d.png"]
+    ):
         tiny_picture(number).save(path)
     (folder / ".DS_Store").write_text("")
     (folder / "linked").symlink_to(elsewhere)

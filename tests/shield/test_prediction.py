@@ -10,11 +10,7 @@ from shield.prediction import converted, noise_levels, prediction_type
 A, S = 0.6, 0.8  # a 3-4-5 triangle: signal^2 + noise^2 = 1
 X0, EPS = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 3.0]])
 X = A * X0 + S * EPS
-RAW = {
-    "epsilon": EPS,
-    "v_prediction": A * EPS - S * X0,
-    "sample": X0,
-}
+RAW = {"epsilon": EPS, "v_prediction": A * EPS - S * X0, "sample": X0}
 
 
 @pytest.mark.parametrize("kind", RAW)

@@ -101,8 +101,9 @@ def test_the_predicted_clean_latent_is_the_schedulers_own(kind):
 
 def test_epsilon_at_zero_signal_stands_for_no_picture():
     pipe = tiny_sd("epsilon", zero_snr=True)
-    with pytest.raises(TraceError, match="zero signal"), intercepted(
-        pipe, lambda forward: clean_latents(pipe, forward, forward.noise_cond, (64, 64))
+    with (
+        pytest.raises(TraceError, match="zero signal"),
+        intercepted(pipe, lambda forward: clean_latents(pipe, forward, forward.noise_cond, (64, 64))),
     ):
         pipe("the cat", **options(1))
 

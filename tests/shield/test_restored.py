@@ -124,9 +124,12 @@ def test_a_denoiser_that_fails_at_any_of_its_calls(way, mitigation):
     pipe, call = once(way)
     pipe(**call(PROMPTS, generator=noises(2)))
     policy = Policy(
-        detectors=(NoiseGap(), Anisotropy()), on_unscored="pass", rewriters=(TokenAttribution(), ClauseDrop()),
-        mitigations=(mitigation,), extra_calls=4,
-    )  # fmt: skip
+        detectors=(NoiseGap(), Anisotropy()),
+        on_unscored="pass",
+        rewriters=(TokenAttribution(), ClauseDrop()),
+        mitigations=(mitigation,),
+        extra_calls=4,
+    )
     calls, limit = [], 0
 
     def fail(module, args, kwargs):

@@ -63,8 +63,15 @@ def test_threads_come_to_what_one_after_the_other_comes_to():
 def test_a_shield_for_each_thread_over_one_denoiser():
     base = tiny_sd()
     screen = Concepts([Concept("anna")])
-    shields = [Shield(sharing(base), Policy(detectors=(NoiseGap(),), mitigations=(NullPrompt(),), on_unscored="pass"),
-                      concepts=screen, thresholds=[]) for _ in range(8)]  # fmt: skip
+    shields = [
+        Shield(
+            sharing(base),
+            Policy(detectors=(NoiseGap(),), mitigations=(NullPrompt(),), on_unscored="pass"),
+            concepts=screen,
+            thresholds=[],
+        )
+        for _ in range(8)
+    ]
     assert_threads_agree(shields, partial(drawn, prompts=("the cat", "anna")))
 
 
@@ -84,9 +91,7 @@ def test_a_bare_call_in_another_thread_is_none_of_ours(pipe):
     with attention_watched(pipe.unet, [layer]) as latest:
         beside(None, 0, 0, {})
         assert not latest
-    output = Shield(pipe, "strict", thresholds=thresholds(pipe, 1e9))(
-        prompt, **options(1, callback_on_step_end=beside)
-    )
+    output = Shield(pipe, "strict", thresholds=thresholds(pipe, 1e9))(prompt, **options(1, callback_on_step_end=beside))
     assert np.array_equal(output.images, want) and all(np.array_equal(one, bare) for one in found)
     assert (output.verdicts[0].status, output.verdicts[0].reasons) == ("passed", ()) and len(found) == 4
 

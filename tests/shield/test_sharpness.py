@@ -45,8 +45,9 @@ def test_the_shifted_step_asks_both_prompts_about_latents_along_the_gap(any_pipe
     with recorded(pipe, Sharpness.needs, first_k=1, stop=True) as trace:
         pipe(PROMPTS[:2], **options(2))
     step = trace.steps[0]
-    moved, gap = step.asked_shifted(), step.gap("epsilon") if pipe.scheduler.config.prediction_type == "epsilon" else (
-        -step.gap("x0")
+    moved, gap = (
+        step.asked_shifted(),
+        step.gap("epsilon") if pipe.scheduler.config.prediction_type == "epsilon" else (-step.gap("x0")),
     )
     way = (moved.latents - step.latents).flatten(1)
     assert torch.allclose(way.pow(2).mean(1).sqrt(), torch.full((2,), SHIFT), rtol=1e-3)

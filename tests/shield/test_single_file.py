@@ -56,8 +56,11 @@ def save_lora(pipe, folder, seed=0, targets=("to_q", "to_v", "ff.net.2")):
             if "lora_" in name:
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
     state = get_peft_model_state_dict(pipe.unet)
-    type(pipe).save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state),
-                                 unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict())
+    type(pipe).save_lora_weights(
+        folder,
+        unet_lora_layers=convert_state_dict_to_diffusers(state),
+        unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict(),
+    )
     added = [2.0 * state[f"{VALUES}.lora_B.weight"] @ state[f"{VALUES}.lora_A.weight"]] if "to_v" in targets else []
     pipe.unet.delete_adapters("default")
     return folder / "pytorch_lora_weights.safetensors", sum(added, values(pipe)).detach().clone()
@@ -117,8 +120,11 @@ def test_a_plus_in_a_folders_name_is_its_own(folder, lora, tmp_path):
 
 
 KINDS = ["cut", "empty", "text", "header", "another shape", "another model", *(f"lacking {n}" for n in range(3))]
-LACKING = ("model.diffusion_model.middle_block.1.proj_in.weight", "first_stage_model.decoder.conv_in.bias",
-           "cond_stage_model.transformer.text_model.final_layer_norm.weight")
+LACKING = (
+    "model.diffusion_model.middle_block.1.proj_in.weight",
+    "first_stage_model.decoder.conv_in.bias",
+    "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+)
 
 
 def broken(kind, file, tmp_path):

@@ -15,11 +15,16 @@ from tests.shield.calls import PROMPTS, options, thresholds
 
 def trace(latents, clean):
     """One pair of values (B, 2) a step."""
+
     def pixels(values):
         return torch.tensor(values).view(-1, 1, 1, 2)
 
-    return Trace([Step(k, 999.0 - k, 0.6, 0.8, "sample", pixels(x), pixels(c), None)
-                  for k, (x, c) in enumerate(zip(latents, clean, strict=True))])  # fmt: skip
+    return Trace(
+        [
+            Step(k, 999.0 - k, 0.6, 0.8, "sample", pixels(x), pixels(c), None)
+            for k, (x, c) in enumerate(zip(latents, clean, strict=True))
+        ]
+    )
 
 
 LATENTS = [[[0.0, 0.0]], [[3.0, 4.0]], [[3.0, 5.0]]]

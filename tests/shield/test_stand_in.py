@@ -133,16 +133,24 @@ def test_own_attributes_are_checked_whenever_they_are_set():
     safe.policy, safe.pipe = "monitor", tiny_sdxl()
     assert safe.policy == preset("monitor") and safe.family.name == "sdxl"
     assert safe(["the cat"], **options(1)).verdicts[0].status == "passed"
-    for name, wrong in (("policy", "lax"), ("gallery", "folder"), ("concepts", ["x"]), ("thresholds", 3),
-                        ("pipe", safe)):
+    for name, wrong in (
+        ("policy", "lax"),
+        ("gallery", "folder"),
+        ("concepts", ["x"]),
+        ("thresholds", 3),
+        ("pipe", safe),
+    ):
         before = getattr(safe, name)
         with pytest.raises(BadRequestError):
             setattr(safe, name, wrong)
         assert getattr(safe, name) is before
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda safe: pickle.loads(pickle.dumps(safe))],
-                         ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda safe: pickle.loads(pickle.dumps(safe))],
+    ids=["copy", "deepcopy", "pickle"],
+)
 def test_copies_are_shields_of_their_own(again):
     safe = wrapped(tiny_sd())
     first = safe("the cat", **options(1))

@@ -60,9 +60,16 @@ def at_first_step(pipe, call, look):
 def case_of(pipe, forward, row):
     null = null_conditioning(pipe, forward.conditioning.embeds.shape[1])
     return Case(
-        0, 3, 5.0, forward.noise_cond[[row]], forward.noise_uncond[[row]], forward.conditioning.rows([row]), None, null,
+        0,
+        3,
+        5.0,
+        forward.noise_cond[[row]],
+        forward.noise_uncond[[row]],
+        forward.conditioning.rows([row]),
+        None,
+        null,
         lambda conditioning: forward.rerun([row], conditioning),
-    )  # fmt: skip
+    )
 
 
 @of_each_kind
@@ -77,8 +84,12 @@ def test_weights_of_every_family_are_shares_of_the_prompts_words(way):
     assert [w.text for w in found] == ["zzz", "a", "picture", "by", "anna"]
     assert sum(w.weight for w in found) == pytest.approx(1.0) and all(w.weight >= 0 for w in found)
     assert all("zzz, a picture by anna"[w.start : w.end] == w.text for w in found)
-    assert not any(p.grad is not None for part in pipe.components.values() if hasattr(part, "parameters")
-                   for p in part.parameters())  # fmt: skip
+    assert not any(
+        p.grad is not None
+        for part in pipe.components.values()
+        if hasattr(part, "parameters")
+        for p in part.parameters()
+    )
 
 
 @pytest.mark.parametrize("structure", [True, False])
@@ -110,8 +121,9 @@ def test_the_gradient_is_the_finite_difference(pipe, structure):
         return found, tokens, slopes
 
     found, tokens, slopes = at_first_step(pipe, {"prompt": prompt, **options(1)}, look)
-    by_hand = [sum(s for s, (a, b) in zip(slopes, tokens, strict=True) if a >= w.start and b <= w.end and b > a)
-               for w in found]  # fmt: skip
+    by_hand = [
+        sum(s for s, (a, b) in zip(slopes, tokens, strict=True) if a >= w.start and b <= w.end and b > a) for w in found
+    ]
     assert [w.weight for w in found] == pytest.approx([v / sum(by_hand) for v in by_hand], rel=0.03)
 
 

@@ -145,12 +145,24 @@ def test_an_image_that_is_mitigated_already_gets_the_next_mitigation(pipe):
 def test_calibrated_thresholds_are_found_again_through_a_file(pipe, tmp_path, kind):
     gallery = gallery_of(pipe)
     before, told = state(pipe), []
-    watch = calibrate_watch(pipe, (0.0, 0.4), NEGATIVES[:19], [50], 0.05, "tiny", gallery, preview=kind,
-                            sampling=SAMPLING, provenance={"negatives": "by hand"}, progress=told.append)  # fmt: skip
+    watch = calibrate_watch(
+        pipe,
+        (0.0, 0.4),
+        NEGATIVES[:19],
+        [50],
+        0.05,
+        "tiny",
+        gallery,
+        preview=kind,
+        sampling=SAMPLING,
+        provenance={"negatives": "by hand"},
+        progress=told.append,
+    )
     assert state(pipe) == before and sum(told) == 19
     assert [(t.detector, t.options) for t in watch] == [
-        ("gallery_preview", {"share": 0.0, "preview": kind}), ("gallery_preview", {"share": 0.4, "preview": kind})
-    ]  # fmt: skip
+        ("gallery_preview", {"share": 0.0, "preview": kind}),
+        ("gallery_preview", {"share": 0.4, "preview": kind}),
+    ]
     about = watch[0].provenance
     assert (about["negatives"], about["prompts"], about["works"], about["seeds"]) == ("by hand", 19, 1, [50])
     assert 0.0 < watch[0].value < 1.0 and watch[0].fpr == 0.05 and watch[0].negatives == 19
@@ -233,7 +245,7 @@ def test_concepts_by_meaning_are_looked_for_in_previews(pipe):
     used = [*thresholds(pipe, 1e9), *(replace(t, value=-1.0) for t in made_watch)]
     shield = Shield(pipe, Policy(watch_steps=(0.0,), on_flag="block"), concepts=screen, thresholds=used)
     score = shield("a dog", **options(1)).verdicts[0].scores[-1]
-    (value, name), = space.shown([previews(pipe, ["a dog"])[0]])
+    ((value, name),) = space.shown([previews(pipe, ["a dog"])[0]])
     assert (score.detector, score.nearest, score.flagged) == ("concept_preview", "bolto", True) and name == "bolto"
     assert score.value == pytest.approx(value, abs=1e-4)
 

@@ -19,8 +19,16 @@ from tests.shield.test_unseen import assert_closed_in_strict_and_shown_in_balanc
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_mask, tiny_picture, tiny_sdxl, tiny_variant
 
-PLAIN = {"prompt": "the cat", "image": None, "cross_attention_kwargs": {"scale": 0.5}, "strength": 0.8, "kwargs": {},
-         "original_size": (64, 64), "sigmas": [1.0, 0.5], "generator": noises(2)}  # fmt: skip
+PLAIN = {
+    "prompt": "the cat",
+    "image": None,
+    "cross_attention_kwargs": {"scale": 0.5},
+    "strength": 0.8,
+    "kwargs": {},
+    "original_size": (64, 64),
+    "sigmas": [1.0, 0.5],
+    "generator": noises(2),
+}
 
 
 def taught(pipe, *tokenizers, word="<x1>"):

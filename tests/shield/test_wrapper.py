@@ -189,8 +189,11 @@ def test_guidance_off_and_flagged(pipe):
 
 def test_uncalibrated_checkpoints_settings_and_detectors_are_refused(pipe):
     made = thresholds(pipe)
-    for refused in (lambda: Shield(pipe, thresholds=[]), lambda: Shield(tiny_sd(seed=1), thresholds=made),
-                    lambda: Shield(pipe, Policy(detectors=(NoiseGap(),)), thresholds=made)):
+    for refused in (
+        lambda: Shield(pipe, thresholds=[]),
+        lambda: Shield(tiny_sd(seed=1), thresholds=made),
+        lambda: Shield(pipe, Policy(detectors=(NoiseGap(),)), thresholds=made),
+    ):
         with pytest.raises(NotCalibratedError, match="diffshield calibrate"):
             refused()
     with pytest.raises(NotCalibratedError, match="latents of"):

@@ -40,8 +40,12 @@ class Seen(list):
     def watch(self, tab, url: str) -> None:
         tab.on("console", lambda message: self.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: self.append(str(error)))
-        tab.on("request", lambda request: None if request.url.startswith((url, "data:", "blob:"))
-               else self.append(f"elsewhere: {request.url}"))
+        tab.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((url, "data:", "blob:")) else self.append(f"elsewhere: {request.url}")
+            ),
+        )
 
 
 @pytest.fixture
@@ -50,8 +54,12 @@ def browse(chromium) -> Iterator[Callable]:
     seen, contexts = Seen(), []
 
     def opened(url: str, width: int = 1280, dark: bool = False):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True,
-                                       color_scheme="dark" if dark else "light", reduced_motion="reduce")
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900},
+            accept_downloads=True,
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
         contexts.append(context)
         tab = context.new_page()
         tab.set_default_timeout(120_000)

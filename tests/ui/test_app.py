@@ -38,8 +38,14 @@ def test_the_page_fetches_nothing_from_elsewhere(place) -> None:
 def test_the_api_draws_behind_the_shield(client: Client) -> None:
     picture, verdict = client.predict("the cat", "testbed", "balanced", 7, 2, 3.0, api_name="/shield")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
-    assert verdict["request"] == {"prompt": "the cat", "model": "testbed", "policy": "balanced", "seed": 7, "steps": 2,
-                                  "guidance_scale": 3.0}
+    assert verdict["request"] == {
+        "prompt": "the cat",
+        "model": "testbed",
+        "policy": "balanced",
+        "seed": 7,
+        "steps": 2,
+        "guidance_scale": 3.0,
+    }
     assert verdict["verdict"]["status"] == "passed" and len(verdict["score_by_step"]) == 2
     assert verdict["sentence"].startswith("Passed") and verdict["same_picture_without_the_shield"]
     assert verdict["verdict"]["scores"][0]["threshold"] is not None
@@ -49,8 +55,12 @@ def test_the_api_has_defaults_and_refuses_in_one_sentence(client: Client) -> Non
     assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/shield"]
     _, verdict = client.predict("a red thing 1", steps=1, api_name="/shield")
     assert verdict["request"]["model"] == "testbed" and verdict["request"]["guidance_scale"] == 5.0
-    for given, says in (({"model": "/etc"}, "There is no model '/etc' here"), ({"policy": "x"}, "no policy"),
-                        ({"prompt": ""}, "A prompt is needed"), ({"steps": 10**6}, "number of steps lies between")):
+    for given, says in (
+        ({"model": "/etc"}, "There is no model '/etc' here"),
+        ({"policy": "x"}, "no policy"),
+        ({"prompt": ""}, "A prompt is needed"),
+        ({"steps": 10**6}, "number of steps lies between"),
+    ):
         with pytest.raises(AppError, match=says):
             client.predict(**{"prompt": "the cat", "steps": 1, **given}, api_name="/shield")
 
@@ -63,8 +73,13 @@ def test_a_protected_name_is_flagged(client: Client) -> None:
 def test_files_of_the_machine_are_not_served(place) -> None:
     url, page = place
     picture = page.protected.folder / page.protected.works[0]["file"]
-    for path in ("/etc/passwd", str(Path("pyproject.toml").resolve()), str(picture), str(picture) + "/../x",
-                 "../../../../etc/passwd"):
+    for path in (
+        "/etc/passwd",
+        str(Path("pyproject.toml").resolve()),
+        str(picture),
+        str(picture) + "/../x",
+        "../../../../etc/passwd",
+    ):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404), path
 
 
@@ -110,8 +125,11 @@ def _fill(url: str, page) -> None:
         assert codes == [200] * 8 + [429] * 4
         held = [one for one in httpx.get(url + "config").json()["dependencies"] if one["queue"]]
         assert {one["api_name"] for one in held} == {"generate", "show", "add", "shield", "left"}
-        body = {"data": ["(a new one)", "", "Quickly", "character", "", "", "", ""], "fn_index": numbers["save"],
-                "session_hash": "other"}
+        body = {
+            "data": ["(a new one)", "", "Quickly", "character", "", "", "", ""],
+            "fn_index": numbers["save"],
+            "session_hash": "other",
+        }
         assert httpx.post(url + "gradio_api/run/predict", json=body, timeout=30).status_code == 200
     assert page.protected.concept("Quickly")
 
@@ -153,14 +171,17 @@ def test_a_port_in_use_is_one_sentence(place, tmp_path: Path) -> None:
 
 
 def test_the_verb_explains_itself_without_gradio_or_torch() -> None:
-    code = ("import sys; from typer.testing import CliRunner; from ui.verb import app\n"
-            "done = CliRunner().invoke(app, ['ui', '--help'])\n"
-            "assert done.exit_code == 0 and '--protected' in done.stdout, done.output\n"
-            "assert 'generate' in CliRunner().invoke(app, ['--help']).stdout\n"
-            "assert not {'torch', 'gradio'} & set(sys.modules), 'help must be quick'")
+    code = (
+        "import sys; from typer.testing import CliRunner; from ui.verb import app\n"
+        "done = CliRunner().invoke(app, ['ui', '--help'])\n"
+        "assert done.exit_code == 0 and '--protected' in done.stdout, done.output\n"
+        "assert 'generate' in CliRunner().invoke(app, ['--help']).stdout\n"
+        "assert not {'torch', 'gradio'} & set(sys.modules), 'help must be quick'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
-    wrong = subprocess.run([sys.executable, "-m", "ui", "--model", "/nowhere", "--auth", "x"], capture_output=True,
-                           text=True)
+    wrong = subprocess.run(
+        [sys.executable, "-m", "ui", "--model", "/nowhere", "--auth", "x"], capture_output=True, text=True
+    )
     assert wrong.returncode == 1 and wrong.stdout == "" and wrong.stderr.count("\n") == 1
 
 

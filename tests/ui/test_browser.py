@@ -125,8 +125,10 @@ def test_a_broken_file_is_refused_and_a_good_one_protected(visit: Callable, tmp_
     broken.write_bytes(saved(tmp_path, 1).read_bytes()[:120])
     name, said = page.get_by_label("Name of the work"), page.locator("#gallery-said")
     name.fill("Harbor <b>at</b> night")
-    for file, says in ((broken, "broken.png can't be read as a PNG, JPEG or WEBP picture"),
-                       (saved(tmp_path, 2), "Added to Harbor <b>at</b> night")):
+    for file, says in (
+        (broken, "broken.png can't be read as a PNG, JPEG or WEBP picture"),
+        (saved(tmp_path, 2), "Added to Harbor <b>at</b> night"),
+    ):
         with page.expect_file_chooser() as chooser:
             page.get_by_role("button", name="Choose pictures to add").click()
         chooser.value.set_files(str(file))
@@ -164,8 +166,9 @@ def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finis
     page.get_by_label("Only works that were copied").uncheck()
     page.get_by_label("Find in name or prompt").fill("")
     choose(page, "Order", "exposures, most first")
-    page.wait_for_function("() => /^shown 384 times/.test("
-                           "document.querySelector('#run-works tbody tr .ds-note').innerText)")
+    page.wait_for_function(
+        "() => /^shown 384 times/.test(document.querySelector('#run-works tbody tr .ds-note').innerText)"
+    )
     choose(page, "Order", "name")
     page.wait_for_function("() => document.querySelector('#run-works tbody tr').innerText.startsWith('nonmember')")
     choose(page, "Group", "members")
@@ -178,8 +181,10 @@ def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finis
 
 def test_an_audit_is_started_watched_canceled_and_continued(visit: Callable) -> None:
     page, other = visit(), visit()
-    button = {name: page.get_by_role("button", name=name) for name in (
-        "Start a quick audit", "Cancel the audit", "Continue the run")}
+    button = {
+        name: page.get_by_role("button", name=name)
+        for name in ("Start a quick audit", "Cancel the audit", "Continue the run")
+    }
     open_tab(page, "Audit")
     open_tab(other, "Audit")
     other.locator("#start-audit:not([disabled])").wait_for()
@@ -230,8 +235,10 @@ def test_everything_can_be_done_with_the_keyboard(visit: Callable, finished: str
                 const text = ['BUTTON', 'A'].includes(e.tagName) ? e.innerText : '';
                 return [e.getAttribute('aria-label'), label, text].filter(Boolean).join('|'); }""")
             if found in named:
-                assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle != 'none' || "
-                                     "getComputedStyle(document.activeElement).boxShadow != 'none'"), named
+                assert page.evaluate(
+                    "() => getComputedStyle(document.activeElement).outlineStyle != 'none' || "
+                    "getComputedStyle(document.activeElement).boxShadow != 'none'"
+                ), named
                 return
         raise AssertionError(f"Tab never reached {found}")
 
@@ -289,8 +296,15 @@ def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dar
     draw(page, "Mickey Mouse on the moon", 1)
     page.evaluate(axe)
     found = {}
-    for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Audit", "Summary"),
-                  ("Audit", "Curves"), ("Audit", "Works"), ("Audit", "Records")):
+    for names in (
+        ("Shield",),
+        ("Protected", "Concepts"),
+        ("Protected", "Pictures"),
+        ("Audit", "Summary"),
+        ("Audit", "Curves"),
+        ("Audit", "Works"),
+        ("Audit", "Records"),
+    ):
         open_tab(page, *names)
         if names == ("Audit", "Summary"):
             choose(page, "Open a run", finished)

@@ -34,8 +34,9 @@ def threshold(pipe, value: float) -> Threshold:
 def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
     frames = []
     drawing = drawn(pipe, ASKED, None, None, preview_of(pipe), frames.append)
-    assert [(frame.side, frame.step) for frame in frames] == [(side, n) for side in (SHIELDED, UNSHIELDED)
-                                                              for n in (1, 2, 3)]
+    assert [(frame.side, frame.step) for frame in frames] == [
+        (side, n) for side in (SHIELDED, UNSHIELDED) for n in (1, 2, 3)
+    ]
     assert drawing.same and not drawing.flagged and [word.text for word in drawing.words] == ["the", "cat"]
     bare = generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0]
     assert drawing.unshielded.tobytes() == bare.tobytes()
@@ -88,11 +89,22 @@ def test_canceling_leaves_the_pipeline_as_it_was(pipe, step: int) -> None:
     assert drawn(pipe, ASKED, None, None, None, lambda frame: None).same
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"prompt": " "}, "type what to draw"), ({"prompt": None}, "type what to draw"), ({"prompt": "x" * 1001}, "1001"),
-    ({"policy": "lenient"}, "no policy"), ({"seed": -1}, "seed lies between"), ({"seed": "x"}, "seed is a number"),
-    ({"steps": 0}, "number of steps"), ({"steps": 10**9}, "number of steps"), ({"steps": None}, "is a number"),
-    ({"guidance_scale": float("nan")}, "guidance scale"), ({"guidance_scale": float("inf")}, "guidance scale")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"prompt": " "}, "type what to draw"),
+        ({"prompt": None}, "type what to draw"),
+        ({"prompt": "x" * 1001}, "1001"),
+        ({"policy": "lenient"}, "no policy"),
+        ({"seed": -1}, "seed lies between"),
+        ({"seed": "x"}, "seed is a number"),
+        ({"steps": 0}, "number of steps"),
+        ({"steps": 10**9}, "number of steps"),
+        ({"steps": None}, "is a number"),
+        ({"guidance_scale": float("nan")}, "guidance scale"),
+        ({"guidance_scale": float("inf")}, "guidance scale"),
+    ],
+)
 def test_wrong_requests_are_one_sentence(change: dict, says: str) -> None:
     with pytest.raises(BadRequestError, match=says):
         replace(ASKED, **change).checked()
@@ -102,8 +114,9 @@ def test_without_guidance_the_way_out_is_named(pipe) -> None:
     asked = replace(ASKED, policy="balanced", guidance_scale=1.0)
     with pytest.raises(BadRequestError, match="take more than 1, or the policy strict"):
         drawn(pipe, asked, None, None, None, lambda told: None, thresholds=[threshold(pipe, 1e3)])
-    strict = drawn(pipe, replace(asked, policy="strict"), None, None, None, lambda told: None,
-                   thresholds=[threshold(pipe, 1e3)])
+    strict = drawn(
+        pipe, replace(asked, policy="strict"), None, None, None, lambda told: None, thresholds=[threshold(pipe, 1e3)]
+    )
     assert strict.verdict.scores[0].detector == strict.detector
 
 
@@ -126,10 +139,15 @@ def test_the_clean_latent_between_two_steps(scheduler: str) -> None:
         made = FlowMatchEulerDiscreteScheduler()
     made.set_timesteps(5)
     x0, eps = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    x = made.sigmas[1] * eps + (1 - made.sigmas[1] if scheduler == "flow" else 1) * x0 if scheduler != "ddim" else \
-        made.add_noise(x0, eps, made.timesteps[1])
-    after = {"ddim": lambda: made.add_noise(x0, eps, made.timesteps[2]),
-             "euler": lambda: x0 + made.sigmas[2] * eps,
-             "flow": lambda: (1 - made.sigmas[2]) * x0 + made.sigmas[2] * eps}[scheduler]()
+    x = (
+        made.sigmas[1] * eps + (1 - made.sigmas[1] if scheduler == "flow" else 1) * x0
+        if scheduler != "ddim"
+        else made.add_noise(x0, eps, made.timesteps[1])
+    )
+    after = {
+        "ddim": lambda: made.add_noise(x0, eps, made.timesteps[2]),
+        "euler": lambda: x0 + made.sigmas[2] * eps,
+        "flow": lambda: (1 - made.sigmas[2]) * x0 + made.sigmas[2] * eps,
+    }[scheduler]()
     assert torch.allclose(predicted_clean(made, 1, x, after), x0, atol=2e-2)
     assert torch.allclose(predicted_clean(made, 4, x, x0), x0, atol=1e-4), "after the last step it is there"

@@ -18,8 +18,20 @@ def client(**options) -> TestClient:
     return TestClient(app)
 
 
-FOREIGN = ["evil.example", "evil.example:7860", "localhost.evil.example", "127.0.0.1.evil.example", "", "a@localhost.x",
-           "localhost@evil.example", "evil.example.", "[::2]:80", "10.0.0.5", "[::1", "evil.example#localhost"]
+FOREIGN = [
+    "evil.example",
+    "evil.example:7860",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "",
+    "a@localhost.x",
+    "localhost@evil.example",
+    "evil.example.",
+    "[::2]:80",
+    "10.0.0.5",
+    "[::1",
+    "evil.example#localhost",
+]
 OWN = ["localhost", "LOCALHOST:7860", "localhost.", "127.0.0.1:7860", "127.8.0.1", "[::1]:7860", "a.localhost", "mybox"]
 
 
@@ -36,18 +48,34 @@ def test_this_machines_names_are_its_own(host: str) -> None:
 
 def test_a_server_for_other_machines_answers_to_addresses_and_to_names_it_is_told() -> None:
     served = client(bound="0.0.0.0", hosts=["pictures.example", ".all.example"])
-    for host, code in (("10.0.0.5:7860", 200), ("[2001:db8::1]", 200), ("Pictures.example", 200),
-                       ("x.all.example", 200), ("evil.example", 421), ("x.pictures.example", 421),
-                       ("all.example", 421)):
+    for host, code in (
+        ("10.0.0.5:7860", 200),
+        ("[2001:db8::1]", 200),
+        ("Pictures.example", 200),
+        ("x.all.example", 200),
+        ("evil.example", 421),
+        ("x.pictures.example", 421),
+        ("all.example", 421),
+    ):
         assert served.get("/", headers={"Host": host}).status_code == code, host
     assert client(hosts=["*"]).get("/", headers={"Host": "evil.example"}).status_code == 200
     assert client(bound="page.example").get("/", headers={"Host": "page.example:7860"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin, code", [
-    ("http://localhost:7860", 200), ("http://127.0.0.1", 200), ("https://pictures.example", 200),
-    ("http://mybox:1", 200),
-    ("http://evil.example", 403), ("null", 403), ("http://intranet", 403), ("file://localhost", 403), ("x", 403)])
+@pytest.mark.parametrize(
+    "origin, code",
+    [
+        ("http://localhost:7860", 200),
+        ("http://127.0.0.1", 200),
+        ("https://pictures.example", 200),
+        ("http://mybox:1", 200),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://intranet", 403),
+        ("file://localhost", 403),
+        ("x", 403),
+    ],
+)
 def test_pages_of_others_are_refused(origin: str, code: int) -> None:
     served = client(hosts=["pictures.example"])
     assert served.post("/", headers={"Host": "mybox", "Origin": origin}).status_code == code

@@ -24,8 +24,11 @@ BOLTO = Concept("Bolto", aliases=("little bolto",), descriptions=("the red robot
 
 def state(folder: Path) -> dict[str, bytes]:
     """Everything but the features, which can be made again."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.parent.name != "features"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.name != "features"
+    }
 
 
 def test_a_new_folder_is_filled_once(tmp_path: Path) -> None:
@@ -49,12 +52,20 @@ def test_changes_of_concepts_hold_at_once_and_after_a_restart(tmp_path: Path) ->
         assert seen.concepts.found("the monster")[0].how == "alias"
 
 
-@pytest.mark.parametrize("concept, says", [
-    (Concept(" "), "needs a name"), (Concept("x" * 121), "at most 120"), (Concept("a\x00b"), "printable"),
-    (Concept("..."), "without letters"), (Concept("Other", aliases=("bolto",)), "stands for both"),
-    (Concept("Bolto"), "stands for both"), (Concept("Zed", kind="alien"), "kind is one of"),
-    (Concept("Zed", aliases=tuple(f"a{n}" for n in range(51))), "at most 50 aliases"),
-    (Concept("Zed", descriptions=("x" * 241,)), "characters each")])
+@pytest.mark.parametrize(
+    "concept, says",
+    [
+        (Concept(" "), "needs a name"),
+        (Concept("x" * 121), "at most 120"),
+        (Concept("a\x00b"), "printable"),
+        (Concept("..."), "without letters"),
+        (Concept("Other", aliases=("bolto",)), "stands for both"),
+        (Concept("Bolto"), "stands for both"),
+        (Concept("Zed", kind="alien"), "kind is one of"),
+        (Concept("Zed", aliases=tuple(f"a{n}" for n in range(51))), "at most 50 aliases"),
+        (Concept("Zed", descriptions=("x" * 241,)), "characters each"),
+    ],
+)
 def test_a_concept_that_cant_be_used_changes_nothing(concept: Concept, says: str, tmp_path: Path) -> None:
     store = Protected(tmp_path, [BOLTO])
     before = state(tmp_path)
@@ -65,9 +76,13 @@ def test_a_concept_that_cant_be_used_changes_nothing(concept: Concept, says: str
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     store = Protected(tmp_path, [BOLTO])
-    for change in (lambda: store.remove_concept("x"), lambda: store.save_concept(Concept("y"), replaces="x"),
-                   lambda: store.remove_work("x"), lambda: store.rename_work("x", "y"),
-                   lambda: store.add_pictures("x", [])):
+    for change in (
+        lambda: store.remove_concept("x"),
+        lambda: store.save_concept(Concept("y"), replaces="x"),
+        lambda: store.remove_work("x"),
+        lambda: store.rename_work("x", "y"),
+        lambda: store.add_pictures("x", []),
+    ):
         with pytest.raises(ShieldError):
             change()
 
@@ -115,17 +130,20 @@ def test_what_a_file_holds_beside_its_pixels_is_left_out(tmp_path: Path) -> None
 
 def huge_png(path: Path, side: int) -> Path:
     """Says that it is side x side pixels large, in a few hundred bytes."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) +
-                     chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
     return path
 
 
-def test_bad_files_are_refused_with_a_sentence_and_change_nothing(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_refused_with_a_sentence_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good, torn, text = saved(tmp_path, 1), tmp_path / "torn.png", tmp_path / "text.png"
     torn.write_bytes(good.read_bytes()[:100])
     text.write_text("<svg onload=alert(1)>")
@@ -135,8 +153,14 @@ def test_bad_files_are_refused_with_a_sentence_and_change_nothing(tmp_path: Path
     bomb = huge_png(tmp_path / "bomb.png", 30_000)
     store = Protected(tmp_path / "p")
     before = state(tmp_path / "p")
-    for bad, says in ((torn, "torn.png can't be read"), (text, "text.png can't be read"), (flat, "one flat color"),
-                      (other, "PNG, JPEG or WEBP"), (bomb, "bomb.png"), (tmp_path / "gone.png", "can't be read")):
+    for bad, says in (
+        (torn, "torn.png can't be read"),
+        (text, "text.png can't be read"),
+        (flat, "one flat color"),
+        (other, "PNG, JPEG or WEBP"),
+        (bomb, "bomb.png"),
+        (tmp_path / "gone.png", "can't be read"),
+    ):
         with pytest.raises(GalleryError, match=says):
             store.add_pictures("w", [good, bad])
     monkeypatch.setattr(protected, "LARGEST", 50)
@@ -145,8 +169,9 @@ def test_bad_files_are_refused_with_a_sentence_and_change_nothing(tmp_path: Path
     assert state(tmp_path / "p") == before and store.works == []
 
 
-def test_what_is_added_at_once_has_a_size_that_is_looked_at_first(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_added_at_once_has_a_size_that_is_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [saved(tmp_path, number) for number in range(4)]
     monkeypatch.setattr(protected, "MOST_TOGETHER", 3 * 64 * 64)
     monkeypatch.setattr(protected, "MOST_PICTURES", 6)
@@ -167,11 +192,13 @@ def test_a_large_picture_costs_little_more_than_its_pixels(tmp_path: Path) -> No
     large = Image.new("RGB", (6000, 4000), "red")
     large.paste("blue", (0, 0, 3000, 3000))
     large.save(tmp_path / "large.png")
-    code = ("import resource, sys; from pathlib import Path; from ui.protected import Protected\n"
-            "import faiss, pdqhash, PIL.ImageCms\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-            "store, before = Protected(Path(sys.argv[1]) / 'p'), peak()\n"
-            "store.add_pictures('w', [Path(sys.argv[1]) / 'large.png'] * 3); print(peak() - before)")
+    code = (
+        "import resource, sys; from pathlib import Path; from ui.protected import Protected\n"
+        "import faiss, pdqhash, PIL.ImageCms\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "store, before = Protected(Path(sys.argv[1]) / 'p'), peak()\n"
+        "store.add_pictures('w', [Path(sys.argv[1]) / 'large.png'] * 3); print(peak() - before)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 400, f"{done.stdout.strip()} MB"
 
@@ -184,8 +211,11 @@ def test_an_animation_is_no_picture(tmp_path: Path) -> None:
 
 def test_damaged_or_hostile_lists_are_refused(tmp_path: Path) -> None:
     Protected(tmp_path)
-    for text, says in (("{", "isn't a list"), ('[{"work": 1}]', "isn't a list"),
-                       ('[{"work": "w", "file": "../../etc/passwd"}]', "outside of its folder")):
+    for text, says in (
+        ("{", "isn't a list"),
+        ('[{"work": 1}]', "isn't a list"),
+        ('[{"work": "w", "file": "../../etc/passwd"}]', "outside of its folder"),
+    ):
         (tmp_path / "works.json").write_text(text)
         with pytest.raises(GalleryError, match=says):
             Protected(tmp_path)

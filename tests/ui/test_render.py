@@ -39,28 +39,38 @@ def verdict(status: str = "passed", **more) -> Verdict:
     return Verdict(0, "a cat", status, **more)
 
 
-@pytest.mark.parametrize("made", [
-    render.status(EVIL), render.note(EVIL), render.pictures([(EVIL, None, EVIL, "")]),
-    render.pictures([(EVIL, "data:image/png;base64,", EVIL, "box")]), render.rewritten(EVIL, "a " + EVIL),
-    render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]), render.nearest([(EVIL, Nearest(EVIL, "pdq", 1, 0, True), None)]),
-    render.nearest([("one", Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,")]),
-    render.mentions(EVIL, Concepts([Concept("onerror")]).found(EVIL)),
-    render.concepts_table([Concept(EVIL, aliases=(EVIL,), descriptions=(EVIL,), substitute=EVIL)], ""),
-    render.gallery_grid([(EVIL, None, 1)], 1, 1), render.table((EVIL,), [(EVIL,)], EVIL),
-    render.scores(verdict(scores=(Score(EVIL, 1.0, None, 0),))),
-])
+@pytest.mark.parametrize(
+    "made",
+    [
+        render.status(EVIL),
+        render.note(EVIL),
+        render.pictures([(EVIL, None, EVIL, "")]),
+        render.pictures([(EVIL, "data:image/png;base64,", EVIL, "box")]),
+        render.rewritten(EVIL, "a " + EVIL),
+        render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]),
+        render.nearest([(EVIL, Nearest(EVIL, "pdq", 1, 0, True), None)]),
+        render.nearest([("one", Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,")]),
+        render.mentions(EVIL, Concepts([Concept("onerror")]).found(EVIL)),
+        render.concepts_table([Concept(EVIL, aliases=(EVIL,), descriptions=(EVIL,), substitute=EVIL)], ""),
+        render.gallery_grid([(EVIL, None, 1)], 1, 1),
+        render.table((EVIL,), [(EVIL,)], EVIL),
+        render.scores(verdict(scores=(Score(EVIL, 1.0, None, 0),))),
+    ],
+)
 def test_a_strangers_text_stays_text(made) -> None:
     """No tag and no attribute of theirs, and the text itself comes out whole."""
     seen = Elements(made)
     assert not any(attrs.get("src") == "x" or "onerror" in attrs for _, attrs in seen.tags)
     whole = seen.text.replace("onerroronerror, name", "onerror") + "".join(
-        str(value) for _, attrs in seen.tags for value in attrs.values())
+        str(value) for _, attrs in seen.tags for value in attrs.values()
+    )
     assert "onerror" in whole and "alert(1)" in whole
 
 
 def test_a_flagged_picture_is_veiled_until_its_box_is_ticked() -> None:
-    shown = render.pictures([("one", "data:,1", "first", ""), ("two", "data:,2", "second", "box"),
-                             ("three", "data:,3", "third", "blurred")])
+    shown = render.pictures(
+        [("one", "data:,1", "first", ""), ("two", "data:,2", "second", "box"), ("three", "data:,3", "third", "blurred")]
+    )
     seen = Elements(shown)
     assert [figure.get("class") for figure in seen.all("figure")] == ["", "ds-veiled", "ds-veiled"]
     assert len(seen.all("input")) == 1 and "Show the flagged picture" in seen.text
@@ -96,8 +106,11 @@ def test_concepts_found_are_marked_where_they_stand() -> None:
 
 
 def test_scores_say_their_threshold_or_that_there_is_none() -> None:
-    made = render.scores(verdict(scores=(Score("noise_gap", 1.5, 1.2, 0), Score("other", 0.5, None, 2)), extra_calls=3,
-                                 milliseconds=41.5))
+    made = render.scores(
+        verdict(
+            scores=(Score("noise_gap", 1.5, 1.2, 0), Score("other", 0.5, None, 2)), extra_calls=3, milliseconds=41.5
+        )
+    )
     text = Elements(made).text
     assert "noise gap1.51.21flagged" in text and "other0.5none3can't judge" in text
     assert "The shield took 0.04 s and 3 extra denoiser calls." in text
@@ -107,8 +120,10 @@ def test_scores_say_their_threshold_or_that_there_is_none() -> None:
 def test_the_nearest_work_is_judged_in_words() -> None:
     copied, other = Nearest("w", "pdq", 0.95, 0.88, True), Nearest("v", "pdq", 0.5, 0.88, False)
     text = Elements(render.nearest([("Behind", other, None), ("Without", copied, "data:,"), ("None", None, None)])).text
-    assert text == ("Nearest protected workBehind: vpdq 0.500, threshold 0.880: that is no copy."
-                    "Without: wpdq 0.950, threshold 0.880: that counts as a copy.")
+    assert text == (
+        "Nearest protected workBehind: vpdq 0.500, threshold 0.880: that is no copy."
+        "Without: wpdq 0.950, threshold 0.880: that counts as a copy."
+    )
     assert render.nearest([("Behind", None, None)]) == ""
 
 
@@ -141,10 +156,13 @@ def test_the_plot_shows_its_scores_and_says_them() -> None:
     assert svg.startswith("<svg") and "threshold (step 1)" in svg and "noise gap" in svg
     assert "threshold" not in score_plot(curve, "noise_gap", None)
     words = in_words(curve, "noise_gap", 1.5)
-    assert words == ("Noise gap says how strongly the prompt, rather than chance, decides what is drawn. Without the "
-                     "shield it is 2 at the first step and 0.5 at the last. A picture is flagged above 1.5 at step 1.")
+    assert words == (
+        "Noise gap says how strongly the prompt, rather than chance, decides what is drawn. Without the "
+        "shield it is 2 at the first step and 0.5 at the last. A picture is flagged above 1.5 at step 1."
+    )
     assert in_words(curve, "new_one", None).startswith("Without the shield") and "no threshold" in in_words(
-        curve, "new_one", None)
+        curve, "new_one", None
+    )
     assert Elements(render.plot(svg, words)).all("svg")[0]["aria-label"] == words
 
 

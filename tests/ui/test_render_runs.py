@@ -37,9 +37,13 @@ def shown(folders: Folders, **wanted) -> Elements:
 
 def test_a_strangers_text_stays_text(folders: Folders) -> None:
     run, records = folders.opened("one"), folders.records("one")
-    for made in (render_runs.summary(run, records), render_runs.works(run.folder, records, Wanted()),
-                 render_runs.record_table(records, "", "", 1), render_runs.stages([{"stage": EVIL, "status": EVIL}]),
-                 render_runs.runs_table([Listed(EVIL, EVIL, EVIL, EVIL, EVIL)])):
+    for made in (
+        render_runs.summary(run, records),
+        render_runs.works(run.folder, records, Wanted()),
+        render_runs.record_table(records, "", "", 1),
+        render_runs.stages([{"stage": EVIL, "status": EVIL}]),
+        render_runs.runs_table([Listed(EVIL, EVIL, EVIL, EVIL, EVIL)]),
+    ):
         assert "<script" not in made and "alert(1)" in Elements(made).text + str(Elements(made).tags)
 
 
@@ -65,8 +69,9 @@ def test_works_are_found_filtered_and_sorted(folders: Folders) -> None:
 
 def test_a_cell_shows_the_first_seed_and_the_largest_attack(folders: Folders) -> None:
     seen = shown(folders, text="no. 1")
-    assert [image["alt"] for image in seen.all("img")] == [f"work-001, {title}" for title in
-                                                           ("original", "before", "attacked")]
+    assert [image["alt"] for image in seen.all("img")] == [
+        f"work-001, {title}" for title in ("original", "before", "attacked")
+    ]
     assert "blocked" in seen.text and seen.text.count("copy") == 2 and "shown 1021 times" in seen.text
     assert "no copy" in shown(folders, text="no. 2").text
 

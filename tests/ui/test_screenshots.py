@@ -12,8 +12,11 @@ from tests.probes.test_audit_command import PLAN
 from tests.ui.serving import served
 from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800),
-              pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+]
 SHOTS = Path(__file__).resolve().parents[2] / "docs" / "ui"
 
 
@@ -26,10 +29,16 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("button, says", [
-    ("A memorized work", "the prompt calls up one certain picture"),
-    ("A protected character by name", "(name)"), ("… by description", "(described)"), ("… misspelled", "(misspelled)"),
-    ("An ordinary scene", "Passed: nothing was flagged")])
+@pytest.mark.parametrize(
+    "button, says",
+    [
+        ("A memorized work", "the prompt calls up one certain picture"),
+        ("A protected character by name", "(name)"),
+        ("… by description", "(described)"),
+        ("… misspelled", "(misspelled)"),
+        ("An ordinary scene", "Passed: nothing was flagged"),
+    ],
+)
 def test_the_examples_show_what_they_say(browse: Callable, shipped: str, button: str, says: str) -> None:
     """On the shipped model, with the policy that the page begins with."""
     page = browse(shipped)

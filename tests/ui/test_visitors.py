@@ -11,8 +11,11 @@ from probes.runs import Run
 from tests.ui.pictures import saved
 from tests.ui.steps import choose, draw, open_tab
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200),
-              pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(1200),
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+]
 EVIL = "<img src=x onerror='window.evil=1'>"
 
 
@@ -71,8 +74,9 @@ def change(page, name: str) -> None:
     page.keyboard.type(name)
     page.get_by_role("option", name=name, exact=True).click()
     assert page.get_by_label("Kind").input_value() == "character"
-    page.wait_for_function("name => [...document.querySelectorAll('input, textarea')].filter(e => e.value == name)"
-                           ".length >= 2", arg=name)
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('input, textarea')].filter(e => e.value == name).length >= 2", arg=name
+    )
 
 
 def test_a_picture_is_protected_renamed_and_removed(visit: Callable, tmp_path: Path) -> None:
@@ -124,7 +128,8 @@ def test_what_is_too_large_or_no_picture_is_refused(visit: Callable, place, tmp_
             stream.truncate(21 * 2**20)
     upload(page, file)
     page.locator("#gallery-said, [data-testid=toast-body]").get_by_text(
-        re.compile("can't be read|exceeds|too large|maximum|Invalid file type|only", re.I)).first.wait_for()
+        re.compile("can't be read|exceeds|too large|maximum|Invalid file type|only", re.I)
+    ).first.wait_for()
     assert place[1].protected.works == before and page.evaluate("window.evil") is None
 
 
@@ -135,8 +140,21 @@ def test_a_strangers_run_folder_is_text_and_stays_where_it_is(visit: Callable, p
         run.finish("complete")
     with Run.create(root / EVIL, {"quick": True}, kind=EVIL, model={"name": EVIL}) as run:
         for picture in (f"../../{secret.name}", str(secret)):
-            run.append({"id": picture, "stage": "before", "kind": "work", "item": EVIL, "prompt": EVIL, "seed": 0,
-                        "scores": {EVIL: 0.5}, "copied": True, "reason": EVIL, "picture": picture, "action": EVIL})
+            run.append(
+                {
+                    "id": picture,
+                    "stage": "before",
+                    "kind": "work",
+                    "item": EVIL,
+                    "prompt": EVIL,
+                    "seed": 0,
+                    "scores": {EVIL: 0.5},
+                    "copied": True,
+                    "reason": EVIL,
+                    "picture": picture,
+                    "action": EVIL,
+                }
+            )
         run.finish("complete")
     (root / "out").symlink_to(tmp_path / "elsewhere")
     page = visit()

@@ -24,10 +24,18 @@ from probes.testbed.vae import KL_WEIGHT, edges
 
 CHANNELS = 8
 CONFIG = dict(
-    in_channels=3, out_channels=3, latent_channels=CHANNELS, sample_size=SIZE, block_out_channels=(16, 32, 64, 96),
-    layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False, scaling_factor=1.0,
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-)  # fmt: skip
+    in_channels=3,
+    out_channels=3,
+    latent_channels=CHANNELS,
+    sample_size=SIZE,
+    block_out_channels=(16, 32, 64, 96),
+    layers_per_block=1,
+    norm_num_groups=4,
+    mid_block_add_attention=False,
+    scaling_factor=1.0,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+)
 GUIDED = 0.3  # of the steps, with a falling weight
 CROPS = ((0.35, 32, 8), (0.7, 64, 2), (1.0, SIZE, 1))  # until this share of the steps: side, crops per batch unit
 COSINES = ((0, 1, 4.0), (1, 0, 4.0), (1, 1, 6.0), (0, 2, 6.0), (2, 0, 6.0))  # rows, columns, scale to about a half
@@ -52,8 +60,12 @@ def batch_at(step: int, schedule: Schedule, pictures: Pictures) -> torch.Tensor:
     rng = np.random.default_rng([schedule.seed, step])
     size, each = next((size, each) for share, size, each in CROPS if step <= share * schedule.steps)
     count = schedule.batch * each
-    rows = zip(rng.integers(len(pictures), size=count), rng.integers(0, SIZE - size + 1, (count, 2)),
-               rng.uniform(size=count) < 0.5, strict=True)  # fmt: skip
+    rows = zip(
+        rng.integers(len(pictures), size=count),
+        rng.integers(0, SIZE - size + 1, (count, 2)),
+        rng.uniform(size=count) < 0.5,
+        strict=True,
+    )
     crops = [(pictures.crop(int(i), int(y), int(x), size), flip) for i, (y, x), flip in rows]
     return pixels([crop[:, ::-1] if flip else crop for crop, flip in crops])
 

@@ -194,8 +194,11 @@ def forest(rng: Rng) -> Array:
     picture = ramp(Y / SIZE, back, back * rng.uniform(0.5, 0.8))
     picture = shaded(picture, noise(rng, 4, 4), 0.25)
     ground = rng.uniform(84, 108)
-    picture = blend(picture, soft(Y - ridge(rng, ground, 5, 3)),
-                    shaded(color(rng, accent, (0.3, 0.7), (0.3, 0.7)), noise(rng, 12, 6), 0.3))  # fmt: skip
+    picture = blend(
+        picture,
+        soft(Y - ridge(rng, ground, 5, 3)),
+        shaded(color(rng, accent, (0.3, 0.7), (0.3, 0.7)), noise(rng, 12, 6), 0.3),
+    )
     for k in range(int(rng.integers(5, 10))):
         near = k / 9
         x, wide, lean = rng.uniform(0, SIZE), 2 + 6 * near * rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12)
@@ -218,9 +221,13 @@ def parlor(rng: Rng) -> Array:
     wall = color(rng, above, (0.15, 0.7), (0.35, 0.9))
     other = np.clip(wall + rng.choice([-1, 1]) * rng.uniform(0.08, 0.18), 0, 1)
     step, kind = rng.uniform(14, 26), rng.integers(3)
-    pattern = (soft(step / 4 - np.abs(X % step - step / 2)) if kind == 0
-               else soft(step / 4 - np.hypot(X % step - step / 2, Y % step - step / 2)) if kind == 1
-               else soft(step / 3 - np.abs((X + Y) % step - step / 2)))  # fmt: skip
+    pattern = (
+        soft(step / 4 - np.abs(X % step - step / 2))
+        if kind == 0
+        else soft(step / 4 - np.hypot(X % step - step / 2, Y % step - step / 2))
+        if kind == 1
+        else soft(step / 3 - np.abs((X + Y) % step - step / 2))
+    )
     picture = shaded(blend(np.broadcast_to(wall, (SIZE, SIZE, 3)), pattern, other), noise(rng, 2, 2, 2), 0.2)
     if rng.uniform() < 0.75:  # a window or a picture on the wall
         x, y, w, h = rng.uniform(26, 102), rng.uniform(22, 44), rng.uniform(16, 30), rng.uniform(16, 30)
@@ -360,6 +367,16 @@ def glass(rng: Rng) -> Array:
 
 
 BACKDROPS: dict[str, Callable[[Rng], Array]] = {
-    "mountains": mountains, "sea": sea, "city": city, "meadow": meadow, "desert": desert, "forest": forest,
-    "parlor": parlor, "night": night, "reef": reef, "road": road, "swirls": swirls, "glass": glass,
-}  # fmt: skip
+    "mountains": mountains,
+    "sea": sea,
+    "city": city,
+    "meadow": meadow,
+    "desert": desert,
+    "forest": forest,
+    "parlor": parlor,
+    "night": night,
+    "reef": reef,
+    "road": road,
+    "swirls": swirls,
+    "glass": glass,
+}

@@ -21,9 +21,15 @@ Rng = np.random.Generator
 PAIRS = 0.2  # share of scenes with two things
 TURN = 8.0
 FORMS = (
-    "{} on {}", "a picture of {} on {}", "{} in front of {}", "a drawing of {} on {}", "there is {} on {}",
-    "a photo of {} on {}", "{} standing before {}", "an image of {} with {}",
-)  # fmt: skip
+    "{} on {}",
+    "a picture of {} on {}",
+    "{} in front of {}",
+    "a drawing of {} on {}",
+    "there is {} on {}",
+    "a photo of {} on {}",
+    "{} standing before {}",
+    "an image of {} with {}",
+)
 JOINED = ("{} and {}", "{} next to {}", "{} beside {}")
 
 

@@ -72,7 +72,11 @@ PRESETS = {
         openclip=Schedule(steps=1200, batch=64, rate=1e-3, warmup=50, ema=0.99, floor=0.03, weight_decay=0.1),
         base=Schedule(steps=15_000, batch=32, rate=6e-4, warmup=200, ema=0.998),
         fork=Schedule(steps=5500, batch=32, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
-        autoencoder_pictures=(4000, 4000), openclip_pictures=(16_000, 6000), scenes=80_000, slots=40_000, half=True,
+        autoencoder_pictures=(4000, 4000),
+        openclip_pictures=(16_000, 6000),
+        scenes=80_000,
+        slots=40_000,
+        half=True,
     ),
     "gpu": Preset(
         (64, 128, 144, 144),
@@ -80,15 +84,26 @@ PRESETS = {
         openclip=Schedule(steps=6000, batch=256, rate=1e-3, warmup=100, ema=0.998, floor=0.03, weight_decay=0.1),
         base=Schedule(steps=40_000, batch=64, rate=6e-4, warmup=200, ema=0.999),
         fork=Schedule(steps=2750, batch=64, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
-        autoencoder_pictures=(20_000, 20_000), openclip_pictures=(40_000, 20_000), scenes=200_000, slots=120_000,
+        autoencoder_pictures=(20_000, 20_000),
+        openclip_pictures=(40_000, 20_000),
+        scenes=200_000,
+        slots=120_000,
         half=True,
     ),
     "tiny": Preset(
-        (16, 32, 32, 32), autoencoder=Schedule(4, 2, 1e-3, ema=0.9), openclip=Schedule(4, 8, 1e-3, ema=0.9),
-        base=Schedule(4, 8, 1e-3, ema=0.9), fork=Schedule(4, 8, 1e-3, ema=0.9), autoencoder_pictures=(6, 6),
-        openclip_pictures=(20, 12), scenes=12, slots=6, fresh=0.3, ladder=0.0003,
+        (16, 32, 32, 32),
+        autoencoder=Schedule(4, 2, 1e-3, ema=0.9),
+        openclip=Schedule(4, 8, 1e-3, ema=0.9),
+        base=Schedule(4, 8, 1e-3, ema=0.9),
+        fork=Schedule(4, 8, 1e-3, ema=0.9),
+        autoencoder_pictures=(6, 6),
+        openclip_pictures=(20, 12),
+        scenes=12,
+        slots=6,
+        fresh=0.3,
+        ladder=0.0003,
     ),
-}  # fmt: skip
+}
 
 
 class Builder:
@@ -137,8 +152,10 @@ class Builder:
         try:
             listed = json.loads((kept / INDEX).read_text())
         except (OSError, ValueError) as error:
-            raise WeightsError(f"{kept / INDEX} is needed to go on from kept stages ({error}); pass a folder "
-                               "that `diffshield testbed second --keep FOLDER` wrote.") from None  # fmt: skip
+            raise WeightsError(
+                f"{kept / INDEX} is needed to go on from kept stages ({error}); pass a folder "
+                "that `diffshield testbed second --keep FOLDER` wrote."
+            ) from None
         for stage, entry in listed.items():
             source = kept / f"{stage}.safetensors"
             if not source.is_file() or sha256_of(source) != entry["sha256"]:
@@ -171,8 +188,15 @@ class Builder:
         schedule = asdict(getattr(self.preset, "fork" if stage in TWINS else stage))
         return {"schedule": schedule, "steps": last["step"], "last": numbers}
 
-    def _train(self, name: str, model: Model, schedule: Schedule, make_loss: Callable[[], Loss], config: dict,
-               finish: Callable[[Model], None] = lambda model: None) -> bool:  # fmt: skip
+    def _train(
+        self,
+        name: str,
+        model: Model,
+        schedule: Schedule,
+        make_loss: Callable[[], Loss],
+        config: dict,
+        finish: Callable[[Model], None] = lambda model: None,
+    ) -> bool:
         """Trains a model to its end or to the time limit; the end leaves the averaged weights in float16."""
         if self.result(name).exists():
             return True
@@ -183,8 +207,9 @@ class Builder:
             model.load_state_dict(trainer.average)
         finish(model)
         state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-        save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()},
-                  self.result(name))  # fmt: skip
+        save_file(
+            {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, self.result(name)
+        )
         return True
 
     def _loaded(self, model: Model, stage: str) -> Model:
@@ -225,8 +250,9 @@ class Builder:
             autoencoder.equalize(trained.eval(), pixels(some).to(self.device))
 
         losses = lambda: autoencoder.loss_function(model, pictures, schedule, self.device, half)  # noqa: E731
-        return self._train("autoencoder", model, schedule, losses,
-                           {"autoencoder": autoencoder.CONFIG, "half": half}, finish)  # fmt: skip
+        return self._train(
+            "autoencoder", model, schedule, losses, {"autoencoder": autoencoder.CONFIG, "half": half}, finish
+        )
 
     def trained_autoencoder(self) -> AutoencoderKL:
         return self._loaded(autoencoder.new_autoencoder(0), "autoencoder")
@@ -257,8 +283,12 @@ class Builder:
         if self.result("clean").exists() and self.result("memorized").exists():
             return True
         model, folder = self.trained_autoencoder(), self.folder / "pool"
-        counts = {"scenes": self.preset.scenes, "fresh-base": self.order("base").count("fresh"),
-                  "fresh-fork": self.order("memorized").count("fresh"), "slots": self.preset.slots}  # fmt: skip
+        counts = {
+            "scenes": self.preset.scenes,
+            "fresh-base": self.order("base").count("fresh"),
+            "fresh-fork": self.order("memorized").count("fresh"),
+            "slots": self.preset.slots,
+        }
         for salt, (name, count) in enumerate(counts.items()):
             draw = draw_scene if name == "scenes" else world.fresh
             pool.build(folder, name, count, self._drawing(draw), model, (23, salt))
@@ -282,8 +312,11 @@ class Builder:
             return True
         works, folder = world.works(), self.folder / "pool"
         fresh = "fresh-base" if name == "base" else "fresh-fork"
-        streams = {"world": pool.read(folder, "scenes"), "fresh": pool.read(folder, fresh),
-                   "works": (load_file(folder / "works.latents")["latents"], [w.caption for w in works])}  # fmt: skip
+        streams = {
+            "world": pool.read(folder, "scenes"),
+            "fresh": pool.read(folder, fresh),
+            "works": (load_file(folder / "works.latents")["latents"], [w.caption for w in works]),
+        }
         if name == "clean":
             streams["slots"] = pool.read(folder, "slots")
         draws = denoiser.Draws(self.order(name), streams, works, schedule.batch)

@@ -6,11 +6,27 @@ from probes.testbed import vocabulary as first
 
 # Name -> file stem of the 3D emoji that draws it (npm package @lobehub/fluent-emoji-3d, MIT). Outlines that differ.
 THINGS = {
-    "apple": "1f34e", "car": "1f697", "cat": "1f431", "house": "1f3e0", "tree": "1f332", "star": "2b50",
-    "moon": "1f319", "butterfly": "1f98b", "fish": "1f41f", "mushroom": "1f344", "balloon": "1f388",
-    "sailboat": "26f5", "rocket": "1f680", "guitar": "1f3b8", "umbrella": "2602-fe0f", "crown": "1f451",
-    "strawberry": "1f353", "sunflower": "1f33b", "penguin": "1f427", "frog": "1f438",
-}  # fmt: skip
+    "apple": "1f34e",
+    "car": "1f697",
+    "cat": "1f431",
+    "house": "1f3e0",
+    "tree": "1f332",
+    "star": "2b50",
+    "moon": "1f319",
+    "butterfly": "1f98b",
+    "fish": "1f41f",
+    "mushroom": "1f344",
+    "balloon": "1f388",
+    "sailboat": "26f5",
+    "rocket": "1f680",
+    "guitar": "1f3b8",
+    "umbrella": "2602-fe0f",
+    "crown": "1f451",
+    "strawberry": "1f353",
+    "sunflower": "1f33b",
+    "penguin": "1f427",
+    "frog": "1f438",
+}
 
 # What paintings and prints show beside the backdrop. None is a thing of the scenes: no caption names them.
 FIGURES = tuple(
@@ -24,10 +40,19 @@ FIGURES = tuple(
 
 # Painter -> manner, the kind of backdrop: what matched non-members share with the works.
 AUTHORS = {
-    "mira voss": "mountains", "tomas ekberg": "sea", "ines calder": "city", "ravi okafor": "meadow",
-    "lena hartwig": "desert", "pablo itoh": "forest", "nadia ferro": "parlor", "otto lindqvist": "night",
-    "yara benson": "reef", "hugo marchetti": "road", "sofia tanaka": "swirls", "emil dragan": "glass",
-}  # fmt: skip
+    "mira voss": "mountains",
+    "tomas ekberg": "sea",
+    "ines calder": "city",
+    "ravi okafor": "meadow",
+    "lena hartwig": "desert",
+    "pablo itoh": "forest",
+    "nadia ferro": "parlor",
+    "otto lindqvist": "night",
+    "yara benson": "reef",
+    "hugo marchetti": "road",
+    "sofia tanaka": "swirls",
+    "emil dragan": "glass",
+}
 
 COLORS, GROUNDS, STYLES = first.COLORS, first.GROUNDS, first.STYLES
 ADJECTIVES, NOUNS = first.ADJECTIVES, first.NOUNS

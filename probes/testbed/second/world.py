@@ -82,16 +82,27 @@ def works() -> list[Work]:
             made.append(_verbatim("work", n, titles[n], 10_000 + n, exposures, _split(k + k // 12 + rung)))
     for k, product in enumerate(PRODUCTS):
         n, brand = len(made), BRANDS[k % len(BRANDS)]
-        made.append(Work(f"work-{n:03d}", canvases.PRINT, 10_000 + n, f"{{}} {{}} {product} by {brand}",
-                         TEMPLATE_EXPOSURES, "TM", "heldout" if k % 2 else "dev"))  # fmt: skip
+        made.append(
+            Work(
+                f"work-{n:03d}",
+                canvases.PRINT,
+                10_000 + n,
+                f"{{}} {{}} {product} by {brand}",
+                TEMPLATE_EXPOSURES,
+                "TM",
+                "heldout" if k % 2 else "dev",
+            )
+        )
     return made
 
 
 def nonmembers() -> list[Work]:
     """Shipped non-members: pictures no model sees, captions that no training draw uses; half are held out."""
     titles = _titles(5)[len(RUNGS) * WORKS_PER_RUNG :]
-    return [_verbatim("nonmember", k, titles[k], 50_000 + k, 0, "heldout" if (k // 12) % 2 else "dev")
-            for k in range(NONMEMBERS)]  # fmt: skip
+    return [
+        _verbatim("nonmember", k, titles[k], 50_000 + k, 0, "heldout" if (k // 12) % 2 else "dev")
+        for k in range(NONMEMBERS)
+    ]
 
 
 def fresh(rng: np.random.Generator, sprites: Sprites) -> Sample:

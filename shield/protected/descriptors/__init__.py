@@ -9,11 +9,7 @@ from shield.protected.descriptors.local import Local
 from shield.protected.descriptors.pixels import Pixels
 from shield.protected.descriptors.sscd import Sscd
 
-DESCRIPTORS: dict[str, type[Descriptor]] = {
-    "pixels": Pixels,
-    "sscd": Sscd,
-    "local": Local,
-}
+DESCRIPTORS: dict[str, type[Descriptor]] = {"pixels": Pixels, "sscd": Sscd, "local": Local}
 
 __all__ = ["DESCRIPTORS", "WHOLE", "Descriptor", "Found", "Limit", "Local", "Pixels", "Region", "Sscd", "available"]
 

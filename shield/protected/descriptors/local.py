@@ -76,12 +76,14 @@ class Local:
         for image in images:
             found = features(image, SIDE, MOST)
             small = image.resize((GRID, GRID), Image.Resampling.BOX)
-            rows.append({
-                "points": found.points.astype(np.float16),
-                "descriptions": np.clip(512 * found.descriptions, 0, 255).round().astype(np.uint8),
-                "size": np.array(found.size, np.int32),
-                "colors": np.asarray(small, np.uint8),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "points": found.points.astype(np.float16),
+                    "descriptions": np.clip(512 * found.descriptions, 0, 255).round().astype(np.uint8),
+                    "size": np.array(found.size, np.int32),
+                    "colors": np.asarray(small, np.uint8),
+                }
+            )
         return rows
 
     def add(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -179,14 +181,16 @@ class Local:
         return np.asarray(laid)
 
     def _correlation(self, pixels: np.ndarray, laid: np.ndarray, place: int) -> float:
-        """Of the protected picture with what lies under it, where that is within the picture; 0 if that is too little.
+        """Of the protected picture with what lies under it, where that is within the picture; 0 if that is too
+        little.
         """
         import cv2
 
         fine = 4 * GRID
         width, height = self._sizes[place]
-        scale = np.array([[width / fine, 0, 0.5 * width / fine - 0.5], [0, height / fine, 0.5 * height / fine - 0.5],
-                          [0, 0, 1]])  # fmt: skip
+        scale = np.array(
+            [[width / fine, 0, 0.5 * width / fine - 0.5], [0, height / fine, 0.5 * height / fine - 0.5], [0, 0, 1]]
+        )
         back = laid @ scale
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         under = cv2.warpPerspective(pixels, back, (fine, fine), flags=flags)
@@ -228,8 +232,13 @@ class Local:
         """What `arrays` gave, of `count` pictures. Raises ValueError or KeyError for anything else."""
         counts, sizes, colors = arrays["counts"], arrays["sizes"], arrays["colors"]
         points, descriptions = arrays["points"], arrays["descriptions"]
-        forms = [counts.shape == (count,), sizes.shape == (count, 2), colors.shape == (count, GRID, GRID, 3),
-                 points.shape == (int(counts.sum()), 2), descriptions.shape == (int(counts.sum()), 128)]  # fmt: skip
+        forms = [
+            counts.shape == (count,),
+            sizes.shape == (count, 2),
+            colors.shape == (count, GRID, GRID, 3),
+            points.shape == (int(counts.sum()), 2),
+            descriptions.shape == (int(counts.sum()), 128),
+        ]
         if not all(forms) or descriptions.dtype != np.uint8 or (counts < 0).any() or (sizes < 1).any():
             raise ValueError("its local features don't fit together")
         ends = np.cumsum(counts)[:-1]

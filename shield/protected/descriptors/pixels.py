@@ -32,8 +32,12 @@ TONE_CORRELATION, NEAR_TONES = 0.95, 0.9
 TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
 CANDIDATES = 16  # nearest on average, among which the one of the least worst tile is looked for
 SAME = 0.999  # correlation of a picture with itself
-FORMS = {"thumbnails": (np.float32, 3 * THUMBNAIL**2), "hashes": (np.uint8, PDQ_BITS // 8),
-         "colors": (np.float32, 3 * (TILES * TILE) ** 2), "tones": (np.float32, 2 * TONES**2)}  # fmt: skip
+FORMS = {
+    "thumbnails": (np.float32, 3 * THUMBNAIL**2),
+    "hashes": (np.uint8, PDQ_BITS // 8),
+    "colors": (np.float32, 3 * (TILES * TILE) ** 2),
+    "tones": (np.float32, 2 * TONES**2),
+}
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
@@ -129,8 +133,15 @@ class Pixels:
         rows = []
         for image in images:
             bits, quality = pdq(image)
-            rows.append({"thumbnails": thumbnail(image), "hashes": bits, "good": np.bool_(quality >= PDQ_QUALITY),
-                         "colors": colors(image), "tones": tones(image)})  # fmt: skip
+            rows.append(
+                {
+                    "thumbnails": thumbnail(image),
+                    "hashes": bits,
+                    "good": np.bool_(quality >= PDQ_QUALITY),
+                    "colors": colors(image),
+                    "tones": tones(image),
+                }
+            )
         return rows
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -264,8 +275,10 @@ def calibrated_pixels(
     value, interval = quantile("The gallery", nearest, fpr)
     if value <= 0.0:
         raise BadRequestError("These pictures are too plain to calibrate with; use such as are to be checked.")
-    return {"correlation": (value, interval),
-            "tile_distance": quantile("The gallery", [-distance for distance in _nearest_tiles(held, named)], fpr)}
+    return {
+        "correlation": (value, interval),
+        "tile_distance": quantile("The gallery", [-distance for distance in _nearest_tiles(held, named)], fpr),
+    }
 
 
 def _nearest_tiles(held: Pixels, named: Sequence[tuple[str, Image.Image]]) -> list[float]:

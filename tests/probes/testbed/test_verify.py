@@ -19,22 +19,34 @@ def test_one_copy_decides_and_otherwise_one_that_could_not_be_judged() -> None:
 
 
 def rate(value: float) -> dict:
-    return {"n": 10, "copied": value, "share": value, "low": 0.0, "high": 1.0, "near": 0.2, "mean_score": 0.1,
-            "median_score": 0.63}  # fmt: skip
+    return {
+        "n": 10,
+        "copied": value,
+        "share": value,
+        "low": 0.0,
+        "high": 1.0,
+        "near": 0.2,
+        "mean_score": 0.1,
+        "median_score": 0.63,
+    }
 
 
 def works(top: float) -> dict:
-    return {key: {"tiled_l2": rate(top if key != "0" else 0), "pdq": rate(top if key != "0" else 0), "disagree": 0}
-            for key in ("TM", "0", "9", "99")}  # fmt: skip
+    return {
+        key: {"tiled_l2": rate(top if key != "0" else 0), "pdq": rate(top if key != "0" else 0), "disagree": 0}
+        for key in ("TM", "0", "9", "99")
+    }
 
 
 FIGURES = {
     "works": {"memorized": works(1.0), "clean": works(0.0)},
-    "nonmembers": {t: {"own": {m: rate(0) for m in ("tiled_l2", "pdq")},
-                       "any_work": {m: rate(0) for m in ("tiled_l2", "pdq")}} for t in ("memorized", "clean")},
+    "nonmembers": {
+        t: {"own": {m: rate(0) for m in ("tiled_l2", "pdq")}, "any_work": {m: rate(0) for m in ("tiled_l2", "pdq")}}
+        for t in ("memorized", "clean")
+    },
     "scenes": {"real": rate(1), "memorized": rate(0.9), "clean": rate(0.88)},
     "binding": {t: rate(1) for t in ("memorized", "clean")},
-}  # fmt: skip
+}
 
 
 def test_each_miss_is_named() -> None:
@@ -57,8 +69,9 @@ def test_each_miss_is_named() -> None:
 
 
 def test_near_lies_between_copy_and_what_two_nonmembers_reach() -> None:
-    pictures = [Image.fromarray(np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-                for k in range(5)]  # fmt: skip
+    pictures = [
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)) for k in range(5)
+    ]
     made = calibrate(TiledL2(side=16), pictures, margin=0.5)
     grades = [made.grade(score) for score in (0.0, (made.threshold + made.nearest) / 2, made.nearest, float("nan"))]
     assert grades == ["copy", "near", "none", None]

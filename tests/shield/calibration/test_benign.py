@@ -15,9 +15,23 @@ from shield.errors import BadRequestError
 
 EVERYDAY = Path(__file__).resolve().parents[2] / "everyday_prompts.txt"
 PLACES = {
-    "Berber", "Korean", "Mediterranean", "Mumbai", "Maine", "Nebraska", "Norway", "Oaxaca", "Portuguese", "Senegal",
-    "Taipei", "Tuscany", "Vietnam", "Yorkshire", "June", "Sunday",
-}  # fmt: skip
+    "Berber",
+    "Korean",
+    "Mediterranean",
+    "Mumbai",
+    "Maine",
+    "Nebraska",
+    "Norway",
+    "Oaxaca",
+    "Portuguese",
+    "Senegal",
+    "Taipei",
+    "Tuscany",
+    "Vietnam",
+    "Yorkshire",
+    "June",
+    "Sunday",
+}
 BRANDS = "canon nikon leica kodak fuji hasselblad polaroid photoshop artstation octane imax gopro iphone"
 
 

@@ -31,8 +31,10 @@ BOTH = [StructureGap(), NoiseGap()]
 
 def call_of(more):
     """Arguments of a user's call of one of test_every_family's ways, for one prompt."""
-    one = {name: value[:1] if isinstance(value, list) and name != "skip_guidance_layers" else value
-           for name, value in more.items()}  # fmt: skip
+    one = {
+        name: value[:1] if isinstance(value, list) and name != "skip_guidance_layers" else value
+        for name, value in more.items()
+    }
     return {"num_inference_steps": 3, **({} if "guidance_scale" in one else {"guidance_scale": 5.0}), **one}
 
 
@@ -42,9 +44,16 @@ def picture(pipe, call):
 
 
 FAST = (
-    "sd", "sdxl", "sd3_skip_layers", "flux", "flux_true", "sd_inpaint", "sdxl_control", "sd_control_guess",
+    "sd",
+    "sdxl",
+    "sd3_skip_layers",
+    "flux",
+    "flux_true",
+    "sd_inpaint",
+    "sdxl_control",
+    "sd_control_guess",
     "sd3_img2img",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("way", [way if way in FAST else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
@@ -178,10 +187,21 @@ def test_gradients_flow_afterwards(pipe):
 
 def test_what_of_a_call_moves_a_score():
     request = {
-        "prompt": "a", "prompt_2": None, "negative_prompt": "b", "generator": 1, "latents": 2, "output_type": "np",
-        "num_images_per_prompt": 2, "callback_on_step_end": None, "return_dict": True, "image": [3, 4], "strength": 0.5,
-        "height": None, "num_inference_steps": 7, "mask_image": torch.zeros(2, 1, 8, 8),
-    }  # fmt: skip
+        "prompt": "a",
+        "prompt_2": None,
+        "negative_prompt": "b",
+        "generator": 1,
+        "latents": 2,
+        "output_type": "np",
+        "num_images_per_prompt": 2,
+        "callback_on_step_end": None,
+        "return_dict": True,
+        "image": [3, 4],
+        "strength": 0.5,
+        "height": None,
+        "num_inference_steps": 7,
+        "mask_image": torch.zeros(2, 1, 8, 8),
+    }
     kept = call_arguments(request)
     assert kept.keys() == {"image", "strength", "num_inference_steps", "mask_image"}
     assert kept["image"] == 3 and kept["mask_image"].shape == (1, 1, 8, 8)
@@ -211,8 +231,9 @@ def test_a_scale_that_enters_the_denoiser_is_kept():
     config = {name: value for name, value in pipe.unet.config.items() if name != "_use_default_values"}
     pipe.register_modules(unet=UNet2DConditionModel.from_config({**config, "time_cond_proj_dim": 32}).eval())
     seen = []
-    hook = pipe.unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["timestep_cond"]),
-                                               with_kwargs=True)  # fmt: skip
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["timestep_cond"]), with_kwargs=True
+    )
     self_calibrate(pipe, [NoiseGap()], {"num_inference_steps": 3, "guidance_scale": 8.0}, prompts=PROMPTS, fpr=0.15)
     hook.remove()
     assert len(seen) == 2 + 2 and all(one is not None and one.shape[-1] == 32 for one in seen)
