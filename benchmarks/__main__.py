@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.plots import plot
-from probes.runs import versions, write_json
+from probes.runs.folder import versions, write_json
 from shield.errors import ShieldError
 
 BENCHMARKS = (

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.timing import Figure
 from probes.early_exit import Boundary, calibrated
-from probes.runs import Run
+from probes.runs.folder import Run
+from probes.runs.stage_log import Stages
 from probes.scan import Sampling
 from probes.scan_prompts import scan
-from probes.stages import Stages
 from probes.testbed.manifest import load_manifest
 
 SEEDS, ERRORS, BATCH, PILOT, REPEATS = range(500, 508), (0.01, 0.05), 16, 300, 100

@@ -17,11 +17,11 @@ import torch
 
 from benchmarks.reference_procedures import anisotropy, wen
 from benchmarks.timing import Figure, figure
-from probes.cost import counted
 from probes.engines import InProcess
 from probes.generate import generators
 from probes.prompts import Target
-from probes.runs import Run
+from probes.runs.cost import counted
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scorer import Reading
 from probes.stream import items_of, record_stream

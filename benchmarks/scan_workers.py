@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.timing import Figure, figure, seconds
 from probes.engines import RayActors
 from probes.prompts import Target
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scorer import Reading
 from probes.stream import items_of, record_stream

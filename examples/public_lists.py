@@ -35,7 +35,7 @@ from urllib.request import Request, urlopen
 
 from rapidfuzz.fuzz import token_set_ratio
 
-from probes.progress import bars
+from probes.runs.progress import bars
 from shield.pictures import UNREADABLE, open_image
 
 NEAR, BENIGN, LARGEST, SECONDS = 85.0, 64, 20_000_000, 15.0

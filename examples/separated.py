@@ -16,7 +16,7 @@ from pathlib import Path
 
 from probes.bench.text_control import TrigramBayes
 from probes.metrics import auroc, bootstrap_auroc, tpr_at_fpr
-from probes.runs import Run
+from probes.runs.folder import Run
 
 Scores = dict[str, dict[str, float]]
 

@@ -19,7 +19,7 @@ from probes.audit import TWINS, Plan
 from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.report import CONTROLS, write_report
-from probes.runs import sha256_of, write_json
+from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from probes.wording import EMBEDDING, Wording, wording_of

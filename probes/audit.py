@@ -79,9 +79,9 @@ from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, cal
 from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.paths import takes_paths
-from probes.progress import bars
 from probes.prompts import Target, read_prompts
-from probes.runs import Run, describe_input
+from probes.runs.folder import Run, describe_input
+from probes.runs.progress import bars
 from probes.sampling import usual_sampling
 from probes.scan import Sampling, reference_picture
 from probes.types import Criterion, Subject

@@ -220,7 +220,7 @@ def calibrate_watch(
 @contextmanager
 def _bar() -> Iterator[Progress]:
     """A progress bar that opens at the first call, so that a mistake shows none."""
-    from probes.progress import bars
+    from probes.runs.progress import bars
 
     with ExitStack() as stack:
         bar = cache(lambda: stack.enter_context(bars())("calibrate"))

@@ -96,7 +96,7 @@ Works = Annotated[
 @app.callback(invoke_without_command=True)
 def version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        from probes.runs import versions
+        from probes.runs.folder import versions
 
         typer.echo(versions().get("diffusion-shield", "not installed: running from a source folder"))
         raise typer.Exit()

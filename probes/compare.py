@@ -14,7 +14,7 @@ from probes.generate import generate
 from probes.metrics import ReferenceIndex
 from probes.models import load
 from probes.paths import takes_paths
-from probes.runs import record_id
+from probes.runs.folder import record_id
 from probes.sampling import usual_sampling
 from probes.scan import reference_picture
 from shield.wrapper import Shield

@@ -10,7 +10,7 @@ import numpy as np
 
 from probes.metrics.copies import pixels
 from probes.metrics.statistics import bootstrap_mean
-from probes.runs import Record
+from probes.runs.folder import Record
 from probes.summary import group_of
 from shield.pictures import open_image
 

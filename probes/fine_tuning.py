@@ -18,7 +18,7 @@ import torch
 
 from probes.adapters import Adapters
 from probes.errors import AuditError, MemoryFullError
-from probes.tensor_files import read_tensors, write_tensors
+from probes.runs.tensors import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Progress, Subject
 from shield.memory import out_of_memory
 

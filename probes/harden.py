@@ -21,7 +21,7 @@ from probes.hardening import Hardening
 from probes.panel import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report import write_report
-from probes.runs import sha256_of, write_json
+from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from shield.errors import BadRequestError

@@ -28,9 +28,9 @@ from probes.generate import encode_pictures, encode_prompts, generate
 from probes.hardeners import AdversarialFineTuning
 from probes.prompts import Target
 from probes.pruners import pruned
-from probes.runs import Record, write_json
+from probes.runs.folder import Record, write_json
+from probes.runs.stage_log import Skip
 from probes.scan import jobs_for, reference_picture
-from probes.stages import Skip
 from probes.types import Goal, Hardener, Memory, Pair
 
 if TYPE_CHECKING:

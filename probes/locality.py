@@ -41,10 +41,10 @@ from probes.paths import takes_paths
 from probes.prompts import Target
 from probes.pruners import pruned
 from probes.report import write_report
-from probes.runs import sha256_of, write_json
+from probes.runs.folder import sha256_of, write_json
+from probes.runs.stage_log import Skip
 from probes.scan import Drawn, Job, drawn_by_pipeline
 from probes.search import Searches
-from probes.stages import Skip
 from probes.summary import rate_row
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask

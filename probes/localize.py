@@ -28,11 +28,11 @@ from probes.localizers.value_neurons import Neurons, Usual
 from probes.models import load
 from probes.panel import Sizes, panel_of_manifest
 from probes.paths import takes_paths
-from probes.progress import bars
 from probes.prompts import read_prompts
-from probes.runs import Run, describe_input, record_id, write_json
-from probes.stages import Stages
-from probes.tensor_files import read_tensors, write_tensors
+from probes.runs.folder import Run, describe_input, record_id, write_json
+from probes.runs.progress import bars
+from probes.runs.stage_log import Stages
+from probes.runs.tensors import read_tensors, write_tensors
 from probes.types import Progress, Subject, UnitMask
 from shield.errors import BadRequestError
 

@@ -12,10 +12,11 @@ from probes.errors import UnsupportedError
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.panel import Panel, with_suspects
-from probes.progress import Track
 from probes.prompts import Target
 from probes.pruners import pruned
-from probes.runs import Record, Run, record_id, write_json
+from probes.runs.folder import Record, Run, record_id, write_json
+from probes.runs.progress import Track
+from probes.runs.stage_log import Skip, Stages
 from probes.scan import (
     Draw,
     Job,
@@ -28,7 +29,6 @@ from probes.scan import (
     stored_thresholds,
 )
 from probes.search import Searches
-from probes.stages import Skip, Stages
 from probes.summary import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS

@@ -8,11 +8,11 @@ from pathlib import Path
 from probes.audit import manifest_of
 from probes.panel import Panel, Sizes, panel_of_manifest
 from probes.paths import takes_paths
-from probes.results import write_results
-from probes.runs import Run
+from probes.runs.folder import Run
+from probes.runs.stage_log import Stages
+from probes.runs.table import write_results
 from probes.scan_prompts import Scanned, summarized
 from probes.shards import merge_stages, merged_records, opened
-from probes.stages import Stages
 
 
 @takes_paths

@@ -20,7 +20,7 @@ from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.pruners import save_pruned
 from probes.report import write_report
-from probes.runs import Record, sha256_of, write_json
+from probes.runs.folder import Record, sha256_of, write_json
 from probes.summary import group_of
 from probes.tradeoff import sweep
 from probes.verbs import Asked, Done, mask_file, opened, read_mask

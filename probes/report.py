@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from probes import locality_plots, mask_plots, plots, summary
 from probes.metrics.statistics import bootstrap_mean
-from probes.runs import Record, Run, RunError, write_json
+from probes.runs.folder import Record, Run, RunError, write_json
 from probes.sheets import sheets
 from probes.wording import wording_of
 

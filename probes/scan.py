@@ -21,7 +21,7 @@ from probes.errors import PromptFileError
 from probes.generate import generators, quiet
 from probes.metrics import Alignment
 from probes.prompts import Target
-from probes.runs import Record, Run, record_id
+from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.calibrate import denoiser_input
 from shield.conditioning import encoded

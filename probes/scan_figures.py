@@ -12,8 +12,8 @@ from typing import Any
 
 from probes.early_exit import Boundary, mean_of
 from probes.panel import Panel
-from probes.runs import Record, Run
-from probes.stages import Stages
+from probes.runs.folder import Record, Run
+from probes.runs.stage_log import Stages
 from probes.summary import detector_figures, ladder, stage_rows
 from probes.types import Criterion
 

@@ -20,15 +20,15 @@ from probes.models import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.paths import takes_paths
 from probes.pilot import EarlyExit, boundary_of
-from probes.progress import bars
 from probes.prompts import Target, each_prompt, read_prompts
-from probes.results import write_results
-from probes.runs import Run, describe_input, is_of_model, write_json
+from probes.runs.folder import Run, describe_input, is_of_model, write_json
+from probes.runs.progress import bars
+from probes.runs.stage_log import Stages
+from probes.runs.table import write_results
 from probes.scan import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works, stored_thresholds
 from probes.scan_figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
 from probes.scorer import Reading, Started
 from probes.shards import Shard
-from probes.stages import Stages
 from probes.stream import STAGE, items_of, record_stream
 from probes.types import Subject
 from shield.detectors import DETECTORS

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probes.errors import ShardError
-from probes.runs import Record, Run, is_of_model, write_json
+from probes.runs.folder import Record, Run, is_of_model, write_json
 from shield.errors import BadRequestError
 
 Item = TypeVar("Item")
@@ -107,7 +107,7 @@ def opened(folders: Sequence[Path]) -> list[Run]:
 
 def merge_stages(runs: Sequence[Run], out: Path) -> list[dict[str, Any]]:
     """stages.json with the shards' times and evaluations added up."""
-    from probes.stages import Stages
+    from probes.runs.stage_log import Stages
 
     entries: dict[str, dict[str, Any]] = {}
     for run in runs:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from probes.runs import Record
+from probes.runs.folder import Record
 from probes.summary import MATERIAL, group_of
 from shield.pictures import UNREADABLE, open_image
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from probes.engines import Engine
 from probes.prompts import Target
-from probes.runs import Run, record_id
+from probes.runs.folder import Run, record_id
 from probes.scan import Job, record_of
 from probes.scorer import Item
 from probes.types import Judgement, Progress

@@ -17,7 +17,7 @@ from probes.localizers.ffn_subspace import matching_weights
 from probes.metrics import CopyJudge
 from probes.plots import tradeoff_plot
 from probes.pruners import pruned
-from probes.runs import Record
+from probes.runs.folder import Record
 from probes.scan import jobs_for
 from probes.summary import rate_row, utility
 from probes.types import UnitMask

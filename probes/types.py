@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from probes.errors import MaskError
-from probes.tensor_files import write_tensors
+from probes.runs.tensors import write_tensors
 from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
 from shield.model_names import introduce, values_of

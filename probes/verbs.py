@@ -16,9 +16,9 @@ from probes.metrics import Alignment
 from probes.models import load
 from probes.panel import Panel, panel_of_manifest, panel_of_prompts
 from probes.paths import as_path
-from probes.progress import bars
 from probes.prompts import Target, read_prompts
-from probes.runs import Run, describe_input
+from probes.runs.folder import Run, describe_input
+from probes.runs.progress import bars
 from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
 

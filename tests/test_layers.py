@@ -43,7 +43,9 @@ def test_no_drawer_for_everything() -> None:
     assert [path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py") if path.name in names] == []
 
 
-@pytest.mark.parametrize("module", ["shield", "probes", "probes.runs", "probes.metrics", "probes.report", "probes.cli"])
+@pytest.mark.parametrize(
+    "module", ["shield", "probes", "probes.runs.folder", "probes.metrics", "probes.report", "probes.cli"]
+)
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from probes.errors import AuditError
-from probes.runs import Run, RunError
+from probes.runs.folder import Run, RunError
 from shield.load import SHIPPED
 from ui.folders import Folders, stages_of
 
@@ -142,7 +142,7 @@ class Audits:
         return f"{self.name} ended with an error: {self._last_words()}", done, total
 
     def _progress(self) -> tuple[str, int, int]:
-        from probes.stages import STAGES
+        from probes.runs.stage_log import STAGES
 
         try:
             run = self.folders.opened(self.name or "")

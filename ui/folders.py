@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from probes.runs import Record, Run, RunError
+from probes.runs.folder import Record, Run, RunError
 
 DEEPEST = 3
 MOST = 500

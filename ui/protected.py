@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from shield.concepts import Concept, Concepts
 from shield.errors import GalleryError, RegistryError
 from shield.gallery import Gallery

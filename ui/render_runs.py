@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from probes import mask_plots, plots, report
-from probes.runs import Record, Run
+from probes.runs.folder import Record, Run
 from probes.sheets import COLUMNS, thumbnail
 from probes.summary import MATERIAL, group_of
 from probes.wording import wording_of

@@ -20,7 +20,7 @@ from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from probes.sampling import verb_sampling
 from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest

@@ -17,7 +17,7 @@ import torch
 from PIL.Image import Image
 
 from probes.generate import generators
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from shield.errors import ShieldError
 from shield.gallery import Gallery, opened
 from shield.types import Screen, Verdict

@@ -53,7 +53,7 @@ def shield(
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
     from probes.bench.shield import PARTS, bench_shield, table
-    from probes.progress import bars
+    from probes.runs.progress import bars
     from probes.types import Progress
 
     drawn = chosen(parts, PARTS, "part")
@@ -168,7 +168,7 @@ def gallery(
 ) -> None:
     """Copies that a gallery finds after edits and pictures it takes for copies, by descriptor and together."""
     from probes.bench.gallery import bench_gallery, table
-    from probes.progress import bars
+    from probes.runs.progress import bars
     from probes.types import Progress
 
     with bars() as track:

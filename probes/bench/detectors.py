@@ -20,11 +20,11 @@ import torch
 
 from probes.bench.figures import earlier, interval, share
 from probes.bench.text_control import TrigramBayes
-from probes.cost import counted, peak_tensors
 from probes.generate import generators
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
 from probes.negatives import KINDS, negative_captions, spilling
-from probes.runs import write_json
+from probes.runs.cost import counted, peak_tensors
+from probes.runs.folder import write_json
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS
 from shield.intercept import recorded

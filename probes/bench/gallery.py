@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 from probes.bench.figures import Figures
 from probes.metrics import rate_interval
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from shield.errors import BadRequestError
 from shield.gallery import Gallery
 from shield.pictures import UNREADABLE, open_image

@@ -24,7 +24,7 @@ from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.negatives import negative_captions
 from probes.pruners import ScaleWeights, pruned
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.transplant import GROUPS, transplanted

@@ -21,7 +21,7 @@ from probes.bench.figures import interval, share
 from probes.bench.localizers import LOSSES, Bench
 from probes.pruners import ResampleWeights, ZeroWeights, pruned
 from probes.pruners.pruned import weight_of
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from probes.types import Pruner, Subject, UnitMask
 from shield.errors import BadRequestError
 

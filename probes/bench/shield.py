@@ -21,7 +21,7 @@ from probes.bench.figures import earlier
 from probes.generate import generators, quiet
 from probes.metrics.statistics import rate_interval
 from probes.protect import testbed_concepts, works_gallery
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from probes.screens import groups
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest

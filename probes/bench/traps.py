@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probes.runs import write_json
+from probes.runs.folder import write_json
 from probes.traps.trial import STATISTICS, trial
 from shield.load import SHIPPED
 

@@ -23,9 +23,9 @@ import torch
 
 from probes.attacks.adversarial_embedding import frozen
 from probes.batches import in_batches
-from probes.cost import counted
 from probes.generate import first_steps
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask
 from probes.watched import watched
 from shield.intercept import Forward, intercepted

@@ -24,9 +24,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from probes.batches import in_batches
-from probes.cost import counted
 from probes.errors import UnsupportedError
 from probes.generate import first_steps
+from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask, natural_order
 from shield.families import family_of
 

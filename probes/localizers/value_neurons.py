@@ -27,10 +27,10 @@ from typing import ClassVar
 
 import torch
 
-from probes.cost import counted
 from probes.generate import encode_prompts
 from probes.localizers.ffn_subspace import matching_weights
 from probes.pruners import pruned
+from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.prediction import converted, noise_levels, prediction_type

@@ -120,7 +120,7 @@ def nearest_scores(metric: Metric, pictures: Sequence[Image.Image]) -> NDArray[n
 
 def save_calibrations(path: Path, calibrations: Sequence[Calibration]) -> None:
     """Write thresholds as JSON, replacing the file in one step."""
-    from probes.runs import write_json
+    from probes.runs.folder import write_json
 
     metrics = {c.metric: {k: v for k, v in asdict(c).items() if k != "metric"} for c in calibrations}
     write_json(path, {"format": FORMAT, "metrics": metrics})

@@ -27,8 +27,8 @@ from probes.generate import encode_pictures, encode_prompts
 from probes.metrics.statistics import auroc
 from probes.models import load
 from probes.paths import takes_paths
-from probes.progress import bars
-from probes.runs import Record, Run, describe_input, record_id, write_json
+from probes.runs.folder import Record, Run, describe_input, record_id, write_json
+from probes.runs.progress import bars
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from examples.separated import scores, text_auroc
-from probes.runs import Run
+from probes.runs.folder import Run
 from ui.verb import app
 
 ROOT = Path(__file__).resolve().parents[2]

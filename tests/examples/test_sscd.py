@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.runs import Run
+from probes.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from probes.cli import app
 from probes.errors import TensorFileError
 from probes.localizers import RandomMask
 from probes.panel import Sizes
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked

@@ -19,10 +19,10 @@ from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.panel import Panel, Sizes, panel_of_prompts
-from probes.progress import bars
 from probes.prompts import Target
 from probes.pruners import pruned
-from probes.runs import Run
+from probes.runs.folder import Run
+from probes.runs.progress import bars
 from probes.scan import Sampling, reference_picture
 from probes.types import Goal, Subject, UnitMask
 from tests.probes.exact import bits

@@ -12,7 +12,7 @@ from probes.hardeners import CaptionFineTuning
 from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.panel import Sizes
-from probes.runs import RunError
+from probes.runs.folder import RunError
 from probes.scan import Sampling
 from tests.tiny import tiny_sd
 

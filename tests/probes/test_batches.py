@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from probes.batches import in_batches
-from probes.cost import counted
 from probes.errors import MemoryFullError
+from probes.runs.cost import counted
 
 
 def test_results_keep_the_order_and_batches_their_size():

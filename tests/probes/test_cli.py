@@ -15,7 +15,7 @@ from probes.calibrate import calibrate_detectors
 from probes.cli import SPINS, app
 from probes.compare import Request, side_by_side, was_flagged
 from probes.negatives import negative_captions
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.sampling import usual_sampling, verb_sampling
 from probes.testbed.manifest import load_manifest
 from shield.errors import BadRequestError

@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from probes.runs import Run
+from probes.runs.folder import Run
 from tests.probes.tiny_testbed import tiny_testbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -20,7 +20,7 @@ from probes.hardening import Hardening
 from probes.localizers import RandomMask
 from probes.panel import Panel, Sizes, with_dev
 from probes.prompts import Target
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked

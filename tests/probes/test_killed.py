@@ -24,7 +24,7 @@ from probes.hardeners import AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.localizers import RandomMask
 from probes.panel import Sizes
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scan_prompts import scan
 from probes.types import Subject

@@ -18,7 +18,7 @@ from probes.localizers import FFNSubspace
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES
 from probes.panel import Sizes
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked

@@ -22,7 +22,7 @@ from probes.localize import (
     save_norms,
 )
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 from tests.probes.exact import bits

@@ -16,7 +16,7 @@ from probes.localize import localize
 from probes.localizers import FFNSubspace
 from probes.panel import Sizes
 from probes.prune import PRUNE, lines_of, prune, score_changes
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.tradeoff import sweep
 from probes.types import UnitMask

@@ -7,7 +7,7 @@ import pytest
 
 from probes.engines import RayActors
 from probes.errors import EngineError
-from probes.runs import Run
+from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scan_prompts import Hardware, scan
 from probes.stream import items_of

@@ -16,7 +16,7 @@ from PIL import Image
 
 from probes import plots, summary
 from probes.report import attack_words, percent, share, table_rows, write_report
-from probes.runs import Run, RunError, record_id, write_json
+from probes.runs.folder import Run, RunError, record_id, write_json
 from probes.sheets import sheets, thumbnail
 
 EVIL = '"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé'

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from probes.cost import counted
 from probes.generate import generators
 from probes.prompts import Target
+from probes.runs.cost import counted
 from probes.scan import Sampling, drawn_by_pipeline, jobs_for
 from probes.types import Subject
 from shield.detectors import Anisotropy, AttentionEntropy, NoiseGap, StructureGap

@@ -14,7 +14,7 @@ from probes.cli import app
 from probes.engines import InProcess
 from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
 from probes.pilot import EarlyExit
-from probes.runs import Run, RunError
+from probes.runs.folder import Run, RunError
 from probes.scan import Sampling
 from probes.scan_figures import KEPT, Spread
 from probes.scan_prompts import Hardware, scan

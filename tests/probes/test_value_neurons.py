@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from probes.cost import counted
 from probes.generate import encode_prompts
 from probes.localizers import RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual, candidates, highest_similarity, ssim
+from probes.runs.cost import counted
 from probes.types import Subject
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from probes.errors import AuditError
-from probes.runs import Run
+from probes.runs.folder import Run
 from ui.audits import Audits
 from ui.folders import Folders
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.runs import Run, RunError
+from probes.runs.folder import Run, RunError
 from ui.folders import Folders, stages_of
 
 

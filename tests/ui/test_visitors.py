@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.runs import Run
+from probes.runs.folder import Run
 from tests.ui.pictures import saved
 from tests.ui.steps import choose, draw, open_tab
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from probes.cost import counted
+from probes.runs.cost import counted
 from shield import Shield
 from shield.calibrate import Sampling, scored
 from shield.calibration.benign import benign_prompts, digest_of

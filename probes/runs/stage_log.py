@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from probes.cost import Cost, counted
-from probes.runs import RunError, write_json
+from probes.runs.cost import Cost, counted
+from probes.runs.folder import RunError, write_json
 
 STAGES = (
     "work",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes.errors import TensorFileError
-from probes.tensor_files import read_tensors, write_tensors
+from probes.runs.tensors import read_tensors, write_tensors
 
 
 def test_tensors_read_back_with_their_header(tmp_path):
@@ -34,7 +34,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from probes.errors import TensorFileError
-from probes.tensor_files import write_tensors
+from probes.runs.tensors import write_tensors
 path = Path(sys.argv[1])
 write_tensors(path, {"a": torch.zeros(10)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from probes.errors import ProbeError
-from probes.runs import Record, Run
+from probes.runs.folder import Record, Run
 
 TEXT = ("id", "stage", "item", "kind", "memorization", "split", "model", "prompt", "picture", "unjudged")
 WHOLE = ("rung", "exposures", "seed")

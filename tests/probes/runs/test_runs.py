@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import probes.runs as runs
-from probes.runs import Run, RunError, record_id
+import probes.runs.folder as runs
+from probes.runs.folder import Run, RunError, record_id
 from shield import model_names
 from shield.fingerprint import model_sha256
 from tests.tiny import tiny_sd
@@ -128,7 +128,7 @@ def test_ids_depend_on_everything_but_not_on_the_order_of_options() -> None:
 
 
 def test_an_id_is_the_same_in_another_process() -> None:
-    code = "from probes.runs import record_id; print(record_id({'b': 1, 'a': 2}, 'a cat', 7, stage='scan'))"
+    code = "from probes.runs.folder import record_id; print(record_id({'b': 1, 'a': 2}, 'a cat', 7, stage='scan'))"
     seen = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -224,7 +224,7 @@ def test_an_output_that_cant_be_written(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
-from probes.runs import Run, RunError
+from probes.runs.folder import Run, RunError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     with Run.create(sys.argv[1], {}, kind="test") as run:
@@ -259,7 +259,7 @@ def test_a_number_that_isnt_finite_is_refused_and_nothing_is_written(tmp_path: P
 WRITER = """
 import sys
 from pathlib import Path
-from probes.runs import Run, record_id
+from probes.runs.folder import Run, record_id
 config = {"work": "count"}
 with Run.start(Path(sys.argv[1]), config, resume=True, kind="test") as run:
     done = run.done_ids()

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from probes.runs import RunError
-from probes.stages import Skip, Stages
+from probes.runs.folder import RunError
+from probes.runs.stage_log import Skip, Stages
 
 
 def test_a_complete_stage_isnt_done_again(tmp_path):

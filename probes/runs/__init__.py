@@ -1,0 +1,1 @@
+"""The run folder on disk: its records, its stages, its tables and what everything cost."""
