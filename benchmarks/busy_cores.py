@@ -19,7 +19,7 @@ REPEATS = 9
 TEN_STEPS = f"""
 import json
 from benchmarks.timing import seconds
-from probes.generate import generators, quiet
+from probes.model.generate import generators, quiet
 from shield.load import load
 pipe = load("testbed")
 with quiet(pipe):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Figure, figure, seconds
-from probes.batches import best_batch
+from probes.model.batches import best_batch
 
 SD15 = {
     "sample_size": 64,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Figure, figure, seconds
-from probes.generate import generators, quiet
+from probes.model.generate import generators, quiet
 from probes.runs.cost import counted
 from probes.testbed.manifest import load_manifest
 from shield.intercept import denoiser_of

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from probes.batches import in_batches
 from probes.metrics import Sscd, rate_interval
 from probes.metrics.sscd import CONVENTIONS
+from probes.model.batches import in_batches
 from probes.runs.folder import Run
 from probes.scan import reference_picture
 from shield.errors import ShieldError

@@ -76,7 +76,7 @@ from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
-from probes.models import load
+from probes.model.loading import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.paths import takes_paths
 from probes.prompts import Target, read_prompts

@@ -39,7 +39,7 @@ def calibrate_detectors(
     Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only (probes/negatives.py):
     BadRequestError for another model, for an unknown detector, and for too few negatives.
     """
-    from probes.models import load
+    from probes.model.loading import load
     from shield.calibrate import Sampling
     from shield.calibrate import calibrate as calibrated_by
     from shield.detectors import DETECTORS

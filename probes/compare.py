@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from probes.audit import TWINS
-from probes.generate import generate
 from probes.metrics import ReferenceIndex
-from probes.models import load
+from probes.model.generate import generate
+from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import record_id
 from probes.sampling import usual_sampling

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probes.batches import in_batches
 from probes.fine_tuning import FineTuning, fine_tune, hardened
-from probes.generate import encode_pictures, encode_prompts, generate
 from probes.hardeners import AdversarialFineTuning
+from probes.model.batches import in_batches
+from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.prompts import Target
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probes.batches import in_batches
-from probes.generate import encode_prompts
 from probes.localizers import FFNSubspace, RandomMask
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES, first_noise
+from probes.model.activations import watched
+from probes.model.batches import in_batches
+from probes.model.generate import encode_prompts
 from probes.pairs import mean_of_pairs
 from probes.types import Subject, UnitMask
-from probes.watched import watched
 
 Groups = Mapping[str, Sequence[Sequence[torch.Tensor]]]
 """Name -> blocks of embeddings (T, D); only pairs within a block are compared."""

@@ -29,12 +29,12 @@ import torch
 from probes import locality_plots
 from probes.attack import UNPRUNED
 from probes.audit import Plan, manifest_of
-from probes.generate import encode_prompts
 from probes.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
 from probes.localize import base_prompts, neurons_of
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.loop import Loop
 from probes.metrics import CopyJudge
+from probes.model.generate import encode_prompts
 from probes.pairs import mean_of_pairs
 from probes.panel import Sizes
 from probes.paths import takes_paths

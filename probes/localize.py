@@ -21,11 +21,11 @@ import torch
 from probes import mask_plots
 from probes.audit import FULL, manifest_for, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
-from probes.generate import encode_prompts
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
-from probes.models import load
+from probes.model.generate import encode_prompts
+from probes.model.loading import load
 from probes.panel import Sizes, panel_of_manifest
 from probes.paths import takes_paths
 from probes.prompts import read_prompts

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probes.generate import generate
+from probes.model.generate import generate
 from probes.types import Progress
 from shield.errors import BadRequestError
 from shield.pictures import open_image

@@ -139,7 +139,7 @@ def calibrate_watch(
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
     BadRequestError for another model without prompts, and for too few of them.
     """
-    from probes.models import load
+    from probes.model.loading import load
     from shield.calibrate import Sampling
     from shield.calibrate_watch import calibrate_watch as calibrated_by
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from probes.batches import in_batches
 from probes.errors import PromptFileError
-from probes.generate import generators, quiet
 from probes.metrics import Alignment
+from probes.model.batches import in_batches
+from probes.model.generate import generators, quiet
 from probes.prompts import Target
 from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject

@@ -16,7 +16,7 @@ from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
 from probes.errors import EarlyExitError
-from probes.models import load
+from probes.model.loading import load
 from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.paths import takes_paths
 from probes.pilot import EarlyExit, boundary_of

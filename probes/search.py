@@ -12,7 +12,7 @@ import torch
 
 from probes.attacks import AnyAttack
 from probes.attacks.adversarial_embedding import initial_embeds
-from probes.generate import encode_pictures
+from probes.model.generate import encode_pictures
 from probes.prompts import Target
 from probes.runs.tensors import read_tensors, write_tensors
 from probes.scan import reference_picture

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from probes.generate import generators
+from probes.model.generate import generators
 from shield.attribution import word_weights
 from shield.conditioning import null_conditioning
 from shield.errors import BadRequestError, MissingSignalError

@@ -82,7 +82,7 @@ class Models:
 
 
 def _load(name: str, device: str) -> Loaded:
-    from probes.models import load
+    from probes.model.loading import load
     from shield.families import family_of
     from shield.preview import preview_of
 

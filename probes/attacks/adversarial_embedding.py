@@ -25,9 +25,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from probes.batches import in_batches
 from probes.errors import UnsupportedError
-from probes.generate import encode_prompts
+from probes.model.batches import in_batches
+from probes.model.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
 from shield.prediction import prediction_type
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from probes.attacks.adversarial_embedding import kept_steps
-from probes.generate import encode_prompts
+from probes.model.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
 
 EXACT = 14  # works up to which every sign is tried

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 import torch
 
 from probes.attacks.adversarial_embedding import frozen, kept_steps, training_loss
-from probes.batches import in_batches
-from probes.generate import encode_prompts
+from probes.model.batches import in_batches
+from probes.model.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
 from shield.calls import hooked
 

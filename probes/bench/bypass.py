@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from probes.generate import generators
+from probes.model.generate import generators
 from probes.runs.folder import write_json
 from shield.errors import ShieldError
 from shield.gallery import Gallery, opened

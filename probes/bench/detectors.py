@@ -20,8 +20,8 @@ import torch
 
 from probes.bench.figures import earlier, interval, share
 from probes.bench.text_control import TrigramBayes
-from probes.generate import generators
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
+from probes.model.generate import generators
 from probes.negatives import KINDS, negative_captions, spilling
 from probes.runs.cost import counted, peak_tensors
 from probes.runs.folder import write_json

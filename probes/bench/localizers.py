@@ -18,10 +18,10 @@ import numpy as np
 
 from probes.audit import testbed_alignment
 from probes.bench.figures import earlier, interval, share
-from probes.generate import generate
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
+from probes.model.generate import generate
 from probes.negatives import negative_captions
 from probes.pruners import ScaleWeights, pruned
 from probes.runs.folder import write_json

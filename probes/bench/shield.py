@@ -18,8 +18,8 @@ from PIL import Image
 
 from probes.audit import testbed_alignment
 from probes.bench.figures import earlier
-from probes.generate import generators, quiet
 from probes.metrics.statistics import rate_interval
+from probes.model.generate import generators, quiet
 from probes.protect import testbed_concepts, works_gallery
 from probes.runs.folder import write_json
 from probes.screens import groups

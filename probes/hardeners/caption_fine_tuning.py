@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 
 from probes.attacks.adversarial_embedding import training_loss
-from probes.generate import encode_prompts
+from probes.model.generate import encode_prompts
 from probes.types import Memory, Pair, Subject
 
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from diffusers import DDIMScheduler
 
-from probes.generate import encode_prompts
+from probes.model.generate import encode_prompts
 from probes.types import Memory, Pair, Subject
 
 Captions = tuple[torch.Tensor, torch.Tensor]

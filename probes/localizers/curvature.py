@@ -22,12 +22,12 @@ from typing import ClassVar
 import torch
 
 from probes.attacks.adversarial_embedding import frozen
-from probes.batches import in_batches
-from probes.generate import first_steps
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.model.activations import watched
+from probes.model.batches import in_batches
+from probes.model.generate import first_steps
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask
-from probes.watched import watched
 from shield.intercept import Forward, intercepted
 
 

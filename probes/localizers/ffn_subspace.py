@@ -23,9 +23,9 @@ from typing import ClassVar, Literal
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from probes.batches import in_batches
 from probes.errors import UnsupportedError
-from probes.generate import first_steps
+from probes.model.batches import in_batches
+from probes.model.generate import first_steps
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask, natural_order
 from shield.families import family_of

@@ -27,8 +27,8 @@ from typing import ClassVar
 
 import torch
 
-from probes.generate import encode_prompts
 from probes.localizers.ffn_subspace import matching_weights
+from probes.model.generate import encode_prompts
 from probes.pruners import pruned
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 import shield
 from probes.bench.figures import share
-from probes.generate import generate
 from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
 from probes.metrics.judge import Grade
+from probes.model.generate import generate
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest

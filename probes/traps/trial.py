@@ -23,9 +23,9 @@ from PIL import Image
 
 from probes.attacks.adversarial_embedding import AdversarialEmbedding, frozen, training_loss
 from probes.errors import TrapError
-from probes.generate import encode_pictures, encode_prompts
 from probes.metrics.statistics import auroc
-from probes.models import load
+from probes.model.generate import encode_pictures, encode_prompts
+from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import Record, Run, describe_input, record_id, write_json
 from probes.runs.progress import bars

@@ -6,7 +6,7 @@ from PIL import Image
 
 from probes.attacks import AdversarialEmbedding
 from probes.attacks.adversarial_embedding import frozen, initial_embeds, training_target
-from probes.generate import encode_pictures, encode_prompts
+from probes.model.generate import encode_pictures, encode_prompts
 from probes.runs.cost import counted
 from probes.types import Goal, Subject
 from tests.probes.exact import bits

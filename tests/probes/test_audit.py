@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, copy_judge
 from probes.fine_tuning import FineTuning
-from probes.generate import encode_pictures, encode_prompts, generate
 from probes.hardeners import CaptionFineTuning
 from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
+from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.panel import Panel, Sizes, panel_of_prompts
 from probes.prompts import Target
 from probes.pruners import pruned

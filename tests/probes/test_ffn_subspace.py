@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from probes.errors import UnsupportedError
-from probes.generate import generate
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights, select_neurons, select_weights
+from probes.model.generate import generate
 from probes.types import Subject, natural_order
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -12,8 +12,8 @@ from probes.attacks import AdversarialEmbedding
 from probes.attacks.adversarial_embedding import training_loss
 from probes.errors import AuditError, MemoryFullError, TensorFileError, UnsupportedError
 from probes.fine_tuning import FineTuning, fine_tune, hardened, restored, save_hardened
-from probes.generate import encode_prompts
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
+from probes.model.generate import encode_prompts
 from probes.types import Goal, Memory, Pair, Subject
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

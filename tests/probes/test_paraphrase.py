@@ -13,7 +13,7 @@ from probes.attacks import ATTACKS, Paraphrase
 from probes.attacks.paraphrase import distorted, ladder, lines_of_ladder, paired_test
 from probes.audit import FULL
 from probes.cli import app
-from probes.generate import encode_prompts
+from probes.model.generate import encode_prompts
 from probes.types import Goal, Subject
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd

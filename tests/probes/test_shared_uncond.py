@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from probes.generate import generators
+from probes.model.generate import generators
 from probes.prompts import Target
 from probes.runs.cost import counted
 from probes.scan import Sampling, drawn_by_pipeline, jobs_for

@@ -9,10 +9,10 @@ import torch
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from probes.batches import best_batch
 from probes.cli import app
 from probes.engines import InProcess
 from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
+from probes.model.batches import best_batch
 from probes.pilot import EarlyExit
 from probes.runs.folder import Run, RunError
 from probes.scan import Sampling
@@ -286,7 +286,7 @@ def test_memory_that_is_full_halves_the_batch_for_good(file):
 
 def test_the_best_batch_fits_and_pays(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("probes.batches.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("probes.model.batches.time.perf_counter", lambda: clock[0])
 
     def work(size):  # up to 8 rows at once cost what one does
         if size > 100:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.generate import generate
+from probes.model.generate import generate
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
 from shield.gallery import Gallery

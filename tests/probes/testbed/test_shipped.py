@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import shield
-from probes.generate import generate
+from probes.model.generate import generate
 from probes.testbed import world
 from probes.testbed.build import CPU, Builder
 from probes.testbed.criterion import copy_judge

@@ -8,7 +8,7 @@ from probes.compare import Request, shown
 from probes.errors import UnsupportedError
 from probes.localize import localize
 from probes.localizers import RandomMask
-from probes.models import load
+from probes.model.loading import load
 from probes.scan_prompts import scan
 from shield.errors import UnsupportedPipelineError
 from tests.tiny import tiny_sd

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from probes.batches import in_batches
 from probes.errors import MemoryFullError
+from probes.model.batches import in_batches
 from probes.runs.cost import counted
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from probes.batches import in_batches
 from probes.errors import UnsupportedError
+from probes.model.batches import in_batches
 from probes.types import Progress, Subject
 
 

@@ -1,0 +1,1 @@
+"""Drive a denoiser: encode prompts, draw in batches, look at activations, share a prediction."""
