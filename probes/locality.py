@@ -34,8 +34,8 @@ from probes.localize import base_prompts, neurons_of
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.loop import Loop
 from probes.metrics import CopyJudge
+from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
-from probes.pairs import mean_of_pairs
 from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.prompts import Target

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probes.pairs import mean_of_pairs
+from probes.metrics.pairs import mean_of_pairs
 
 
 def test_pairs_are_within_blocks_by_hand():
