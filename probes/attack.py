@@ -18,11 +18,11 @@ from probes.attacks.paraphrase import ladder, lines_of_ladder
 from probes.audit import TWINS, Plan
 from probes.panel import Sizes
 from probes.paths import takes_paths
-from probes.report import CONTROLS, write_report
+from probes.report.html import CONTROLS, write_report
+from probes.report.wording import EMBEDDING, Wording, wording_of
 from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
-from probes.wording import EMBEDDING, Wording, wording_of
 from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)

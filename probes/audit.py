@@ -57,7 +57,8 @@ Other files of an audit's run folder::
         utility    {"alignment_before", "alignment_after", "loss", "low", "high", "n", "scenes", "unscored"} or null:
                    benign scenes, before and after pruning
         hardening  {"hardener", "works", "dev", "keep", "epochs", "checks", ..., "utility" (as above), "drift"} or null
-        drift      [{"stage", "group", "value", "low", "high", "n", "works", "unscored", "seeds"}]  see probes/drift.py
+        drift      [{"stage", "group", "value", "low", "high", "n", "works", "unscored", "seeds"}]  see
+                   probes/report/drift.py
         limits     sentences: what couldn't be judged or was left out, and why
     mask.safetensors, embeddings/<stage>/<item>.safetensors, report.html, pictures/<stage>/<item>-s<seed>[-a<steps>].png
 """
@@ -264,6 +265,6 @@ def copy_judge(files: list[Path], source: str) -> CopyJudge:
 
 
 def _rendered(folder: Path) -> Path | None:
-    from probes.report import write_report
+    from probes.report.html import write_report
 
     return write_report(folder)

@@ -411,7 +411,7 @@ def audit(
 ) -> None:
     """Scan, shield, locate, prune, attack and harden a model, with controls; ends by naming the report."""
     from probes.audit import audit as run_audit
-    from probes.report import sentences_of
+    from probes.report.html import sentences_of
 
     done = run_audit(
         model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device, resume=resume
@@ -424,7 +424,7 @@ def audit(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
     """Make report.html and report.json from a run folder, also of a run that was stopped."""
-    from probes.report import write_report
+    from probes.report.html import write_report
 
     path = write_report(folder)
     printed({"report": str(path), "figures": str(path.with_suffix(".json"))}, as_json, str(path))
@@ -448,7 +448,7 @@ def _generated(found: Mapping[str, Any]) -> str:
 
 def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
     """The result of a verb whose run folder has a report."""
-    from probes.report import sentences_of
+    from probes.report.html import sentences_of
 
     found = {"run": str(done.folder), "report": str(done.report), "summary": done.summary}
     printed(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))

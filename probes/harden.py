@@ -20,7 +20,7 @@ from probes.hardeners import HARDENERS
 from probes.hardening import Hardening
 from probes.panel import Sizes, with_dev
 from probes.paths import takes_paths
-from probes.report import write_report
+from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes import locality_plots
 from probes.attack import UNPRUNED
 from probes.audit import Plan, manifest_of
 from probes.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
@@ -40,12 +39,13 @@ from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.prompts import Target
 from probes.pruners import pruned
-from probes.report import write_report
+from probes.report import locality_plots
+from probes.report.figures import rate_row
+from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.runs.stage_log import Skip
 from probes.scan import Drawn, Job, drawn_by_pipeline
 from probes.search import Searches
-from probes.summary import rate_row
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from shield.errors import BadRequestError

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from probes import mask_plots
 from probes.audit import FULL, manifest_for, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
@@ -29,6 +28,7 @@ from probes.model.loading import load
 from probes.panel import Sizes, panel_of_manifest
 from probes.paths import takes_paths
 from probes.prompts import read_prompts
+from probes.report import mask_plots
 from probes.runs.folder import Run, describe_input, record_id, write_json
 from probes.runs.progress import bars
 from probes.runs.stage_log import Stages

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes import hardening
-from probes.drift import drift
 from probes.errors import UnsupportedError
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.panel import Panel, with_suspects
 from probes.prompts import Target
 from probes.pruners import pruned
+from probes.report.drift import drift
+from probes.report.figures import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
 from probes.runs.folder import Record, Run, record_id, write_json
 from probes.runs.progress import Track
 from probes.runs.stage_log import Skip, Stages
@@ -29,7 +30,6 @@ from probes.scan import (
     stored_thresholds,
 )
 from probes.search import Searches
-from probes.summary import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
 from shield.errors import NotCalibratedError
@@ -259,7 +259,7 @@ class Loop:
         return {**(self.stages.entry("harden") or {})["detail"], "utility": utility(records, "hardened")}
 
     def summary(self) -> dict[str, Any]:
-        """All figures of the run so far; see probes/summary.py."""
+        """All figures of the run so far; see probes/report/figures.py."""
         records, judge = list(self.run.records()), self.known.judge
         metric = judge.metrics[0].name if isinstance(judge, CopyJudge) else None
         members = {target.id for target in self.panel.members}

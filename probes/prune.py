@@ -19,9 +19,9 @@ from probes.metrics.statistics import bootstrap_mean
 from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.pruners import save_pruned
-from probes.report import write_report
+from probes.report.figures import group_of
+from probes.report.html import write_report
 from probes.runs.folder import Record, sha256_of, write_json
-from probes.summary import group_of
 from probes.tradeoff import sweep
 from probes.verbs import Asked, Done, mask_file, opened, read_mask
 

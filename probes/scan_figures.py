@@ -12,9 +12,9 @@ from typing import Any
 
 from probes.early_exit import Boundary, mean_of
 from probes.panel import Panel
+from probes.report.figures import detector_figures, ladder, stage_rows
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages
-from probes.summary import detector_figures, ladder, stage_rows
 from probes.types import Criterion
 
 # How many of the highest-scoring prompts a summary names.

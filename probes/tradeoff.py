@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probes.drift import drift
 from probes.errors import MaskError
 from probes.localize import Norms, load_norms
 from probes.localizers import FFNSubspace, RandomMask
 from probes.localizers.ffn_subspace import matching_weights
 from probes.metrics import CopyJudge
-from probes.plots import tradeoff_plot
 from probes.pruners import pruned
+from probes.report.drift import drift
+from probes.report.figures import rate_row, utility
+from probes.report.plots import tradeoff_plot
 from probes.runs.folder import Record
 from probes.scan import jobs_for
-from probes.summary import rate_row, utility
 from probes.types import UnitMask
 from shield.errors import BadRequestError
 

@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_module_and_template(wheel: zipfile.ZipFile) -> No
         if path.suffix in kinds
     ]
     assert [name for name in files if name not in shipped] == []
-    assert "probes/report.html.jinja" in files
+    assert "probes/report/report.html.jinja" in files
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

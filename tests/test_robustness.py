@@ -29,12 +29,12 @@ from probes.calibrate import read_picture
 from probes.localize import load_norms
 from probes.metrics import load_calibrations
 from probes.prompts import read_prompts
-from probes.report import write_report
+from probes.report.html import write_report
+from probes.report.sheets import thumbnail
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.runs.tensors import read_tensors
 from probes.scan import reference_picture
-from probes.sheets import thumbnail
 from probes.testbed.manifest import load_manifest
 from probes.traps.folder import read_traps
 from probes.traps.make import Ladder, make

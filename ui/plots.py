@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from probes.plots import MEMBER, STYLE, svg
+from probes.report.plots import MEMBER, STYLE, svg
 from ui.wording import MEANS, title
 
 

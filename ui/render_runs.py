@@ -10,11 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from probes import mask_plots, plots, report
+from probes.report import html as report
+from probes.report import mask_plots, plots
+from probes.report.figures import MATERIAL, group_of
+from probes.report.sheets import COLUMNS, thumbnail
+from probes.report.wording import wording_of
 from probes.runs.folder import Record, Run
-from probes.sheets import COLUMNS, thumbnail
-from probes.summary import MATERIAL, group_of
-from probes.wording import wording_of
 from ui.folders import Listed
 from ui.render import EMPTY, plot, table
 

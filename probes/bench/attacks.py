@@ -14,18 +14,18 @@ from typing import Any
 from probes.attack import attack
 from probes.attacks import ATTACKS
 from probes.audit import FULL, TESTBED_LR, Plan, as_usual
-from probes.bench.figures import interval, share
 from probes.fine_tuning import FineTuning
 from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
+from probes.report.format import interval, share
+from probes.report.wording import wording_of
 from probes.runs.folder import write_json
 from probes.sampling import verb_sampling
 from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
-from probes.wording import wording_of
 from shield.load import load
 
 STEPS = (0, 1, 10, 25, 50, 150)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probes.bench.figures import Figures, interval, share
+from probes.report.format import Figures, interval, share
 
 
 def works(figures: Figures) -> str:

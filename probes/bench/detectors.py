@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.bench.figures import earlier, interval, share
 from probes.bench.text_control import TrigramBayes
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
 from probes.model.generate import generators
 from probes.negatives import KINDS, negative_captions, spilling
+from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted, peak_tensors
 from probes.runs.folder import write_json
 from shield.calibrate import Sampling, scored

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from probes.bench.figures import Figures
 from probes.metrics import rate_interval
+from probes.report.format import Figures
 from probes.runs.folder import write_json
 from shield.errors import BadRequestError
 from shield.gallery import Gallery

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from probes.audit import testbed_alignment
-from probes.bench.figures import earlier, interval, share
 from probes.bench.shield import Left, Request, asked, blank
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.protect import works_gallery
+from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probes.bench.detectors import ranked
-from probes.bench.figures import Figures
-from probes.plots import points
+from probes.report.format import Figures
+from probes.report.plots import points
 
 MANY = "C0o- C1o- C2o- C4o- C5o- C6o- C8o- C9o- C0s- C1s- C2s- C4s- C5s- C6s- C8s- C9s- C0^- C1^- C2^-".split()
 OURS, CONTROL, TWIN = "C3o-", "C7s--", "C0x--"

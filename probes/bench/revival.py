@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from probes.attacks.weight_revival import WeightRevival, revived
-from probes.bench.figures import interval, share
 from probes.bench.localizers import LOSSES, Bench
 from probes.pruners import ResampleWeights, ZeroWeights, pruned
 from probes.pruners.pruned import weight_of
+from probes.report.format import interval, share
 from probes.runs.folder import write_json
 from probes.types import Pruner, Subject, UnitMask
 from shield.errors import BadRequestError

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from probes.audit import testbed_alignment
-from probes.bench.figures import earlier
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet
 from probes.protect import testbed_concepts, works_gallery
+from probes.report.format import earlier
 from probes.runs.folder import write_json
 from probes.screens import groups
 from probes.testbed.criterion import copy_judge

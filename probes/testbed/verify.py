@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import shield
-from probes.bench.figures import share
 from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
 from probes.metrics.judge import Grade
 from probes.model.generate import generate
+from probes.report.format import share
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
@@ -343,7 +343,7 @@ def ladder_plot(works: dict, path: Path) -> None:
     """Replication rate against exposures, both twins and both metrics, with 95 % intervals."""
     from matplotlib.figure import Figure
 
-    from probes.plots import points
+    from probes.report.plots import points
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -12,11 +12,11 @@ from probes.cli import app
 from probes.errors import TensorFileError
 from probes.localizers import RandomMask
 from probes.panel import Sizes
+from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
-from probes.wording import wording_of
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 

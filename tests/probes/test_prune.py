@@ -10,12 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.cli import app
-from probes.drift import drift
 from probes.errors import MaskError
 from probes.localize import localize
 from probes.localizers import FFNSubspace
 from probes.panel import Sizes
 from probes.prune import PRUNE, lines_of, prune, score_changes
+from probes.report.drift import drift
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.tradeoff import sweep

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from probes.cli import app
 from probes.errors import AuditError, PromptFileError
-from probes.report import write_report
+from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
 from probes.scan import Sampling
 from probes.scan_prompts import lines_of, scan

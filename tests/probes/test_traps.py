@@ -16,7 +16,7 @@ from probes.attacks import AdversarialEmbedding
 from probes.cli import app
 from probes.errors import TrapError
 from probes.prompts import read_prompts
-from probes.report import write_report
+from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
 from probes.traps.folder import read_traps, shipped_traps
 from probes.traps.make import CAPTION_BITS, Ladder, assigned, caption_of, make, picture_of

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from probes.plots import MEMBER, NONMEMBER, STYLE, svg
+from probes.report.plots import MEMBER, NONMEMBER, STYLE, svg
 
 
 def density_plot(densities: Mapping[str, float]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from probes.mask_plots import short
-from probes.plots import MEMBER, NONMEMBER, STYLE, TWIN, svg
+from probes.report.mask_plots import short
+from probes.report.plots import MEMBER, NONMEMBER, STYLE, TWIN, svg
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Group, what it is called, color, marker.

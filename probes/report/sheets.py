@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from probes.report.figures import MATERIAL, group_of
 from probes.runs.folder import Record
-from probes.summary import MATERIAL, group_of
 from shield.pictures import UNREADABLE, open_image
 
 # How many items of each group a report shows.

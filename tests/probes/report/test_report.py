@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probes import plots, summary
-from probes.report import attack_words, percent, share, table_rows, write_report
+from probes.report import figures as summary
+from probes.report import plots
+from probes.report.html import attack_words, percent, share, table_rows, write_report
+from probes.report.sheets import sheets, thumbnail
 from probes.runs.folder import Run, RunError, record_id, write_json
-from probes.sheets import sheets, thumbnail
 
 EVIL = '"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé'
 
@@ -444,7 +445,7 @@ def test_plots_take_their_ink_from_the_page_and_skip_what_isnt_known() -> None:
 
 def test_a_report_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from probes.report import write_report; "
+        "import sys; sys.modules['torch'] = None; from probes.report.html import write_report; "
         "write_report(sys.argv[1]); assert 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

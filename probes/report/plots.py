@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from probes.wording import EMBEDDING
+from probes.report.wording import EMBEDDING
 
 Row = Mapping[str, Any]
 

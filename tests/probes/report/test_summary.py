@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from probes.summary import (
+from probes.report.figures import (
     attack_curve,
     detector_figures,
     difference,

@@ -17,11 +17,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from probes import locality_plots, mask_plots, plots, summary
 from probes.metrics.statistics import bootstrap_mean
+from probes.report import figures as summary
+from probes.report import locality_plots, mask_plots, plots
+from probes.report.sheets import sheets
+from probes.report.wording import wording_of
 from probes.runs.folder import Record, Run, RunError, write_json
-from probes.sheets import sheets
-from probes.wording import wording_of
 
 FORMAT = 1
 
@@ -394,7 +395,7 @@ def _read_json(path: Path) -> Any:
 def _environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
     environment = Environment(
-        loader=PackageLoader("probes", "."),
+        loader=PackageLoader("probes.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
