@@ -83,8 +83,8 @@ from probes.paths import takes_paths
 from probes.prompts import Target, read_prompts
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
-from probes.sampling import usual_sampling
 from probes.scan import Sampling, reference_picture
+from probes.testbed.sampling import usual_sampling
 from probes.types import Criterion, Subject
 from shield.load import SHIPPED
 

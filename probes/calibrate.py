@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
-from probes.negatives import KINDS, dev_negatives
 from probes.paths import takes_paths
 from probes.prompts import read_prompts
-from probes.sampling import usual_sampling
+from probes.testbed.negatives import KINDS, dev_negatives
+from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
 from shield.load import SHIPPED
 from shield.pictures import UNREADABLE, open_image, picture_files
@@ -36,8 +36,9 @@ def calibrate_detectors(
 ) -> dict[Path, Threshold]:
     """One threshold file for each detector; returns them by path.
 
-    Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only (probes/negatives.py):
-    BadRequestError for another model, for an unknown detector, and for too few negatives.
+    Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only
+    (probes/testbed/negatives.py): BadRequestError for another model, for an unknown detector, and for too few
+    negatives.
     """
     from probes.model.loading import load
     from shield.calibrate import Sampling

@@ -15,8 +15,8 @@ from probes.model.generate import generate
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import record_id
-from probes.sampling import usual_sampling
 from probes.scan import reference_picture
+from probes.testbed.sampling import usual_sampling
 from shield.wrapper import Shield
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from probes.negatives import dev_negatives
 from probes.paths import takes_paths
 from probes.prompts import read_prompts
-from probes.sampling import usual_sampling
+from probes.testbed.negatives import dev_negatives
+from probes.testbed.sampling import usual_sampling
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
 from shield.gallery import Gallery

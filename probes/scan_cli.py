@@ -84,11 +84,11 @@ def scan(
 ) -> None:
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
     from probes.pilot import EarlyExit
-    from probes.sampling import verb_sampling
     from probes.scan import Sampling
     from probes.scan_prompts import Hardware, lines_of
     from probes.scan_prompts import scan as scan_prompts
     from probes.shards import Shard, launched
+    from probes.testbed.sampling import verb_sampling
 
     size = _batch(batch)
     hardware = Hardware(engine, workers, ray_address, size, dtype, channels_last, compiled)

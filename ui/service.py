@@ -34,7 +34,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
-from probes.sampling import usual_sampling
+from probes.testbed.sampling import usual_sampling
 from shield import Shield
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, ShieldError
 from ui.drawing_queue import DrawingQueue, Drawn, QueueError, Request, Settings

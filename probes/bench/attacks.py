@@ -22,9 +22,9 @@ from probes.panel import Sizes, panel_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
-from probes.sampling import verb_sampling
 from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest
+from probes.testbed.sampling import verb_sampling
 from probes.types import Subject
 from shield.load import load
 

@@ -21,10 +21,10 @@ import torch
 from probes.bench.text_control import TrigramBayes
 from probes.metrics.statistics import auroc, bootstrap_mean, rate_interval
 from probes.model.generate import generators
-from probes.negatives import KINDS, negative_captions, spilling
 from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted, peak_tensors
 from probes.runs.folder import write_json
+from probes.testbed.negatives import KINDS, negative_captions, spilling
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS
 from shield.intercept import recorded

@@ -21,12 +21,12 @@ from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.model.generate import generate
-from probes.negatives import negative_captions
 from probes.pruners import ScaleWeights, pruned
 from probes.report.format import earlier, interval, share
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
+from probes.testbed.negatives import negative_captions
 from probes.transplant import GROUPS, transplanted
 from probes.types import Pruner, Subject, UnitMask
 from shield.load import load

@@ -84,7 +84,7 @@ def test_calibrate_concepts_says_what_is_missing(tmp_path):
 
 def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights")))
-    monkeypatch.setattr("probes.negatives.CAPTIONS", 2)
+    monkeypatch.setattr("probes.testbed.negatives.CAPTIONS", 2)
     assert len(works_gallery()) == 12
     out = tmp_path / "made"
     found = run("calibrate-watch", "--steps", "0,0.5", "--fpr", 0.2, "--schedule", 3, "--out", out, "--json")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probes.negatives import negative_captions, spilling
 from probes.testbed import pool
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
+from probes.testbed.negatives import negative_captions, spilling
 from shield.load import load
 
 
