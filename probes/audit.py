@@ -71,8 +71,8 @@ from typing import Any
 
 from probes.attacks import AdversarialEmbedding, AnyAttack
 from probes.errors import AuditError
-from probes.fine_tuning import FineTuning
 from probes.hardeners import AdversarialFineTuning
+from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop

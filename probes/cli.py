@@ -374,9 +374,9 @@ def harden(
     from dataclasses import replace
 
     from probes.audit import TESTBED_LR, manifest_of
-    from probes.fine_tuning import FineTuning
     from probes.harden import HARDEN, hardening, lines_of
     from probes.harden import harden as remove
+    from probes.hardeners.training import FineTuning
     from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)

@@ -15,8 +15,8 @@ from typing import Any
 from probes.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from probes.audit import TWINS, Plan
 from probes.errors import AuditError
-from probes.fine_tuning import FineTuning, save_hardened
 from probes.hardeners import HARDENERS
+from probes.hardeners.training import FineTuning, save_hardened
 from probes.hardening import Hardening
 from probes.panel import Sizes, with_dev
 from probes.paths import takes_paths

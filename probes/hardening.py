@@ -2,7 +2,8 @@
 
     surrogates                    the pruned model's pictures of the members' captions, and of dev works'
     kept                          the model's own pictures of ordinary captions, which it has to keep
-    harden                        the training (probes/fine_tuning.py); harden/hardened.safetensors, harden/checks.json
+    harden                        the training (probes/hardeners/training.py); harden/hardened.safetensors,
+                                  harden/checks.json
     hardened                      members, non-members and scenes as "before", with the hardened weights
     hardened_attacked             members on the hardened model, the budget of stage "attacked"
     hardened_nonmember_attacked   matched non-members on it, the same budget
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probes.fine_tuning import FineTuning, fine_tune, hardened
 from probes.hardeners import AdversarialFineTuning
+from probes.hardeners.training import FineTuning, fine_tune, hardened
 from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.prompts import Target

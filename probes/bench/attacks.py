@@ -14,9 +14,9 @@ from typing import Any
 from probes.attack import attack
 from probes.attacks import ATTACKS
 from probes.audit import FULL, TESTBED_LR, Plan, as_usual
-from probes.fine_tuning import FineTuning
 from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
+from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
 from probes.panel import Sizes, panel_of_manifest
 from probes.report.format import interval, share

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, copy_judge
-from probes.fine_tuning import FineTuning
 from probes.hardeners import CaptionFineTuning
+from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop

@@ -7,8 +7,8 @@ import pytest
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, audit
 from probes.errors import AuditError, PromptFileError
-from probes.fine_tuning import FineTuning
 from probes.hardeners import CaptionFineTuning
+from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
 from probes.localizers import FFNSubspace
 from probes.panel import Sizes

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from probes.attacks import AdversarialEmbedding
 from probes.cli import app
 from probes.errors import AuditError
-from probes.fine_tuning import FineTuning, hardened
 from probes.harden import HARDEN, UNPRUNED, harden, lines_of
 from probes.harden import hardening as hardening_of
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
+from probes.hardeners.training import FineTuning, hardened
 from probes.hardening import Hardening
 from probes.localizers import RandomMask
 from probes.panel import Panel, Sizes, with_dev

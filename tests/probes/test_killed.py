@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from probes.attack import ATTACK, attack
 from probes.attacks import AdversarialEmbedding
-from probes.fine_tuning import FineTuning
 from probes.harden import HARDEN, harden
 from probes.hardeners import AdversarialFineTuning
+from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
 from probes.localizers import RandomMask
 from probes.panel import Sizes

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase, PromptSearch
-from probes.fine_tuning import FineTuning, fine_tune, hardened
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
+from probes.hardeners.training import FineTuning, fine_tune, hardened
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.model.generate import encode_prompts, first_steps, generate
 from probes.pruners import PRUNERS, pruned

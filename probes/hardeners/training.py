@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from probes.adapters import Adapters
 from probes.errors import AuditError, MemoryFullError
+from probes.hardeners.adapters import Adapters
 from probes.runs.tensors import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Progress, Subject
 from shield.memory import out_of_memory
