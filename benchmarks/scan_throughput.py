@@ -18,8 +18,8 @@ import torch
 from benchmarks.reference_procedures import anisotropy, wen
 from benchmarks.timing import Figure, figure
 from probes.engines import InProcess
+from probes.inputs.prompts import Target
 from probes.model.generate import generators
-from probes.prompts import Target
 from probes.runs.cost import counted
 from probes.runs.folder import Run
 from probes.scan import Sampling

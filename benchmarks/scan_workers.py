@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.timing import Figure, figure, seconds
 from probes.engines import RayActors
-from probes.prompts import Target
+from probes.inputs.prompts import Target
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scorer import Reading

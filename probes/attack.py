@@ -16,7 +16,7 @@ from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
 from probes.audit import TWINS, Plan
-from probes.panel import Sizes
+from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
 from probes.report.html import CONTROLS, write_report
 from probes.report.wording import EMBEDDING, Wording, wording_of

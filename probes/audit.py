@@ -74,13 +74,13 @@ from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
+from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts
+from probes.inputs.prompts import Target, read_prompts
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.model.loading import load
-from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.paths import takes_paths
-from probes.prompts import Target, read_prompts
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.scan import Sampling, reference_picture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from probes.inputs.prompts import read_prompts
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.paths import takes_paths
-from probes.prompts import read_prompts
 from probes.testbed.negatives import KINDS, dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError

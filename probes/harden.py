@@ -18,7 +18,7 @@ from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
 from probes.hardening import Hardening
-from probes.panel import Sizes, with_dev
+from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json

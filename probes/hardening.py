@@ -25,9 +25,9 @@ import torch
 
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning, fine_tune, hardened
+from probes.inputs.prompts import Target
 from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
-from probes.prompts import Target
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json
 from probes.runs.stage_log import Skip

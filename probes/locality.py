@@ -28,6 +28,8 @@ import torch
 
 from probes.attack import UNPRUNED
 from probes.audit import Plan, manifest_of
+from probes.inputs.cohorts import Sizes
+from probes.inputs.prompts import Target
 from probes.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
 from probes.localize import base_prompts, neurons_of
 from probes.localizers import FFNSubspace, ValueNeurons
@@ -35,9 +37,7 @@ from probes.loop import Loop
 from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
-from probes.panel import Sizes
 from probes.paths import takes_paths
-from probes.prompts import Target
 from probes.pruners import pruned
 from probes.report import locality_plots
 from probes.report.figures import rate_row

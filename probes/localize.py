@@ -20,14 +20,14 @@ import torch
 
 from probes.audit import FULL, manifest_for, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
+from probes.inputs.cohorts import Sizes, panel_of_manifest
+from probes.inputs.prompts import read_prompts
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
-from probes.panel import Sizes, panel_of_manifest
 from probes.paths import takes_paths
-from probes.prompts import read_prompts
 from probes.report import mask_plots
 from probes.runs.folder import Run, describe_input, record_id, write_json
 from probes.runs.progress import bars

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from probes import hardening
 from probes.errors import UnsupportedError
+from probes.inputs.cohorts import Panel, with_suspects
+from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
-from probes.panel import Panel, with_suspects
-from probes.prompts import Target
 from probes.pruners import pruned
 from probes.report.drift import drift
 from probes.report.figures import attack_curve, detector_figures, gaps, ladder, stage_rows, utility

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from probes.audit import manifest_of
-from probes.panel import Panel, Sizes, panel_of_manifest
+from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest
 from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from probes.inputs.prompts import read_prompts
 from probes.paths import takes_paths
-from probes.prompts import read_prompts
 from probes.testbed.negatives import dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.concepts import Concept, Concepts

@@ -15,8 +15,8 @@ import numpy as np
 
 from probes.audit import Plan
 from probes.errors import MaskError
+from probes.inputs.cohorts import Sizes
 from probes.metrics.statistics import bootstrap_mean
-from probes.panel import Sizes
 from probes.paths import takes_paths
 from probes.pruners import save_pruned
 from probes.report.figures import group_of

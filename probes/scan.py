@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from probes.errors import PromptFileError
+from probes.inputs.prompts import Target
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
 from probes.model.generate import generators, quiet
-from probes.prompts import Target
 from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.calibrate import denoiser_input

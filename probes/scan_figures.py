@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from probes.early_exit import Boundary, mean_of
-from probes.panel import Panel
+from probes.inputs.cohorts import Panel
 from probes.report.figures import detector_figures, ladder, stage_rows
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages

@@ -16,11 +16,11 @@ from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
 from probes.errors import EarlyExitError
+from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
+from probes.inputs.prompts import Target, each_prompt, read_prompts
 from probes.model.loading import load
-from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.paths import takes_paths
 from probes.pilot import EarlyExit, boundary_of
-from probes.prompts import Target, each_prompt, read_prompts
 from probes.runs.folder import Run, describe_input, is_of_model, write_json
 from probes.runs.progress import bars
 from probes.runs.stage_log import Stages

@@ -13,9 +13,9 @@ from functools import cached_property
 import torch
 
 from probes.early_exit import Boundary, mean_of
+from probes.inputs.prompts import Target
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
-from probes.prompts import Target
 from probes.runs.cost import counted
 from probes.scan import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
 from probes.types import Subject

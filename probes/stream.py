@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from probes.engines import Engine
-from probes.prompts import Target
+from probes.inputs.prompts import Target
 from probes.runs.folder import Run, record_id
 from probes.scan import Job, record_of
 from probes.scorer import Item

@@ -10,13 +10,13 @@ from typing import Any
 
 from probes.audit import Plan, copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
 from probes.errors import MaskError
+from probes.inputs.cohorts import Panel, panel_of_manifest, panel_of_prompts
+from probes.inputs.prompts import Target, read_prompts
 from probes.loop import Known, Loop
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
-from probes.panel import Panel, panel_of_manifest, panel_of_prompts
 from probes.paths import as_path
-from probes.prompts import Target, read_prompts
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.types import Criterion, Subject, UnitMask

@@ -26,9 +26,9 @@ from pyarrow import parquet
 from safetensors.torch import save
 
 from probes.calibrate import read_picture
+from probes.inputs.prompts import read_prompts
 from probes.localize import load_norms
 from probes.metrics import load_calibrations
-from probes.prompts import read_prompts
 from probes.report.html import write_report
 from probes.report.sheets import thumbnail
 from probes.runs.folder import Run

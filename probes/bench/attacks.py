@@ -18,7 +18,7 @@ from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
-from probes.panel import Sizes, panel_of_manifest
+from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json

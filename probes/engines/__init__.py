@@ -11,7 +11,7 @@ from typing import Protocol
 
 from probes.engines.in_process import InProcess
 from probes.engines.ray_actors import RayActors
-from probes.prompts import Target
+from probes.inputs.prompts import Target
 from probes.scorer import Item, Reading, Scored, Started
 
 

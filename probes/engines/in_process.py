@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.errors import EngineError
-from probes.prompts import Target
+from probes.inputs.prompts import Target
 from probes.scorer import Item, Reading, Scored, Scorer, Started
 
 AHEAD = 2

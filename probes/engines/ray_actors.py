@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probes.errors import EngineError
-from probes.prompts import Target
+from probes.inputs.prompts import Target
 from probes.scorer import Item, Reading, Scored, Scorer, Started
 from shield.errors import first_line
 

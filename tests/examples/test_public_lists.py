@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from examples.public_lists import Row, halves, prepare
-from probes.prompts import read_prompts
+from probes.inputs.prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,11 +15,11 @@ from probes.audit import Plan, copy_judge
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
+from probes.inputs.cohorts import Panel, Sizes, panel_of_prompts
+from probes.inputs.prompts import Target
 from probes.localizers import FFNSubspace
 from probes.loop import Known, Loop
 from probes.model.generate import encode_pictures, encode_prompts, generate
-from probes.panel import Panel, Sizes, panel_of_prompts
-from probes.prompts import Target
 from probes.pruners import pruned
 from probes.runs.folder import Run
 from probes.runs.progress import bars

@@ -10,8 +10,8 @@ from probes.errors import AuditError, PromptFileError
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
+from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
-from probes.panel import Sizes
 from probes.runs.folder import RunError
 from probes.scan import Sampling
 from tests.tiny import tiny_sd

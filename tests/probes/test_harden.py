@@ -17,9 +17,9 @@ from probes.harden import hardening as hardening_of
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
 from probes.hardening import Hardening
+from probes.inputs.cohorts import Panel, Sizes, with_dev
+from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
-from probes.panel import Panel, Sizes, with_dev
-from probes.prompts import Target
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject

@@ -22,8 +22,8 @@ from probes.harden import HARDEN, harden
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
+from probes.inputs.cohorts import Sizes
 from probes.localizers import RandomMask
-from probes.panel import Sizes
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.scan_prompts import scan

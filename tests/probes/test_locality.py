@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.cli import app
+from probes.inputs.cohorts import Sizes
 from probes.layers import activation_rows, activations, mask_rows, subspace_masks
 from probes.locality import LOCALITY, TOO_FEW, lines_of, locality
 from probes.localizers import FFNSubspace
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES
 from probes.model.generate import encode_prompts
-from probes.panel import Sizes
 from probes.runs.folder import Run
 from probes.scan import Sampling
 from probes.types import Subject

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from probes.cli import app
 from probes.errors import MaskError
+from probes.inputs.cohorts import Sizes
 from probes.localize import localize
 from probes.localizers import FFNSubspace
-from probes.panel import Sizes
 from probes.prune import PRUNE, lines_of, prune, score_changes
 from probes.report.drift import drift
 from probes.runs.folder import Run

@@ -89,7 +89,7 @@ def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_
 
 
 def test_no_more_chunks_are_taken_than_there_is_room_for(file):
-    from probes.prompts import read_prompts
+    from probes.inputs.prompts import read_prompts
     from probes.scorer import Reading
 
     taken = []

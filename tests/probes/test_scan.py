@@ -6,8 +6,8 @@ from PIL import Image
 
 from probes.audit import copy_judge
 from probes.errors import PromptFileError
+from probes.inputs.prompts import Target
 from probes.model.generate import first_steps, generate
-from probes.prompts import Target
 from probes.runs.folder import Run
 from probes.scan import Job, Sampling, drawn_by_pipeline, drawn_by_shield, jobs_for, record_stage, reference_picture
 from probes.types import Subject

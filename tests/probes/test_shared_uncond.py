@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from probes.inputs.prompts import Target
 from probes.model.generate import generators
-from probes.prompts import Target
 from probes.runs.cost import counted
 from probes.scan import Sampling, drawn_by_pipeline, jobs_for
 from probes.types import Subject

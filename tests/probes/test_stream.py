@@ -261,7 +261,7 @@ def test_memory_that_is_full_halves_the_batch_for_good(file):
     reading = Reading("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
     scorer = Scorer(reading)
     with InProcess(reading) as engine:
-        from probes.prompts import Target
+        from probes.inputs.prompts import Target
         from probes.scorer import Item
 
         items = [Item(Target(str(n), prompt), (500,)) for n, prompt in enumerate(PROMPTS[:8])]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from probes.attacks import AdversarialEmbedding
 from probes.cli import app
 from probes.errors import TrapError
-from probes.prompts import read_prompts
+from probes.inputs.prompts import read_prompts
 from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
 from probes.traps.folder import read_traps, shipped_traps

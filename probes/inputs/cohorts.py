@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from probes.prompts import Target, target_of
+from probes.inputs.prompts import Target, target_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from probes.errors import PromptFileError
-from probes.prompts import Target, read_prompts
+from probes.inputs.prompts import Target, read_prompts
 
 
 def texts(path, **options):

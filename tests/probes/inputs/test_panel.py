@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from probes.panel import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_suspects
-from probes.prompts import Target
+from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_suspects
+from probes.inputs.prompts import Target
 from probes.testbed.manifest import Item, Manifest, Scene
 
 RUNGS = (0, 6, 24, 96)

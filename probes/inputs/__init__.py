@@ -1,0 +1,1 @@
+"""What is asked about: prompts of a file, and the cohorts an audit compares."""
