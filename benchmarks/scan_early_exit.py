@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import Figure
+from probes.drawing.draw import Sampling
 from probes.early_exit import Boundary, calibrated
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
-from probes.scan import Sampling
 from probes.scan_prompts import scan
 from probes.testbed.manifest import load_manifest
 

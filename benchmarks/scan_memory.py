@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import Figure, figure
-from probes.scan import Sampling
+from probes.drawing.draw import Sampling
 from probes.scan_prompts import Hardware, scan
 from tests.tiny import tiny_sd
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import Figure, figure, seconds
+from probes.drawing.draw import Sampling
 from probes.engines import RayActors
 from probes.inputs.prompts import Target
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.scorer import Reading
 from probes.stream import items_of, record_stream
 

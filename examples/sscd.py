@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from probes.drawing.draw import reference_picture
 from probes.metrics import Sscd, rate_interval
 from probes.metrics.sscd import CONVENTIONS
 from probes.model.batches import in_batches
 from probes.runs.folder import Run
-from probes.scan import reference_picture
 from shield.errors import ShieldError
 
 

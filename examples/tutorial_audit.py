@@ -7,11 +7,11 @@ from pathlib import Path
 from probes.attack import ATTACK, attack
 from probes.attack import lines_of as attack_lines
 from probes.audit import TESTBED_LOCALIZER
+from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.localize import base_prompts, localize
 from probes.localize import lines_of as mask_lines
 from probes.prune import PRUNE, prune
-from probes.scan import Sampling
 from probes.scan_prompts import lines_of as scan_lines
 from probes.scan_prompts import scan
 from probes.verbs import Asked

@@ -70,6 +70,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.attacks import AdversarialEmbedding, AnyAttack
+from probes.drawing.draw import Sampling, reference_picture
 from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -83,7 +84,6 @@ from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
-from probes.scan import Sampling, reference_picture
 from probes.testbed.sampling import usual_sampling
 from probes.types import Criterion, Subject
 from shield.load import SHIPPED

@@ -455,7 +455,7 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
 
 
 def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
-    from probes.scan import Sampling
+    from probes.drawing.draw import Sampling
     from probes.testbed.sampling import verb_sampling
 
     return Sampling(*verb_sampling(model, steps, guidance))

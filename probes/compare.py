@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from probes.audit import TWINS
+from probes.drawing.draw import reference_picture
 from probes.metrics import ReferenceIndex
 from probes.model.generate import generate
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import record_id
-from probes.scan import reference_picture
 from probes.testbed.sampling import usual_sampling
 from shield.wrapper import Shield
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probes.drawing.draw import jobs_for, reference_picture
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning, fine_tune, hardened
 from probes.inputs.prompts import Target
@@ -31,7 +32,6 @@ from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json
 from probes.runs.stage_log import Skip
-from probes.scan import jobs_for, reference_picture
 from probes.types import Goal, Hardener, Memory, Pair
 
 if TYPE_CHECKING:

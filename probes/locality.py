@@ -28,6 +28,7 @@ import torch
 
 from probes.attack import UNPRUNED
 from probes.audit import Plan, manifest_of
+from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
 from probes.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
@@ -44,7 +45,6 @@ from probes.report.figures import rate_row
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.runs.stage_log import Skip
-from probes.scan import Drawn, Job, drawn_by_pipeline
 from probes.search import Searches
 from probes.types import UnitMask
 from probes.verbs import Asked, Done, mask_file, opened, read_mask

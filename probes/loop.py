@@ -7,6 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes import hardening
+from probes.drawing.draw import (
+    Draw,
+    Job,
+    aligned,
+    drawn_by_pipeline,
+    drawn_by_shield,
+    jobs_for,
+    record_stage,
+    record_works,
+    stored_thresholds,
+)
 from probes.errors import UnsupportedError
 from probes.inputs.cohorts import Panel, with_suspects
 from probes.inputs.prompts import Target
@@ -18,17 +29,6 @@ from probes.report.figures import attack_curve, detector_figures, gaps, ladder, 
 from probes.runs.folder import Record, Run, record_id, write_json
 from probes.runs.progress import Track
 from probes.runs.stage_log import Skip, Stages
-from probes.scan import (
-    Draw,
-    Job,
-    aligned,
-    drawn_by_pipeline,
-    drawn_by_shield,
-    jobs_for,
-    record_stage,
-    record_works,
-    stored_thresholds,
-)
 from probes.search import Searches
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS

@@ -83,8 +83,8 @@ def scan(
     as_json: Json = False,
 ) -> None:
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
+    from probes.drawing.draw import Sampling
     from probes.pilot import EarlyExit
-    from probes.scan import Sampling
     from probes.scan_prompts import Hardware, lines_of
     from probes.scan_prompts import scan as scan_prompts
     from probes.shards import Shard, launched

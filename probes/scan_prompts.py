@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
+from probes.drawing.draw import (
+    Sampling,
+    aligned,
+    drawn_by_pipeline,
+    jobs_for,
+    record_stage,
+    record_works,
+    stored_thresholds,
+)
 from probes.early_exit import Boundary, drawn_at_random
 from probes.engines import ENGINES, Engine
 from probes.errors import EarlyExitError
@@ -25,7 +34,6 @@ from probes.runs.folder import Run, describe_input, is_of_model, write_json
 from probes.runs.progress import bars
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
-from probes.scan import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works, stored_thresholds
 from probes.scan_figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
 from probes.scorer import Reading, Started
 from probes.shards import Shard

@@ -12,10 +12,10 @@ import torch
 
 from probes.attacks import AnyAttack
 from probes.attacks.adversarial_embedding import initial_embeds
+from probes.drawing.draw import reference_picture
 from probes.inputs.prompts import Target
 from probes.model.generate import encode_pictures
 from probes.runs.tensors import read_tensors, write_tensors
-from probes.scan import reference_picture
 from probes.types import Found, Goal, Progress, Subject
 
 

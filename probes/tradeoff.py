@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localize import Norms, load_norms
 from probes.localizers import FFNSubspace, RandomMask
@@ -19,7 +20,6 @@ from probes.report.drift import drift
 from probes.report.figures import rate_row, utility
 from probes.report.plots import tradeoff_plot
 from probes.runs.folder import Record
-from probes.scan import jobs_for
 from probes.types import UnitMask
 from shield.errors import BadRequestError
 

@@ -73,8 +73,8 @@ def make(name: str, folder: Path) -> dict[str, Any]:
 
 def use(folder: Path) -> dict[str, Any]:
     """What a user of this checkpoint does first, each on as little as shows that it works."""
+    from probes.drawing.draw import Sampling
     from probes.localizers import FFNSubspace
-    from probes.scan import Sampling
     from probes.scan_prompts import Hardware, scan
     from probes.types import Subject
     from shield import Policy, Shield, load

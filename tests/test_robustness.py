@@ -26,6 +26,7 @@ from pyarrow import parquet
 from safetensors.torch import save
 
 from probes.calibrate import read_picture
+from probes.drawing.draw import reference_picture
 from probes.inputs.prompts import read_prompts
 from probes.localize import load_norms
 from probes.metrics import load_calibrations
@@ -34,7 +35,6 @@ from probes.report.sheets import thumbnail
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.runs.tensors import read_tensors
-from probes.scan import reference_picture
 from probes.testbed.manifest import load_manifest
 from probes.traps.folder import read_traps
 from probes.traps.make import Ladder, make

@@ -14,6 +14,7 @@ from typing import Any
 from probes.attack import attack
 from probes.attacks import ATTACKS
 from probes.audit import FULL, TESTBED_LR, Plan, as_usual
+from probes.drawing.draw import Sampling
 from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -22,7 +23,6 @@ from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
-from probes.scan import Sampling
 from probes.testbed.manifest import load_manifest
 from probes.testbed.sampling import verb_sampling
 from probes.types import Subject

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from probes.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.errors import TensorFileError
 from probes.inputs.cohorts import Sizes
 from probes.localizers import RandomMask
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
 from shield.errors import BadRequestError

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, copy_judge
+from probes.drawing.draw import Sampling, reference_picture
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.hardening import Hardening
@@ -23,7 +24,6 @@ from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Run
 from probes.runs.progress import bars
-from probes.scan import Sampling, reference_picture
 from probes.types import Goal, Subject, UnitMask
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

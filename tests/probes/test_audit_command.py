@@ -6,6 +6,7 @@ import pytest
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit import Plan, audit
+from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
@@ -13,7 +14,6 @@ from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
 from probes.runs.folder import RunError
-from probes.scan import Sampling
 from tests.tiny import tiny_sd
 
 pytestmark = pytest.mark.usefixtures("shipped")

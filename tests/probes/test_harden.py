@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.errors import AuditError
 from probes.harden import HARDEN, UNPRUNED, harden, lines_of
 from probes.harden import hardening as hardening_of
@@ -21,7 +22,6 @@ from probes.inputs.cohorts import Panel, Sizes, with_dev
 from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
 from shield.errors import BadRequestError

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from probes.attack import ATTACK, attack
 from probes.attacks import AdversarialEmbedding
+from probes.drawing.draw import Sampling
 from probes.harden import HARDEN, harden
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -25,7 +26,6 @@ from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.scan_prompts import scan
 from probes.types import Subject
 from probes.verbs import Asked

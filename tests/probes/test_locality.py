@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.layers import activation_rows, activations, mask_rows, subspace_masks
 from probes.locality import LOCALITY, TOO_FEW, lines_of, locality
@@ -19,7 +20,6 @@ from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES
 from probes.model.generate import encode_prompts
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.types import Subject
 from probes.verbs import Asked
 from shield.errors import BadRequestError

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes
 from probes.localize import localize
@@ -17,7 +18,6 @@ from probes.localizers import FFNSubspace
 from probes.prune import PRUNE, lines_of, prune, score_changes
 from probes.report.drift import drift
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.tradeoff import sweep
 from probes.types import UnitMask
 from probes.verbs import Asked

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from probes.drawing.draw import Sampling
 from probes.engines import RayActors
 from probes.errors import EngineError
 from probes.runs.folder import Run
-from probes.scan import Sampling
 from probes.scan_prompts import Hardware, scan
 from probes.stream import items_of
 from shield.errors import WeightsError

@@ -11,10 +11,10 @@ from scipy.stats import mannwhitneyu
 from typer.testing import CliRunner
 
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
-from probes.scan import Sampling
 from probes.scan_prompts import lines_of, scan
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError

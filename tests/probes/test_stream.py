@@ -10,12 +10,12 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from probes.cli import app
+from probes.drawing.draw import Sampling
 from probes.engines import InProcess
 from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
 from probes.model.batches import best_batch
 from probes.pilot import EarlyExit
 from probes.runs.folder import Run, RunError
-from probes.scan import Sampling
 from probes.scan_figures import KEPT, Spread
 from probes.scan_prompts import Hardware, scan
 from probes.scorer import Reading, Scorer

@@ -5,11 +5,19 @@ import torch
 from PIL import Image
 
 from probes.audit import copy_judge
+from probes.drawing.draw import (
+    Job,
+    Sampling,
+    drawn_by_pipeline,
+    drawn_by_shield,
+    jobs_for,
+    record_stage,
+    reference_picture,
+)
 from probes.errors import PromptFileError
 from probes.inputs.prompts import Target
 from probes.model.generate import first_steps, generate
 from probes.runs.folder import Run
-from probes.scan import Job, Sampling, drawn_by_pipeline, drawn_by_shield, jobs_for, record_stage, reference_picture
 from probes.types import Subject
 from shield import Shield
 from shield.detectors import NoiseGap, StructureGap

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from probes.drawing.draw import Sampling, drawn_by_pipeline, jobs_for
 from probes.inputs.prompts import Target
 from probes.model.generate import generators
 from probes.runs.cost import counted
-from probes.scan import Sampling, drawn_by_pipeline, jobs_for
 from probes.types import Subject
 from shield.detectors import Anisotropy, AttentionEntropy, NoiseGap, StructureGap
 from shield.intercept import denoiser_of, recorded
