@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.timing import Figure
 from probes.drawing.draw import Sampling
-from probes.early_exit import Boundary, calibrated
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
-from probes.scan_prompts import scan
+from probes.scan.early_exit import Boundary, calibrated
+from probes.scan.scan import scan
 from probes.testbed.manifest import load_manifest
 
 SEEDS, ERRORS, BATCH, PILOT, REPEATS = range(500, 508), (0.01, 0.05), 16, 300, 100

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.timing import Figure, figure
 from probes.drawing.draw import Sampling
-from probes.scan_prompts import Hardware, scan
+from probes.scan.scan import Hardware, scan
 from tests.tiny import tiny_sd
 
 PROMPTS = int(os.environ.get("SCAN_MEMORY_PROMPTS", "100000"))

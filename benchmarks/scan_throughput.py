@@ -18,13 +18,13 @@ import torch
 from benchmarks.reference_procedures import anisotropy, wen
 from benchmarks.timing import Figure, figure
 from probes.drawing.draw import Sampling
-from probes.engines import InProcess
 from probes.inputs.prompts import Target
 from probes.model.generate import generators
 from probes.runs.cost import counted
 from probes.runs.folder import Run
-from probes.scorer import Reading
-from probes.stream import items_of, record_stream
+from probes.scan.engines import InProcess
+from probes.scan.scorer import Reading
+from probes.scan.stream import items_of, record_stream
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
 from shield.conditioning import encoded

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from benchmarks.timing import Figure, figure, seconds
 from probes.drawing.draw import Sampling
-from probes.engines import RayActors
 from probes.inputs.prompts import Target
 from probes.runs.folder import Run
-from probes.scorer import Reading
-from probes.stream import items_of, record_stream
+from probes.scan.engines import RayActors
+from probes.scan.scorer import Reading
+from probes.scan.stream import items_of, record_stream
 
 BATCH, PROMPTS, REPEATS, WORKERS = 16, 256, 3, (1, 2, 4)
 

@@ -12,8 +12,8 @@ from probes.inputs.cohorts import Sizes
 from probes.localize import base_prompts, localize
 from probes.localize import lines_of as mask_lines
 from probes.prune import PRUNE, prune
-from probes.scan_prompts import lines_of as scan_lines
-from probes.scan_prompts import scan
+from probes.scan.scan import lines_of as scan_lines
+from probes.scan.scan import scan
 from probes.verbs import Asked
 
 out = Path(sys.argv[1])

@@ -84,10 +84,10 @@ def scan(
 ) -> None:
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
     from probes.drawing.draw import Sampling
-    from probes.pilot import EarlyExit
-    from probes.scan_prompts import Hardware, lines_of
-    from probes.scan_prompts import scan as scan_prompts
-    from probes.shards import Shard, launched
+    from probes.scan.pilot import EarlyExit
+    from probes.scan.scan import Hardware, lines_of
+    from probes.scan.scan import scan as scan_prompts
+    from probes.scan.shards import Shard, launched
     from probes.testbed.sampling import verb_sampling
 
     size = _batch(batch)
@@ -123,8 +123,8 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Put the shards of a scan together: the run folder that one process would have written."""
-    from probes.merge import merge as merge_shards
-    from probes.scan_prompts import lines_of
+    from probes.scan.merge import merge as merge_shards
+    from probes.scan.scan import lines_of
 
     done = merge_shards(shards, out)
     _shown(done, lines_of(done.summary), as_json, fail_on_flag)

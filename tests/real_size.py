@@ -75,7 +75,7 @@ def use(folder: Path) -> dict[str, Any]:
     """What a user of this checkpoint does first, each on as little as shows that it works."""
     from probes.drawing.draw import Sampling
     from probes.localizers import FFNSubspace
-    from probes.scan_prompts import Hardware, scan
+    from probes.scan.scan import Hardware, scan
     from probes.types import Subject
     from shield import Policy, Shield, load
     from shield.calibrate import Sampling as Small

@@ -26,7 +26,7 @@ from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
-from probes.scan_prompts import scan
+from probes.scan.scan import scan
 from probes.types import Subject
 from probes.verbs import Asked
 from tests.tiny import tiny_sd

@@ -9,7 +9,7 @@ from probes.errors import UnsupportedError
 from probes.localize import localize
 from probes.localizers import RandomMask
 from probes.model.loading import load
-from probes.scan_prompts import scan
+from probes.scan.scan import scan
 from shield.errors import UnsupportedPipelineError
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_variant

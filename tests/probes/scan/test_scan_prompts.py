@@ -15,7 +15,7 @@ from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
-from probes.scan_prompts import lines_of, scan
+from probes.scan.scan import lines_of, scan
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.intercept import recorded

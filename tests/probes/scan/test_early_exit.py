@@ -6,8 +6,8 @@ from statistics import mean
 
 import pytest
 
-from probes.early_exit import Boundary, calibrated, drawn_at_random, largest_move, mean_of, prompts_needed
 from probes.errors import EarlyExitError
+from probes.scan.early_exit import Boundary, calibrated, drawn_at_random, largest_move, mean_of, prompts_needed
 
 SEEDS = 8
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.errors import EngineError
 from probes.inputs.prompts import Target
-from probes.scorer import Item, Reading, Scored, Scorer, Started
+from probes.scan.scorer import Item, Reading, Scored, Scorer, Started
 
 AHEAD = 2
 

@@ -22,22 +22,22 @@ from probes.drawing.draw import (
     record_works,
     stored_thresholds,
 )
-from probes.early_exit import Boundary, drawn_at_random
-from probes.engines import ENGINES, Engine
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
 from probes.model.loading import load
 from probes.paths import takes_paths
-from probes.pilot import EarlyExit, boundary_of
 from probes.runs.folder import Run, describe_input, is_of_model, write_json
 from probes.runs.progress import bars
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
-from probes.scan_figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
-from probes.scorer import Reading, Started
-from probes.shards import Shard
-from probes.stream import STAGE, items_of, record_stream
+from probes.scan.early_exit import Boundary, drawn_at_random
+from probes.scan.engines import ENGINES, Engine
+from probes.scan.figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
+from probes.scan.pilot import EarlyExit, boundary_of
+from probes.scan.scorer import Reading, Started
+from probes.scan.shards import Shard
+from probes.scan.stream import STAGE, items_of, record_stream
 from probes.types import Subject
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError

@@ -6,11 +6,11 @@ import signal
 import pytest
 
 from probes.drawing.draw import Sampling
-from probes.engines import RayActors
 from probes.errors import EngineError
 from probes.runs.folder import Run
-from probes.scan_prompts import Hardware, scan
-from probes.stream import items_of
+from probes.scan.engines import RayActors
+from probes.scan.scan import Hardware, scan
+from probes.scan.stream import items_of
 from shield.errors import WeightsError
 
 pytest.importorskip("ray", reason="needs the extra ray: pip install ray")
@@ -71,7 +71,7 @@ def test_a_killed_worker_loses_nothing(file, tmp_path, monkeypatch):
 
 
 def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_path, monkeypatch):
-    from probes.engines import ray_actors
+    from probes.scan.engines import ray_actors
 
     class Deadly(ray_actors.Worker):
         def score(self, items):
@@ -90,7 +90,7 @@ def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_
 
 def test_no_more_chunks_are_taken_than_there_is_room_for(file):
     from probes.inputs.prompts import read_prompts
-    from probes.scorer import Reading
+    from probes.scan.scorer import Reading
 
     taken = []
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from probes.drawing.draw import Job, record_of
-from probes.engines import Engine
 from probes.inputs.prompts import Target
 from probes.runs.folder import Run, record_id
-from probes.scorer import Item
+from probes.scan.engines import Engine
+from probes.scan.scorer import Item
 from probes.types import Judgement, Progress
 
 STAGE = "scan"

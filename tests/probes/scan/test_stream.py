@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 
 from probes.cli import app
 from probes.drawing.draw import Sampling
-from probes.engines import InProcess
 from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
 from probes.model.batches import best_batch
-from probes.pilot import EarlyExit
 from probes.runs.folder import Run, RunError
-from probes.scan_figures import KEPT, Spread
-from probes.scan_prompts import Hardware, scan
-from probes.scorer import Reading, Scorer
-from probes.shards import Shard, launched
+from probes.scan.engines import InProcess
+from probes.scan.figures import KEPT, Spread
+from probes.scan.pilot import EarlyExit
+from probes.scan.scan import Hardware, scan
+from probes.scan.scorer import Reading, Scorer
+from probes.scan.shards import Shard, launched
 from shield.calibrate import Sampling as Calibration
 from shield.calibrate import calibrate
 from shield.detectors import StructureGap
@@ -167,7 +167,7 @@ def test_shards_merge_to_the_run_of_one_process(file, tmp_path, early):
 
 
 def test_shards_that_dont_belong_together(file, tmp_path):
-    from probes.merge import merge
+    from probes.scan.merge import merge
 
     for index in range(2):
         run(file, tmp_path / str(index), shard=Shard(index, 2), limit=6)
@@ -262,7 +262,7 @@ def test_memory_that_is_full_halves_the_batch_for_good(file):
     scorer = Scorer(reading)
     with InProcess(reading) as engine:
         from probes.inputs.prompts import Target
-        from probes.scorer import Item
+        from probes.scan.scorer import Item
 
         items = [Item(Target(str(n), prompt), (500,)) for n, prompt in enumerate(PROMPTS[:8])]
         engine.started(items[0].target)

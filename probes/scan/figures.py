@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from probes.early_exit import Boundary, mean_of
 from probes.inputs.cohorts import Panel
 from probes.report.figures import detector_figures, ladder, stage_rows
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages
+from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Criterion
 
 # How many of the highest-scoring prompts a summary names.

@@ -13,11 +13,11 @@ from functools import cached_property
 import torch
 
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
-from probes.early_exit import Boundary, mean_of
 from probes.inputs.prompts import Target
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
+from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Subject
 from shield.detectors import DETECTORS
 from shield.memory import out_of_memory

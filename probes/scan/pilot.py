@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probes.early_exit import Boundary, calibrated, prompts_needed
 from probes.errors import EarlyExitError
 from probes.paths import as_path
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
+from probes.scan.early_exit import Boundary, calibrated, prompts_needed
 from shield.errors import BadRequestError, NotCalibratedError
 
 PROMPTS = 300

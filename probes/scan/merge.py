@@ -11,8 +11,8 @@ from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
-from probes.scan_prompts import Scanned, summarized
-from probes.shards import merge_stages, merged_records, opened
+from probes.scan.scan import Scanned, summarized
+from probes.scan.shards import merge_stages, merged_records, opened
 
 
 @takes_paths

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from probes.engines.in_process import InProcess
-from probes.engines.ray_actors import RayActors
 from probes.inputs.prompts import Target
-from probes.scorer import Item, Reading, Scored, Started
+from probes.scan.engines.in_process import InProcess
+from probes.scan.engines.ray_actors import RayActors
+from probes.scan.scorer import Item, Reading, Scored, Started
 
 
 class Engine(Protocol):

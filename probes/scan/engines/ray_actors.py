@@ -16,7 +16,7 @@ from typing import Any
 
 from probes.errors import EngineError
 from probes.inputs.prompts import Target
-from probes.scorer import Item, Reading, Scored, Scorer, Started
+from probes.scan.scorer import Item, Reading, Scored, Scorer, Started
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3

@@ -1,0 +1,1 @@
+"""Many prompts, scored by their first denoising steps: in batches, on workers, in shards."""
