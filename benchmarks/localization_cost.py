@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.timing import Figure, figure
-from probes.audit import FULL, as_usual
+from probes.audit.audit import FULL, as_usual
 from probes.localizers import FFNSubspace
 from probes.testbed.manifest import load_manifest
 from probes.types import Localizer, Subject

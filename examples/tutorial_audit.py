@@ -6,7 +6,8 @@ from pathlib import Path
 
 from probes.attack import ATTACK, attack
 from probes.attack import lines_of as attack_lines
-from probes.audit import TESTBED_LOCALIZER
+from probes.audit.audit import TESTBED_LOCALIZER
+from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.localize import base_prompts, localize
@@ -14,7 +15,6 @@ from probes.localize import lines_of as mask_lines
 from probes.prune import PRUNE, prune
 from probes.scan.scan import lines_of as scan_lines
 from probes.scan.scan import scan
-from probes.verbs import Asked
 
 out = Path(sys.argv[1])
 sampling = Sampling(steps=25, guidance_scale=3.0)

@@ -15,14 +15,14 @@ from typing import Any
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
-from probes.audit import TWINS, Plan
+from probes.audit.audit import TWINS, Plan
+from probes.audit.request import Asked, Done, mask_file, opened, read_mask
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
 from probes.report.html import CONTROLS, write_report
 from probes.report.wording import EMBEDDING, Wording, wording_of
 from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
-from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)

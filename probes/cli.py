@@ -224,9 +224,9 @@ def prune(
     """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it."""
     from dataclasses import replace
 
+    from probes.audit.request import Asked
     from probes.prune import PRUNE, lines_of
     from probes.prune import prune as compare
-    from probes.verbs import Asked
 
     asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
@@ -274,7 +274,7 @@ def attack(
 
     from probes.attack import ATTACK, lines_of
     from probes.attack import attack as bring_back
-    from probes.verbs import Asked
+    from probes.audit.request import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
@@ -317,9 +317,9 @@ def locality(
     """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks."""
     from dataclasses import replace
 
+    from probes.audit.request import Asked
     from probes.locality import LOCALITY, lines_of
     from probes.locality import locality as analyze
-    from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
     plan = replace(
@@ -373,11 +373,11 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
-    from probes.audit import TESTBED_LR, manifest_of
+    from probes.audit.audit import TESTBED_LR, manifest_of
+    from probes.audit.request import Asked
     from probes.harden import HARDEN, hardening, lines_of
     from probes.harden import harden as remove
     from probes.hardeners.training import FineTuning
-    from probes.verbs import Asked
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
@@ -410,7 +410,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Scan, shield, locate, prune, attack and harden a model, with controls; ends by naming the report."""
-    from probes.audit import audit as run_audit
+    from probes.audit.audit import audit as run_audit
     from probes.report.html import sentences_of
 
     done = run_audit(

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from probes.attack import STEPS, attack_plan, lines_of_curve, verdicts
-from probes.audit import TWINS, Plan
+from probes.audit.audit import TWINS, Plan
+from probes.audit.hardening_stages import Hardening
+from probes.audit.request import Asked, Done, mask_file, opened, read_mask
 from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
-from probes.verbs import Asked, Done, mask_file, opened, read_mask
 from shield.errors import BadRequestError
 
 HARDEN = Plan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tuple(range(9000, 9002)))

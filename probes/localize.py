@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from probes.audit import FULL, manifest_for, manifest_of
+from probes.audit.audit import FULL, manifest_for, manifest_of
 from probes.errors import AuditError, MaskError, TensorFileError
 from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.inputs.prompts import read_prompts

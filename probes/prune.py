@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from probes.audit import Plan
+from probes.audit.audit import Plan
+from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.tradeoff import sweep
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes
 from probes.metrics.statistics import bootstrap_mean
@@ -22,8 +24,6 @@ from probes.pruners import save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.runs.folder import Record, sha256_of, write_json
-from probes.tradeoff import sweep
-from probes.verbs import Asked, Done, mask_file, opened, read_mask
 
 PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
 

@@ -22,7 +22,7 @@ from ui.render import EMPTY, plot, table
 WORKS_A_PAGE = 12
 RECORDS_A_PAGE = 40
 SORTS = ("as recorded", "exposures, most first", "copies first", "name")
-# What probes/audit.py writes of every picture; a run of another kind may hold records of its own shape.
+# What probes/audit/audit.py writes of every picture; a run of another kind may hold records of its own shape.
 ANSWER = {"stage", "kind", "item", "scores", "copied"}
 JUDGED = {True: "copy", False: "no copy", None: "not judged"}
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from probes.attack import attack
 from probes.attacks import ATTACKS
-from probes.audit import FULL, TESTBED_LR, Plan, as_usual
+from probes.audit.audit import FULL, TESTBED_LR, Plan, as_usual
+from probes.audit.hardening_stages import Hardening
 from probes.drawing.draw import Sampling
 from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.audit import testbed_alignment
+from probes.audit.audit import testbed_alignment
 from probes.bench.shield import Left, Request, asked, blank
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.protect import works_gallery

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.audit import testbed_alignment
+from probes.audit.audit import testbed_alignment
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet
 from probes.protect import testbed_concepts, works_gallery

@@ -122,7 +122,7 @@ def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
 def report_fields(
     run: Run, stages: Stages, metric: str | None, criterion: dict[str, Any], limits: Iterable[str]
 ) -> dict[str, Any]:
-    """The rest of summary.json, in the layout that a report reads (probes/audit.py)."""
+    """The rest of summary.json, in the layout that a report reads (probes/audit/audit.py)."""
     records = list(scored_records(run)) if stages.complete("before") else []
     items = {record["item"] for record in records}
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.audit import manifest_of
+from probes.audit.audit import manifest_of
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest
 from probes.paths import takes_paths
 from probes.runs.folder import Run

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit import Plan, judge_for, manifest_for, testbed_alignment
+from probes.audit.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.drawing.draw import (
     Sampling,
     aligned,

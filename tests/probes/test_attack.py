@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from probes.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
+from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.errors import TensorFileError
@@ -16,7 +17,6 @@ from probes.localizers import RandomMask
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs import Asked
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 

@@ -10,6 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
+from probes.audit.hardening_stages import Hardening
+from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError
@@ -17,13 +19,11 @@ from probes.harden import HARDEN, UNPRUNED, harden, lines_of
 from probes.harden import hardening as hardening_of
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Panel, Sizes, with_dev
 from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs import Asked
 from shield.errors import BadRequestError
 from shield.load import load
 from tests.probes.exact import bits

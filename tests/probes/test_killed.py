@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 
 from probes.attack import ATTACK, attack
 from probes.attacks import AdversarialEmbedding
+from probes.audit.hardening_stages import Hardening
+from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
 from probes.harden import HARDEN, harden
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.scan.scan import scan
 from probes.types import Subject
-from probes.verbs import Asked
 from tests.tiny import tiny_sd
 
 KILLS = 20

@@ -10,10 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
+from probes.audit.layers import activation_rows, activations, mask_rows, subspace_masks
+from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
-from probes.layers import activation_rows, activations, mask_rows, subspace_masks
 from probes.locality import LOCALITY, TOO_FEW, lines_of, locality
 from probes.localizers import FFNSubspace
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
@@ -21,7 +22,6 @@ from probes.localizers.value_neurons import VALUES
 from probes.model.generate import encode_prompts
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs import Asked
 from shield.errors import BadRequestError
 from shield.load import load
 from tests.probes.exact import bits
@@ -110,7 +110,7 @@ def test_activation_distances_by_hand_in_any_grouping(subject, monkeypatch):
     assert rows[0]["groups"]["captions"]["value"] == pytest.approx(np.mean(far), rel=1e-4)
     assert rows[0]["groups"]["noises"]["value"] > 0
     assert all(row["groups"]["noises"]["value"] == 0 for row in rows if row["kind"] == "value")
-    monkeypatch.setattr("probes.layers.BYTES", 1)  # every layer alone
+    monkeypatch.setattr("probes.audit.layers.BYTES", 1)  # every layer alone
     again = activation_rows(subject, groups, 5)
     assert [row["layer"] for row in again] == [row["layer"] for row in rows]
     assert again[4]["groups"]["captions"]["value"] == pytest.approx(rows[4]["groups"]["captions"]["value"], rel=1e-5)

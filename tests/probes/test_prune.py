@@ -9,6 +9,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from typer.testing import CliRunner
 
+from probes.audit.request import Asked
+from probes.audit.tradeoff import sweep
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.errors import MaskError
@@ -18,9 +20,7 @@ from probes.localizers import FFNSubspace
 from probes.prune import PRUNE, lines_of, prune, score_changes
 from probes.report.drift import drift
 from probes.runs.folder import Run
-from probes.tradeoff import sweep
 from probes.types import UnitMask
-from probes.verbs import Asked
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from probes.audit import audit
-from tests.probes.test_audit_command import PLAN
+from probes.audit.audit import audit
+from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.serving import served
 from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
 

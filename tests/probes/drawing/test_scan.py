@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.audit import copy_judge
+from probes.audit.audit import copy_judge
 from probes.drawing.draw import (
     Job,
     Sampling,

@@ -3,7 +3,7 @@
 import diffusers
 import pytest
 
-from probes.audit import audit
+from probes.audit.audit import audit
 from probes.compare import Request, shown
 from probes.errors import UnsupportedError
 from probes.localize import localize

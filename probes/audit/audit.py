@@ -35,7 +35,8 @@ Stages, in order::
     attacked             pruned model, adversarial embedding of members, same prompts and seeds
     nonmember_attacked   pruned model, matched non-members, same budget
     twin_attacked        clean twin, the members' works, same budget
-    surrogates, kept, harden, hardened, hardened_attacked, hardened_nonmember_attacked     see probes/hardening.py
+    surrogates, kept, harden, hardened, hardened_attacked, hardened_nonmember_attacked
+            see probes/audit/hardening_stages.py
 
 In stages with "attacked", attack_steps = 0 is the caption itself: those records repeat the ones (and name the
 pictures) of stages pruned (of a model that wasn't pruned: before), twin and hardened; a search with another start
@@ -70,15 +71,15 @@ from pathlib import Path
 from typing import Any
 
 from probes.attacks import AdversarialEmbedding, AnyAttack
+from probes.audit.hardening_stages import Hardening
+from probes.audit.session import Known, Loop
 from probes.drawing.draw import Sampling, reference_picture
 from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts
 from probes.inputs.prompts import Target, read_prompts
 from probes.localizers import FFNSubspace
-from probes.loop import Known, Loop
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.model.loading import load
 from probes.paths import takes_paths

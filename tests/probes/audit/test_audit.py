@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit import Plan, copy_judge
+from probes.audit.audit import Plan, copy_judge
+from probes.audit.hardening_stages import Hardening
+from probes.audit.session import Known, Loop
 from probes.drawing.draw import Sampling, reference_picture
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Panel, Sizes, panel_of_prompts
 from probes.inputs.prompts import Target
 from probes.localizers import FFNSubspace
-from probes.loop import Known, Loop
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Run

@@ -35,7 +35,7 @@ from probes.runs.stage_log import Skip
 from probes.types import Goal, Hardener, Memory, Pair
 
 if TYPE_CHECKING:
-    from probes.loop import Loop
+    from probes.audit.session import Loop
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
 NO_KEEP = (

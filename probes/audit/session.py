@@ -1,4 +1,4 @@
-"""The stages of an audit, one method each; probes/audit.py says what they write."""
+"""The stages of an audit, one method each; probes/audit/audit.py says what they write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probes import hardening
+from probes.audit import hardening_stages as hardening
+from probes.audit.search import Searches
 from probes.drawing.draw import (
     Draw,
     Job,
@@ -29,14 +30,13 @@ from probes.report.figures import attack_curve, detector_figures, gaps, ladder, 
 from probes.runs.folder import Record, Run, record_id, write_json
 from probes.runs.progress import Track
 from probes.runs.stage_log import Skip, Stages
-from probes.search import Searches
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
 from shield.errors import NotCalibratedError
 from shield.types import Detector
 
 if TYPE_CHECKING:
-    from probes.audit import Plan
+    from probes.audit.audit import Plan
 
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."

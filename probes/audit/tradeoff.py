@@ -24,7 +24,7 @@ from probes.types import UnitMask
 from shield.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from probes.loop import Loop
+    from probes.audit.session import Loop
 
 
 @dataclass(frozen=True)

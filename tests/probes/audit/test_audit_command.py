@@ -5,12 +5,12 @@ import json
 import pytest
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit import Plan, audit
+from probes.audit.audit import Plan, audit
+from probes.audit.hardening_stages import Hardening
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
-from probes.hardening import Hardening
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
 from probes.runs.folder import RunError
