@@ -4,17 +4,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from probes.attack import ATTACK, attack
-from probes.attack import lines_of as attack_lines
 from probes.audit.audit import TESTBED_LOCALIZER
 from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
-from probes.localize import base_prompts, localize
-from probes.localize import lines_of as mask_lines
-from probes.prune import PRUNE, prune
 from probes.scan.scan import lines_of as scan_lines
 from probes.scan.scan import scan
+from probes.verbs.attack import ATTACK, attack
+from probes.verbs.attack import lines_of as attack_lines
+from probes.verbs.localize import base_prompts, localize
+from probes.verbs.localize import lines_of as mask_lines
+from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
 sampling = Sampling(steps=25, guidance_scale=3.0)

@@ -3,8 +3,8 @@
 import torch
 
 import shield
-from probes.protect import testbed_concepts, works_gallery
 from probes.testbed.manifest import load_manifest
+from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
 from shield import Policy, Shield
 
 SAMPLING = {"num_inference_steps": 25, "guidance_scale": 3.0}

@@ -46,7 +46,7 @@ def calibrate(
     """Make a model's thresholds from prompts that it is known not to have memorized."""
     from dataclasses import asdict
 
-    from probes.calibrate import calibrate_detectors
+    from probes.verbs.calibrate import calibrate_detectors
     from shield.weights import weights_dir
 
     with _bar() as progress:
@@ -80,7 +80,7 @@ def calibrate_copies(
     """Make the thresholds of the copy scores from pictures that are known not to be copies."""
     from dataclasses import asdict
 
-    from probes.calibrate import calibrate_copies as make
+    from probes.verbs.calibrate import calibrate_copies as make
 
     made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
     lines = [
@@ -99,7 +99,7 @@ def calibrate_gallery(
     as_json: Json = False,
 ) -> None:
     """Make a gallery's copy threshold from pictures that are known not to be copies."""
-    from probes.protect import calibrate_gallery as make
+    from probes.verbs.calibrate_protected import calibrate_gallery as make
 
     made = make(gallery, noncopies, out, fpr=fpr)
     found = {
@@ -144,7 +144,7 @@ def calibrate_concepts(
     """Make the limit above which a prompt means a protected concept without naming it."""
     from dataclasses import asdict
 
-    from probes.protect import calibrate_concepts as make
+    from probes.verbs.calibrate_protected import calibrate_concepts as make
 
     if check and registry:
         raise typer.BadParameter("--check knows the testbed's characters alone; leave --registry out.")
@@ -155,7 +155,7 @@ def calibrate_concepts(
         f"flagged), {path}"
     ]
     if check:
-        from probes.screens import checked, lines_of
+        from probes.verbs.screens import checked, lines_of
 
         found["check"] = [asdict(rate) for rate in checked(limit, openclip)]
         lines += lines_of(found["check"])
@@ -187,7 +187,7 @@ def calibrate_watch(
     """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way."""
     from dataclasses import asdict
 
-    from probes.protect import calibrate_watch as make
+    from probes.verbs.calibrate_protected import calibrate_watch as make
     from shield.weights import weights_dir
 
     shares = numbers(steps, float)

@@ -123,7 +123,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw one prompt behind the shield, and say what the shield saw."""
-    from probes.compare import Request, shown
+    from probes.verbs.generate import Request, shown
 
     found = shown(Request(prompt, model, seed, steps, guidance, policy, device), out, compare=compare)
     printed(found, as_json, _generated(found))
@@ -173,8 +173,8 @@ def localize(
     as_json: Json = False,
 ) -> None:
     """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
-    from probes.localize import lines_of, localizer_of
-    from probes.localize import localize as locate
+    from probes.verbs.localize import lines_of, localizer_of
+    from probes.verbs.localize import localize as locate
 
     sampling = _sampling(model, steps, guidance)
     options = {
@@ -225,8 +225,8 @@ def prune(
     from dataclasses import replace
 
     from probes.audit.request import Asked
-    from probes.prune import PRUNE, lines_of
-    from probes.prune import prune as compare
+    from probes.verbs.prune import PRUNE, lines_of
+    from probes.verbs.prune import prune as compare
 
     asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
@@ -272,9 +272,9 @@ def attack(
     """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
     from dataclasses import replace
 
-    from probes.attack import ATTACK, lines_of
-    from probes.attack import attack as bring_back
     from probes.audit.request import Asked
+    from probes.verbs.attack import ATTACK, lines_of
+    from probes.verbs.attack import attack as bring_back
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
@@ -318,8 +318,8 @@ def locality(
     from dataclasses import replace
 
     from probes.audit.request import Asked
-    from probes.locality import LOCALITY, lines_of
-    from probes.locality import locality as analyze
+    from probes.verbs.locality import LOCALITY, lines_of
+    from probes.verbs.locality import locality as analyze
 
     asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
     plan = replace(
@@ -375,9 +375,9 @@ def harden(
 
     from probes.audit.audit import TESTBED_LR, manifest_of
     from probes.audit.request import Asked
-    from probes.harden import HARDEN, hardening, lines_of
-    from probes.harden import harden as remove
     from probes.hardeners.training import FineTuning
+    from probes.verbs.harden import HARDEN, hardening, lines_of
+    from probes.verbs.harden import harden as remove
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:

@@ -35,7 +35,7 @@ def get(
     """Fetch a model, check its sha256, and put it where it is looked for."""
     from importlib.util import find_spec
 
-    from probes.fetch_models import get_sscd
+    from probes.verbs.fetch_models import get_sscd
     from shield.protected.descriptors.sscd import places
 
     if name != "sscd":

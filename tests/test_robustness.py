@@ -25,10 +25,8 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save
 
-from probes.calibrate import read_picture
 from probes.drawing.draw import reference_picture
 from probes.inputs.prompts import read_prompts
-from probes.localize import load_norms
 from probes.metrics import load_calibrations
 from probes.report.html import write_report
 from probes.report.sheets import thumbnail
@@ -39,6 +37,8 @@ from probes.testbed.manifest import load_manifest
 from probes.traps.folder import read_traps
 from probes.traps.make import Ladder, make
 from probes.types import UnitMask
+from probes.verbs.calibrate import read_picture
+from probes.verbs.localize import load_norms
 from shield.concepts import Concepts
 from shield.errors import ShieldError
 from shield.gallery import Gallery, opened

@@ -11,7 +11,6 @@ import torch
 
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
-from probes.localize import Norms, load_norms
 from probes.localizers import FFNSubspace, RandomMask
 from probes.localizers.ffn_subspace import matching_weights
 from probes.metrics import CopyJudge
@@ -21,6 +20,7 @@ from probes.report.figures import rate_row, utility
 from probes.report.plots import tradeoff_plot
 from probes.runs.folder import Record
 from probes.types import UnitMask
+from probes.verbs.localize import Norms, load_norms
 from shield.errors import BadRequestError
 
 if TYPE_CHECKING:

@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attack import attack
 from probes.attacks import ATTACKS
 from probes.audit.audit import FULL, TESTBED_LR, Plan, as_usual
 from probes.audit.hardening_stages import Hardening
 from probes.drawing.draw import Sampling
-from probes.harden import harden
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes, panel_of_manifest
@@ -26,6 +24,8 @@ from probes.runs.folder import write_json
 from probes.testbed.manifest import load_manifest
 from probes.testbed.sampling import verb_sampling
 from probes.types import Subject
+from probes.verbs.attack import attack
+from probes.verbs.harden import harden
 from shield.load import load
 
 STEPS = (0, 1, 10, 25, 50, 150)

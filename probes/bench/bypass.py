@@ -298,8 +298,8 @@ def bench_bypass(out: Path, works: int = 5) -> dict[str, Any]:
 
 def on_testbed(works: int) -> Iterator[Outcome]:
     """All disguises of shipped names and of the testbed's characters, and all attempts at held-out works."""
-    from probes.protect import testbed_concepts, works_gallery
     from probes.testbed.manifest import load_manifest
+    from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
     from shield.concepts import Concepts
     from shield.load import load
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from probes.calibrate import calibrate_detectors
 from probes.cli import SPINS, app
-from probes.compare import Request, side_by_side, was_flagged
 from probes.runs.folder import Run
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.testbed.sampling import usual_sampling, verb_sampling
+from probes.verbs.calibrate import calibrate_detectors
+from probes.verbs.generate import Request, side_by_side, was_flagged
 from shield.errors import BadRequestError
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd

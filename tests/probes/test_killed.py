@@ -16,12 +16,10 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from probes.attack import ATTACK, attack
 from probes.attacks import AdversarialEmbedding
 from probes.audit.hardening_stages import Hardening
 from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
-from probes.harden import HARDEN, harden
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes
@@ -29,6 +27,8 @@ from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.scan.scan import scan
 from probes.types import Subject
+from probes.verbs.attack import ATTACK, attack
+from probes.verbs.harden import HARDEN, harden
 from tests.tiny import tiny_sd
 
 KILLS = 20

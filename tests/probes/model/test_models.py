@@ -4,12 +4,12 @@ import diffusers
 import pytest
 
 from probes.audit.audit import audit
-from probes.compare import Request, shown
 from probes.errors import UnsupportedError
-from probes.localize import localize
 from probes.localizers import RandomMask
 from probes.model.loading import load
 from probes.scan.scan import scan
+from probes.verbs.generate import Request, shown
+from probes.verbs.localize import localize
 from shield.errors import UnsupportedPipelineError
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_variant

@@ -15,13 +15,13 @@ from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
-from probes.locality import LOCALITY, TOO_FEW, lines_of, locality
 from probes.localizers import FFNSubspace
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.localizers.value_neurons import VALUES
 from probes.model.generate import encode_prompts
 from probes.runs.folder import Run
 from probes.types import Subject
+from probes.verbs.locality import LOCALITY, TOO_FEW, lines_of, locality
 from shield.errors import BadRequestError
 from shield.load import load
 from tests.probes.exact import bits

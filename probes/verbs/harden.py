@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from probes.audit.audit import TWINS, Plan
 from probes.audit.hardening_stages import Hardening
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
@@ -24,6 +23,7 @@ from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.types import UnitMask
+from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from shield.errors import BadRequestError
 
 HARDEN = Plan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tuple(range(9000, 9002)))

@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 
 from probes.cli import app
 from probes.errors import MaskError, PromptFileError
-from probes.localize import (
+from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
+from probes.runs.folder import Run
+from probes.types import Subject, UnitMask
+from probes.verbs.localize import (
     base_prompts,
     joined,
     lines_of,
@@ -21,9 +24,6 @@ from probes.localize import (
     reordered,
     save_norms,
 )
-from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
-from probes.runs.folder import Run
-from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -15,12 +15,12 @@ from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes
-from probes.localize import localize
 from probes.localizers import FFNSubspace
-from probes.prune import PRUNE, lines_of, prune, score_changes
 from probes.report.drift import drift
 from probes.runs.folder import Run
 from probes.types import UnitMask
+from probes.verbs.localize import localize
+from probes.verbs.prune import PRUNE, lines_of, prune, score_changes
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 

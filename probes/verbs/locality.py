@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.attack import UNPRUNED
 from probes.audit.audit import Plan, manifest_of
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
@@ -35,7 +34,6 @@ from probes.audit.session import Loop
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
-from probes.localize import base_prompts, neurons_of
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
@@ -48,6 +46,8 @@ from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
+from probes.verbs.attack import UNPRUNED
+from probes.verbs.localize import base_prompts, neurons_of
 from shield.errors import BadRequestError
 
 LOCALITY = Plan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))

@@ -3,11 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from probes import protect
 from probes.cli import app
-from probes.protect import described_in_short, gallery_at, neighbor_captions, works_gallery
-from probes.screens import checked, groups, lines_of
 from probes.testbed.characters import RESERVED
+from probes.verbs import calibrate_protected as protect
+from probes.verbs.calibrate_protected import described_in_short, gallery_at, neighbor_captions, works_gallery
+from probes.verbs.screens import checked, groups, lines_of
 from shield.gallery import Gallery
 from shield.meaning import Meaning, found_limit
 from shield.thresholds import load_thresholds

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probes.metrics.statistics import wilson
-from probes.protect import described_in_short, neighbor_captions, testbed_concepts
+from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, testbed_concepts
 from shield.meaning import Limit, Meaning, Space
 from shield.types import Mention
 

@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from probes import fetch_models as models
+from probes.verbs import fetch_models as models
 from shield.errors import BadRequestError, WeightsError
 from shield.protected.descriptors import sscd
 from shield.weights import sha256_of

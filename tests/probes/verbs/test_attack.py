@@ -7,7 +7,6 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from probes.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
 from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
@@ -17,6 +16,7 @@ from probes.localizers import RandomMask
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.types import Subject
+from probes.verbs.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 

@@ -15,8 +15,6 @@ from probes.audit.request import Asked
 from probes.cli import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError
-from probes.harden import HARDEN, UNPRUNED, harden, lines_of
-from probes.harden import hardening as hardening_of
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
 from probes.inputs.cohorts import Panel, Sizes, with_dev
@@ -24,6 +22,8 @@ from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.types import Subject
+from probes.verbs.harden import HARDEN, UNPRUNED, harden, lines_of
+from probes.verbs.harden import hardening as hardening_of
 from shield.errors import BadRequestError
 from shield.load import load
 from tests.probes.exact import bits
