@@ -4,7 +4,7 @@ Masks are located with the captions of every other dev work of the top two rungs
 or neurons, which base, which blocks, how many steps) is judged on the other dev works. For each of LOSSES the best mask
 that costs scenes at most that much agreement is then judged on held-out works, beside the published setting, the
 strongest mask, and as many random weights. Independently of any localizer, parts are exchanged with the clean twin
-(probes/transplant.py).
+(probes/bench/transplant.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from probes.audit.audit import testbed_alignment
+from probes.bench.transplant import GROUPS, transplanted
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
@@ -27,7 +28,6 @@ from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
-from probes.transplant import GROUPS, transplanted
 from probes.types import Pruner, Subject, UnitMask
 from shield.load import load
 from shield.pictures import open_image

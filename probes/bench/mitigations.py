@@ -17,13 +17,13 @@ from PIL import Image
 
 from probes.audit.audit import testbed_alignment
 from probes.bench.shield import Left, Request, asked, blank
+from probes.bench.verify import sheet
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
-from probes.testbed.verify import sheet
 from probes.verbs.calibrate_protected import works_gallery
 from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from probes.audit.audit import testbed_alignment
+from probes.bench.verify import sheet
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet
 from probes.report.format import earlier
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
-from probes.testbed.verify import sheet
 from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
 from probes.verbs.screens import groups
 from shield.load import load

@@ -120,7 +120,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
-    from probes.testbed.verify import Verifier, table
+    from probes.bench.verify import Verifier, table
 
     figures = Verifier(out, seeds, sscd=sscd).run()
     printed(figures, as_json, table(figures))
@@ -132,8 +132,8 @@ def verify(
 def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path("runs/show")) -> None:
     """What is in the testbed: counts by kind and rung, and one sheet of its reference pictures."""
 
+    from probes.bench.verify import sheet
     from probes.testbed.manifest import load_manifest
-    from probes.testbed.verify import sheet
 
     manifest = load_manifest()
     groups = {

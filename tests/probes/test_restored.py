@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase, PromptSearch
+from probes.bench.transplant import transplanted
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
 from probes.hardeners.training import FineTuning, fine_tune, hardened
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.model.generate import encode_prompts, first_steps, generate
 from probes.pruners import PRUNERS, pruned
-from probes.transplant import transplanted
 from probes.traps.folder import Trap
 from probes.traps.trial import Measure
 from probes.types import Goal, Memory, Pair, Subject

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from probes.bench.transplant import GROUPS, transplanted
 from probes.errors import MaskError
-from probes.transplant import GROUPS, transplanted
 from tests.tiny import tiny_sd
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from probes.bench.verify import METRICS, SSCD_LINE, Copies, _any, passed, sscd_metric, table, with_sscd
 from probes.metrics import CopyJudge, TiledL2, calibrate
-from probes.testbed.verify import METRICS, SSCD_LINE, Copies, _any, passed, sscd_metric, table, with_sscd
 
 
 def test_one_copy_decides_and_otherwise_one_that_could_not_be_judged() -> None:
