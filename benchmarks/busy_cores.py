@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.timing import Figure, figure
-from probes.cli import SPINS
+from probes.cli.main import SPINS
 
 REPEATS = 9
 TEN_STEPS = f"""

@@ -44,7 +44,7 @@ def test_no_drawer_for_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["shield", "probes", "probes.runs.folder", "probes.metrics", "probes.report.html", "probes.cli"]
+    "module", ["shield", "probes", "probes.runs.folder", "probes.metrics", "probes.report.html", "probes.cli.main"]
 )
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""The console script: the verbs of probes/cli.py and, since nothing may import this package, `ui` and `serve`."""
+"""The console script: the verbs of probes/cli/main.py and, since nothing may import this package, `ui` and `serve`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.cli import app, main
-from probes.options import Device, Model
+from probes.cli.main import app, main
+from probes.cli.options import Device, Model
 from shield.errors import BadRequestError
 
 __all__ = ["app", "main"]

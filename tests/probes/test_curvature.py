@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from probes.cli import app
+from probes.cli.main import app
 from probes.localizers import Curvature
 from probes.localizers.curvature import Factors, flat
 from probes.localizers.ffn_subspace import matching_weights

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import shield
-from probes.cli import app
+from probes.cli.main import app
 from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl
 
 MAKERS = {"sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux}

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MAIN = (
     "import resource, sys; limit = int(sys.argv.pop(1))\n"
     "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
-    "from probes.cli import main; main()"
+    "from probes.cli.main import main; main()"
 )
 
 

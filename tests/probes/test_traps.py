@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
-from probes.cli import app
+from probes.cli.main import app
 from probes.errors import TrapError
 from probes.inputs.prompts import read_prompts
 from probes.report.html import write_report

@@ -10,7 +10,7 @@ from pyarrow import parquet
 from scipy.stats import mannwhitneyu
 from typer.testing import CliRunner
 
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.report.html import write_report

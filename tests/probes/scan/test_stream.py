@@ -9,7 +9,7 @@ import torch
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
 from probes.model.batches import best_batch

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from probes.audit.request import Asked
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import TensorFileError
 from probes.inputs.cohorts import Sizes

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from probes.attacks import AdversarialEmbedding
 from probes.audit.hardening_stages import Hardening
 from probes.audit.request import Asked
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from probes.attacks import AdversarialEmbedding
 from probes.audit.layers import activation_rows, activations, mask_rows, subspace_masks
 from probes.audit.request import Asked
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace

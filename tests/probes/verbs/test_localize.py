@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from probes.cli import app
+from probes.cli.main import app
 from probes.errors import MaskError, PromptFileError
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.runs.folder import Run

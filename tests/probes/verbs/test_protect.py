@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from probes.cli import app
+from probes.cli.main import app
 from probes.testbed.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
 from probes.verbs.calibrate_protected import described_in_short, gallery_at, neighbor_captions, works_gallery

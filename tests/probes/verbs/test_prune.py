@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from probes.audit.request import Asked
 from probes.audit.tradeoff import sweep
-from probes.cli import app
+from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from probes.cli import SPINS, app
+from probes.cli.main import SPINS, app
 from probes.runs.folder import Run
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
@@ -91,7 +91,7 @@ def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_verb_explains_itself_without_loading_torch() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from probes.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from probes.cli.main import app\n"
         f"for verb in {VERBS!r}:\n"
         "    done = CliRunner().invoke(app, [verb, '--help'])\n"
         "    assert done.exit_code == 0 and 'Usage' in done.stdout, done.output\n"
@@ -269,7 +269,7 @@ def test_copy_thresholds_from_a_folder_of_pictures(tmp_path: Path) -> None:
 
 
 def test_the_console_script_ends_mistakes_with_one_line(tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['diffshield', 'report', sys.argv[1]]; from probes.cli import main; main()"
+    code = "import sys; sys.argv = ['diffshield', 'report', sys.argv[1]]; from probes.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         capture_output=True,

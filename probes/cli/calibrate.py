@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probes.options import Device, Json, Model, OwnGuidance, OwnSteps, listed, numbers, printed
+from probes.cli.options import Device, Json, Model, OwnGuidance, OwnSteps, listed, numbers, printed
 
 if TYPE_CHECKING:
     from probes.types import Progress

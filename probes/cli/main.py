@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from probes.bench.cli import bench_app
-from probes.calibrate_cli import register as register_calibrate
-from probes.models_cli import models_app
-from probes.options import (
+from probes.cli.bench import bench_app
+from probes.cli.calibrate import register as register_calibrate
+from probes.cli.models import models_app
+from probes.cli.options import (
     Column,
     Device,
     FailOnFlag,
@@ -36,9 +36,9 @@ from probes.options import (
     numbers,
     printed,
 )
-from probes.scan_cli import register as register_scan
-from probes.testbed.cli import testbed_app
-from probes.traps.cli import traps_app
+from probes.cli.scan import register as register_scan
+from probes.cli.testbed import testbed_app
+from probes.cli.traps import traps_app
 from shield.errors import ShieldError
 
 FAILED, INTERRUPTED = 1, 130

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probes.options import Device, Json, Out, Resume, listed, printed
+from probes.cli.options import Device, Json, Out, Resume, listed, printed
 
 traps_app = typer.Typer(help="Pictures that prove whether a model was trained on them.", no_args_is_help=True)
 

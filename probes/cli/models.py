@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probes.options import Json, printed
+from probes.cli.options import Json, printed
 from shield.errors import BadRequestError
 
 models_app = typer.Typer(help="Models that can't be shipped.", no_args_is_help=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.options import (
+from probes.cli.options import (
     Column,
     Device,
     FailOnFlag,

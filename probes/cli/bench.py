@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.options import Device, Json, chosen, printed
+from probes.cli.options import Device, Json, chosen, printed
 
 Out = Annotated[Path, typer.Option(help="Folder for the figures as JSON, their plot and contact sheets.")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probes.options import Json, chosen, printed
+from probes.cli.options import Json, chosen, printed
 from shield.pictures import open_image
 
 if TYPE_CHECKING:
