@@ -12,7 +12,7 @@ from probes.drawing.draw import reference_picture
 from probes.model.generate import encode_pictures, encode_prompts
 from probes.testbed.manifest import load_manifest
 from probes.types import Goal, Subject
-from shield.load import load
+from shield.model.loading import load
 
 WORKS, STEPS, REPEATS = 8, 4, 3
 

@@ -20,7 +20,7 @@ TEN_STEPS = f"""
 import json
 from benchmarks.timing import seconds
 from probes.model.generate import generators, quiet
-from shield.load import load
+from shield.model.loading import load
 pipe = load("testbed")
 with quiet(pipe):
     draw = lambda: pipe("a cat on a blue background", num_inference_steps=10, generator=generators([0]))

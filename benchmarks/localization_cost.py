@@ -7,7 +7,7 @@ from probes.audit.audit import FULL, as_usual
 from probes.localizers import FFNSubspace
 from probes.testbed.manifest import load_manifest
 from probes.types import Localizer, Subject
-from shield.load import load
+from shield.model.loading import load
 
 PROMPTS = 10
 # Steps, conditions (memorized and base prompt), and the two halves of guidance.

@@ -27,7 +27,7 @@ from probes.scan.scorer import Reading
 from probes.scan.stream import items_of, record_stream
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
-from shield.conditioning import encoded
+from shield.model.conditioning import encoded
 
 BATCH, PROMPTS, REPEATS = 16, 256, 7
 REFERENCES: dict[str, tuple[Callable[[Any, str], Any], int]] = {

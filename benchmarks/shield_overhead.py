@@ -16,7 +16,7 @@ from probes.model.generate import generators, quiet
 from probes.runs.cost import counted
 from probes.testbed.manifest import load_manifest
 from shield.intercept import denoiser_of
-from shield.load import load
+from shield.model.loading import load
 from shield.wrapper import Shield
 
 BATCH, PAIRS, STEPS = 4, 16, 50

@@ -10,7 +10,7 @@ result.images, result.verdicts
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shield.load import load
+from shield.model.loading import load
 
 if TYPE_CHECKING:
     from shield.concepts import Concepts

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError, WeightsError
-from shield.families import family_of
 from shield.gallery import Gallery
+from shield.model.assets import weights_dir
+from shield.model.families import family_of
 from shield.policy import Policy, preset
 from shield.stand_in import StandIn
 from shield.thresholds import Threshold, load_thresholds
 from shield.types import Screen
-from shield.weights import weights_dir
 
 PROMPTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
 COUNTS = ("num_images_per_prompt", "num_inference_steps")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shield.conditioning import encoded
 from shield.errors import MissingSignalError
+from shield.model.conditioning import encoded
 from shield.types import Case, WordWeight
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")

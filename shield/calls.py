@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shield.families import Family
+from shield.model.families import Family
 
 UNBATCHED = frozenset({"txt_ids", "img_ids"})
 

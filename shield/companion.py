@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from shield.calls import asked_about, asked_at, picked_rows
-from shield.conditioning import Conditioning, written
-from shield.families import Family
+from shield.model.conditioning import Conditioning, written
+from shield.model.families import Family
 
 
 class Companion:

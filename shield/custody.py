@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from shield import moves, steps
-from shield.families import family_of
+from shield.model.families import family_of
 from shield.steps import observed
 
 COND, UNCOND, ASIDE, BESIDE = "cond", "uncond", "aside", "beside"  # whose arguments a call's are

@@ -1,7 +1,7 @@
 """Every exception of the shield. A message says what is needed, what was found, and what to do.
 
 ShieldError
-|- UnsupportedPipelineError   the pipeline's family isn't in shield/families.py
+|- UnsupportedPipelineError   the pipeline's family isn't in shield/model/families.py
 |- WeightsError               a shipped file is missing or altered
 |- NotCalibratedError         no threshold fits this model and these settings
 |- MissingSignalError         a detector needs something that the run didn't record

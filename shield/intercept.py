@@ -1,10 +1,10 @@
 """The one place that touches a pipeline: hooks on the denoiser's forward, always removed.
 
 A hook sees what `callback_on_step_end` can't: the conditional and unconditional predictions before guidance mixes
-them. It reads them in the layout that shield/families.py states ([uncond x B, cond x B] in one call, or two calls),
-hands them on as one Forward a step, and may return another conditional prediction, from which the pipeline's own
-guidance formula goes on. Nothing of the pipeline is copied or restarted. Every hook here is a context manager; after
-it, also after an exception, the denoiser holds the hooks that it held before.
+them. It reads them in the layout that shield/model/families.py states ([uncond x B, cond x B] in one call, or two
+calls), hands them on as one Forward a step, and may return another conditional prediction, from which the pipeline's
+own guidance formula goes on. Nothing of the pipeline is copied or restarted. Every hook here is a context manager;
+after it, also after an exception, the denoiser holds the hooks that it held before.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from shield.attention import attention_watched
 from shield.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
 from shield.companion import Companion
-from shield.conditioning import Conditioning, null_conditioning, read, written
 from shield.custody import ASIDE, BESIDE, COND, UNCOND, Custody
 from shield.errors import MissingSignalError, TraceError
-from shield.families import Family, family_of
 from shield.feature_caches import FeatureCaches
-from shield.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
+from shield.model.conditioning import Conditioning, null_conditioning, read, written
+from shield.model.families import Family, family_of
+from shield.model.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
+from shield.model.schedules import refuse_inverse
 from shield.questions import REDRAWN, late, redrawn, redraws, shifted
 from shield.running import alone
-from shield.schedules import refuse_inverse
 from shield.steps import StepCount, observed
 from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
 

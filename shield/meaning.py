@@ -1,6 +1,6 @@
 """Concepts that a prompt means without naming them, and that a picture shows: one space for texts and pictures.
 
-Every name, alias and description of a concept is a point in a CLIP's space (shield/openclip.py); its `indirect`
+Every name, alias and description of a concept is a point in a CLIP's space (shield/model/openclip.py); its `indirect`
 descriptions are read here alone. A prompt is read whole and clause by clause, so that a description in a long prompt
 isn't averaged away; where a reading lies nearer to a concept than the limit allows, the concept counts as mentioned.
 The limit is calibrated on declared benign prompts, the hardest of which are generic neighbors ("a robot on a blue
@@ -24,10 +24,10 @@ from PIL import Image
 
 from shield.concepts import Concepts
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
-from shield.openclip import OpenClip
+from shield.model.assets import weights_dir
+from shield.model.openclip import OpenClip
 from shield.thresholds import quantile
 from shield.types import Mention
-from shield.weights import weights_dir
 
 FORMAT = 1
 COMMAND = "diffshield calibrate-concepts"

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from shield.errors import BadRequestError
-from shield.fingerprint import model_sha256
 from shield.intercept import Forward
-from shield.prediction import converted
+from shield.model.fingerprint import model_sha256
+from shield.model.prediction import converted
 
 PREVIEWS = ("linear", "decode")
 PICTURES, SIDE, SPREAD = 24, 16, 0.75

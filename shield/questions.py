@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from shield.conditioning import null_conditioning
-from shield.prediction import noise_levels
+from shield.model.conditioning import null_conditioning
+from shield.model.prediction import noise_levels
 
 if TYPE_CHECKING:
     from shield.intercept import Forward

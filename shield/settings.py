@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from shield.errors import NotCalibratedError
-from shield.families import family_of
 from shield.feature_caches import FeatureCaches
-from shield.fingerprint import Recognized, model_sha256, models_sha256
 from shield.intercept import denoiser_of
-from shield.prediction import noise_levels, prediction_type
+from shield.model.families import family_of
+from shield.model.fingerprint import Recognized, model_sha256, models_sha256
+from shield.model.prediction import noise_levels, prediction_type
 from shield.thresholds import Setting
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")

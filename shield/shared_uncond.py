@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from shield.conditioning import Conditioning, null_conditioning
-from shield.families import family_of
 from shield.intercept import Forward
+from shield.model.conditioning import Conditioning, null_conditioning
+from shield.model.families import family_of
 from shield.types import ATTENTION, Detector
 
 # Predictions kept at a time: a quarter of a gigabyte for SDXL's latents in float32.

@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
-from shield.prediction import converted
+from shield.model.conditioning import Conditioning
+from shield.model.prediction import converted
 
 SIGNALS = ("latents", "noise_cond", "noise_uncond", "late", "shifted")
 ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer

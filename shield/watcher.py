@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from shield.attribution import word_weights
-from shield.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.families import Family
 from shield.gallery import Gallery
 from shield.intercept import Forward, denoiser_of
 from shield.likeness import Likeness
 from shield.mitigations import NullPrompt
+from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
+from shield.model.families import Family
 from shield.moves import Moves
 from shield.policy import Policy, decided
 from shield.questions import extra_calls

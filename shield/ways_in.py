@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from shield.families import family_of
-from shield.prediction import prediction_type, unreadable
+from shield.model.families import family_of
+from shield.model.prediction import prediction_type, unreadable
 
 PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image", "negative_ip_adapter_image")
 EMBEDDED = "the prompt came as embeddings, which can't be read"

@@ -11,15 +11,15 @@ from typing import Any
 from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
 from shield.custody import Custody
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.families import Family, family_of
 from shield.gallery import Gallery
 from shield.intercept import intercepted, once_more, watched_layers
-from shield.load import load
+from shield.model.families import Family, family_of
+from shield.model.loading import load
+from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
 from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.policy import Policy
-from shield.prediction import refuse_unreadable, unreadable
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.running import alone
 from shield.settings import Models, RecognizedModels, setting_of
@@ -220,7 +220,7 @@ class Shield(StandIn):
 
     @property
     def model_sha256(self) -> str:
-        """The denoiser's name (shield/fingerprint.py), looked up anew when it has changed. Where text encoders or
+        """The denoiser's name (shield/model/fingerprint.py), looked up anew when it has changed. Where text encoders or
         ControlNet are no longer those that were wrapped, a name of both.
         """
         models = self._models()

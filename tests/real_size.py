@@ -77,10 +77,11 @@ def use(folder: Path) -> dict[str, Any]:
     from probes.localizers import FFNSubspace
     from probes.scan.scan import Hardware, scan
     from probes.types import Subject
-    from shield import Policy, Shield, load
+    from shield import Policy, Shield
     from shield.calibrate import Sampling as Small
     from shield.calibrate import calibrate
     from shield.detectors import StructureGap
+    from shield.model import loading as load
 
     pipe = load(folder, "cpu", "bfloat16")
     hooks = _hooks(pipe.unet)

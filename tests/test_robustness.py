@@ -42,8 +42,8 @@ from probes.verbs.localize import load_norms
 from shield.concepts import Concepts
 from shield.errors import ShieldError
 from shield.gallery import Gallery, opened
+from shield.model.assets import read_manifest
 from shield.thresholds import load_thresholds
-from shield.weights import read_manifest
 from tests.mutations import mutated, mutated_json
 from tests.probes.tiny_testbed import tiny_testbed
 

@@ -19,7 +19,7 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from shield.errors import BadRequestError  # noqa: E402
-from shield.load import SHIPPED  # noqa: E402
+from shield.model.loading import SHIPPED  # noqa: E402
 from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402

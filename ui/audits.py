@@ -13,7 +13,7 @@ from pathlib import Path
 
 from probes.errors import AuditError
 from probes.runs.folder import Run, RunError
-from shield.load import SHIPPED
+from shield.model.loading import SHIPPED
 from ui.folders import Folders, stages_of
 
 PATIENCE = 30.0

@@ -11,11 +11,11 @@ from PIL import Image
 
 from probes.model.generate import generators
 from shield.attribution import word_weights
-from shield.conditioning import null_conditioning
 from shield.errors import BadRequestError, MissingSignalError
-from shield.families import family_of
 from shield.gallery import Gallery
 from shield.intercept import Forward, intercepted
+from shield.model.conditioning import null_conditioning
+from shield.model.families import family_of
 from shield.policy import preset
 from shield.preview import Preview
 from shield.thresholds import Threshold

@@ -28,7 +28,7 @@ def misspelled(name: str) -> str:
 
 def _memorized(model: str) -> str | None:
     """The caption of the testbed's work that was shown most often, of those kept for judging."""
-    from shield.load import SHIPPED
+    from shield.model.loading import SHIPPED
 
     if model not in SHIPPED:
         return None

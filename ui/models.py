@@ -83,7 +83,7 @@ class Models:
 
 def _load(name: str, device: str) -> Loaded:
     from probes.model.loading import load
-    from shield.families import family_of
+    from shield.model.families import family_of
     from shield.preview import preview_of
 
     pipe = load(name, device=device)

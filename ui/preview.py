@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from shield.prediction import noise_levels
+from shield.model.prediction import noise_levels
 from shield.preview import Preview
 
 SIDE = 256

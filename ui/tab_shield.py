@@ -98,7 +98,7 @@ def _inputs(page: Page, blocks: gr.Blocks) -> tuple[list[Any], gr.Button, gr.But
 def _usual(model: str) -> tuple[int, float]:
     """A shipped model's own sampling; of others it is known only once they are loaded."""
     from probes.testbed.sampling import usual_sampling
-    from shield.load import SHIPPED
+    from shield.model.loading import SHIPPED
 
     return usual_sampling(model, None) if model in SHIPPED else (25, 5.0)
 

@@ -104,7 +104,8 @@ def serve(
     service = _module("ui.service", "serve")
     import uvicorn
 
-    from shield import Concepts, Gallery, Shield, load
+    from shield import Concepts, Gallery, Shield
+    from shield.model import loading as load
 
     safe = Shield(
         load(model, device),

@@ -29,7 +29,7 @@ from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
-from shield.prediction import prediction_type
+from shield.model.prediction import prediction_type
 
 INITS = ("caption", "noise", "other")
 

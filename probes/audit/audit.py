@@ -87,7 +87,7 @@ from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.testbed.sampling import usual_sampling
 from probes.types import Criterion, Subject
-from shield.load import SHIPPED
+from shield.model.loading import SHIPPED
 
 TWINS = {"testbed": "testbed-clean"}
 # From the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little.
@@ -239,7 +239,7 @@ def manifest_for(model: str, prompts: Path | None) -> Any | None:
 
 
 def testbed_alignment() -> Alignment:
-    from shield.weights import weights_dir
+    from shield.model.assets import weights_dir
 
     return Alignment(weights_dir() / "testbed" / "openclip")
 

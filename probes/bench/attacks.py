@@ -26,7 +26,7 @@ from probes.testbed.sampling import verb_sampling
 from probes.types import Subject
 from probes.verbs.attack import attack
 from probes.verbs.harden import harden
-from shield.load import load
+from shield.model.loading import load
 
 STEPS = (0, 1, 10, 25, 50, 150)
 AGAIN = STEPS[:-1]  # on a hardened model, and on dev works while it is trained

@@ -301,7 +301,7 @@ def on_testbed(works: int) -> Iterator[Outcome]:
     from probes.testbed.manifest import load_manifest
     from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
     from shield.concepts import Concepts
-    from shield.load import load
+    from shield.model.loading import load
 
     characters = testbed_concepts()
     screen = Concepts([*Concepts.load().concepts, *characters.concepts])

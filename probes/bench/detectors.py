@@ -28,7 +28,7 @@ from probes.testbed.negatives import KINDS, negative_captions, spilling
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS
 from shield.intercept import recorded
-from shield.load import load
+from shield.model.loading import load
 from shield.types import Detector
 
 SEEDS = tuple(range(600, 610))
@@ -91,8 +91,8 @@ def bench_detectors(
     Of an earlier file about the same model, the spilling captions and the other detectors' rows are kept.
     """
     from probes.testbed.manifest import load_manifest
-    from shield.fingerprint import model_sha256
     from shield.intercept import denoiser_of
+    from shield.model.fingerprint import model_sha256
 
     manifest = load_manifest()
     sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)

@@ -29,7 +29,7 @@ from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.types import Pruner, Subject, UnitMask
-from shield.load import load
+from shield.model.loading import load
 from shield.pictures import open_image
 
 LOSSES = (0.02, 0.05)

@@ -27,8 +27,8 @@ from probes.testbed.manifest import load_manifest
 from probes.verbs.calibrate_protected import works_gallery
 from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
-from shield.load import load
 from shield.mitigations import MITIGATIONS
+from shield.model.loading import load
 from shield.pictures import open_image
 from shield.policy import Policy
 from shield.rewriters import ClauseDrop

@@ -26,8 +26,8 @@ from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
 from probes.verbs.screens import groups
-from shield.load import load
 from shield.meaning import Meaning
+from shield.model.loading import load
 from shield.pictures import open_image
 from shield.wrapper import Shield
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.runs.folder import write_json
 from probes.traps.trial import STATISTICS, trial
-from shield.load import SHIPPED
+from shield.model.loading import SHIPPED
 
 
 def bench_traps(out: Path, runs: Path, device: str = "auto") -> dict[str, Any]:

@@ -24,8 +24,8 @@ from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
 from probes.testbed.vocabulary import COLORS
+from shield.model.assets import weights_dir
 from shield.pictures import open_image
-from shield.weights import weights_dir
 
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}

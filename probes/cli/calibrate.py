@@ -47,7 +47,7 @@ def calibrate(
     from dataclasses import asdict
 
     from probes.verbs.calibrate import calibrate_detectors
-    from shield.weights import weights_dir
+    from shield.model.assets import weights_dir
 
     with _bar() as progress:
         made = calibrate_detectors(
@@ -188,7 +188,7 @@ def calibrate_watch(
     from dataclasses import asdict
 
     from probes.verbs.calibrate_protected import calibrate_watch as make
-    from shield.weights import weights_dir
+    from shield.model.assets import weights_dir
 
     shares = numbers(steps, float)
     with _bar() as progress:

@@ -24,16 +24,16 @@ from probes.model.generate import generators, quiet
 from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.calibrate import denoiser_input
-from shield.conditioning import encoded
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
-from shield.families import family_of
 from shield.intercept import recorded
+from shield.model.assets import weights_dir
+from shield.model.conditioning import encoded
+from shield.model.families import family_of
 from shield.pictures import UNREADABLE, open_image
 from shield.settings import Models, models_of, running_setting
 from shield.shared_uncond import SharedUncond, shareable
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
-from shield.weights import weights_dir
 
 ACTIONS = {"passed": "pass", "mitigated": "mitigate", "blocked": "block"}
 

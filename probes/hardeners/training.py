@@ -20,7 +20,7 @@ from probes.errors import AuditError, MemoryFullError
 from probes.hardeners.adapters import Adapters
 from probes.runs.tensors import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Progress, Subject
-from shield.memory import out_of_memory
+from shield.model.memory import out_of_memory
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import first_steps
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask, natural_order
-from shield.families import family_of
+from shield.model.families import family_of
 
 SECOND_LINEAR = r"\.ff\.net\.2$"
 

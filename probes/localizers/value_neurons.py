@@ -33,7 +33,7 @@ from probes.pruners import pruned
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask
 from shield.detectors.ssim_gap import ssim, stretched
-from shield.prediction import converted, noise_levels, prediction_type
+from shield.model.prediction import converted, noise_levels, prediction_type
 
 VALUES = r"^(down_blocks|mid_block)\..*attn2\.to_v$"
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from probes.errors import MemoryFullError
 from probes.types import Progress
-from shield.memory import free_memory, out_of_memory
+from shield.model.memory import free_memory, out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

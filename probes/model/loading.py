@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import UnsupportedError
-from shield.families import family_of
-from shield.load import load as load_any
+from shield.model.families import family_of
+from shield.model.loading import load as load_any
 
 
 def load(name: str | Path, device: str = "auto", dtype: Any = None) -> Any:

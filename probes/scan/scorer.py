@@ -20,7 +20,7 @@ from probes.runs.cost import counted
 from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Subject
 from shield.detectors import DETECTORS
-from shield.memory import out_of_memory
+from shield.model.memory import out_of_memory
 from shield.model_names import values_of
 from shield.thresholds import options_of
 from shield.types import Detector

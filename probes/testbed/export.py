@@ -20,7 +20,7 @@ from probes.testbed.characters import CHARACTERS, draw_creature
 from probes.testbed.criterion import MARGIN, metrics
 from probes.testbed.manifest import FORMAT
 from probes.testbed.vocabulary import STYLES
-from shield.weights import sha256_of, write_manifest
+from shield.model.assets import sha256_of, write_manifest
 
 SAMPLING = {"steps": 25, "guidance_scale": 3.0}
 NONMEMBERS = 72

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shield.errors import WeightsError
-from shield.weights import weights_dir
+from shield.model.assets import weights_dir
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shield.errors import WeightsError
-from shield.load import SHIPPED, split_name
+from shield.model.loading import SHIPPED, split_name
 
 
 def usual_sampling(
@@ -47,7 +47,7 @@ def _pipeline_class(model: str) -> Any:
     """The class that a model's configuration names, read without its weights; None where there is none."""
     import diffusers
 
-    from shield.single_file import index_of
+    from shield.model.single_file import index_of
 
     place = Path(split_name(model)[0]).expanduser()
     try:

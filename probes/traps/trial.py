@@ -32,7 +32,7 @@ from probes.runs.progress import bars
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
-from shield.load import SHIPPED
+from shield.model.loading import SHIPPED
 from shield.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")

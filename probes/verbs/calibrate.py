@@ -13,7 +13,7 @@ from probes.paths import takes_paths
 from probes.testbed.negatives import KINDS, dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
-from shield.load import SHIPPED
+from shield.model.loading import SHIPPED
 from shield.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import Threshold, save_threshold
 

@@ -18,8 +18,8 @@ from probes.testbed.sampling import usual_sampling
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
 from shield.gallery import Gallery
-from shield.load import SHIPPED
 from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
+from shield.model.loading import SHIPPED
 from shield.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
 

@@ -26,9 +26,9 @@ from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pi
 from shield.calibration.untouched import untouched
 from shield.calls import hooked, named_arguments
 from shield.errors import BadRequestError
-from shield.families import family_of
 from shield.intercept import denoiser_of, recorded
-from shield.memory import free_memory, out_of_memory
+from shield.model.families import family_of
+from shield.model.memory import free_memory, out_of_memory
 from shield.settings import Models, models_of, running_setting
 from shield.shared_uncond import SharedUncond
 from shield.thresholds import Setting, Threshold, calibrated

@@ -17,9 +17,9 @@ from torch import nn
 from shield.calibration.untouched import untouched
 from shield.calls import hooked, named_arguments
 from shield.errors import TraceError
-from shield.families import family_of
 from shield.intercept import micro_conditioning
-from shield.prediction import noise_levels
+from shield.model.families import family_of
+from shield.model.prediction import noise_levels
 from shield.settings import Models, models_of, running_setting
 from shield.thresholds import Setting
 from shield.watch import picture_size

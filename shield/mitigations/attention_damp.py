@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
+from shield.model.conditioning import Conditioning
 from shield.types import Case
 
 

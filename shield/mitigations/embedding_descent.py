@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
+from shield.model.conditioning import Conditioning
 from shield.types import Case
 
 

@@ -9,8 +9,8 @@ after the detectors have passed it.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError
+from shield.model.conditioning import Conditioning
 from shield.types import Case
 
 

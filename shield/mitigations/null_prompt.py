@@ -9,7 +9,7 @@ that it wasn't judged, unless a gallery looked at the picture.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shield.conditioning import Conditioning
+from shield.model.conditioning import Conditioning
 from shield.types import Case
 
 

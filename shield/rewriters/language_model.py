@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shield.errors import WeightsError, first_line
-from shield.load import quiet
+from shield.model.loading import quiet
 from shield.rewriters.token_attribution import FILLING
 from shield.types import Mention, WordWeight
 

@@ -270,7 +270,7 @@ def test_a_row_by_hand():
 @pytest.mark.slow
 def test_the_shipped_models():
     """The top rung is recognized by every loss, on the model that saw it and not on its twin."""
-    from shield.load import load
+    from shield.model.loading import load
 
     known = shipped_traps()
     used = [trap for trap in known.traps if trap.copies == known.rungs[-1]][:8]

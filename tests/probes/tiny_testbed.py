@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from probes.metrics import calibrate, save_calibrations
 from probes.testbed.criterion import MARGIN, metrics
-from shield.weights import write_manifest
+from shield.model.assets import write_manifest
 from tests.tiny import tiny_sd
 
 RUNGS = (0, 6, 96, 384)

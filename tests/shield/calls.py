@@ -6,9 +6,9 @@ import torch
 
 from shield.calibrate import Sampling, calibrate
 from shield.detectors import StructureGap
-from shield.families import family_of
 from shield.intercept import denoiser_of
-from shield.prediction import prediction_type
+from shield.model.families import family_of
+from shield.model.prediction import prediction_type
 from shield.settings import models_of
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "ab"]

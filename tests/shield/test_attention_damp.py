@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from shield.attention import token_shares
-from shield.conditioning import Conditioning, prompt_length
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
 from shield.mitigations import AttentionDamp
+from shield.model.conditioning import Conditioning, prompt_length
 from shield.types import Case
 from tests.shield.calls import PROMPTS
 

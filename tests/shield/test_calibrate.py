@@ -4,7 +4,7 @@ from shield import Shield
 from shield.calibrate import Sampling, calibrate, scored
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
-from shield.fingerprint import model_sha256
+from shield.model.fingerprint import model_sha256
 from shield.policy import Policy
 from shield.settings import setting_of
 from shield.thresholds import found, load_thresholds, save_threshold

@@ -6,10 +6,10 @@ from PIL import Image
 
 from shield import Gallery
 from shield.errors import BadRequestError
+from shield.model.assets import weights_dir
 from shield.protected.descriptors import DESCRIPTORS, Local, Pixels, available
 from shield.protected.descriptors.local import MIRROR, correlation, features
 from shield.protected.descriptors.vectors import Vectors
-from shield.weights import weights_dir
 
 pytestmark = pytest.mark.skipif(not Local.available(), reason="OpenCV isn't installed; pip install -e '.[local]'")
 

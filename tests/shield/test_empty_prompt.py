@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shield import Gallery, Shield
-from shield.conditioning import says_nothing
 from shield.mitigations import NullPrompt
+from shield.model.conditioning import says_nothing
 from shield.policy import Policy, preset
 from tests.shield.calls import options, thresholds
 from tests.tiny import tiny_sd

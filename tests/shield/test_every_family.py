@@ -13,10 +13,10 @@ from shield import Shield
 from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
-from shield.families import FAMILIES
 from shield.gallery import Gallery
 from shield.intercept import denoiser_of, recorded
 from shield.mitigations import MITIGATIONS, EmbeddingMix, GalleryRepulsion, NullPrompt
+from shield.model.families import FAMILIES
 from shield.policy import Policy
 from tests.shield.calls import noises, thresholds
 from tests.tiny import tiny_sd

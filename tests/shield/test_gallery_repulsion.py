@@ -7,11 +7,11 @@ from PIL import Image
 
 from shield import Shield
 from shield.concepts import Concept, Concepts
-from shield.conditioning import Conditioning
 from shield.errors import GalleryError, MissingSignalError
 from shield.gallery import Gallery, thumbnail
 from shield.likeness import correlation
 from shield.mitigations import GalleryRepulsion
+from shield.model.conditioning import Conditioning
 from shield.policy import Policy
 from shield.types import Case
 from tests.shield.calls import PROMPTS, options

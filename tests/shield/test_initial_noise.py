@@ -9,9 +9,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
 from shield import Shield
-from shield.conditioning import Conditioning
 from shield.errors import MissingSignalError, TraceError
 from shield.mitigations import InitialNoise, NullPrompt
+from shield.model.conditioning import Conditioning
 from shield.moves import movable, resized
 from shield.policy import Policy
 from shield.types import Case

@@ -8,7 +8,7 @@ from probes.testbed.characters import CHARACTERS, neighbor
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.meaning import Meaning, Space, calibrated_limit, found_limit, readings, save_limit
-from shield.openclip import OpenClip
+from shield.model.openclip import OpenClip
 
 BOLTO, DRAZZIK = CHARACTERS[0], CHARACTERS[2]
 SHORT = f"the {BOLTO.creature.color} {BOLTO.creature.kind} with {BOLTO.creature.legs}"

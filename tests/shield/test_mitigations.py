@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.conditioning import Conditioning
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.intercept import intercepted
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
+from shield.model.conditioning import Conditioning
 from shield.policy import Policy
 from shield.types import Case, ConditioningMitigation, PredictionMitigation
 from tests.shield.calls import PROMPTS, options, state, thresholds

@@ -9,8 +9,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from shield import Gallery, Shield
-from shield.fingerprint import model_sha256
 from shield.intercept import denoiser_of
+from shield.model.fingerprint import model_sha256
 from shield.policy import Policy
 from tests.shield.calls import noises
 from tests.shield.test_every_family import PROMPTS, limits, made

@@ -43,7 +43,7 @@ def test_it_is_fitted_once_for_each_autoencoder_and_draws_no_noise(pipe):
 def test_the_shipped_autoencoder_is_nearly_linear():
     from diffusers import AutoencoderKL
 
-    from shield.weights import weights_dir
+    from shield.model.assets import weights_dir
 
     pipe = tiny_sd()
     pipe.vae = AutoencoderKL.from_pretrained(str(weights_dir() / "testbed" / "memorized" / "vae"), dtype=torch.float32)

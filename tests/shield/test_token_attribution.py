@@ -5,10 +5,10 @@ import torch
 from shield import Shield
 from shield.attribution import word_weights
 from shield.concepts import Concept, Concepts
-from shield.conditioning import encoded, null_conditioning
 from shield.errors import MissingSignalError
 from shield.intercept import intercepted
 from shield.mitigations import EmbeddingMix
+from shield.model.conditioning import encoded, null_conditioning
 from shield.policy import Policy
 from shield.rewriters import ClauseDrop, TokenAttribution
 from shield.types import Case, WordWeight

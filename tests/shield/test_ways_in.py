@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from shield import Gallery, Shield
-from shield.families import FAMILIES
+from shield.model.families import FAMILIES
 from shield.policy import Policy
 from shield.turns import nearest_turned
 from shield.ways_in import ELSEWHERE, TEXTS, given, starts_low

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shield.load import load
+from shield.model.assets import ENVIRONMENT
+from shield.model.loading import load
 from shield.policy import preset
 from shield.settings import setting_of
 from shield.thresholds import calibrated, save_threshold
-from shield.weights import ENVIRONMENT
 from tests.probes.tiny_testbed import tiny_testbed
 from ui.app import Page, launched, page_of
 

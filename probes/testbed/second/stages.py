@@ -32,7 +32,7 @@ from probes.testbed.second.sprites import Sprites
 from probes.testbed.training import Limits, Loss, Schedule, Trainer
 from probes.testbed.world import Sample, SourcesError
 from shield.errors import WeightsError
-from shield.weights import sha256_of
+from shield.model.assets import sha256_of
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 TWINS = ("memorized", "clean")

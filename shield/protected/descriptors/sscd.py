@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import WeightsError, first_line
+from shield.model.assets import sha256_of
 from shield.protected.descriptors.found import WHOLE, Found, Limit
 from shield.protected.descriptors.vectors import Vectors
-from shield.weights import sha256_of
 
 ENVIRONMENT = "DIFFSHIELD_SSCD"
 # Name of the file: its sha256. The TorchScript file is Meta's sscd_disc_mixup, 98,791,638 bytes.

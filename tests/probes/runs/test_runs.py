@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import probes.runs.folder as runs
 from probes.runs.folder import Run, RunError, record_id
 from shield import model_names
-from shield.fingerprint import model_sha256
+from shield.model.fingerprint import model_sha256
 from tests.tiny import tiny_sd
 
 CONFIG = {"model": "testbed", "steps": 25, "seeds": (0, 1)}

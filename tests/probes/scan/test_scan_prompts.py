@@ -19,7 +19,7 @@ from probes.scan.scan import lines_of, scan
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.intercept import recorded
-from shield.load import load
+from shield.model.loading import load
 
 pytestmark = pytest.mark.usefixtures("shipped")
 

@@ -24,7 +24,7 @@ from shield.calibrate import Sampling as Calibration
 from shield.calibrate import calibrate
 from shield.detectors import StructureGap
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.load import load
+from shield.model.loading import load
 from shield.thresholds import save_threshold
 from tests.probes.tiny_testbed import tiny_testbed
 

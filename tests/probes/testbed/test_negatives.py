@@ -8,7 +8,7 @@ from probes.testbed import pool
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions, spilling
-from shield.load import load
+from shield.model.loading import load
 
 
 def test_a_copy_of_any_work_is_found_whichever_work_it_is() -> None:

@@ -19,7 +19,7 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.training import Limits
 from probes.testbed.unet import new_unet
 from shield.errors import WeightsError
-from shield.weights import sha256_of, verify, weights_dir
+from shield.model.assets import sha256_of, verify, weights_dir
 
 STOCK = """
 import sys

@@ -6,8 +6,8 @@ import pytest
 
 from probes.verbs import fetch_models as models
 from shield.errors import BadRequestError, WeightsError
+from shield.model.assets import sha256_of
 from shield.protected.descriptors import sscd
-from shield.weights import sha256_of
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from probes.types import Subject
 from probes.verbs.harden import HARDEN, UNPRUNED, harden, lines_of
 from probes.verbs.harden import hardening as hardening_of
 from shield.errors import BadRequestError
-from shield.load import load
+from shield.model.loading import load
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
 

@@ -23,7 +23,7 @@ from probes.runs.folder import Run
 from probes.types import Subject
 from probes.verbs.locality import LOCALITY, TOO_FEW, lines_of, locality
 from shield.errors import BadRequestError
-from shield.load import load
+from shield.model.loading import load
 from tests.probes.exact import bits
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd

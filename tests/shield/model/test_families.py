@@ -1,8 +1,8 @@
 import diffusers
 import pytest
 
-from shield.conditioning import ENCODERS
-from shield.families import FAMILIES
+from shield.model.conditioning import ENCODERS
+from shield.model.families import FAMILIES
 
 every = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import TraceError
-from shield.families import Family, family_of
+from shield.model.families import Family, family_of
 
 
 @dataclass(frozen=True)

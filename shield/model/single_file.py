@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shield.errors import WeightsError, first_sentence
-from shield.folders import checked_index
+from shield.model.folders import checked_index
 
 SUFFIXES = (".safetensors", ".ckpt")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shield import model_names
-from shield.weight_samples import (
+from shield.model.weight_samples import (
     held,
     hooks_of,
     is_plain,

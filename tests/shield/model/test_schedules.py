@@ -12,9 +12,9 @@ from shield.concepts import Concept, Concepts
 from shield.errors import UnsupportedPipelineError
 from shield.intercept import recorded
 from shield.mitigations import NullPrompt
+from shield.model.prediction import converted, noise_levels, prediction_type, unreadable
+from shield.model.schedules import KINDS, kind_of
 from shield.policy import Policy
-from shield.prediction import converted, noise_levels, prediction_type, unreadable
-from shield.schedules import KINDS, kind_of
 from tests.shield.calls import noises, options, state
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_sd3

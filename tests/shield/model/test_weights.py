@@ -6,8 +6,8 @@ import pytest
 
 import shield
 from shield.errors import BadRequestError, WeightsError
-from shield.load import resolved_device
-from shield.weights import read_manifest, verify, weights_dir, write_manifest
+from shield.model.assets import read_manifest, verify, weights_dir, write_manifest
+from shield.model.loading import resolved_device
 from tests.tiny import tiny_sd
 
 
@@ -133,7 +133,7 @@ def test_importing_shield_imports_no_torch_and_all_names_resolve():
     code = (
         "import sys, shield; assert 'torch' not in sys.modules and 'diffusers' not in sys.modules;"
         "assert callable(shield.load);"
-        "import shield.load as module; from shield import load; assert callable(load);"
+        "import shield.model.loading as module; from shield import load; assert callable(load);"
         "[getattr(shield, name) for name in shield.__all__]; assert dir(shield) == sorted(shield.__all__)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=os.environ)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence
-from shield.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
-from shield.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
-from shield.weights import verify, weights_dir
+from shield.model.assets import verify, weights_dir
+from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
+from shield.model.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
 
@@ -17,7 +17,7 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_check
     """A diffusers pipeline.
 
     `name`: "testbed" (memorized twin), "testbed-clean" (clean twin), a folder in diffusers' layout, a hub id, or a
-    checkpoint in one file (shield/single_file.py). A plus and a file's path behind it add a LoRA to the weights:
+    checkpoint in one file (shield/model/single_file.py). A plus and a file's path behind it add a LoRA to the weights:
     "testbed+style.safetensors", also several. Shipped files are checked first. `device` "auto" is cuda, else mps, else
     cpu. `dtype` is a torch dtype or its name; by default float32 on a CPU and for the testbed, else float16 for UNets
     and bfloat16 for transformers. The pipeline's own safety checker is left out unless asked for: it blackens pictures,

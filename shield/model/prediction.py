@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import TraceError, UnsupportedPipelineError
-from shield.schedules import kind_of, levels_at
+from shield.model.schedules import kind_of, levels_at
 
 PREDICTIONS = ("epsilon", "v_prediction", "flow", "sample", "edm", "edm_v")
 TRAINED = {name: name for name in PREDICTIONS[:4]} | {"flow_prediction": "flow", "original_sample": "sample"}
@@ -62,7 +62,7 @@ def noise_levels(scheduler: Any, timestep: float, is_running: bool = False) -> t
     """(signal, noise): how much clean latent and how much noise the denoiser's input holds at `timestep`.
 
     `is_running`: that is the step the scheduler is at. Raises UnsupportedPipelineError for a scheduler that the shield
-    doesn't know (shield/schedules.py).
+    doesn't know (shield/model/schedules.py).
     """
     return levels_at(scheduler, timestep, is_running)
 

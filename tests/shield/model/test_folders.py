@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import shield
 from shield.errors import ShieldError, UnsupportedPipelineError, WeightsError
-from shield.fingerprint import model_sha256
-from shield.folders import variant_of
-from shield.weights import verify, write_manifest
+from shield.model.assets import verify, write_manifest
+from shield.model.fingerprint import model_sha256
+from shield.model.folders import variant_of
 from tests.tiny import tiny_sd
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"

@@ -14,9 +14,9 @@ import shield
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from shield import Shield
 from shield.errors import BadRequestError, WeightsError
-from shield.fingerprint import model_sha256
-from shield.load import split_name
-from shield.single_file import with_lora
+from shield.model.fingerprint import model_sha256
+from shield.model.loading import split_name
+from shield.model.single_file import with_lora
 from tests.compvis import compvis_state, save_compvis
 from tests.shield.calls import options, thresholds
 from tests.tiny import tiny_sd

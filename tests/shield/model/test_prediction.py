@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from shield.errors import TraceError
-from shield.prediction import converted, noise_levels, prediction_type
+from shield.model.prediction import converted, noise_levels, prediction_type
 
 A, S = 0.6, 0.8  # a 3-4-5 triangle: signal^2 + noise^2 = 1
 X0, EPS = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 3.0]])

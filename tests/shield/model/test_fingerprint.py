@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from shield import Shield, model_names
 from shield.errors import NotCalibratedError
-from shield.fingerprint import Recognized, full_sha256, model_sha256
+from shield.model.fingerprint import Recognized, full_sha256, model_sha256
 from shield.policy import Policy
 from shield.settings import models_of
 from shield.thresholds import load_thresholds, save_threshold
@@ -164,7 +164,7 @@ def older(path, sha256):
 def test_a_look_at_an_unchanged_model_reads_nothing_anew(pipe, monkeypatch):
     recognized = Recognized()
     first = recognized.name({"": pipe.unet})
-    monkeypatch.setattr("shield.fingerprint.models_sha256", lambda *_: "read anew")
+    monkeypatch.setattr("shield.model.fingerprint.models_sha256", lambda *_: "read anew")
     pipe("the cat", num_inference_steps=1, generator=noises(1), output_type="np")
     assert recognized.name({"": pipe.unet}) == first
     pipe.unet.conv_out.bias.data.add_(1.0)

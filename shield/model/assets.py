@@ -23,7 +23,7 @@ ENVIRONMENT = "DIFFSHIELD_WEIGHTS"
 def weights_dir() -> Path:
     """The shipped `weights` folder: $DIFFSHIELD_WEIGHTS, else the one beside the package. Raises WeightsError."""
     named = os.environ.get(ENVIRONMENT)
-    folder = Path(named).expanduser() if named else Path(__file__).resolve().parent.parent / "weights"
+    folder = Path(named).expanduser() if named else Path(__file__).resolve().parents[2] / "weights"
     if not folder.is_dir():
         raise WeightsError(f"No weights folder at {folder}; set {ENVIRONMENT} to the folder that holds {MANIFEST}.")
     return folder

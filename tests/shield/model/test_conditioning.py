@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from shield.conditioning import Conditioning, encoded, null_conditioning, read, written
 from shield.errors import TraceError
-from shield.families import FAMILIES, family_of
 from shield.intercept import recorded
+from shield.model.conditioning import Conditioning, encoded, null_conditioning, read, written
+from shield.model.families import FAMILIES, family_of
 
 SD, SDXL, SD3, FLUX = FAMILIES[:4]
 

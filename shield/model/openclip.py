@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from shield.errors import WeightsError, first_line
-from shield.fingerprint import full_sha256
-from shield.load import resolved_device
-from shield.weights import weights_dir
+from shield.model.assets import weights_dir
+from shield.model.fingerprint import full_sha256
+from shield.model.loading import resolved_device
 
 BATCH = 64
 CONFIG = "open_clip_config.json"
