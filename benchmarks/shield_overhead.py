@@ -15,7 +15,7 @@ from benchmarks.timing import Figure, figure, seconds
 from probes.model.generate import generators, quiet
 from probes.runs.cost import counted
 from probes.testbed.manifest import load_manifest
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.model.loading import load
 from shield.wrapper import Shield
 

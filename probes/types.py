@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from probes.errors import MaskError
 from probes.runs.tensors import write_tensors
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
 from shield.model_names import introduce, values_of
 

@@ -13,7 +13,7 @@ import torch
 from shield.calibrate import Sampling, versions
 from shield.errors import BadRequestError
 from shield.gallery import Gallery
-from shield.intercept import Forward, intercepted
+from shield.hooks.intercept import Forward, intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
 from shield.policy import Policy

@@ -1,7 +1,7 @@
 """How like a protected picture a prediction is, as something that can be differentiated.
 
-The gallery's correlation of the linear preview (shield/preview.py) is a dot product of linear maps over a norm, so its
-slope costs no denoiser, no autoencoder and no feature network.
+The gallery's correlation of the linear preview (shield/hooks/preview.py) is a dot product of linear maps over a norm,
+so its slope costs no denoiser, no autoencoder and no feature network.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from shield.errors import MissingSignalError, TraceError
 from shield.gallery import THUMBNAIL, Gallery
-from shield.intercept import Forward
-from shield.preview import Preview, clean_latents, preview_of
+from shield.hooks.intercept import Forward
+from shield.hooks.preview import Preview, clean_latents, preview_of
 
 
 class Likeness:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from shield.errors import BadRequestError
-from shield.preview import as_pictures, decoded
+from shield.hooks.preview import as_pictures, decoded
 from shield.types import Verdict
 
 GRAY = 0.5

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from shield.detectors import StructureGap
 from shield.errors import BadRequestError
+from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.preview import PREVIEWS
 from shield.rewriters import ClauseDrop, ConceptSubstitution
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
@@ -31,11 +31,11 @@ class Policy:
     leaves no gap to score.
 
     `watch_steps`: at which shares of the schedule (0 is the first step) previews are compared with the gallery and, by
-    meaning, with the concepts, as far as they are given; `preview` is how they are made (shield/preview.py). A hit is a
-    flag like any other, and an image that is being mitigated already gets the next mitigation. `retries`: how often a
-    finished picture that is a copy after all, or that nothing helped once it was under way, is drawn again on the same
-    noise before it is blocked: with the next mitigation, or from the first step on with what came late. A retry costs
-    a second call of the whole batch.
+    meaning, with the concepts, as far as they are given; `preview` is how they are made (shield/hooks/preview.py). A
+    hit is a flag like any other, and an image that is being mitigated already gets the next mitigation. `retries`: how
+    often a finished picture that is a copy after all, or that nothing helped once it was under way, is drawn again on
+    the same noise before it is blocked: with the next mitigation, or from the first step on with what came late. A
+    retry costs a second call of the whole batch.
     """
 
     detectors: tuple[Detector, ...] = (StructureGap(),)

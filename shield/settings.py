@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from shield.errors import NotCalibratedError
-from shield.feature_caches import FeatureCaches
-from shield.intercept import denoiser_of
+from shield.hooks.feature_caches import FeatureCaches
+from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
 from shield.model.fingerprint import Recognized, model_sha256, models_sha256
 from shield.model.prediction import noise_levels, prediction_type
@@ -50,7 +50,7 @@ def conditioning_of(pipe: Any) -> tuple[dict[str, nn.Module], dict[int, int]]:
     """(what the denoiser's inputs come from, by role; how many rows of their embedding tables count).
 
     A learned word adds a row for its own and leaves every other prompt as it was, so that rows behind the tokenizer's
-    own words don't count. What learned words do is told in the verdict (shield/ways_in.py).
+    own words don't count. What learned words do is told in the verdict (shield/hooks/ways_in.py).
     """
     found = {role: getattr(pipe, role, None) for role in (*ENCODERS, family_of(pipe).companion or "controlnet")}
     modules = {role: module for role, module in found.items() if isinstance(module, nn.Module)}

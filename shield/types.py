@@ -30,7 +30,7 @@ class Step:
     `attention` has the conditional rows' shares of attention per text token, (B, T), by module path, and by ENDING
     and path the share that the last text token has at each of P places, (B, P). At the first step, where asked for:
     `late` is what the denoiser says about the same latents at a timestep near the end, `shifted` about latents that
-    were moved along the gap, `redrawn` about other noises (shield/questions.py).
+    were moved along the gap, `redrawn` about other noises (shield/hooks/extra_predictions.py).
     """
 
     index: int

@@ -1,9 +1,9 @@
 """The ways into a call that no prompt screen and no detector sees, watched.
 
 A prompt can come as embeddings or learned words, which can't be read; a picture can come in to be changed, or as the
-latents to start from (shield/ways_in.py); a callback can exchange what a pipeline works with. Each is noticed here and
-told in the verdict, beside what the chain of custody tells (shield/custody.py). A given picture that the gallery knows
-is dealt with like a finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
+latents to start from (shield/hooks/ways_in.py); a callback can exchange what a pipeline works with. Each is noticed
+here and told in the verdict, beside what the chain of custody tells (shield/hooks/custody.py). A given picture that the
+gallery knows is dealt with like a finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
 """
 
 import math
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from shield.errors import ShieldError
 from shield.gallery import Gallery
-from shield.intercept import once_more
+from shield.hooks.intercept import once_more
+from shield.hooks.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 from shield.pictures import UNREADABLE, open_image
 from shield.turns import nearest_turned
-from shield.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 
-# As the denoiser is given them (shield/custody.py).
+# As the denoiser is given them (shield/hooks/custody.py).
 OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})
 SIGMAS = 6.0  # beyond which latents are no sample of plain noise
 

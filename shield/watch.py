@@ -1,6 +1,6 @@
 """Looks at a picture while it is drawn: what it is heading for, beside what is protected.
 
-At a few steps the predicted clean latent becomes a cheap preview (shield/preview.py), which is compared with the
+At a few steps the predicted clean latent becomes a cheap preview (shield/hooks/preview.py), which is compared with the
 gallery's works and with the concepts that a CLIP knows. A memorized prompt pulls there from the first step: at zero
 terminal signal the conditional prediction of that step already is the mean of what the prompt may mean, and for a
 memorized one that is the work. We know of nobody else who looks; it needs no extra denoiser call.
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from shield.errors import TraceError
 from shield.gallery import Gallery
-from shield.intercept import Forward
+from shield.hooks.intercept import Forward
+from shield.hooks.preview import Preview, clean_latents, preview_of, small_pictures
 from shield.meaning import Meaning, Space
 from shield.policy import Policy
-from shield.preview import Preview, clean_latents, preview_of, small_pictures
 from shield.types import Screen
 
 Look = tuple[float, str | None]

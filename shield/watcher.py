@@ -16,14 +16,14 @@ from torch import Tensor
 from shield.attribution import word_weights
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.gallery import Gallery
-from shield.intercept import Forward, denoiser_of
+from shield.hooks.extra_predictions import extra_calls
+from shield.hooks.intercept import Forward, denoiser_of
+from shield.hooks.latents import Moves
 from shield.likeness import Likeness
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
-from shield.moves import Moves
 from shield.policy import Policy, decided
-from shield.questions import extra_calls
 from shield.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight

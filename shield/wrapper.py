@@ -9,19 +9,19 @@ from time import perf_counter
 from typing import Any
 
 from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
-from shield.custody import Custody
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.gallery import Gallery
-from shield.intercept import intercepted, once_more, watched_layers
+from shield.hooks.custody import Custody
+from shield.hooks.intercept import intercepted, once_more, watched_layers
+from shield.hooks.latents import movable
+from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load
 from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
-from shield.moves import movable
 from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.policy import Policy
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
-from shield.running import alone
 from shield.settings import Models, RecognizedModels, setting_of
 from shield.stand_in import StandIn
 from shield.thresholds import Threshold

@@ -13,11 +13,11 @@ from probes.model.generate import generators
 from shield.attribution import word_weights
 from shield.errors import BadRequestError, MissingSignalError
 from shield.gallery import Gallery
-from shield.intercept import Forward, intercepted
+from shield.hooks.intercept import Forward, intercepted
+from shield.hooks.preview import Preview
 from shield.model.conditioning import null_conditioning
 from shield.model.families import family_of
 from shield.policy import preset
-from shield.preview import Preview
 from shield.thresholds import Threshold
 from shield.types import Case, Detector, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield

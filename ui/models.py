@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shield.errors import BadRequestError, ShieldError
 
 if TYPE_CHECKING:
-    from shield.preview import Preview
+    from shield.hooks.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class Models:
 
 def _load(name: str, device: str) -> Loaded:
     from probes.model.loading import load
+    from shield.hooks.preview import preview_of
     from shield.model.families import family_of
-    from shield.preview import preview_of
 
     pipe = load(name, device=device)
     return Loaded(pipe, None if family_of(pipe).packed else preview_of(pipe))
 
 
 def _size(pipe: Any) -> str:
-    from shield.intercept import denoiser_of
+    from shield.hooks.intercept import denoiser_of
 
     return f"{sum(p.numel() for p in denoiser_of(pipe).parameters()) / 1e6:.0f} million weights"

@@ -2,8 +2,8 @@
 
 Two latents of one trajectory are x = a x0 + s eps and x' = a' x0 + s' eps. A deterministic step (DDIM, flow, Euler)
 keeps x0 and eps as the guided prediction has them, so the two say what it is: x0 = (s x' - s' x) / (s a' - s' a); other
-schedulers nearly do. shield/preview.py turns that into color. Unlike there, it is the guided prediction that shows,
-after whatever the shield did to it: a hook of ours would also see the shield's own extra calls.
+schedulers nearly do. shield/hooks/preview.py turns that into color. Unlike there, it is the guided prediction that
+shows, after whatever the shield did to it: a hook of ours would also see the shield's own extra calls.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from shield.hooks.preview import Preview
 from shield.model.prediction import noise_levels
-from shield.preview import Preview
 
 SIDE = 256
 

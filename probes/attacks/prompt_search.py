@@ -27,7 +27,7 @@ from probes.attacks.adversarial_embedding import frozen, kept_steps, training_lo
 from probes.model.batches import in_batches
 from probes.model.generate import encode_prompts
 from probes.types import Found, Goal, Progress, Subject
-from shield.calls import hooked
+from shield.hooks.calls import hooked
 
 
 @dataclass(frozen=True)

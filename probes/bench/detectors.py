@@ -27,7 +27,7 @@ from probes.runs.folder import write_json
 from probes.testbed.negatives import KINDS, negative_captions, spilling
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS
-from shield.intercept import recorded
+from shield.hooks.intercept import recorded
 from shield.model.loading import load
 from shield.types import Detector
 
@@ -91,7 +91,7 @@ def bench_detectors(
     Of an earlier file about the same model, the spilling captions and the other detectors' rows are kept.
     """
     from probes.testbed.manifest import load_manifest
-    from shield.intercept import denoiser_of
+    from shield.hooks.intercept import denoiser_of
     from shield.model.fingerprint import model_sha256
 
     manifest = load_manifest()

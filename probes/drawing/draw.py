@@ -25,13 +25,13 @@ from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
 from shield.calibrate import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
-from shield.intercept import recorded
+from shield.hooks.intercept import recorded
+from shield.hooks.shared_uncond import SharedUncond, shareable
 from shield.model.assets import weights_dir
 from shield.model.conditioning import encoded
 from shield.model.families import family_of
 from shield.pictures import UNREADABLE, open_image
 from shield.settings import Models, models_of, running_setting
-from shield.shared_uncond import SharedUncond, shareable
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 
@@ -231,7 +231,7 @@ def drawn_by_pipeline(
     thresholds: Sequence[Threshold] = (),
 ) -> Draw:
     """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
-    unconditional prediction of a seed where that is exact (shield/shared_uncond.py). Then a model with distilled
+    unconditional prediction of a seed where that is exact (shield/hooks/shared_uncond.py). Then a model with distilled
     guidance, which has none, is asked about the empty prompt, too.
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.

@@ -28,7 +28,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import first_steps
 from probes.runs.cost import counted
 from probes.types import Located, Progress, Subject, UnitMask
-from shield.intercept import Forward, intercepted
+from shield.hooks.intercept import Forward, intercepted
 
 
 @dataclass

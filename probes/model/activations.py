@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from shield.calls import hooked
+from shield.hooks.calls import hooked
 
 Seen = TypeVar("Seen")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shield.calls import hooked
+from shield.hooks.calls import hooked
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """`diffshield scan`: which prompts of a file look memorized. Scores only, or pictures and copy scores as well.
 
 A score needs the first denoising step alone, and its unconditional half is shared by all prompts
-(shield/shared_uncond.py), so a scan costs one denoiser evaluation for each prompt and noise. Scores only: prompts are a
-stream, so memory doesn't grow with their number, and any engine may do the work.
+(shield/hooks/shared_uncond.py), so a scan costs one denoiser evaluation for each prompt and noise. Scores only: prompts
+are a stream, so memory doesn't grow with their number, and any engine may do the work.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A first-step score compares two predictions for pure noise. The conditional one is made for each prompt, with guidance
 off; the unconditional one depends on the noise alone, so it is made once for each of a few noises and shared by all
-prompts (shield/shared_uncond.py). Detectors that read later steps, where the picture depends on guidance, need the
-guided steps themselves, and so does a ControlNet in guess mode, which leaves the unconditional half without control.
+prompts (shield/hooks/shared_uncond.py). Detectors that read later steps, where the picture depends on guidance, need
+the guided steps themselves, and so does a ControlNet in guess mode, which leaves the unconditional half without
+control.
 
 A few noises for many prompts: prompts are spread over them evenly, in the order of `benign_prompts`, so that however
 far a calibration gets, it has seen every kind of prompt. The threshold's rate is over prompts and noises like these.
@@ -24,13 +25,13 @@ from shield.calibration.benign import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, smallest_rate
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
 from shield.calibration.untouched import untouched
-from shield.calls import hooked, named_arguments
 from shield.errors import BadRequestError
-from shield.intercept import denoiser_of, recorded
+from shield.hooks.calls import hooked, named_arguments
+from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
 from shield.settings import Models, models_of, running_setting
-from shield.shared_uncond import SharedUncond
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 

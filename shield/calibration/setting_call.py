@@ -15,9 +15,9 @@ from PIL import Image
 from torch import nn
 
 from shield.calibration.untouched import untouched
-from shield.calls import hooked, named_arguments
 from shield.errors import TraceError
-from shield.intercept import micro_conditioning
+from shield.hooks.calls import hooked, named_arguments
+from shield.hooks.intercept import micro_conditioning
 from shield.model.families import family_of
 from shield.model.prediction import noise_levels
 from shield.settings import Models, models_of, running_setting

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shield.attention import attention_biased, attention_watched
 from shield.errors import MissingSignalError
+from shield.hooks.attention import attention_biased, attention_watched
 from shield.types import Case
 
 

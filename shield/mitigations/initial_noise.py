@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.moves import resized
+from shield.hooks.latents import resized
 from shield.types import Case
 
 

@@ -4,7 +4,8 @@ Guidance layouts: "stacked" runs the denoiser once on [uncond x B, cond x B]; "s
 once for uncond (Flux with `true_cfg_scale`). A pipeline with guidance off runs cond alone in both layouts.
 
 Inpainting checkpoints append a mask and a masked picture to the latents' channels; ControlNets read the same text as
-the denoiser and add to its features. Both are facts of the call that the rows below and shield/intercept.py cover.
+the denoiser and add to its features. Both are facts of the call that the rows below and shield/hooks/intercept.py
+cover.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from probes.localizers import Curvature
 from probes.localizers.curvature import Factors, flat
 from probes.localizers.ffn_subspace import matching_weights
 from probes.types import Subject, UnitMask
-from shield.intercept import intercepted
+from shield.hooks.intercept import intercepted
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
 

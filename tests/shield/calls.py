@@ -6,7 +6,7 @@ import torch
 
 from shield.calibrate import Sampling, calibrate
 from shield.detectors import StructureGap
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
 from shield.model.prediction import prediction_type
 from shield.settings import models_of

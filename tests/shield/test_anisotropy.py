@@ -4,7 +4,7 @@ import torch
 
 from shield import Shield
 from shield.detectors import Anisotropy, NoiseGap
-from shield.intercept import recorded
+from shield.hooks.intercept import recorded
 from shield.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds

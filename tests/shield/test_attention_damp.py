@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from shield.attention import token_shares
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
+from shield.hooks.attention import token_shares
 from shield.mitigations import AttentionDamp
 from shield.model.conditioning import Conditioning, prompt_length
 from shield.types import Case

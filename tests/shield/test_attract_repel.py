@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from shield.attention import attention_biased, attention_watched
 from shield.errors import MissingSignalError
-from shield.intercept import intercepted
+from shield.hooks.attention import attention_biased, attention_watched
+from shield.hooks.intercept import intercepted
 from shield.mitigations import AttractRepel
 from shield.mitigations.attract_repel import early_layers, spikes
 from shield.types import Case

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from shield.attention import token_maps, token_shares
 from shield.detectors import BrightEnding, NoiseGap
 from shield.detectors.bright_ending import LAYERS, region
 from shield.errors import MissingSignalError
-from shield.intercept import recorded
+from shield.hooks.attention import token_maps, token_shares
+from shield.hooks.intercept import recorded
 from shield.types import ENDING, Step, Trace
 from tests.shield.calls import PROMPTS, options
 

@@ -14,7 +14,7 @@ from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.gallery import Gallery
-from shield.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of, recorded
 from shield.mitigations import MITIGATIONS, EmbeddingMix, GalleryRepulsion, NullPrompt
 from shield.model.families import FAMILIES
 from shield.policy import Policy

@@ -10,9 +10,9 @@ from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteSchedul
 
 from shield import Shield
 from shield.errors import MissingSignalError, TraceError
+from shield.hooks.latents import movable, resized
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.model.conditioning import Conditioning
-from shield.moves import movable, resized
 from shield.policy import Policy
 from shield.types import Case
 from tests.shield.calls import PROMPTS, options

@@ -9,7 +9,7 @@ import torch
 from shield import Shield
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
-from shield.intercept import intercepted
+from shield.hooks.intercept import intercepted
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
 from shield.model.conditioning import Conditioning
 from shield.policy import Policy

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from shield import Gallery, Shield
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
 from shield.policy import Policy
 from tests.shield.calls import noises

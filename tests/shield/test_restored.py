@@ -14,7 +14,7 @@ from shield.concepts import Concept, Concepts
 from shield.detectors import DETECTORS, Anisotropy, NoiseGap
 from shield.errors import ShieldError
 from shield.gallery import Gallery
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NullPrompt
 from shield.policy import Policy
 from shield.rewriters import REWRITERS, ClauseDrop, TokenAttribution

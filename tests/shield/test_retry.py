@@ -9,7 +9,7 @@ from transformers import CLIPImageProcessor
 
 from shield import Gallery, Shield
 from shield.errors import TraceError
-from shield.intercept import once_more, recorded
+from shield.hooks.intercept import once_more, recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.policy import Policy, preset
 from shield.retry import kept_noise, worth_retrying

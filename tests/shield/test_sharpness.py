@@ -6,9 +6,9 @@ import torch
 
 from shield import Shield
 from shield.detectors import Sharpness
-from shield.intercept import recorded
+from shield.hooks.extra_predictions import SHIFT
+from shield.hooks.intercept import recorded
 from shield.policy import Policy
-from shield.questions import SHIFT
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds
 

@@ -6,7 +6,7 @@ from shield import Shield
 from shield.attribution import word_weights
 from shield.concepts import Concept, Concepts
 from shield.errors import MissingSignalError
-from shield.intercept import intercepted
+from shield.hooks.intercept import intercepted
 from shield.mitigations import EmbeddingMix
 from shield.model.conditioning import encoded, null_conditioning
 from shield.policy import Policy

@@ -15,11 +15,11 @@ from shield.calibrate import Sampling
 from shield.calibrate_watch import calibrate_watch
 from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError
-from shield.intercept import denoiser_of, intercepted
+from shield.hooks.intercept import denoiser_of, intercepted
+from shield.hooks.preview import clean_latents, preview_of
 from shield.meaning import Meaning, Space, calibrated_limit
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
 from shield.policy import Policy, preset
-from shield.preview import clean_latents, preview_of
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, STEPS, options, state, thresholds
 from tests.shield.test_every_family import WAYS

@@ -18,7 +18,7 @@ from probes.runs.folder import Run, RunError
 from probes.scan.scan import lines_of, scan
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
-from shield.intercept import recorded
+from shield.hooks.intercept import recorded
 from shield.model.loading import load
 
 pytestmark = pytest.mark.usefixtures("shipped")

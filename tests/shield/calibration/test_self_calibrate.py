@@ -15,7 +15,7 @@ from shield.calibration.self_calibrate import FEWEST, Progress, self_calibrate
 from shield.calibration.setting_call import NOISE, call_arguments, foretold_setting
 from shield.detectors import Anisotropy, NoiseGap, Sharpness, StructureGap
 from shield.errors import BadRequestError
-from shield.intercept import denoiser_of
+from shield.hooks.intercept import denoiser_of
 from shield.mitigations import EmbeddingDescent
 from shield.policy import Policy
 from shield.settings import Models

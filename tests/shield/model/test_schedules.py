@@ -10,7 +10,7 @@ import torch
 from shield import Shield
 from shield.concepts import Concept, Concepts
 from shield.errors import UnsupportedPipelineError
-from shield.intercept import recorded
+from shield.hooks.intercept import recorded
 from shield.mitigations import NullPrompt
 from shield.model.prediction import converted, noise_levels, prediction_type, unreadable
 from shield.model.schedules import KINDS, kind_of

@@ -4,7 +4,7 @@ One denoiser may serve several pipelines, Shields and threads (diffusers' own re
 autoencoder and a tokenizer. A watched call holds hooks on them and wraps their methods, so it has them for itself; a
 call in the same thread, as from a callback, goes through. Nothing is kept on the parts themselves: copying, saving and
 moving a model know nothing of it. A bare pipeline doesn't wait, and its steps aren't taken for a watched call's
-(shield/intercept.py).
+(shield/hooks/intercept.py).
 """
 
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shield.calls import asked_about, asked_at, picked_rows
+from shield.hooks.calls import asked_about, asked_at, picked_rows
 from shield.model.conditioning import Conditioning, written
 from shield.model.families import Family
 

@@ -11,14 +11,14 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 import shield
 from shield import Shield
-from shield.attention import attention_watched
 from shield.concepts import Concept, Concepts
 from shield.detectors import NoiseGap
 from shield.errors import TraceError
-from shield.intercept import recorded
+from shield.hooks.attention import attention_watched
+from shield.hooks.intercept import recorded
+from shield.hooks.running import alone
 from shield.mitigations import NullPrompt
 from shield.policy import Policy
-from shield.running import alone
 from tests.shield.calls import noises, options, state, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture

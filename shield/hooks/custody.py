@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shield import moves, steps
+from shield.hooks import latents as moves
+from shield.hooks import steps
+from shield.hooks.steps import observed
 from shield.model.families import family_of
-from shield.steps import observed
 
 COND, UNCOND, ASIDE, BESIDE = "cond", "uncond", "aside", "beside"  # whose arguments a call's are
 EXCHANGED = "(exchanged under way)"

@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shield.attention import attention_watched
-from shield.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
-from shield.companion import Companion
-from shield.custody import ASIDE, BESIDE, COND, UNCOND, Custody
 from shield.errors import MissingSignalError, TraceError
-from shield.feature_caches import FeatureCaches
+from shield.hooks.attention import attention_watched
+from shield.hooks.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
+from shield.hooks.companion import Companion
+from shield.hooks.custody import ASIDE, BESIDE, COND, UNCOND, Custody
+from shield.hooks.extra_predictions import REDRAWN, late, redrawn, redraws, shifted
+from shield.hooks.feature_caches import FeatureCaches
+from shield.hooks.running import alone
+from shield.hooks.steps import StepCount, observed
 from shield.model.conditioning import Conditioning, null_conditioning, read, written
 from shield.model.families import Family, family_of
 from shield.model.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
 from shield.model.schedules import refuse_inverse
-from shield.questions import REDRAWN, late, redrawn, redraws, shifted
-from shield.running import alone
-from shield.steps import StepCount, observed
 from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
 
 Rerun = Callable[..., Tensor]
@@ -45,10 +45,11 @@ class Forward:
     `conditioning` is what the conditional rows were given. `rerun(rows, conditioning)` runs the denoiser once more on
     these images with another one and returns their predictions; it is no step of its own. `timestep` (of the
     scheduler) asks about another noise level, `latents` (one for each of these images) about other latents.
-    `pipe` is set where questions may be asked (shield/questions.py). `attention` has the conditional rows' shares per
-    watched layer. `keeps`: the denoiser keeps features for later steps, which are the original conditioning's. At the
-    first step `refills` calls fill such a cache anew once the inputs have changed; 0 where nothing can.
-    `micro_conditioning` is what SDXL's sizes and crops were; with `other_micro` the unconditional rows had others.
+    `pipe` is set where questions may be asked (shield/hooks/extra_predictions.py). `attention` has the conditional
+    rows' shares per watched layer. `keeps`: the denoiser keeps features for later steps, which are the original
+    conditioning's. At the first step `refills` calls fill such a cache anew once the inputs have changed; 0 where
+    nothing can. `micro_conditioning` is what SDXL's sizes and crops were; with `other_micro` the unconditional rows had
+    others.
     """
 
     index: int
@@ -69,8 +70,8 @@ class Forward:
     other_micro: bool = False
 
     def step(self, needs: Iterable[str], channels_last: bool) -> Step:
-        """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/questions.py asks for
-        costs extra denoiser calls.
+        """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/hooks/extra_predictions.py
+        asks for costs extra denoiser calls.
         """
         latents, cond, uncond = (
             _archived(getattr(self, name), channels_last) if name in needs else None for name in SIGNALS[:3]
@@ -350,7 +351,7 @@ def intercepted(
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
     call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
     of a family with separate calls, which show a step twice: cond alone, then both. `custody` follows the call's
-    latents. The call is this thread's; blocks over the same model in other threads wait (shield/running.py).
+    latents. The call is this thread's; blocks over the same model in other threads wait (shield/hooks/running.py).
 
     Raises UnsupportedPipelineError (also for a scheduler that runs towards noise), and TraceError, also when the block
     ends without a step that the hook saw. With a scheduler that the shield doesn't know, a Forward's noise levels are

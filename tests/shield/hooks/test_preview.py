@@ -4,8 +4,17 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from shield.errors import BadRequestError, TraceError
-from shield.intercept import intercepted
-from shield.preview import PICTURES, SIDE, Preview, _smooth_latents, clean_latents, decoded, preview_of, small_pictures
+from shield.hooks.intercept import intercepted
+from shield.hooks.preview import (
+    PICTURES,
+    SIDE,
+    Preview,
+    _smooth_latents,
+    clean_latents,
+    decoded,
+    preview_of,
+    small_pictures,
+)
 from tests.shield.calls import options
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux

@@ -12,10 +12,10 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 
 from shield import Shield
 from shield.concepts import Concept, Concepts
-from shield.custody import Custody
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
-from shield.intercept import intercepted, recorded
+from shield.hooks.custody import Custody
+from shield.hooks.intercept import intercepted, recorded
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.policy import Policy, preset
 from tests.shield.calls import noises, options, thresholds

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from shield.attention import attention_biased, attention_watched, token_shares
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
-from shield.intercept import recorded
+from shield.hooks.attention import attention_biased, attention_watched, token_shares
+from shield.hooks.intercept import recorded
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options
 

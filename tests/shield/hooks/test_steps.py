@@ -5,7 +5,7 @@ import torch
 
 from shield import Shield
 from shield.errors import TraceError
-from shield.intercept import intercepted, recorded
+from shield.hooks.intercept import intercepted, recorded
 from shield.mitigations import NullPrompt
 from shield.policy import Policy
 from tests.shield.calls import noises, options, thresholds

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from shield.calls import picked_rows
 from shield.errors import MissingSignalError, TraceError, UnsupportedPipelineError
-from shield.intercept import intercepted, recorded
+from shield.hooks.calls import picked_rows
+from shield.hooks.intercept import intercepted, recorded
 from tests.shield.calls import PROMPTS, STEPS, noises, options, state
 
 ALL = ("latents", "noise_cond", "noise_uncond")
