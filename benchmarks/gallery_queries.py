@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.copy_scores import per, random_picture
 from benchmarks.timing import Figure, figure, seconds
-from shield.gallery import THUMBNAIL, Gallery, pdq, thumbnail
 from shield.protected.descriptors.pixels import TONES
+from shield.protected.gallery import THUMBNAIL, Gallery, pdq, thumbnail
 
 WORKS, PICTURES, BATCH = 10_000, 16, 8
 

@@ -36,7 +36,7 @@ from urllib.request import Request, urlopen
 from rapidfuzz.fuzz import token_set_ratio
 
 from probes.runs.progress import bars
-from shield.pictures import UNREADABLE, open_image
+from shield.protected.pictures import UNREADABLE, open_image
 
 NEAR, BENIGN, LARGEST, SECONDS = 85.0, 64, 20_000_000, 15.0
 MEMORIZED, OTHERS, ORDINARY = "memorized_laion_prompts.csv", "unmemorized_laion_prompts.csv", "coco2014_val_*.csv"

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from shield.model.loading import load
 
 if TYPE_CHECKING:
-    from shield.concepts import Concepts
-    from shield.gallery import Gallery
     from shield.policy import Policy
+    from shield.protected.concepts import Concepts
+    from shield.protected.gallery import Gallery
     from shield.types import Score, Trace, Verdict
     from shield.wrapper import Shield
 
 _HOMES = {
-    "Concepts": "shield.concepts",
-    "Gallery": "shield.gallery",
+    "Concepts": "shield.protected.concepts",
+    "Gallery": "shield.protected.gallery",
     "Policy": "shield.policy",
     "Score": "shield.types",
     "Shield": "shield.wrapper",

@@ -12,11 +12,11 @@ import torch
 
 from shield.calibrate import Sampling, versions
 from shield.errors import BadRequestError
-from shield.gallery import Gallery
 from shield.hooks.intercept import Forward, intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
 from shield.policy import Policy
+from shield.protected.gallery import Gallery
 from shield.settings import Models, models_of
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Score, Screen

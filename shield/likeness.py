@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from shield.errors import MissingSignalError, TraceError
-from shield.gallery import THUMBNAIL, Gallery
 from shield.hooks.intercept import Forward
 from shield.hooks.preview import Preview, clean_latents, preview_of
+from shield.protected.gallery import THUMBNAIL, Gallery
 
 
 class Likeness:
@@ -49,7 +49,9 @@ class Likeness:
 
 
 def correlation(colors: Tensor, thumbnail: Tensor) -> Tensor:
-    """Of colors (1, H, W, 3) with a unit-length thumbnail (3072,), as shield/gallery.py makes one of a picture."""
+    """Of colors (1, H, W, 3) with a unit-length thumbnail (3072,), as shield/protected/gallery.py makes one of a
+    picture.
+    """
     small = adaptive_avg_pool2d(colors.permute(0, 3, 1, 2), THUMBNAIL)
     centered = (small - small.mean(dim=(2, 3), keepdim=True)).permute(0, 2, 3, 1).flatten()
     return centered @ thumbnail / centered.norm().clamp_min(1e-6)

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from shield.errors import ShieldError
-from shield.gallery import Gallery
 from shield.hooks.intercept import once_more
 from shield.hooks.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
-from shield.pictures import UNREADABLE, open_image
-from shield.turns import nearest_turned
+from shield.protected.gallery import Gallery
+from shield.protected.pictures import UNREADABLE, open_image
+from shield.protected.turns import nearest_turned
 
 # As the denoiser is given them (shield/hooks/custody.py).
 OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from shield.attribution import word_weights
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.gallery import Gallery
 from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.intercept import Forward, denoiser_of
 from shield.hooks.latents import Moves
@@ -24,6 +23,7 @@ from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
 from shield.policy import Policy, decided
+from shield.protected.gallery import Gallery
 from shield.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight

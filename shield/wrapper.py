@@ -10,7 +10,6 @@ from typing import Any
 
 from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.gallery import Gallery
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, once_more, watched_layers
 from shield.hooks.latents import movable
@@ -21,6 +20,7 @@ from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
 from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.policy import Policy
+from shield.protected.gallery import Gallery
 from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.settings import Models, RecognizedModels, setting_of
 from shield.stand_in import StandIn

@@ -39,10 +39,10 @@ from probes.traps.make import Ladder, make
 from probes.types import UnitMask
 from probes.verbs.calibrate import read_picture
 from probes.verbs.localize import load_norms
-from shield.concepts import Concepts
 from shield.errors import ShieldError
-from shield.gallery import Gallery, opened
 from shield.model.assets import read_manifest
+from shield.protected.concepts import Concepts
+from shield.protected.gallery import Gallery, opened
 from shield.thresholds import load_thresholds
 from tests.mutations import mutated, mutated_json
 from tests.probes.tiny_testbed import tiny_testbed

@@ -101,7 +101,7 @@ def page_of(
     model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None, device: str = "auto"
 ) -> Page:
     """Everything behind a page. Raises RegistryError, GalleryError, WeightsError for folders that can't be read."""
-    from shield.concepts import Concepts
+    from shield.protected.concepts import Concepts
 
     folder = protected or runs / "protected"
     concepts, works = testbed_seed() if model in SHIPPED else ([], [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shield.concepts import LONG, Concept
+from shield.protected.concepts import LONG, Concept
 
 BENIGN = "a bicycle and a car in front of a gray striped background"
 

@@ -1,6 +1,6 @@
 """What is protected, on disk: a registry of concepts and a gallery of pictures that visitors can change.
 
-    concepts.toml    a registry as shield/concepts.py reads it
+    concepts.toml    a registry as shield/protected/concepts.py reads it
     works.json       [{"work": name, "file": "pictures/<sha256>.png"}], one entry for each picture
     pictures/        every picture as PNG, named by its own hash, so that no name of a visitor's is ever a path
     features/        a Gallery of those pictures, made again when it isn't of exactly these
@@ -24,10 +24,10 @@ from typing import Any
 from PIL import Image
 
 from probes.runs.folder import write_json
-from shield.concepts import Concept, Concepts
 from shield.errors import GalleryError, RegistryError
-from shield.gallery import Gallery
-from shield.pictures import UNREADABLE, frame_count, open_image
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.gallery import Gallery
+from shield.protected.pictures import UNREADABLE, frame_count, open_image
 
 KINDS = ("character", "person", "brand", "artist", "artwork", "landmark", "style")
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from shield.concepts import Concept
+from shield.protected.concepts import Concept
 from shield.types import Mention, Nearest, Verdict, WordWeight
 from ui.wording import title
 

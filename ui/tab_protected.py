@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from shield.concepts import Concept
 from shield.errors import ShieldError
-from shield.pictures import UNREADABLE, open_image
+from shield.protected.concepts import Concept
+from shield.protected.pictures import UNREADABLE, open_image
 from ui import render
 from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, Protected
 

@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from shield.errors import ShieldError
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 from ui import render, wording
 from ui.examples import examples
 from ui.jobs import Job

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from probes.model.generate import generators
 from probes.runs.folder import write_json
 from shield.errors import ShieldError
-from shield.gallery import Gallery, opened
+from shield.protected.gallery import Gallery, opened
 from shield.types import Screen, Verdict
 from shield.wrapper import Shield
 
@@ -300,8 +300,8 @@ def on_testbed(works: int) -> Iterator[Outcome]:
     """All disguises of shipped names and of the testbed's characters, and all attempts at held-out works."""
     from probes.testbed.manifest import load_manifest
     from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
-    from shield.concepts import Concepts
     from shield.model.loading import load
+    from shield.protected.concepts import Concepts
 
     characters = testbed_concepts()
     screen = Concepts([*Concepts.load().concepts, *characters.concepts])

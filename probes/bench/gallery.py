@@ -21,8 +21,8 @@ from probes.metrics import rate_interval
 from probes.report.format import Figures
 from probes.runs.folder import write_json
 from shield.errors import BadRequestError
-from shield.gallery import Gallery
-from shield.pictures import UNREADABLE, open_image
+from shield.protected.gallery import Gallery
+from shield.protected.pictures import UNREADABLE, open_image
 
 LARGEST, SMALLEST = 512, 100  # sides in pixels
 MOST_PIXELS = 20_000_000

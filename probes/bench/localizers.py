@@ -30,7 +30,7 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.types import Pruner, Subject, UnitMask
 from shield.model.loading import load
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 LOSSES = (0.02, 0.05)
 KS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -25,12 +25,12 @@ from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.verbs.calibrate_protected import works_gallery
-from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
 from shield.mitigations import MITIGATIONS
 from shield.model.loading import load
-from shield.pictures import open_image
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.pictures import open_image
 from shield.rewriters import ClauseDrop
 from shield.wrapper import Shield
 

@@ -26,9 +26,9 @@ from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
 from probes.verbs.screens import groups
-from shield.meaning import Meaning
 from shield.model.loading import load
-from shield.pictures import open_image
+from shield.protected.meaning import Meaning
+from shield.protected.pictures import open_image
 from shield.wrapper import Shield
 
 FIRST_SEED = 8000

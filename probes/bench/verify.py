@@ -25,7 +25,7 @@ from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
 from probes.testbed.vocabulary import COLORS
 from shield.model.assets import weights_dir
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}

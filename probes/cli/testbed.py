@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.cli.options import Json, chosen, printed
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 if TYPE_CHECKING:
     from probes.testbed.build import Builder

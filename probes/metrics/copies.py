@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 Features = NDArray[np.float32]
 
@@ -171,7 +171,7 @@ def _distances(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArra
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """The picture in RGB as shield/pictures.py shows it; one that is so already is itself."""
+    """The picture in RGB as shield/protected/pictures.py shows it; one that is so already is itself."""
     return picture if picture.mode == "RGB" and not picture.info else open_image(picture)
 
 

@@ -12,7 +12,7 @@ from probes.metrics.copies import pixels
 from probes.metrics.statistics import bootstrap_mean
 from probes.report.figures import group_of
 from probes.runs.folder import Record
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 # Side of the pictures that are compared: enough to see what changed, blind to single pixels.
 SIDE = 64

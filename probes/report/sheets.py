@@ -14,7 +14,7 @@ from typing import Any
 
 from probes.report.figures import MATERIAL, group_of
 from probes.runs.folder import Record
-from shield.pictures import UNREADABLE, open_image
+from shield.protected.pictures import UNREADABLE, open_image
 
 # How many items of each group a report shows.
 ROWS = {"members": 16, "nonmembers": 8, "prompts": 24, "scenes": 6, "characters": 6, "styles": 4}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from probes.metrics import CopyJudge, Metric, NormalizedL2, Pdq, TiledL2, load_calibrations
 from probes.testbed.manifest import load_manifest
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 SIDE = 16
 MARGIN = 0.35  # of the way from the nearest unrelated pair to a perfect copy still isn't a copy

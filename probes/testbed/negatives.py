@@ -13,7 +13,7 @@ from typing import Any
 from probes.model.generate import generate
 from probes.types import Progress
 from shield.errors import BadRequestError
-from shield.pictures import open_image
+from shield.protected.pictures import open_image
 
 CAPTIONS = 200  # drawn for each split beside the manifest's own
 SEEDS = (650, 651)

@@ -33,7 +33,7 @@ from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
 from shield.model.loading import SHIPPED
-from shield.pictures import UNREADABLE, open_image
+from shield.protected.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")
 ALONE = 0.05

@@ -14,7 +14,7 @@ from probes.testbed.negatives import KINDS, dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
 from shield.model.loading import SHIPPED
-from shield.pictures import UNREADABLE, open_image, picture_files
+from shield.protected.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import Threshold, save_threshold
 
 

@@ -15,12 +15,12 @@ from probes.inputs.prompts import read_prompts
 from probes.paths import takes_paths
 from probes.testbed.negatives import dev_negatives
 from probes.testbed.sampling import usual_sampling
-from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError
-from shield.gallery import Gallery
-from shield.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
 from shield.model.loading import SHIPPED
-from shield.pictures import picture_files
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.gallery import Gallery
+from shield.protected.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
+from shield.protected.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
 
 FRESH = 400

@@ -12,7 +12,7 @@ from typing import Any
 
 from probes.metrics.statistics import wilson
 from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, testbed_concepts
-from shield.meaning import Limit, Meaning, Space
+from shield.protected.meaning import Limit, Meaning, Space
 from shield.types import Mention
 
 SPLITS = ("dev", "heldout")

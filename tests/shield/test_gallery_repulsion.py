@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.errors import GalleryError, MissingSignalError
-from shield.gallery import Gallery, thumbnail
 from shield.likeness import correlation
 from shield.mitigations import GalleryRepulsion
 from shield.model.conditioning import Conditioning
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.gallery import Gallery, thumbnail
 from shield.types import Case
 from tests.shield.calls import PROMPTS, options
 

@@ -129,7 +129,7 @@ def _as_prediction(cls):
 
 
 def _names(name):
-    from shield.concepts import Concept, Concepts
+    from shield.protected.concepts import Concept, Concepts
 
     return Concepts([Concept(name, substitute="a thing")])
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.concepts import Concepts
 from shield.errors import WeightsError
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.policy import Policy
+from shield.protected.concepts import Concepts
 from shield.rewriters import LanguageModel
 from shield.rewriters.language_model import _cleaned
 from tests.shield.calls import noises, options

@@ -15,9 +15,9 @@ from probes.testbed.manifest import load_manifest
 from shield import Shield
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS, NoiseGap
-from shield.gallery import Gallery
 from shield.mitigations import AttentionDamp
 from shield.policy import Policy
+from shield.protected.gallery import Gallery
 from shield.settings import setting_of
 from shield.thresholds import calibrated
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.detectors import DETECTORS, Anisotropy, NoiseGap
 from shield.errors import ShieldError
-from shield.gallery import Gallery
 from shield.hooks.intercept import denoiser_of
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NullPrompt
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.gallery import Gallery
 from shield.rewriters import REWRITERS, ClauseDrop, TokenAttribution
 from shield.types import ConditioningMitigation
 from tests.shield import test_rewriters

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import REWRITERS
 from shield.types import WordWeight
 from tests.shield.calls import noises, options, state

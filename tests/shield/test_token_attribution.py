@@ -4,12 +4,12 @@ import torch
 
 from shield import Shield
 from shield.attribution import word_weights
-from shield.concepts import Concept, Concepts
 from shield.errors import MissingSignalError
 from shield.hooks.intercept import intercepted
 from shield.mitigations import EmbeddingMix
 from shield.model.conditioning import encoded, null_conditioning
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import ClauseDrop, TokenAttribution
 from shield.types import Case, WordWeight
 from tests.shield.calls import noises, options, thresholds

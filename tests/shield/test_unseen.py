@@ -5,8 +5,8 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from shield import Gallery, Shield
-from shield.concepts import Concept, Concepts
 from shield.policy import preset
+from shield.protected.concepts import Concept, Concepts
 from shield.unseen import Unseen, is_noise
 from tests.shield.calls import noises, options, thresholds
 from tests.tiny import tiny_sd

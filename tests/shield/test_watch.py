@@ -13,13 +13,13 @@ import torch
 from shield import Gallery, Shield
 from shield.calibrate import Sampling
 from shield.calibrate_watch import calibrate_watch
-from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError
 from shield.hooks.intercept import denoiser_of, intercepted
 from shield.hooks.preview import clean_latents, preview_of
-from shield.meaning import Meaning, Space, calibrated_limit
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
 from shield.policy import Policy, preset
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.meaning import Meaning, Space, calibrated_limit
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, STEPS, options, state, thresholds
 from tests.shield.test_every_family import WAYS
@@ -266,7 +266,7 @@ def test_bad_requests_are_one_sentence(pipe):
 def test_every_family_is_watched_bit_equal(way):
     pipe, call = made_family(way)
     gallery = Gallery()
-    from tests.shield.test_gallery import picture
+    from tests.shield.protected.test_gallery import picture
 
     gallery.add([("work-1", picture(0))])
     calls = []

@@ -7,11 +7,11 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from PIL import Image
 
 from shield import Gallery, Shield
-from shield.concepts import Concept, Concepts
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, UnsupportedPipelineError
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
 from shield.policy import Policy, preset
+from shield.protected.concepts import Concept, Concepts
 from tests.shield.calls import PROMPTS, STEPS, noises, options, state, thresholds
 from tests.tiny import tiny_sd
 

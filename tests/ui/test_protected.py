@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shield.concepts import Concept, Concepts
 from shield.errors import GalleryError, RegistryError, ShieldError
+from shield.protected.concepts import Concept, Concepts
 from tests.ui.pictures import picture, saved
 from ui import protected
 from ui.protected import Protected, as_toml, checked_concept, checked_picture

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from shield.concepts import Concept, Concepts
+from shield.protected.concepts import Concept, Concepts
 from shield.types import Nearest, Score, Verdict, WordWeight
 from ui import render
 from ui.plots import in_words, score_plot

@@ -8,11 +8,11 @@ from probes.testbed.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
 from probes.verbs.calibrate_protected import described_in_short, gallery_at, neighbor_captions, works_gallery
 from probes.verbs.screens import checked, groups, lines_of
-from shield.gallery import Gallery
-from shield.meaning import Meaning, found_limit
+from shield.protected.gallery import Gallery
+from shield.protected.meaning import Meaning, found_limit
 from shield.thresholds import load_thresholds
 from tests.probes.tiny_testbed import tiny_testbed
-from tests.shield.test_gallery import picture
+from tests.shield.protected.test_gallery import picture
 
 
 def run(*arguments):

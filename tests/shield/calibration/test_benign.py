@@ -10,8 +10,8 @@ import pytest
 
 from shield.calibration.benign import HALVES, benign_prompts, digest_of, half_of, prompts_by_kind
 from shield.calibration.grammar import GENERATED, as_toml, content_words, generated, likeness
-from shield.concepts import Concepts
 from shield.errors import BadRequestError
+from shield.protected.concepts import Concepts
 
 EVERYDAY = Path(__file__).resolve().parents[2] / "everyday_prompts.txt"
 PLACES = {

@@ -11,13 +11,13 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, recorded
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.policy import Policy, preset
+from shield.protected.concepts import Concept, Concepts
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import MASK, PICTURE, WAYS, limits, made
 from tests.tiny import tiny_sd

@@ -11,7 +11,6 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 import shield
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.detectors import NoiseGap
 from shield.errors import TraceError
 from shield.hooks.attention import attention_watched
@@ -19,6 +18,7 @@ from shield.hooks.intercept import recorded
 from shield.hooks.running import alone
 from shield.mitigations import NullPrompt
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
 from tests.shield.calls import noises, options, state, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture

@@ -12,7 +12,7 @@ from shield import Gallery, Shield
 from shield.hooks.ways_in import ELSEWHERE, TEXTS, given, starts_low
 from shield.model.families import FAMILIES
 from shield.policy import Policy
-from shield.turns import nearest_turned
+from shield.protected.turns import nearest_turned
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import made
 from tests.shield.test_unseen import assert_closed_in_strict_and_shown_in_balanced, noise

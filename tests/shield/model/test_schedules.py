@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.concepts import Concept, Concepts
 from shield.errors import UnsupportedPipelineError
 from shield.hooks.intercept import recorded
 from shield.mitigations import NullPrompt
 from shield.model.prediction import converted, noise_levels, prediction_type, unreadable
 from shield.model.schedules import KINDS, kind_of
 from shield.policy import Policy
+from shield.protected.concepts import Concept, Concepts
 from tests.shield.calls import noises, options, state
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_sd3

@@ -113,7 +113,7 @@ def test_a_saved_gallery_finds_the_same(gallery, tmp_path):
 
 
 def test_embedding_a_folder_goes_on_where_it_ended(tmp_path, monkeypatch):
-    import shield.gallery as module
+    import shield.protected.gallery as module
 
     monkeypatch.setattr(module, "BATCH", 2)
     (tmp_path / "in").mkdir()

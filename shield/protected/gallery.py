@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
-from shield.pictures import UNREADABLE, open_frames, open_image, picture_files
 from shield.protected.descriptors import DESCRIPTORS, Descriptor, Found, Limit, Pixels, available
 from shield.protected.descriptors.pixels import (
     CORRELATION,
@@ -36,6 +35,7 @@ from shield.protected.descriptors.pixels import (
     views,
     worst_tile,
 )
+from shield.protected.pictures import UNREADABLE, open_frames, open_image, picture_files
 from shield.thresholds import quantile
 from shield.types import Nearest
 

@@ -1,10 +1,10 @@
 """One spelling for many disguises of a word, with the way back to the original text.
 
 A text is read in three ways. As it is written: without compatibility forms, accents and case. By its looks: letters of
-other alphabets as the ones they look like (shield/lookalikes.py), so that "bоltо" (Cyrillic) reads "bolto". And with
-digits and signs for letters, so that "B0|TO" reads like "bolto"; what can't be told apart there (i, l, 1 and |, or rn
-and m, as in TR39) is written alike on both sides. What is left are letters and digits without spaces, each with the
-place that it came from.
+other alphabets as the ones they look like (shield/protected/lookalikes.py), so that "bоltо" (Cyrillic) reads "bolto".
+And with digits and signs for letters, so that "B0|TO" reads like "bolto"; what can't be told apart there (i, l, 1 and
+|, or rn and m, as in TR39) is written alike on both sides. What is left are letters and digits without spaces, each
+with the place that it came from.
 """
 
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from shield.lookalikes import look, plain
+from shield.protected.lookalikes import look, plain
 
 Reading = Literal["written", "looks", "signs"]
 READINGS: tuple[Reading, ...] = ("written", "looks", "signs")

@@ -5,7 +5,7 @@ descriptions are read here alone. A prompt is read whole and clause by clause, s
 isn't averaged away; where a reading lies nearer to a concept than the limit allows, the concept counts as mentioned.
 The limit is calibrated on declared benign prompts, the hardest of which are generic neighbors ("a robot on a blue
 background"). GoG (arXiv 2503.16171) compares the whole prompt with a fixed 0.8 through a paid API, which long prompts
-pass. Names in disguise are the spelling screen's part (shield/concepts.py), which is asked too.
+pass. Names in disguise are the spelling screen's part (shield/protected/concepts.py), which is asked too.
 
 A text tower reads order and articles ("the robot, red, with one wheel" lies far from "the red robot with one wheel"),
 so don't trust it for scrambled descriptions: the spelling screen finds those by their words.
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shield.concepts import Concepts
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.model.assets import weights_dir
 from shield.model.openclip import OpenClip
+from shield.protected.concepts import Concepts
 from shield.thresholds import quantile
 from shield.types import Mention
 

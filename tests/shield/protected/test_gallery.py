@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from shield.errors import BadRequestError, GalleryError
-from shield.gallery import Gallery, pdq, thumbnail, worst_tile
+from shield.protected.gallery import Gallery, pdq, thumbnail, worst_tile
 
 
 def picture(seed, size=128):

@@ -1,8 +1,8 @@
 """Look-alikes found by looking at them: letters that a font draws alike, not those that Unicode's tables list.
 
-The defence reads TR39's data (shield/lookalikes.py). This alphabet knows nothing of it: a letter is another's twin when
-its picture covers nearly the same pixels. Names are invented and hold all 26 letters, and benign prompts are the color
-names that visitors of a web survey gave (matplotlib's XKCD_COLORS).
+The defence reads TR39's data (shield/protected/lookalikes.py). This alphabet knows nothing of it: a letter is another's
+twin when its picture covers nearly the same pixels. Names are invented and hold all 26 letters, and benign prompts are
+the color names that visitors of a web survey gave (matplotlib's XKCD_COLORS).
 """
 
 import random
@@ -18,7 +18,7 @@ from fontTools.ttLib import TTFont
 from matplotlib.colors import XKCD_COLORS
 from PIL import Image, ImageDraw, ImageFont
 
-from shield.concepts import Concept, Concepts
+from shield.protected.concepts import Concept, Concepts
 
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 NAMES = ("Jackdaw Zephyrin", "QUILLON VEXBURY", "Bumfodge Throckwits", "DAPHNE GRIMSZACK")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shield.concepts import Concept, Concepts
 from shield.errors import RegistryError
-from shield.folding import READINGS, folded
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.folding import READINGS, folded
 from shield.rewriters import ConceptSubstitution
 
 BOLTO = Concept("Bolto", "character", ("Bolto the robot",), ("the red robot with one wheel",), "a robot", ("boltor",))

@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from shield.errors import GalleryError
-from shield.gallery import Gallery
-from shield.pictures import UNREADABLE, open_frames, open_image
+from shield.protected.gallery import Gallery
+from shield.protected.pictures import UNREADABLE, open_frames, open_image
 from shield.unseen import Unseen
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from shield.errors import GalleryError
-from shield.pixels import as_rgb, from_array
+from shield.protected.pixels import as_rgb, from_array
 
 # Pillow's decoders let more through than OSError.
 UNREADABLE = (
@@ -44,7 +44,7 @@ def open_image(source: Any, most_pixels: int | None = None) -> Image.Image:
     Of an animation and of a file with several pages it is the first frame; `open_frames` gives all.
 
     Args:
-        source: A path, a binary file, a PIL image, an array or a tensor (see shield/pixels.py).
+        source: A path, a binary file, a PIL image, an array or a tensor (see shield/protected/pixels.py).
         most_pixels: How large a file may be, looked at before it is decoded.
 
     Raises:

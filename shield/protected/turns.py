@@ -7,7 +7,7 @@ degrees (without turning them back, none from 5 degrees on), and none of 84 othe
 
 from PIL import Image, ImageStat
 
-from shield.gallery import Gallery
+from shield.protected.gallery import Gallery
 from shield.types import Nearest
 
 STEP, MOST = 3, 21  # degrees

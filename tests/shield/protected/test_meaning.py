@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from probes.testbed.characters import CHARACTERS, neighbor
-from shield.concepts import Concept, Concepts
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
-from shield.meaning import Meaning, Space, calibrated_limit, found_limit, readings, save_limit
 from shield.model.openclip import OpenClip
+from shield.protected.concepts import Concept, Concepts
+from shield.protected.meaning import Meaning, Space, calibrated_limit, found_limit, readings, save_limit
 
 BOLTO, DRAZZIK = CHARACTERS[0], CHARACTERS[2]
 SHORT = f"the {BOLTO.creature.color} {BOLTO.creature.kind} with {BOLTO.creature.legs}"

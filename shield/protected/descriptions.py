@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 
 from rapidfuzz.distance import OSA
 
-from shield.folding import letters
-from shield.vocabulary import FUNCTION, is_ordinary, parts, stem, zipf
+from shield.protected.folding import letters
+from shield.protected.vocabulary import FUNCTION, is_ordinary, parts, stem, zipf
 
 STOP = frozenset("a an the of on with by in at to and or for from is are as its his her their".split())
 SLIP = 3  # content words of a description in which one may have a slip

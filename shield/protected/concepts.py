@@ -10,16 +10,16 @@ A registry is a TOML file with one `[[concept]]` table each, or one `concepts = 
     substitute = "a friendly robot"                   # what a rewritten prompt says instead
     allow = ["boltor"]                                # words and phrases near the name that mean something else
     cues = ["robot", "cartoon"]                       # for a name of ordinary words: see below
-    indirect = ["the crimson machine on a wheel"]     # found by meaning alone (shield/meaning.py)
+    indirect = ["the crimson machine on a wheel"]     # found by meaning alone (shield/protected/meaning.py)
 
-Prompts are searched after folding (shield/folding.py) with one Aho-Corasick pass for each reading, so that thousands of
-names cost a fraction of a millisecond, then word by word for small misspellings of longer names, and for descriptions
-(shield/descriptions.py).
+Prompts are searched after folding (shield/protected/folding.py) with one Aho-Corasick pass for each reading, so that
+thousands of names cost a fraction of a millisecond, then word by word for small misspellings of longer names, and for
+descriptions (shield/protected/descriptions.py).
 
-Ordinary words (shield/vocabulary.py) are taken as they stand: one that lies a letter away from a name is no misspelling
-of it ("barman"), and several that read like a name together are no mention across a comma or the end of a sentence
-("a cat, woman and child"). A concept with `cues` has a name that is an ordinary phrase too ("a big bird"): written
-without capitals it counts only in a prompt with one of these words.
+Ordinary words (shield/protected/vocabulary.py) are taken as they stand: one that lies a letter away from a name is no
+misspelling of it ("barman"), and several that read like a name together are no mention across a comma or the end of a
+sentence ("a cat, woman and child"). A concept with `cues` has a name that is an ordinary phrase too ("a big bird"):
+written without capitals it counts only in a prompt with one of these words.
 """
 
 import re
@@ -32,12 +32,12 @@ from typing import Any
 
 from rapidfuzz.distance import OSA
 
-from shield.descriptions import STOP, Descriptions, content
 from shield.errors import RegistryError
-from shield.folding import READINGS, UNSPACED, Folded, Reading, folded, letters, without_markup
-from shield.lookalikes import plain
+from shield.protected.descriptions import STOP, Descriptions, content
+from shield.protected.folding import READINGS, UNSPACED, Folded, Reading, folded, letters, without_markup
+from shield.protected.lookalikes import plain
+from shield.protected.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 from shield.types import Mention
-from shield.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 
 SHIPPED = Path(__file__).with_name("registry.toml")
 SHORT = 4
