@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shield.attribution import word_weights
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.intercept import Forward, denoiser_of
@@ -24,6 +23,7 @@ from shield.model.conditioning import Conditioning, encoded, null_conditioning, 
 from shield.model.families import Family
 from shield.policy import Policy, decided
 from shield.protected.gallery import Gallery
+from shield.rewriters.attribution import word_weights
 from shield.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from probes.model.generate import generators
-from shield.attribution import word_weights
 from shield.errors import BadRequestError, MissingSignalError
 from shield.hooks.intercept import Forward, intercepted
 from shield.hooks.preview import Preview
@@ -18,6 +17,7 @@ from shield.model.conditioning import null_conditioning
 from shield.model.families import family_of
 from shield.policy import preset
 from shield.protected.gallery import Gallery
+from shield.rewriters.attribution import word_weights
 from shield.thresholds import Threshold
 from shield.types import Case, Detector, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield

@@ -1,10 +1,10 @@
 """Leave out the words that carry the memory, as few as it takes.
 
 Which words pull is read from the model itself: the gradient of the gap with respect to the words' embeddings, one
-backward pass (shield/attribution.py; Wen et al., ICLR 2024, arXiv 2407.21720, who show users which tokens to change).
-Ours makes prompts of it: the heaviest word gives way first, then the two, the four heaviest, so that the proposal that
-holds lacks at most twice as many words as it must, at one check each. A word within a protected name takes the whole
-name along, whose substitute is said instead.
+backward pass (shield/rewriters/attribution.py; Wen et al., ICLR 2024, arXiv 2407.21720, who show users which tokens to
+change). Ours makes prompts of it: the heaviest word gives way first, then the two, the four heaviest, so that the
+proposal that holds lacks at most twice as many words as it must, at one check each. A word within a protected name
+takes the whole name along, whose substitute is said instead.
 """
 
 import re

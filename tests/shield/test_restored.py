@@ -19,8 +19,8 @@ from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
 from shield.rewriters import REWRITERS, ClauseDrop, TokenAttribution
 from shield.types import ConditioningMitigation
-from tests.shield import test_rewriters
 from tests.shield.calls import noises, state
+from tests.shield.rewriters import test_rewriters
 from tests.shield.test_every_family import WAYS, made
 from tests.tiny_families import tiny_picture
 

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from shield import Shield
-from shield.attribution import word_weights
 from shield.errors import MissingSignalError
 from shield.hooks.intercept import intercepted
 from shield.mitigations import EmbeddingMix
@@ -11,6 +10,7 @@ from shield.model.conditioning import encoded, null_conditioning
 from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import ClauseDrop, TokenAttribution
+from shield.rewriters.attribution import word_weights
 from shield.types import Case, WordWeight
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import made, of_each_kind
