@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from shield.model.loading import load
 
 if TYPE_CHECKING:
-    from shield.policy import Policy
     from shield.protected.concepts import Concepts
     from shield.protected.gallery import Gallery
+    from shield.runtime.policy import Policy
     from shield.types import Score, Trace, Verdict
     from shield.wrapper import Shield
 
 _HOMES = {
     "Concepts": "shield.protected.concepts",
     "Gallery": "shield.protected.gallery",
-    "Policy": "shield.policy",
+    "Policy": "shield.runtime.policy",
     "Score": "shield.types",
     "Shield": "shield.wrapper",
     "Trace": "shield.types",

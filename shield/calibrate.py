@@ -12,7 +12,7 @@ import torch
 from shield.errors import BadRequestError
 from shield.hooks.intercept import recorded
 from shield.model.families import family_of
-from shield.settings import models_of, running_setting
+from shield.runtime.settings import models_of, running_setting
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 

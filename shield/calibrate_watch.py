@@ -15,13 +15,13 @@ from shield.errors import BadRequestError
 from shield.hooks.intercept import Forward, intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
-from shield.policy import Policy
 from shield.protected.gallery import Gallery
-from shield.settings import Models, models_of
+from shield.runtime.controller import Plan, Watched, Watcher
+from shield.runtime.policy import Policy
+from shield.runtime.preview_checks import Check, Watch, picture_size, watch_of
+from shield.runtime.settings import Models, models_of
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Score, Screen
-from shield.watch import Check, Watch, picture_size, watch_of
-from shield.watcher import Plan, Watched, Watcher
 
 LOOKING = Policy(detectors=(), on_flag="report", on_unscored="pass", retries=0)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from shield.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, once_more, watched_layers
@@ -18,17 +17,18 @@ from shield.model.families import Family, family_of
 from shield.model.loading import load
 from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
-from shield.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
-from shield.policy import Policy
 from shield.protected.gallery import Gallery
-from shield.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
-from shield.settings import Models, RecognizedModels, setting_of
-from shield.stand_in import StandIn
+from shield.runtime.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
+from shield.runtime.blind_spots import Unseen
+from shield.runtime.controller import Plan, Watched, Watcher
+from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
+from shield.runtime.policy import Policy
+from shield.runtime.preview_checks import Watch, picture_size, watch_of
+from shield.runtime.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
+from shield.runtime.settings import Models, RecognizedModels, setting_of
+from shield.runtime.stand_in import StandIn
 from shield.thresholds import Threshold
 from shield.types import Nearest, Screen, Verdict
-from shield.unseen import Unseen
-from shield.watch import Watch, picture_size, watch_of
-from shield.watcher import Plan, Watched, Watcher
 
 __all__ = ["Shield", "setting_of"]
 

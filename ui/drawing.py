@@ -15,9 +15,9 @@ from shield.hooks.intercept import Forward, intercepted
 from shield.hooks.preview import Preview
 from shield.model.conditioning import null_conditioning
 from shield.model.families import family_of
-from shield.policy import preset
 from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
+from shield.runtime.policy import preset
 from shield.thresholds import Threshold
 from shield.types import Case, Detector, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield

@@ -11,7 +11,7 @@ MEANS = {
     "structure_gap": "how strongly the prompt, rather than chance, decides where things are",
     "noise_gap": "how strongly the prompt, rather than chance, decides what is drawn",
 }
-# As shield/policy.py gives it: DETECTOR [of WORK at step N] VALUE is above THRESHOLD.
+# As shield/runtime/policy.py gives it: DETECTOR [of WORK at step N] VALUE is above THRESHOLD.
 ABOVE = re.compile(r"\w+(?: of (?P<work>.+) at step \d+)? (?P<value>\S+) is above (?P<limit>\S+)")
 
 

@@ -28,10 +28,10 @@ from probes.verbs.calibrate_protected import works_gallery
 from shield.detectors import StructureGap
 from shield.mitigations import MITIGATIONS
 from shield.model.loading import load
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.pictures import open_image
 from shield.rewriters import ClauseDrop
+from shield.runtime.policy import Policy
 from shield.wrapper import Shield
 
 FIRST_SEED = 8600

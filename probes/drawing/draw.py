@@ -31,7 +31,7 @@ from shield.model.assets import weights_dir
 from shield.model.conditioning import encoded
 from shield.model.families import family_of
 from shield.protected.pictures import UNREADABLE, open_image
-from shield.settings import Models, models_of, running_setting
+from shield.runtime.settings import Models, models_of, running_setting
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
 

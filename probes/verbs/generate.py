@@ -22,7 +22,9 @@ from shield.wrapper import Shield
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make. ``policy`` is a preset of shield/policy.py; no ``steps`` or scale: the model's own."""
+    """One picture to make. ``policy`` is a preset of shield/runtime/policy.py; no ``steps`` or scale: the model's
+    own.
+    """
 
     prompt: str
     model: str = "testbed"

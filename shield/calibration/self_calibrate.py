@@ -31,7 +31,7 @@ from shield.hooks.intercept import denoiser_of, recorded
 from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
-from shield.settings import Models, models_of, running_setting
+from shield.runtime.settings import Models, models_of, running_setting
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 

@@ -20,9 +20,9 @@ from shield.hooks.calls import hooked, named_arguments
 from shield.hooks.intercept import micro_conditioning
 from shield.model.families import family_of
 from shield.model.prediction import noise_levels
-from shield.settings import Models, models_of, running_setting
+from shield.runtime.preview_checks import picture_size
+from shield.runtime.settings import Models, models_of, running_setting
 from shield.thresholds import Setting
-from shield.watch import picture_size
 
 PICTURES = ("image", "mask_image", "control_image")
 NOT_SCORED = (

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from shield.retry import kept_noise
+from shield.runtime.retry import kept_noise
 
 
 @contextmanager

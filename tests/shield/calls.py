@@ -9,7 +9,7 @@ from shield.detectors import StructureGap
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
 from shield.model.prediction import prediction_type
-from shield.settings import models_of
+from shield.runtime.settings import models_of
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "ab"]
 NEGATIVES = [f"{i} cat {i * i}" for i in range(25)]

@@ -5,7 +5,7 @@ import torch
 from shield import Shield
 from shield.detectors import Anisotropy, NoiseGap
 from shield.hooks.intercept import recorded
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds
 

@@ -5,8 +5,8 @@ from shield.calibrate import Sampling, calibrate, scored
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
 from shield.model.fingerprint import model_sha256
-from shield.policy import Policy
-from shield.settings import setting_of
+from shield.runtime.policy import Policy
+from shield.runtime.settings import setting_of
 from shield.thresholds import found, load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, options, state
 from tests.tiny_families import tiny_flux

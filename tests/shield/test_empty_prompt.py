@@ -8,7 +8,7 @@ import pytest
 from shield import Gallery, Shield
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import says_nothing
-from shield.policy import Policy, preset
+from shield.runtime.policy import Policy, preset
 from tests.shield.calls import options, thresholds
 from tests.tiny import tiny_sd
 

@@ -15,9 +15,9 @@ from shield.errors import MissingSignalError
 from shield.hooks.intercept import denoiser_of, recorded
 from shield.mitigations import MITIGATIONS, EmbeddingMix, GalleryRepulsion, NullPrompt
 from shield.model.families import FAMILIES
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_mask, tiny_picture, tiny_sd3, tiny_sdxl, tiny_variant

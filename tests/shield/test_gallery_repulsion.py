@@ -7,12 +7,12 @@ from PIL import Image
 
 from shield import Shield
 from shield.errors import GalleryError, MissingSignalError
-from shield.likeness import correlation
 from shield.mitigations import GalleryRepulsion
 from shield.model.conditioning import Conditioning
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery, thumbnail
+from shield.runtime.likeness import correlation
+from shield.runtime.policy import Policy
 from shield.types import Case
 from tests.shield.calls import PROMPTS, options
 

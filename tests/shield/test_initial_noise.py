@@ -13,7 +13,7 @@ from shield.errors import MissingSignalError, TraceError
 from shield.hooks.latents import movable, resized
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.model.conditioning import Conditioning
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.types import Case
 from tests.shield.calls import PROMPTS, options
 from tests.tiny import tiny_sd

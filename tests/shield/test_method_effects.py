@@ -16,9 +16,9 @@ from shield import Shield
 from shield.calibrate import Sampling, scored
 from shield.detectors import DETECTORS, NoiseGap
 from shield.mitigations import AttentionDamp
-from shield.policy import Policy
 from shield.protected.gallery import Gallery
-from shield.settings import setting_of
+from shield.runtime.policy import Policy
+from shield.runtime.settings import setting_of
 from shield.thresholds import calibrated
 
 WORKS = 4

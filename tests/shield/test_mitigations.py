@@ -12,7 +12,7 @@ from shield.errors import MissingSignalError
 from shield.hooks.intercept import intercepted
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
 from shield.model.conditioning import Conditioning
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.types import Case, ConditioningMitigation, PredictionMitigation
 from tests.shield.calls import PROMPTS, options, state, thresholds
 

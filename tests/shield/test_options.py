@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from shield import Gallery, Shield
 from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises
 from tests.shield.test_every_family import PROMPTS, limits, made
 from tests.tiny_families import tiny_picture

@@ -14,10 +14,10 @@ from shield.detectors import DETECTORS, Anisotropy, NoiseGap
 from shield.errors import ShieldError
 from shield.hooks.intercept import denoiser_of
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NullPrompt
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
 from shield.rewriters import REWRITERS, ClauseDrop, TokenAttribution
+from shield.runtime.policy import Policy
 from shield.types import ConditioningMitigation
 from tests.shield.calls import noises, state
 from tests.shield.rewriters import test_rewriters

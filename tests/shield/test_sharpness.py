@@ -8,7 +8,7 @@ from shield import Shield
 from shield.detectors import Sharpness
 from shield.hooks.extra_predictions import SHIFT
 from shield.hooks.intercept import recorded
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds
 

@@ -9,7 +9,7 @@ from shield.detectors import SsimGap
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.errors import MissingSignalError
 from shield.hooks.intercept import recorded
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds
 

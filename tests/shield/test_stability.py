@@ -6,8 +6,8 @@ import torch
 from shield import Shield
 from shield.detectors import NoiseGap, Stability
 from shield.errors import MissingSignalError
-from shield.policy import Policy
-from shield.settings import setting_of
+from shield.runtime.policy import Policy
+from shield.runtime.settings import setting_of
 from shield.thresholds import calibrated, found, load_thresholds, save_threshold
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds

@@ -10,8 +10,8 @@ from shield import Gallery, Shield
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, UnsupportedPipelineError
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
-from shield.policy import Policy, preset
 from shield.protected.concepts import Concept, Concepts
+from shield.runtime.policy import Policy, preset
 from tests.shield.calls import PROMPTS, STEPS, noises, options, state, thresholds
 from tests.tiny import tiny_sd
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from shield.model.assets import ENVIRONMENT
 from shield.model.loading import load
-from shield.policy import preset
-from shield.settings import setting_of
+from shield.runtime.policy import preset
+from shield.runtime.settings import setting_of
 from shield.thresholds import calibrated, save_threshold
 from tests.probes.tiny_testbed import tiny_testbed
 from ui.app import Page, launched, page_of

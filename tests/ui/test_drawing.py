@@ -11,9 +11,9 @@ from probes.model.generate import generate
 from shield.errors import BadRequestError
 from shield.hooks.intercept import denoiser_of
 from shield.hooks.preview import preview_of
-from shield.policy import preset
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
+from shield.runtime.policy import preset
 from shield.thresholds import Threshold, calibrated
 from shield.wrapper import setting_of
 from tests.tiny import tiny_scheduler

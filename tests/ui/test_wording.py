@@ -3,9 +3,9 @@
 import pytest
 
 from shield.detectors import StructureGap
-from shield.policy import decided, preset
+from shield.runtime.policy import decided, preset
+from shield.runtime.preview_checks import GalleryPreview
 from shield.types import Mention, Score, Verdict
-from shield.watch import GalleryPreview
 from ui.wording import MEANS, sentence
 
 

@@ -22,7 +22,7 @@ from probes.types import Subject
 from shield import Shield
 from shield.detectors import NoiseGap, StructureGap
 from shield.hooks.intercept import recorded
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from shield.thresholds import Setting, Threshold, options_of
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -17,8 +17,8 @@ from shield.detectors import Anisotropy, NoiseGap, Sharpness, StructureGap
 from shield.errors import BadRequestError
 from shield.hooks.intercept import denoiser_of
 from shield.mitigations import EmbeddingDescent
-from shield.policy import Policy
-from shield.settings import Models
+from shield.runtime.policy import Policy
+from shield.runtime.settings import Models
 from shield.thresholds import options_of
 from tests.shield.calls import noises, state
 from tests.shield.test_every_family import WAYS

@@ -16,8 +16,8 @@ from shield.errors import MissingSignalError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, recorded
 from shield.mitigations import InitialNoise, NullPrompt
-from shield.policy import Policy, preset
 from shield.protected.concepts import Concept, Concepts
+from shield.runtime.policy import Policy, preset
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import MASK, PICTURE, WAYS, limits, made
 from tests.tiny import tiny_sd

@@ -20,7 +20,7 @@ from shield.hooks.extra_predictions import late
 from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.intercept import denoiser_of, intercepted, recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import PROMPTS, Always, equal_rows, limits, made, policy, split_by
 from tests.tiny import tiny_sd

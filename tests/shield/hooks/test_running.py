@@ -17,8 +17,8 @@ from shield.hooks.attention import attention_watched
 from shield.hooks.intercept import recorded
 from shield.hooks.running import alone
 from shield.mitigations import NullPrompt
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, state, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture

@@ -7,7 +7,7 @@ from shield import Shield
 from shield.errors import TraceError
 from shield.hooks.intercept import intercepted, recorded
 from shield.mitigations import NullPrompt
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import limits, made
 

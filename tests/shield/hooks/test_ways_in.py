@@ -11,11 +11,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from shield import Gallery, Shield
 from shield.hooks.ways_in import ELSEWHERE, TEXTS, given, starts_low
 from shield.model.families import FAMILIES
-from shield.policy import Policy
 from shield.protected.turns import nearest_turned
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, thresholds
+from tests.shield.runtime.test_unseen import assert_closed_in_strict_and_shown_in_balanced, noise
 from tests.shield.test_every_family import made
-from tests.shield.test_unseen import assert_closed_in_strict_and_shown_in_balanced, noise
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_mask, tiny_picture, tiny_sdxl, tiny_variant
 

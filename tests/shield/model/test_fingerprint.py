@@ -7,8 +7,8 @@ from peft import LoraConfig
 from shield import Shield, model_names
 from shield.errors import NotCalibratedError
 from shield.model.fingerprint import Recognized, full_sha256, model_sha256
-from shield.policy import Policy
-from shield.settings import models_of
+from shield.runtime.policy import Policy
+from shield.runtime.settings import models_of
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import noises, options, thresholds
 from tests.tiny import tiny_scheduler, tiny_sd

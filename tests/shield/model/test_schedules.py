@@ -13,8 +13,8 @@ from shield.hooks.intercept import recorded
 from shield.mitigations import NullPrompt
 from shield.model.prediction import converted, noise_levels, prediction_type, unreadable
 from shield.model.schedules import KINDS, kind_of
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, state
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_sd3

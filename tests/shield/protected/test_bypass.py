@@ -19,8 +19,8 @@ from probes.bench.bypass import (
     table,
 )
 from shield import Gallery, Shield
-from shield.policy import preset
 from shield.protected.concepts import Concept, Concepts
+from shield.runtime.policy import preset
 from shield.types import Nearest, Score, Verdict
 from tests.shield.calls import STEPS, noises, options, thresholds
 from tests.tiny import tiny_sd

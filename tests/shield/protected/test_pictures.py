@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, ImageOps
 from shield.errors import GalleryError
 from shield.protected.gallery import Gallery
 from shield.protected.pictures import UNREADABLE, open_frames, open_image
-from shield.unseen import Unseen
+from shield.runtime.blind_spots import Unseen
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
 

@@ -7,10 +7,10 @@ import torch
 from shield import Shield
 from shield.errors import WeightsError
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.policy import Policy
 from shield.protected.concepts import Concepts
 from shield.rewriters import LanguageModel
 from shield.rewriters.language_model import _cleaned
+from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options
 from tests.tiny_language_model import tiny_language_model
 

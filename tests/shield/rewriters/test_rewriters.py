@@ -7,9 +7,9 @@ import torch
 
 from shield import Shield
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import REWRITERS
+from shield.runtime.policy import Policy
 from shield.types import WordWeight
 from tests.shield.calls import noises, options, state
 from tests.tiny_language_model import tiny_language_model

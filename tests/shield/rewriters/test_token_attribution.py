@@ -7,10 +7,10 @@ from shield.errors import MissingSignalError
 from shield.hooks.intercept import intercepted
 from shield.mitigations import EmbeddingMix
 from shield.model.conditioning import encoded, null_conditioning
-from shield.policy import Policy
 from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import ClauseDrop, TokenAttribution
 from shield.rewriters.attribution import word_weights
+from shield.runtime.policy import Policy
 from shield.types import Case, WordWeight
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import made, of_each_kind

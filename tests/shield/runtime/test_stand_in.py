@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from shield import Shield
 from shield.errors import BadRequestError, ShieldError, UnknownAttributeError
-from shield.policy import Policy, preset
+from shield.runtime.policy import Policy, preset
 from tests.shield.calls import noises, options
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl

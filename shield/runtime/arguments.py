@@ -10,9 +10,9 @@ import torch
 from shield.errors import BadRequestError, WeightsError
 from shield.model.assets import weights_dir
 from shield.model.families import family_of
-from shield.policy import Policy, preset
 from shield.protected.gallery import Gallery
-from shield.stand_in import StandIn
+from shield.runtime.policy import Policy, preset
+from shield.runtime.stand_in import StandIn
 from shield.thresholds import Threshold, load_thresholds
 from shield.types import Screen
 

@@ -5,9 +5,9 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from shield import Gallery, Shield
-from shield.policy import preset
 from shield.protected.concepts import Concept, Concepts
-from shield.unseen import Unseen, is_noise
+from shield.runtime.blind_spots import Unseen, is_noise
+from shield.runtime.policy import preset
 from tests.shield.calls import noises, options, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture, tiny_sdxl, tiny_variant

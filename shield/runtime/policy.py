@@ -25,10 +25,10 @@ class Policy:
     order, and blocks when none passes the detectors; "block" returns a blank picture; "report" changes nothing.
     `on_unscored`: what happens when an image couldn't be judged; "raise" and "block" fail closed. `on_copy`: the same
     for a finished or given picture that copies a protected one. `on_unseen`: what happens when something came into the
-    call that nobody could look at (shield/unseen.py): a prompt as embeddings or with learned words, a picture where
-    there is no gallery, a callback's changes. `extra_calls` bounds the extra denoiser calls for a flagged image while
-    proposals are tried. `extra_uncond` allows one extra call a scored step for all images when guidance is off, which
-    leaves no gap to score.
+    call that nobody could look at (shield/runtime/blind_spots.py): a prompt as embeddings or with learned words, a
+    picture where there is no gallery, a callback's changes. `extra_calls` bounds the extra denoiser calls for a flagged
+    image while proposals are tried. `extra_uncond` allows one extra call a scored step for all images when guidance is
+    off, which leaves no gap to score.
 
     `watch_steps`: at which shares of the schedule (0 is the first step) previews are compared with the gallery and, by
     meaning, with the concepts, as far as they are given; `preview` is how they are made (shield/hooks/preview.py). A

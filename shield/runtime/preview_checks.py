@@ -21,9 +21,9 @@ from torch import Tensor
 from shield.errors import TraceError
 from shield.hooks.intercept import Forward
 from shield.hooks.preview import Preview, clean_latents, preview_of, small_pictures
-from shield.policy import Policy
 from shield.protected.gallery import Gallery
 from shield.protected.meaning import Meaning, Space
+from shield.runtime.policy import Policy
 from shield.types import Screen
 
 Look = tuple[float, str | None]

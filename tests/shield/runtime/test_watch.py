@@ -17,9 +17,9 @@ from shield.errors import BadRequestError, MissingSignalError, NotCalibratedErro
 from shield.hooks.intercept import denoiser_of, intercepted
 from shield.hooks.preview import clean_latents, preview_of
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
-from shield.policy import Policy, preset
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.meaning import Meaning, Space, calibrated_limit
+from shield.runtime.policy import Policy, preset
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, STEPS, options, state, thresholds
 from tests.shield.test_every_family import WAYS

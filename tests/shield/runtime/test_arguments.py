@@ -11,7 +11,7 @@ from PIL import Image
 
 from shield import Concepts, Gallery, Shield
 from shield.errors import BadRequestError, ShieldError, UnsupportedPipelineError
-from shield.policy import Policy
+from shield.runtime.policy import Policy
 from tests.shield.calls import options
 from tests.tiny import tiny_sd
 

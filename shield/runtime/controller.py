@@ -17,17 +17,17 @@ from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.intercept import Forward, denoiser_of
 from shield.hooks.latents import Moves
-from shield.likeness import Likeness
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
-from shield.policy import Policy, decided
 from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
-from shield.settings import Models, running_setting
+from shield.runtime.likeness import Likeness
+from shield.runtime.policy import Policy, decided
+from shield.runtime.preview_checks import Check, Look, Watch
+from shield.runtime.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight
-from shield.watch import Check, Look, Watch
 
 UNASKED = "the prompt is empty, so no prediction without it is left to compare with"
 UNSEEN = "what null_prompt draws was compared with nothing: there is no gallery"

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from shield.errors import BadRequestError
-from shield.output import blanked, pil_images, with_verdicts
+from shield.runtime.output import blanked, pil_images, with_verdicts
 from tests.shield.calls import options
 
 

@@ -11,10 +11,10 @@ from shield import Gallery, Shield
 from shield.errors import TraceError
 from shield.hooks.intercept import once_more, recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.policy import Policy, preset
-from shield.retry import kept_noise, worth_retrying
+from shield.runtime.controller import Watched
+from shield.runtime.policy import Policy, preset
+from shield.runtime.retry import kept_noise, worth_retrying
 from shield.types import Nearest
-from shield.watcher import Watched
 from tests.shield.calls import STEPS, noises, options, state, thresholds
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "the cat, a picture by anna"]

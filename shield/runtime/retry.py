@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from shield.policy import Policy
+from shield.runtime.controller import Watched
+from shield.runtime.policy import Policy
 from shield.types import Nearest
-from shield.watcher import Watched
 
 
 def worth_retrying(image: Watched, nearest: Nearest | None, policy: Policy) -> bool:

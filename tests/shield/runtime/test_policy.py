@@ -4,7 +4,7 @@ import pytest
 
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
-from shield.policy import Policy, decided, preset
+from shield.runtime.policy import Policy, decided, preset
 from shield.types import Mention, Score
 
 LOW, HIGH = Score("noise_gap", 1.0, 2.0, 0), Score("noise_gap", 3.0, 2.0, 0)

@@ -1,0 +1,1 @@
+"""One shielded call: its policy, its checks at each step, its retries and its output."""
