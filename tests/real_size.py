@@ -78,8 +78,8 @@ def use(folder: Path) -> dict[str, Any]:
     from probes.scan.scan import Hardware, scan
     from probes.types import Subject
     from shield import Policy, Shield
-    from shield.calibrate import Sampling as Small
-    from shield.calibrate import calibrate
+    from shield.calibration.detectors import Sampling as Small
+    from shield.calibration.detectors import calibrate
     from shield.detectors import StructureGap
     from shield.model import loading as load
 

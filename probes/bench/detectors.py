@@ -25,7 +25,7 @@ from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted, peak_tensors
 from probes.runs.folder import write_json
 from probes.testbed.negatives import KINDS, negative_captions, spilling
-from shield.calibrate import Sampling, scored
+from shield.calibration.detectors import Sampling, scored
 from shield.detectors import DETECTORS
 from shield.hooks.intercept import recorded
 from shield.model.loading import load

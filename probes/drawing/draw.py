@@ -23,7 +23,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import generators, quiet
 from probes.runs.folder import Record, Run, record_id
 from probes.types import Criterion, Judgement, Progress, Subject
-from shield.calibrate import denoiser_input
+from shield.calibration.detectors import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.hooks.intercept import recorded
 from shield.hooks.shared_uncond import SharedUncond, shareable

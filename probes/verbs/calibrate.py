@@ -41,8 +41,8 @@ def calibrate_detectors(
     negatives.
     """
     from probes.model.loading import load
-    from shield.calibrate import Sampling
-    from shield.calibrate import calibrate as calibrated_by
+    from shield.calibration.detectors import Sampling
+    from shield.calibration.detectors import calibrate as calibrated_by
     from shield.detectors import DETECTORS
 
     unknown = [name for name in detectors if name not in DETECTORS]

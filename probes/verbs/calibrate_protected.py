@@ -140,8 +140,8 @@ def calibrate_watch(
     BadRequestError for another model without prompts, and for too few of them.
     """
     from probes.model.loading import load
-    from shield.calibrate import Sampling
-    from shield.calibrate_watch import calibrate_watch as calibrated_by
+    from shield.calibration.detectors import Sampling
+    from shield.calibration.previews import calibrate_watch as calibrated_by
 
     on_testbed = model in SHIPPED
     if prompts is None and not on_testbed:

@@ -7,7 +7,7 @@ memorized one that is the work. We know of nobody else who looks; it needs no ex
 
 The conditional prediction is looked at, not the guided one: it doesn't move with the guidance scale, and on the
 testbed the works stood further out. A preview shows no more than its few pixels, so its scores have thresholds of
-their own, calibrated on benign prompts for each checkpoint and step (shield/calibrate_watch.py).
+their own, calibrated on benign prompts for each checkpoint and step (shield/calibration/previews.py).
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from shield.calibrate import Sampling, calibrate
+from shield.calibration.detectors import Sampling, calibrate
 from shield.detectors import StructureGap
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of

@@ -13,7 +13,7 @@ import shield
 from probes.metrics.statistics import auroc
 from probes.testbed.manifest import load_manifest
 from shield import Shield
-from shield.calibrate import Sampling, scored
+from shield.calibration.detectors import Sampling, scored
 from shield.detectors import DETECTORS, NoiseGap
 from shield.mitigations import AttentionDamp
 from shield.protected.gallery import Gallery

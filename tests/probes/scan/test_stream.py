@@ -20,8 +20,8 @@ from probes.scan.pilot import EarlyExit
 from probes.scan.scan import Hardware, scan
 from probes.scan.scorer import Reading, Scorer
 from probes.scan.shards import Shard, launched
-from shield.calibrate import Sampling as Calibration
-from shield.calibrate import calibrate
+from shield.calibration.detectors import Sampling as Calibration
+from shield.calibration.detectors import calibrate
 from shield.detectors import StructureGap
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.model.loading import load

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from shield import Gallery, Shield
-from shield.calibrate import Sampling
-from shield.calibrate_watch import calibrate_watch
+from shield.calibration.detectors import Sampling
+from shield.calibration.previews import calibrate_watch
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError
 from shield.hooks.intercept import denoiser_of, intercepted
 from shield.hooks.preview import clean_latents, preview_of

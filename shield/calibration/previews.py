@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shield.calibrate import Sampling, versions
+from shield.calibration.detectors import Sampling, versions
 from shield.errors import BadRequestError
 from shield.hooks.intercept import Forward, intercepted
 from shield.model.families import family_of

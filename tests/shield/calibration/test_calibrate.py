@@ -1,7 +1,7 @@
 import pytest
 
 from shield import Shield
-from shield.calibrate import Sampling, calibrate, scored
+from shield.calibration.detectors import Sampling, calibrate, scored
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
 from shield.model.fingerprint import model_sha256
