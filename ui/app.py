@@ -26,9 +26,9 @@ from ui.guard import Guard  # noqa: E402
 from ui.jobs import Job  # noqa: E402
 from ui.models import Models  # noqa: E402
 from ui.protected import LARGEST, Protected, testbed_seed  # noqa: E402
-from ui.tab_audit import audit_tab  # noqa: E402
-from ui.tab_protected import protected_tab  # noqa: E402
-from ui.tab_shield import shield_tab  # noqa: E402
+from ui.tabs.audit import audit_tab  # noqa: E402
+from ui.tabs.protected import protected_tab  # noqa: E402
+from ui.tabs.shield import shield_tab  # noqa: E402
 from ui.visitors import limit_visitors  # noqa: E402
 
 if TYPE_CHECKING:
