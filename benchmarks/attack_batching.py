@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks.timing import Figure, figure, seconds
 from probes.attacks import AdversarialEmbedding
-from probes.drawing.draw import reference_picture
+from probes.inputs.pictures import reference_picture
 from probes.model.generate import encode_pictures, encode_prompts
 from probes.testbed.manifest import load_manifest
 from probes.types import Goal, Subject

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.timing import Figure, figure
-from probes.audit.audit import FULL, as_usual
+from probes.audit.audit import as_usual
+from probes.audit.plan import FULL
 from probes.localizers import FFNSubspace
 from probes.testbed.manifest import load_manifest
 from probes.types import Localizer, Subject

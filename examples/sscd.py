@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.drawing.draw import reference_picture
+from probes.inputs.pictures import reference_picture
 from probes.metrics import Sscd, rate_interval
 from probes.metrics.sscd import CONVENTIONS
 from probes.model.batches import in_batches

@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from probes.audit.audit import TESTBED_LOCALIZER
+from probes.audit.plan import TESTBED_LOCALIZER
 from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from probes.errors import MaskError
+from probes.runs.progress import Progress
 from probes.runs.tensors import write_tensors
 from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODEL_VALUES = "model_values"  # in a mask's meta: what its model is known by
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) while something long runs."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save
 
-from probes.drawing.draw import reference_picture
+from probes.audit.norms import load_norms
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import read_prompts
 from probes.metrics import load_calibrations
 from probes.report.html import write_report
@@ -38,7 +39,6 @@ from probes.traps.folder import read_traps
 from probes.traps.make import Ladder, make
 from probes.types import UnitMask
 from probes.verbs.calibrate import read_picture
-from probes.verbs.localize import load_norms
 from shield.errors import ShieldError
 from shield.model.assets import read_manifest
 from shield.protected.concepts import Concepts

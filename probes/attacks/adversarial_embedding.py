@@ -17,19 +17,18 @@ loss has no cross terms, so a goal's result doesn't depend on its neighbors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.generate import encode_prompts
-from probes.types import Found, Goal, Progress, Subject
-from shield.model.prediction import prediction_type
+from probes.model.training_loss import frozen, training_loss
+from probes.runs.progress import Progress
+from probes.types import Found, Goal, Subject
 
 INITS = ("caption", "noise", "other")
 
@@ -109,40 +108,6 @@ def kept_steps(snapshots: Sequence[int], last: int, what: str = "steps") -> list
     return kept
 
 
-def training_loss(
-    subject: Subject, clean: torch.Tensor, embeds: torch.Tensor, draws: Sequence[torch.Generator], count: int
-) -> torch.Tensor:
-    """Mean squared error (G,), float32, of latents (G, C, H, W) under embeddings (G, T, D).
-
-    Each of the G has ``count`` fresh timesteps (uniform) and noises (normal) from its own generator.
-    """
-    scheduler, shape = subject.pipe.scheduler, clean.shape[1:]
-    times, noises = [], []
-    for draw in draws:
-        times.append(torch.randint(0, scheduler.config.num_train_timesteps, (count,), generator=draw))
-        noises.append(torch.randn(count, *shape, generator=draw))
-    time, noise = torch.cat(times).to(clean.device), torch.cat(noises).to(clean.device)
-    latents = clean.repeat_interleave(count, dim=0)
-    noisy = scheduler.add_noise(latents, noise, time).to(subject.dtype)
-    predicted = subject.denoiser(
-        noisy, time, return_dict=False, encoder_hidden_states=embeds.repeat_interleave(count, 0).to(subject.dtype)
-    )[0]
-    error = (predicted.float() - training_target(scheduler, latents, noise, time)).square()
-    return error.reshape(len(clean), -1).mean(dim=1)
-
-
-def training_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """What the denoiser should predict for x_t, shape (B, C, H, W). UnsupportedError for flow matching."""
-    kind = prediction_type(scheduler)
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return scheduler.get_velocity(latents, noise, times)
-    if kind == "sample":
-        return latents
-    raise UnsupportedError(f"The search knows epsilon, v and sample prediction; this scheduler predicts {kind}.")
-
-
 def initial_embeds(
     subject: Subject, init: str, prompts: Sequence[str], *, seed: int, other: str | None = None
 ) -> torch.Tensor:
@@ -159,20 +124,3 @@ def initial_embeds(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed + row)) for row in range(len(prompts))]
         )
     raise ValueError(f"Unknown init {init!r}: use one of {', '.join(INITS)}.")
-
-
-@contextmanager
-def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Inside the block the module is in evaluation mode and none of its parameters asks for a gradient."""
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for part, training in modes.items():
-            part.training = training

@@ -24,7 +24,8 @@ import numpy as np
 
 from probes.attacks.adversarial_embedding import kept_steps
 from probes.model.generate import encode_prompts
-from probes.types import Found, Goal, Progress, Subject
+from probes.runs.progress import Progress
+from probes.types import Found, Goal, Subject
 
 EXACT = 14  # works up to which every sign is tried
 DRAWS = 20_000

@@ -23,10 +23,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from probes.attacks.adversarial_embedding import frozen, kept_steps, training_loss
+from probes.attacks.adversarial_embedding import kept_steps
 from probes.model.batches import in_batches
 from probes.model.generate import encode_prompts
-from probes.types import Found, Goal, Progress, Subject
+from probes.model.training_loss import frozen, training_loss
+from probes.runs.progress import Progress
+from probes.types import Found, Goal, Subject
 from shield.hooks.calls import hooked
 
 

@@ -70,67 +70,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import AdversarialEmbedding, AnyAttack
-from probes.audit.hardening_stages import Hardening
+from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
 from probes.audit.session import Known, Loop
-from probes.drawing.draw import Sampling, reference_picture
+from probes.audit.stages import complete
 from probes.errors import AuditError
-from probes.hardeners import AdversarialFineTuning
-from probes.hardeners.training import FineTuning
-from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import panel_of_manifest, panel_of_prompts
 from probes.inputs.prompts import Target, read_prompts
-from probes.localizers import FFNSubspace
-from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.inputs.truth import judge_for, manifest_of, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.testbed.sampling import usual_sampling
-from probes.types import Criterion, Subject
-from shield.model.loading import SHIPPED
+from probes.types import Subject
 
 TWINS = {"testbed": "testbed-clean"}
-# From the dev sweep of `diffshield bench localizers`: less of so small a model forgets too little.
-TESTBED_LOCALIZER = FFNSubspace(k=0.5, tau=1, normalize_tokens=False, conditional_only=True)
-BASE_SCENES = 24
-TESTBED_LR = 2e-4  # chosen on dev: at a larger model's 1e-5 so small a one hardly moves
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much an audit does. Pictures, scans and localization have seeds of their own; none is used twice."""
-
-    sizes: Sizes = Sizes()
-    picture_seeds: tuple[int, ...] = tuple(range(9000, 9010))
-    scan_seeds: tuple[int, ...] = (500, 501, 502, 503)
-    locate_seed: int = 7
-    sampling: Sampling = Sampling()
-    localizer: FFNSubspace = FFNSubspace(k=0.05, tau=10, steps=25, guidance_scale=5.0)
-    attack: AnyAttack = AdversarialEmbedding()
-    snapshots: tuple[int, ...] = (0, 1, 10, 25, 50)
-    detectors: tuple[str, ...] = ("structure_gap", "noise_gap")
-    init: str = "caption"
-    init_prompt: str | None = None
-    hardening: Hardening = Hardening()
-
-
-FULL = Plan()
-QUICK = Plan(
-    sizes=Sizes(members=6, locate=12, per_rung=2, nonmembers=6, scenes=8),
-    picture_seeds=(9000, 9001),
-    scan_seeds=(500,),
-    attack=AdversarialEmbedding(steps=25, batch=4),
-    snapshots=(0, 10, 25),
-    hardening=Hardening(
-        members=4,
-        dev=0,
-        keep=24,
-        tries=1,
-        controls=4,
-        schedule=FineTuning(epochs=3, updates=8),
-        hardener=AdversarialFineTuning(keep_batch=16, attack=AdversarialEmbedding(steps=10, batch=2)),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -184,7 +138,7 @@ def audit(
     ) as run:
         known = known_about(model, targets, plan, device, twin)
         with bars(show_progress) as track:
-            summary = Loop(run, subject, known, plan, track).complete()
+            summary = complete(Loop(run, subject, known, plan, track))
         run.finish("complete")
     return Audited(out, _rendered(out), summary)
 
@@ -219,50 +173,6 @@ def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin
     judge, limits = judge_for(manifest, panel)
     panel = replace(panel, limits=(*panel.limits, *limits))
     return Known(panel, judge, clean, testbed_alignment() if manifest else None)
-
-
-def manifest_of(model: str) -> Any | None:
-    """The testbed's ground truth for either twin; None for every other model."""
-    if model not in SHIPPED:
-        return None
-    from probes.testbed.manifest import load_manifest
-
-    return load_manifest()
-
-
-def manifest_for(model: str, prompts: Path | None) -> Any | None:
-    """The same, of a verb that needs either. AuditError without prompts for a model nothing is known about."""
-    manifest = manifest_of(model)
-    if manifest is None and prompts is None:
-        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
-    return manifest
-
-
-def testbed_alignment() -> Alignment:
-    from shield.model.assets import weights_dir
-
-    return Alignment(weights_dir() / "testbed" / "openclip")
-
-
-def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
-    """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
-    if manifest is not None:
-        from probes.testbed import criterion
-
-        return criterion.copy_judge(), ()
-    files = sorted({target.reference for target in panel.prompts if target.reference is not None})
-    if len(files) < 3:
-        return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
-    return copy_judge(files, "leave-one-out neighbors of the reference pictures"), (
-        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",
-    )
-
-
-def copy_judge(files: list[Path], source: str) -> CopyJudge:
-    """Tiled L2 decides; normalized L2 and PDQ are kept beside it. NotCalibratedError for fewer than three pictures."""
-    pictures = [reference_picture(file) for file in files]
-    metrics = (TiledL2(), NormalizedL2.against(pictures), Pdq())
-    return CopyJudge(metrics, {metric.name: calibrate(metric, pictures, source=source) for metric in metrics})
 
 
 def _rendered(folder: Path) -> Path | None:

@@ -17,22 +17,22 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probes.drawing.draw import jobs_for, reference_picture
-from probes.hardeners import AdversarialFineTuning
-from probes.hardeners.training import FineTuning, fine_tune, hardened
+from probes.drawing.draw import jobs_for
+from probes.hardeners.training import fine_tune, hardened
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
 from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json
 from probes.runs.stage_log import Skip
-from probes.types import Goal, Hardener, Memory, Pair
+from probes.types import Goal, Memory, Pair
 
 if TYPE_CHECKING:
     from probes.audit.session import Loop
@@ -43,25 +43,6 @@ NO_KEEP = (
     "harden takes them with --benign."
 )
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
-
-
-@dataclass(frozen=True)
-class Hardening:
-    """How much hardening an audit does.
-
-    ``members`` at most are removed, with ``dev`` further works that decide when to stop (0: never before the last
-    epoch). ``keep`` ordinary captions are kept. A surrogate is the first of ``tries`` pictures that is no copy.
-    ``controls`` non-members at most are attacked again, and as many scenes drawn.
-    """
-
-    members: int = 16
-    dev: int = 4
-    keep: int = 64
-    tries: int = 2
-    controls: int = 16
-    hardener: Hardener = field(default_factory=AdversarialFineTuning)
-    schedule: FineTuning = FineTuning()
-    first_seed: int = 7000
 
 
 STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hardened_nonmember_attacked")

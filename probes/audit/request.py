@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.audit import Plan, copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
+from probes.audit.plan import Plan
 from probes.audit.session import Known, Loop
 from probes.errors import MaskError
 from probes.inputs.cohorts import Panel, panel_of_manifest, panel_of_prompts
 from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.truth import copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load

@@ -12,11 +12,12 @@ import torch
 
 from probes.attacks import AnyAttack
 from probes.attacks.adversarial_embedding import initial_embeds
-from probes.drawing.draw import reference_picture
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
 from probes.model.generate import encode_pictures
+from probes.runs.progress import Progress
 from probes.runs.tensors import read_tensors, write_tensors
-from probes.types import Found, Goal, Progress, Subject
+from probes.types import Found, Goal, Subject
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probes.audit import hardening_stages as hardening
 from probes.audit.search import Searches
 from probes.drawing.draw import (
     Draw,
@@ -19,15 +18,14 @@ from probes.drawing.draw import (
     record_works,
     stored_thresholds,
 )
-from probes.errors import UnsupportedError
-from probes.inputs.cohorts import Panel, with_suspects
+from probes.inputs.cohorts import Panel
 from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
 from probes.pruners import pruned
 from probes.report.drift import drift
 from probes.report.figures import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
-from probes.runs.folder import Record, Run, record_id, write_json
+from probes.runs.folder import Record, Run, record_id
 from probes.runs.progress import Track
 from probes.runs.stage_log import Skip, Stages
 from probes.types import Criterion, Subject, UnitMask
@@ -36,7 +34,7 @@ from shield.errors import NotCalibratedError
 from shield.types import Detector
 
 if TYPE_CHECKING:
-    from probes.audit.audit import Plan
+    from probes.audit.plan import Plan
 
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."
@@ -68,43 +66,6 @@ class Loop:
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
         denoisers = [subject.denoiser] + ([known.twin.denoiser] if known.twin else [])
         self.stages = Stages(run.folder, *denoisers)
-
-    def complete(self) -> dict[str, Any]:
-        """Run what isn't done yet, write summary.json, return it."""
-        self.do("work", "scan", "before", "shielded")
-        self.panel = with_suspects(self.panel, list(self.run.records()))
-        self.do(
-            "twin",
-            "localize",
-            "pruned",
-            "random_pruned",
-            "attacked",
-            "nonmember_attacked",
-            "twin_attacked",
-            *hardening.STAGES,
-        )
-        summary = self.summary()
-        write_json(self.run.folder / "summary.json", summary)
-        return summary
-
-    def do(self, *stages: str) -> None:
-        """These stages, each once."""
-        work: dict[str, Callable[[], Mapping[str, Any] | None]] = {
-            "work": self.works,
-            "scan": self.scan,
-            "before": self.before,
-            "shielded": self.shielded,
-            "twin": self.twin,
-            "localize": self.localize,
-            "pruned": self.pruned,
-            "random_pruned": self.random_pruned,
-            "attacked": self.attacked,
-            "nonmember_attacked": self.nonmember_attacked,
-            "twin_attacked": self.twin_attacked,
-            **hardening.stages(self),
-        }
-        for stage in stages:
-            self.stages.do(stage, _supported(work[stage]))
 
     def works(self) -> None:
         record_works(self.run, self.panel.drawn())
@@ -287,15 +248,3 @@ class Loop:
             ],
             "limits": [*self.panel.limits, *self.stages.limits()],
         }
-
-
-def _supported(work: Callable[[], Mapping[str, Any] | None]) -> Callable[[], Mapping[str, Any] | None]:
-    """The same work; a method that doesn't know this family of models leaves its stage out."""
-
-    def supported() -> Mapping[str, Any] | None:
-        try:
-            return work()
-        except UnsupportedError as error:
-            raise Skip(str(error)) from error
-
-    return supported

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probes.audit.norms import Norms, load_norms
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localizers import FFNSubspace, RandomMask
@@ -20,7 +21,6 @@ from probes.report.figures import rate_row, utility
 from probes.report.plots import tradeoff_plot
 from probes.runs.folder import Record
 from probes.types import UnitMask
-from probes.verbs.localize import Norms, load_norms
 from shield.errors import BadRequestError
 
 if TYPE_CHECKING:

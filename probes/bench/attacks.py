@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.attacks import ATTACKS
-from probes.audit.audit import FULL, TESTBED_LR, Plan, as_usual
-from probes.audit.hardening_stages import Hardening
+from probes.audit.audit import as_usual
+from probes.audit.plan import FULL, TESTBED_LR, Hardening, Plan
 from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning

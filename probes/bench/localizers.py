@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from probes.audit.audit import testbed_alignment
 from probes.bench.transplant import GROUPS, transplanted
+from probes.inputs.truth import testbed_alignment
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.audit.audit import testbed_alignment
 from probes.bench.shield import Left, Request, asked, blank
 from probes.bench.verify import sheet
+from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted

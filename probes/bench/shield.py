@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.audit.audit import testbed_alignment
 from probes.bench.verify import sheet
+from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet
 from probes.report.format import earlier

@@ -53,8 +53,7 @@ def shield(
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
     from probes.bench.shield import PARTS, bench_shield, table
-    from probes.runs.progress import bars
-    from probes.types import Progress
+    from probes.runs.progress import Progress, bars
 
     drawn = chosen(parts, PARTS, "part")
     with bars() as track:
@@ -168,8 +167,7 @@ def gallery(
 ) -> None:
     """Copies that a gallery finds after edits and pictures it takes for copies, by descriptor and together."""
     from probes.bench.gallery import bench_gallery, table
-    from probes.runs.progress import bars
-    from probes.types import Progress
+    from probes.runs.progress import Progress, bars
 
     with bars() as track:
         tracks: dict[str, Progress] = {}

@@ -13,7 +13,7 @@ import typer
 from probes.cli.options import Device, Json, Model, OwnGuidance, OwnSteps, listed, numbers, printed
 
 if TYPE_CHECKING:
-    from probes.types import Progress
+    from probes.runs.progress import Progress
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 Registry = Annotated[

@@ -373,9 +373,10 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
-    from probes.audit.audit import TESTBED_LR, manifest_of
+    from probes.audit.plan import TESTBED_LR
     from probes.audit.request import Asked
     from probes.hardeners.training import FineTuning
+    from probes.inputs.truth import manifest_of
     from probes.verbs.harden import HARDEN, hardening, lines_of
     from probes.verbs.harden import harden as remove
 

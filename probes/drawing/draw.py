@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from probes.errors import PromptFileError
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
 from probes.model.generate import generators, quiet
 from probes.runs.folder import Record, Run, record_id
-from probes.types import Criterion, Judgement, Progress, Subject
+from probes.runs.progress import Progress
+from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
 from shield.hooks.intercept import recorded
@@ -30,10 +30,11 @@ from shield.hooks.shared_uncond import SharedUncond, shareable
 from shield.model.assets import weights_dir
 from shield.model.conditioning import encoded
 from shield.model.families import family_of
-from shield.protected.pictures import UNREADABLE, open_image
 from shield.runtime.settings import Models, models_of, running_setting
 from shield.thresholds import Threshold, found, load_thresholds
 from shield.types import Detector, Trace
+
+USUAL_DETECTORS = ("structure_gap", "noise_gap")
 
 ACTIONS = {"passed": "pass", "mitigated": "mitigate", "blocked": "block"}
 
@@ -176,15 +177,6 @@ def judgements(judge: Criterion | None, jobs: Sequence[Job], drawn: Sequence[Dra
         Judgement({}, None, "no picture was made") if one.picture is None else verdict
         for verdict, one in zip(verdicts, drawn, strict=True)
     ]
-
-
-@lru_cache(maxsize=512)
-def reference_picture(path: Path) -> Image.Image:
-    """A target's reference picture; PromptFileError if the file is no picture."""
-    try:
-        return open_image(path)
-    except UNREADABLE as error:
-        raise PromptFileError(f"The reference picture {path} can't be read: {error}.") from error
 
 
 def _saved(folder: Path, job: Job, picture: Image.Image | None, root: Path) -> str | None:

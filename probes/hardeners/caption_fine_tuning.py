@@ -20,8 +20,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from probes.attacks.adversarial_embedding import training_loss
 from probes.model.generate import encode_prompts
+from probes.model.training_loss import training_loss
 from probes.types import Memory, Pair, Subject
 
 

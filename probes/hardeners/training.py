@@ -18,8 +18,9 @@ import torch
 
 from probes.errors import AuditError, MemoryFullError
 from probes.hardeners.adapters import Adapters
+from probes.runs.progress import Progress
 from probes.runs.tensors import read_tensors, write_tensors
-from probes.types import Hardener, Memory, Pair, Progress, Subject
+from probes.types import Hardener, Memory, Pair, Subject
 from shield.model.memory import out_of_memory
 
 

@@ -21,13 +21,14 @@ from typing import ClassVar
 
 import torch
 
-from probes.attacks.adversarial_embedding import frozen
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.model.activations import watched
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
+from probes.model.training_loss import frozen
 from probes.runs.cost import counted
-from probes.types import Located, Progress, Subject, UnitMask
+from probes.runs.progress import Progress
+from probes.types import Located, Subject, UnitMask
 from shield.hooks.intercept import Forward, intercepted
 
 

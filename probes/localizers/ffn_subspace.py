@@ -27,7 +27,8 @@ from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
 from probes.runs.cost import counted
-from probes.types import Located, Progress, Subject, UnitMask, natural_order
+from probes.runs.progress import Progress
+from probes.types import Located, Subject, UnitMask, natural_order
 from shield.model.families import family_of
 
 SECOND_LINEAR = r"\.ff\.net\.2$"

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 
 from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
-from probes.types import Located, Progress, Subject, UnitMask
+from probes.runs.progress import Progress
+from probes.types import Located, Subject, UnitMask
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from probes.localizers.ffn_subspace import matching_weights
 from probes.model.generate import encode_prompts
 from probes.pruners import pruned
 from probes.runs.cost import counted
-from probes.types import Located, Progress, Subject, UnitMask
+from probes.runs.progress import Progress
+from probes.types import Located, Subject, UnitMask
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.model.prediction import converted, noise_levels, prediction_type
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from probes.errors import MemoryFullError
-from probes.types import Progress
+from probes.runs.progress import Progress
 from shield.model.memory import free_memory, out_of_memory
 
 Item = TypeVar("Item")

@@ -14,7 +14,8 @@ from PIL.Image import Image
 
 from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
-from probes.types import Progress, Subject
+from probes.runs.progress import Progress
+from probes.types import Subject
 
 
 class _EnoughSteps(Exception):

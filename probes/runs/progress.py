@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from probes.types import Progress
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while something long runs."""
 
 Track = Callable[[str], Progress]
 

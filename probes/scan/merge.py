@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.audit.audit import manifest_of
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest
+from probes.inputs.truth import manifest_of
 from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages

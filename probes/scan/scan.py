@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.audit import Plan, judge_for, manifest_for, testbed_alignment
 from probes.drawing.draw import (
+    USUAL_DETECTORS,
     Sampling,
     aligned,
     drawn_by_pipeline,
@@ -25,6 +25,7 @@ from probes.drawing.draw import (
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
+from probes.inputs.truth import judge_for, manifest_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input, is_of_model, write_json
@@ -101,7 +102,7 @@ def scan(
     column: str | None = None,
     limit: int | None = None,
     seeds: Sequence[int] = (500,),
-    detectors: Sequence[str] = Plan.detectors,
+    detectors: Sequence[str] = USUAL_DETECTORS,
     steps: int = 1,
     pictures: bool = False,
     sampling: Sampling | None = None,

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from probes.drawing.draw import Job, record_of
 from probes.inputs.prompts import Target
 from probes.runs.folder import Run, record_id
+from probes.runs.progress import Progress
 from probes.scan.engines import Engine
 from probes.scan.scorer import Item
-from probes.types import Judgement, Progress
+from probes.types import Judgement
 
 STAGE = "scan"
 UNJUDGED = Judgement({}, None, "no picture was made")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from probes.model.generate import generate
-from probes.types import Progress
+from probes.runs.progress import Progress
 from shield.errors import BadRequestError
 from shield.protected.pictures import open_image
 

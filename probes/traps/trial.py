@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from probes.attacks.adversarial_embedding import AdversarialEmbedding, frozen, training_loss
+from probes.attacks.adversarial_embedding import AdversarialEmbedding
 from probes.errors import TrapError
 from probes.metrics.statistics import auroc
 from probes.model.generate import encode_pictures, encode_prompts
 from probes.model.loading import load
+from probes.model.training_loss import frozen, training_loss
 from probes.paths import takes_paths
 from probes.runs.folder import Record, Run, describe_input, record_id, write_json
 from probes.runs.progress import bars

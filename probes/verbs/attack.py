@@ -15,8 +15,10 @@ from typing import Any
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
-from probes.audit.audit import TWINS, Plan
+from probes.audit.audit import TWINS
+from probes.audit.plan import Plan
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.stages import run_stages
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
 from probes.report.html import CONTROLS, write_report
@@ -71,7 +73,7 @@ def attack(
     if method != AdversarialEmbedding.name:
         more["attack"] = method
     with opened("attack", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        loop.do("work", loop.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
+        run_stages(loop, "work", loop.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
         summary = loop.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from probes.audit.audit import TWINS
-from probes.drawing.draw import reference_picture
+from probes.inputs.pictures import reference_picture
 from probes.metrics import ReferenceIndex
 from probes.model.generate import generate
 from probes.model.loading import load

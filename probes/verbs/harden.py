@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.audit import TWINS, Plan
-from probes.audit.hardening_stages import Hardening
+from probes.audit.audit import TWINS
+from probes.audit.plan import Hardening, Plan
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.stages import run_stages
 from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
@@ -57,7 +58,8 @@ def harden(
     more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "hardener": plan.hardening.hardener.name}
     with opened("harden", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
         loop.panel = with_dev(loop.panel)
-        loop.do(
+        run_stages(
+            loop,
             "work",
             "before",
             "twin",

@@ -26,14 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.audit.audit import Plan, manifest_of
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
+from probes.audit.plan import Plan
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
 from probes.audit.search import Searches
 from probes.audit.session import Loop
+from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
+from probes.inputs.truth import manifest_of
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
@@ -108,7 +110,7 @@ def locality(
         "masks": list(masks),
     }
     with opened("locality", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        loop.do("work")
+        run_stages(loop, "work")
         study = _Study(loop, works, starts, masks, asked)
         for stage, work in (("search", study.search), ("locality", study.draw), ("analyze", study.analyze)):
             loop.stages.do(stage, work)

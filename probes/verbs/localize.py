@@ -8,7 +8,6 @@ stands beside that of two random masks of the same size in each module.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,12 @@ from typing import Any
 
 import torch
 
-from probes.audit.audit import FULL, manifest_for, manifest_of
-from probes.errors import AuditError, MaskError, TensorFileError
+from probes.audit.norms import Norms, joined, save_norms
+from probes.audit.plan import FULL
+from probes.errors import AuditError
 from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.inputs.prompts import read_prompts
+from probes.inputs.truth import manifest_for, manifest_of
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
@@ -30,13 +31,11 @@ from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.report import mask_plots
 from probes.runs.folder import Run, describe_input, record_id, write_json
-from probes.runs.progress import bars
+from probes.runs.progress import Progress, bars
 from probes.runs.stage_log import Stages
-from probes.runs.tensors import read_tensors, write_tensors
-from probes.types import Progress, Subject, UnitMask
+from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 
-Norms = dict[str, torch.Tensor]
 AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask
 
 
@@ -328,18 +327,6 @@ def nested_norms(localizer: FFNSubspace, subject: Subject, prompts: Sequence[str
     return found
 
 
-def joined(norms: Sequence[Norms], sizes: Sequence[int]) -> Norms:
-    """Norms of sets of prompts together, (tau, d_ff) for each module: root of the mean of their squares."""
-    total = sum(sizes)
-    return {
-        path: torch.stack([one[path].square() * size for one, size in zip(norms, sizes, strict=True)])
-        .sum(dim=0)
-        .div(total)
-        .sqrt()
-        for path in norms[0]
-    }
-
-
 def overlaps(subject: Subject, sets: Sequence[Mapping[int, UnitMask]], seed: int) -> list[dict[str, Any]]:
     """IoU of the masks of two sets of prompts that share none, by size; and of random masks as large as these."""
     rows = []
@@ -376,33 +363,6 @@ def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
         "mask": {"localizer": name, **detail},
         "cost": [{key: entry[key] for key in ("stage", "status", "seconds", "evaluations")}],
     }
-
-
-def save_norms(path: Path, localizer: FFNSubspace, target: Norms, base: Norms) -> None:
-    """What masks for other k are made from without the model running again; see load_norms."""
-    tensors = {f"target/{name}": value for name, value in target.items()}
-    tensors |= {f"base/{name}": value for name, value in base.items()}
-    write_tensors(path, tensors, {"norms": "1", "localizer": json.dumps(asdict(localizer))})
-
-
-def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
-    """The localizer and the norms of its prompts and base. MaskError if the file is missing, damaged or no norms."""
-    if not path.is_file():
-        raise MaskError(
-            f"A sweep needs {path.name}, which diffshield localize writes beside its mask, and there is "
-            f"none in {path.parent}."
-        )
-    try:
-        header, tensors = read_tensors(path)
-        options = json.loads(header["localizer"])
-        localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
-    except (TensorFileError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise MaskError(f"{path} can't be read as norms: {error}") from error
-    target, base = (
-        {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
-        for part in ("target", "base")
-    )
-    return localizer, target, base
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:

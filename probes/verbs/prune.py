@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from probes.audit.audit import Plan
+from probes.audit.plan import Plan
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.stages import run_stages
 from probes.audit.tradeoff import sweep
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes
@@ -53,7 +54,7 @@ def prune(
     points = sweep(norms, ks) if ks else None
     more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks)}
     with opened("prune", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        loop.do("work", "before", "pruned", "random_pruned")
+        run_stages(loop, "work", "before", "pruned", "random_pruned")
         curve = points.draw(loop) if points is not None else []
         records = list(loop.run.records())
         summary = {

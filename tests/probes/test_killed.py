@@ -17,7 +17,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit.hardening_stages import Hardening
+from probes.audit.plan import Hardening
 from probes.audit.request import Asked
 from probes.drawing.draw import Sampling
 from probes.hardeners import AdversarialFineTuning

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from probes.attacks import AdversarialEmbedding
-from probes.attacks.adversarial_embedding import frozen, initial_embeds, training_target
+from probes.attacks.adversarial_embedding import initial_embeds
 from probes.model.generate import encode_pictures, encode_prompts
+from probes.model.training_loss import frozen, training_target
 from probes.runs.cost import counted
 from probes.types import Goal, Subject
 from tests.probes.exact import bits

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from probes.attacks import ATTACKS, Paraphrase
 from probes.attacks.paraphrase import distorted, ladder, lines_of_ladder, paired_test
-from probes.audit.audit import FULL
+from probes.audit.plan import FULL
 from probes.cli.main import app
 from probes.model.generate import encode_prompts
 from probes.types import Goal, Subject

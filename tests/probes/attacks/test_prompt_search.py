@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from probes.attacks import PromptSearch
-from probes.attacks.adversarial_embedding import training_loss
 from probes.attacks.prompt_search import Words
 from probes.model.generate import encode_pictures, encode_prompts
+from probes.model.training_loss import training_loss
 from probes.runs.cost import counted
 from probes.types import Goal, Subject
 from tests.probes.exact import bits

@@ -11,14 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit.audit import Plan, copy_judge
-from probes.audit.hardening_stages import Hardening
+from probes.audit.plan import Hardening, Plan
 from probes.audit.session import Known, Loop
-from probes.drawing.draw import Sampling, reference_picture
+from probes.audit.stages import complete
+from probes.drawing.draw import Sampling
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Panel, Sizes, panel_of_prompts
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
+from probes.inputs.truth import copy_judge
 from probes.localizers import FFNSubspace
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
@@ -78,7 +80,7 @@ def loop(folder, known, plan=PLAN, resume=False):
     subject = Subject(tiny_sd(), "tiny")
     before = bits(subject.denoiser)
     with run, bars(False) as track:
-        summary = Loop(run, subject, known, plan, track).complete()
+        summary = complete(Loop(run, subject, known, plan, track))
         run.finish()
     assert bits(subject.denoiser) == before
     return summary, list(Run.open(folder).records())

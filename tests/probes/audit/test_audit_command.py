@@ -5,8 +5,8 @@ import json
 import pytest
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit.audit import Plan, audit
-from probes.audit.hardening_stages import Hardening
+from probes.audit.audit import audit
+from probes.audit.plan import Hardening, Plan
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
 from probes.hardeners import CaptionFineTuning

@@ -4,18 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.audit.audit import copy_judge
-from probes.drawing.draw import (
-    Job,
-    Sampling,
-    drawn_by_pipeline,
-    drawn_by_shield,
-    jobs_for,
-    record_stage,
-    reference_picture,
-)
+from probes.drawing.draw import Job, Sampling, drawn_by_pipeline, drawn_by_shield, jobs_for, record_stage
 from probes.errors import PromptFileError
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
+from probes.inputs.truth import copy_judge
 from probes.model.generate import first_steps, generate
 from probes.runs.folder import Run
 from probes.types import Subject

@@ -8,12 +8,12 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
-from probes.attacks.adversarial_embedding import training_loss
 from probes.errors import AuditError, MemoryFullError, TensorFileError, UnsupportedError
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
 from probes.hardeners.adapters import Adapters
 from probes.hardeners.training import FineTuning, fine_tune, hardened, restored, save_hardened
 from probes.model.generate import encode_prompts
+from probes.model.training_loss import training_loss
 from probes.types import Goal, Memory, Pair, Subject
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit.hardening_stages import Hardening
+from probes.audit.plan import Hardening
 from probes.audit.request import Asked
 from probes.cli.main import app
 from probes.drawing.draw import Sampling

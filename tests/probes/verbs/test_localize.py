@@ -7,23 +7,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from probes.audit.norms import joined, load_norms, save_norms
 from probes.cli.main import app
 from probes.errors import MaskError, PromptFileError
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.runs.folder import Run
 from probes.types import Subject, UnitMask
-from probes.verbs.localize import (
-    base_prompts,
-    joined,
-    lines_of,
-    load_norms,
-    localize,
-    localizer_of,
-    nested_norms,
-    overlaps,
-    reordered,
-    save_norms,
-)
+from probes.verbs.localize import base_prompts, lines_of, localize, localizer_of, nested_norms, overlaps, reordered
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

@@ -1,0 +1,57 @@
+"""What is known about a model: the testbed's ground truth, a copy criterion, a measure of alignment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from probes.errors import AuditError
+from probes.inputs.cohorts import Panel
+from probes.inputs.pictures import reference_picture
+from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.types import Criterion
+from shield.model.loading import SHIPPED
+
+
+def manifest_of(model: str) -> Any | None:
+    """The testbed's ground truth for either twin; None for every other model."""
+    if model not in SHIPPED:
+        return None
+    from probes.testbed.manifest import load_manifest
+
+    return load_manifest()
+
+
+def manifest_for(model: str, prompts: Path | None) -> Any | None:
+    """The same, of a verb that needs either. AuditError without prompts for a model nothing is known about."""
+    manifest = manifest_of(model)
+    if manifest is None and prompts is None:
+        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
+    return manifest
+
+
+def testbed_alignment() -> Alignment:
+    from shield.model.assets import weights_dir
+
+    return Alignment(weights_dir() / "testbed" / "openclip")
+
+
+def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+    """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
+    if manifest is not None:
+        from probes.testbed import criterion
+
+        return criterion.copy_judge(), ()
+    files = sorted({target.reference for target in panel.prompts if target.reference is not None})
+    if len(files) < 3:
+        return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
+    return copy_judge(files, "leave-one-out neighbors of the reference pictures"), (
+        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",
+    )
+
+
+def copy_judge(files: list[Path], source: str) -> CopyJudge:
+    """Tiled L2 decides; normalized L2 and PDQ are kept beside it. NotCalibratedError for fewer than three pictures."""
+    pictures = [reference_picture(file) for file in files]
+    metrics = (TiledL2(), NormalizedL2.against(pictures), Pdq())
+    return CopyJudge(metrics, {metric.name: calibrate(metric, pictures, source=source) for metric in metrics})
