@@ -10,8 +10,9 @@ from typing import Any
 
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.hooks.custody import Custody
-from shield.hooks.intercept import intercepted, once_more, watched_layers
+from shield.hooks.intercept import intercepted, once_more
 from shield.hooks.latents import movable
+from shield.hooks.recording import watched_layers
 from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load

@@ -11,8 +11,10 @@ from PIL import Image
 
 from probes.model.generate import generators
 from shield.errors import BadRequestError, MissingSignalError
-from shield.hooks.intercept import Forward, intercepted
+from shield.hooks.forward import Forward
+from shield.hooks.intercept import intercepted
 from shield.hooks.preview import Preview
+from shield.hooks.recording import record
 from shield.model.conditioning import null_conditioning
 from shield.model.families import family_of
 from shield.protected.gallery import Gallery
@@ -210,7 +212,7 @@ class _Watch:
 
     def __call__(self, forward: Forward) -> None:
         try:
-            step = forward.step(self.detector.needs, family_of(self.pipe).packed)
+            step = record(forward, self.detector.needs, family_of(self.pipe).packed)
             score = _finite(float(self.detector.score(Trace([step]))[0]))
         except MissingSignalError:
             score = None

@@ -29,7 +29,8 @@ from probes.model.training_loss import frozen
 from probes.runs.cost import counted
 from probes.runs.progress import Progress
 from probes.types import Located, Subject, UnitMask
-from shield.hooks.intercept import Forward, intercepted
+from shield.hooks.forward import Forward
+from shield.hooks.intercept import intercepted
 
 
 @dataclass

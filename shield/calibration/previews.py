@@ -12,7 +12,8 @@ import torch
 
 from shield.calibration.detectors import Sampling, versions
 from shield.errors import BadRequestError
-from shield.hooks.intercept import Forward, intercepted
+from shield.hooks.forward import Forward
+from shield.hooks.intercept import intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
 from shield.protected.gallery import Gallery

@@ -15,7 +15,7 @@ from shield.model.conditioning import null_conditioning
 from shield.model.prediction import noise_levels
 
 if TYPE_CHECKING:
-    from shield.hooks.intercept import Forward
+    from shield.hooks.forward import Forward
 
 REDRAWN = "redrawn:"  # and a number: what the prompt predicts from that many other noises
 SHIFT = 0.25  # root mean square of the shift along the gap; a noise's is 1

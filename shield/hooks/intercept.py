@@ -10,7 +10,7 @@ after it, also after an exception, the denoiser holds the hooks that it held bef
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -23,89 +23,24 @@ from shield.hooks.attention import attention_watched
 from shield.hooks.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
 from shield.hooks.companion import Companion
 from shield.hooks.custody import ASIDE, BESIDE, COND, UNCOND, Custody
-from shield.hooks.extra_predictions import REDRAWN, late, redrawn, redraws, shifted
+from shield.hooks.extra_predictions import REDRAWN
 from shield.hooks.feature_caches import FeatureCaches
+from shield.hooks.forward import Forward
+from shield.hooks.recording import record, watched_layers
 from shield.hooks.running import alone
 from shield.hooks.steps import StepCount, observed
 from shield.model.conditioning import Conditioning, null_conditioning, read, written
 from shield.model.families import Family, family_of
 from shield.model.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
 from shield.model.schedules import refuse_inverse
-from shield.types import ATTENTION, ENDING, SIGNALS, Step, Trace
-
-Rerun = Callable[..., Tensor]
+from shield.types import ATTENTION, ENDING, SIGNALS, Trace
 
 _DEPTH: ContextVar[int] = ContextVar("depth", default=0)
-
-
-@dataclass
-class Forward:
-    """One denoising step of B images as the hook sees it: tensors on the pipeline's device, in its dtype and layout.
-
-    `conditioning` is what the conditional rows were given. `rerun(rows, conditioning)` runs the denoiser once more on
-    these images with another one and returns their predictions; it is no step of its own. `timestep` (of the
-    scheduler) asks about another noise level, `latents` (one for each of these images) about other latents.
-    `pipe` is set where questions may be asked (shield/hooks/extra_predictions.py). `attention` has the conditional
-    rows' shares per watched layer. `keeps`: the denoiser keeps features for later steps, which are the original
-    conditioning's. At the first step `refills` calls fill such a cache anew once the inputs have changed; 0 where
-    nothing can. `micro_conditioning` is what SDXL's sizes and crops were; with `other_micro` the unconditional rows had
-    others.
-    """
-
-    index: int
-    timestep: float
-    signal: float
-    noise: float
-    prediction: str
-    latents: Tensor
-    noise_cond: Tensor
-    noise_uncond: Tensor | None
-    conditioning: Conditioning
-    rerun: Rerun
-    attention: dict[str, Tensor] = field(default_factory=dict)
-    pipe: Any = None
-    keeps: bool = False
-    refills: int = 0
-    micro_conditioning: tuple[float, ...] = ()
-    other_micro: bool = False
-
-    def step(self, needs: Iterable[str], channels_last: bool) -> Step:
-        """The signals in `needs` as a Step: float32, on the CPU, channels first. What shield/hooks/extra_predictions.py
-        asks for costs extra denoiser calls.
-        """
-        latents, cond, uncond = (
-            _archived(getattr(self, name), channels_last) if name in needs else None for name in SIGNALS[:3]
-        )
-        shares = {layer: self._share(layer).float().cpu() for layer in watched_layers(needs)}
-        levels = (self.index, self.timestep, self.signal, self.noise, self.prediction)
-        step = Step(*levels, latents, cond, uncond, shares)
-        if self.index or self.pipe is None:
-            return step
-        asked = (
-            late(self.pipe, self) if "late" in needs else None,
-            shifted(self.pipe, self) if "shifted" in needs else None,
-        )
-        ending, moved = (None if one is None else one.step(SIGNALS[:3], channels_last) for one in asked)
-        others = tuple(other.step(SIGNALS[:3], channels_last) for other in redrawn(self, redraws(needs)))
-        return replace(step, late=ending, shifted=moved, redrawn=others)
-
-    def _share(self, layer: str) -> Tensor:
-        if layer not in self.attention:
-            raise MissingSignalError(f"{layer.removeprefix(ENDING)} wasn't seen to run, so its attention isn't known.")
-        return self.attention[layer]
 
 
 OnForward = Callable[[Forward], Tensor | None]
 PredictUncond = Callable[[Forward], Tensor]
 OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
-
-
-def _archived(tensor: Tensor | None, channels_last: bool) -> Tensor | None:
-    """A float32 copy on the CPU, (B, C, ...). A copy: pipelines and schedulers may write in place."""
-    if tensor is None:
-        return None
-    copied = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
-    return copied.movedim(-1, 1).contiguous() if channels_last else copied
 
 
 class _Hook:
@@ -398,11 +333,6 @@ class _Enough(Exception):
     """Ends a pipeline call once the wanted steps are recorded. Never leaves recorded()."""
 
 
-def watched_layers(needs: Iterable[str]) -> list[str]:
-    """Module paths of the cross-attention layers among `needs`; those whose ending is wanted keep their ENDING."""
-    return sorted(name.removeprefix(ATTENTION) for name in needs if name.startswith((ATTENTION, ENDING)))
-
-
 def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
     unknown = {name for name in needs if not name.startswith((ATTENTION, ENDING, REDRAWN))} - set(SIGNALS)
     if unknown:
@@ -476,7 +406,7 @@ class _Recorder:
         self.trace.micro_conditioning = forward.micro_conditioning
         if (forward.noise_uncond is None or forward.other_micro) and self.predict_uncond is not None:
             forward = replace(forward, noise_uncond=self.predict_uncond(forward))
-        step = forward.step(self.needs, self.family.packed)
+        step = record(forward, self.needs, self.family.packed)
         completes = forward.index < len(self.trace.steps)
         if completes:
             self.trace.steps[-1] = step

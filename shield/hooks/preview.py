@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from shield.errors import BadRequestError
-from shield.hooks.intercept import Forward
+from shield.hooks.forward import Forward
 from shield.model.fingerprint import model_sha256
 from shield.model.prediction import converted
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from shield.hooks.intercept import Forward
+from shield.hooks.forward import Forward
 from shield.model.conditioning import Conditioning, null_conditioning
 from shield.model.families import family_of
 from shield.types import ATTENTION, Detector

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.extra_predictions import extra_calls
-from shield.hooks.intercept import Forward, denoiser_of
+from shield.hooks.forward import Forward
+from shield.hooks.intercept import denoiser_of
 from shield.hooks.latents import Moves
+from shield.hooks.recording import record
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
@@ -183,7 +185,7 @@ class Watcher:
             if forward.index == 0:
                 self._count(extra_calls(self.policy.needs))
                 self._refuse_short()
-            self.trace.steps.append(scored.step(self.policy.needs, self.family.packed))
+            self.trace.steps.append(record(scored, self.policy.needs, self.family.packed))
             for detector in self.policy.detectors:
                 if detector.first_k == forward.index + 1:
                     self._score(detector, forward)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from shield.errors import MissingSignalError, TraceError
-from shield.hooks.intercept import Forward
+from shield.hooks.forward import Forward
 from shield.hooks.preview import Preview, clean_latents, preview_of
 from shield.protected.gallery import THUMBNAIL, Gallery
 

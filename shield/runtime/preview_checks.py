@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from shield.errors import TraceError
-from shield.hooks.intercept import Forward
+from shield.hooks.forward import Forward
 from shield.hooks.preview import Preview, clean_latents, preview_of, small_pictures
 from shield.protected.gallery import Gallery
 from shield.protected.meaning import Meaning, Space
