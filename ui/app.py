@@ -7,10 +7,7 @@ take turns. torch, diffusers and matplotlib are imported when something needs th
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -23,8 +20,8 @@ from shield.model.loading import SHIPPED  # noqa: E402
 from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402
-from ui.jobs import Job  # noqa: E402
 from ui.models import Models  # noqa: E402
+from ui.page import Page  # noqa: E402
 from ui.protected import LARGEST, Protected, testbed_seed  # noqa: E402
 from ui.tabs.audit import audit_tab  # noqa: E402
 from ui.tabs.protected import protected_tab  # noqa: E402
@@ -34,7 +31,6 @@ from ui.visitors import limit_visitors  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ui.drawing import Asked, Drawing, Frame
 
 SHARED = ".gradio.live"  # what Gradio's servers call a shared page
 MOST_UPLOAD = 12 * LARGEST  # bytes of all pictures that are added at once
@@ -43,58 +39,6 @@ HEAD = (
     '<div class="ds-head"><h1>diffusion-shield</h1><p>Type a prompt, see what the model recalls, why it was '
     "flagged, and what the shield did about it.</p></div>"
 )
-
-
-@dataclass
-class Page:
-    """What the tabs share: models, what is protected, run folders, and the picture each visitor is waiting for."""
-
-    models: Models
-    protected: Protected
-    folders: Folders
-    audits: Audits
-    jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
-    scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
-
-    def draw(self, asked: Asked, tell: Callable[[Frame | str], None]) -> Drawing:
-        """One picture with what is protected right now; tells frames, or a sentence while the model loads."""
-        if not self.models.settled(asked.model):
-            tell(f"Loading {asked.model}; this takes a few seconds …")
-        with self.models.used(asked.model) as loaded:
-            from ui.drawing import drawn
-
-            protected = self.protected
-            return drawn(loaded.pipe, asked, protected.gallery, protected.concepts, loaded.preview, tell)
-
-    def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
-        """The job, known as the one that this visitor is waiting for; an older one is canceled."""
-        self.stop(visitor)
-        self.jobs[visitor or ""] = job
-        return job
-
-    def stop(self, visitor: str | None) -> None:
-        """Cancels what this visitor is waiting for."""
-        job = self.jobs.pop(visitor or "", None)
-        if job is not None:
-            job.stop()
-
-    def report(self, name: str) -> str | None:
-        """A run's report.html where the server may hand it out from: a copy, so that no run folder is served."""
-        source = self.folders.path(name) / "report.html"
-        if not source.is_file() or not source.resolve().is_relative_to(self.folders.root.resolve()):
-            return None
-        target = Path(self.scratch.name) / f"{source.stat().st_mtime_ns}" / "report.html"
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, target)
-        return str(target)
-
-    def close(self) -> None:
-        """Cancels what is under way and removes what was made to be handed out."""
-        for visitor in list(self.jobs):
-            self.stop(visitor)
-        self.audits.close()
-        self.scratch.cleanup()
 
 
 def page_of(

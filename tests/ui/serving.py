@@ -11,7 +11,8 @@ from shield.runtime.policy import preset
 from shield.runtime.settings import setting_of
 from shield.thresholds import calibrated, save_threshold
 from tests.probes.tiny_testbed import tiny_testbed
-from ui.app import Page, launched, page_of
+from ui.app import launched, page_of
+from ui.page import Page
 
 
 @contextmanager

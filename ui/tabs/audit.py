@@ -14,7 +14,7 @@ from ui import render, render_runs
 from ui.folders import stages_of
 
 if TYPE_CHECKING:
-    from ui.app import Page
+    from ui.page import Page
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 EVERY = 2.0

@@ -15,7 +15,7 @@ from ui import render
 from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, Protected
 
 if TYPE_CHECKING:
-    from ui.app import Page
+    from ui.page import Page
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 # Decodes pictures, which takes memory: one upload after the other.

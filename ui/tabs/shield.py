@@ -18,8 +18,8 @@ from ui.jobs import Job
 
 if TYPE_CHECKING:
     from shield.types import Nearest
-    from ui.app import Page
     from ui.drawing import Drawing, Frame
+    from ui.page import Page
 
 POLICIES = [
     ("balanced: mitigate what is flagged", "balanced"),
