@@ -69,8 +69,8 @@ def _unreadable(source: Any, error: Exception) -> GalleryError:
 
 class Gallery:
     """Protected pictures by work. `correlation` above which, `pdq_distance` up to which, and `tile_distance` below
-    which (0: a careful default) a picture is a copy by its pixels; `limits` of the other descriptors by their
-    names. `provenance` says where these come from. `descriptors`: names of DESCRIPTORS, by default all that are installed.
+    which (0: a careful default) a picture is a copy by its pixels. The other descriptors have `limits` of their own.
+    `provenance` says where all these come from. `descriptors`: names of DESCRIPTORS, by default all that are installed.
     """
 
     def __init__(
