@@ -28,6 +28,7 @@ from shield.protected.descriptors.pixels import (
     PDQ_QUALITY,
     SAME,
     THUMBNAIL,
+    UNCALIBRATED_TILES,
     calibrated_pixels,
     colors,
     pdq,
@@ -45,7 +46,7 @@ FORMAT = 3
 BATCH = 32
 UNCALIBRATED = {
     "correlation": "the default, calibrated on nothing; run `diffshield calibrate-gallery`",
-    "tile_distance": "off until calibrated; run `diffshield calibrate-gallery`",
+    "tile_distance": "the default, with a correlation above .6; run `diffshield calibrate-gallery`",
     "pdq_distance": "Meta's recommendation for PDQ (The TMK+PDQF Video-Hashing Algorithm, 2019)",
     "sscd": "the default, calibrated on nothing",
     "local": "the default, calibrated on nothing",
@@ -68,8 +69,8 @@ def _unreadable(source: Any, error: Exception) -> GalleryError:
 
 class Gallery:
     """Protected pictures by work. `correlation` above which, `pdq_distance` up to which, and `tile_distance` below
-    which (0: never) a picture is a copy by its pixels; `limits` of the other descriptors by their names. `provenance`
-    says where these come from. `descriptors`: names of DESCRIPTORS, by default all that are installed.
+    which (0: a careful default) a picture is a copy by its pixels. The other descriptors have `limits` of their own.
+    `provenance` says where all these come from. `descriptors`: names of DESCRIPTORS, by default all that are installed.
     """
 
     def __init__(
@@ -119,13 +120,14 @@ class Gallery:
 
     @property
     def tile_distance(self) -> float:
-        """The distance of the worst tile below which a picture is a copy; 0: never."""
+        """The distance of the worst tile below which a picture is a copy; 0: uncalibrated, a careful default."""
         return self.pixels.tile_distance
 
     @tile_distance.setter
     def tile_distance(self, value: float) -> None:
         self.pixels.tile_distance = value
-        self.pixels.limits["tiles"] = Limit(1.0 - value, 1.0 - value)
+        limit = 1.0 - (value or UNCALIBRATED_TILES)
+        self.pixels.limits["tiles"] = Limit(limit, limit)
 
     @classmethod
     def from_folder(

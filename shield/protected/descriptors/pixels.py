@@ -2,7 +2,7 @@
 
 A thumbnail's correlation (32 x 32 RGB without its channel means, unit length: near 1 for the same picture whatever its
 brightness and contrast), the same of brightness and saturation, which no turn of the hues moves, PDQ, Meta's 256-bit
-perceptual hash (Hamming distance; 31 and less is its documented match), and, once calibrated, the difference of the
+perceptual hash (Hamming distance; 31 and less is its documented match), and the difference of the
 worst of 16 tiles (Carlini et al., USENIX Security 2023, arXiv 2301.13188), which also tells copies of pictures with
 little contrast. All are tried on the picture and on its mirror image. No feature sees a copy that is a part of a
 picture, or one that was framed, moved or turned: that is what the other descriptors are for.
@@ -29,6 +29,8 @@ PDQ_QUALITY = 50
 PDQ_PIXELS = 4_000_000
 CORRELATION, NEAR_CORRELATION = 0.9, 0.8
 TONE_CORRELATION, NEAR_TONES = 0.95, 0.9
+UNCALIBRATED_TILES = 0.1  # a distance that counts where the correlation is above ALIKE, until tiles are calibrated
+ALIKE = 0.6
 TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
 CANDIDATES = 16  # nearest on average, among which the one of the least worst tile is looked for
 SAME = 0.999  # correlation of a picture with itself
@@ -97,7 +99,7 @@ def views(picture: Image.Image) -> list[Image.Image]:
 class Pixels:
     """Protected pictures' colors. Scores are correlations, 1 - distance / 256 of PDQ, 1 - distance of tiles.
 
-    `tile_distance` 0: tiles never match.
+    `tile_distance` 0: uncalibrated; tiles match up to UNCALIBRATED_TILES, and only where thumbnails correlate, too.
     """
 
     name: ClassVar[str] = "pixels"
@@ -111,7 +113,7 @@ class Pixels:
             "correlation": Limit(CORRELATION, NEAR_CORRELATION),
             "tones": Limit(TONE_CORRELATION, NEAR_TONES),
             "pdq": Limit(1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS, 1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS),
-            "tiles": Limit(1.0, 1.0),
+            "tiles": Limit(1.0 - UNCALIBRATED_TILES, 1.0 - UNCALIBRATED_TILES),
         }
         self.pdq_distance, self.tile_distance = PDQ_MATCH, 0.0
         self.thumbnails, self.hashes, self.colors, self.tones = (
@@ -213,10 +215,12 @@ class Pixels:
         return Found(place, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, WHOLE)
 
     def _tile_match(self, seen: Sequence[Image.Image]) -> Found | None:
-        if self.tile_distance <= 0.0:
+        (distance, place), view = min((self._worst_tiles(view), n) for n, view in enumerate(seen))
+        if distance >= (self.tile_distance or UNCALIBRATED_TILES):
             return None
-        distance, place = min(self._worst_tiles(view) for view in seen)
-        return Found(place, "tiles", 1.0 - distance, WHOLE) if distance < self.tile_distance else None
+        if not self.tile_distance and float(self.thumbnails[place] @ thumbnail(seen[view])) <= ALIKE:
+            return None
+        return Found(place, "tiles", 1.0 - distance, WHOLE)
 
     def _worst_tiles(self, view: Image.Image) -> tuple[float, int]:
         """(distance, place) of the protected picture whose worst tile is least unlike this one's."""

@@ -175,3 +175,16 @@ def test_vectors_are_saved(tmp_path, on_disk):
     held.save(tmp_path / "index")
     read = Vectors.load(tmp_path / "index", 64, on_disk)
     assert read.search(rows[7:8], 1)[1].tolist() == [[7]]
+
+
+def test_a_pale_copy_is_found_by_its_tiles_without_calibration():
+    """Noise of 6 on a contrast of 6 halves the correlation's square, and moves no tile by a tenth."""
+    rng = np.random.default_rng(1)
+    pale = 128 + 0.2 * (np.asarray(work(5), np.float32) - 128)
+    shown = np.kron(rng.standard_normal((32, 32, 3)), np.ones((4, 4, 1))) * 0.8 * pale.std(axis=(0, 1)) + pale
+    made = Gallery(descriptors=["pixels"])
+    made.add([("pale", Image.fromarray(pale.astype(np.uint8)))])
+    found = made.nearest(Image.fromarray(shown.clip(0, 255).astype(np.uint8)))
+    assert (found.metric, found.copied) == ("tiles", True) and found.score > found.threshold == 0.9
+    flat = Image.fromarray(rng.integers(118, 138, (128, 128, 3), dtype=np.uint8))
+    assert not made.nearest(flat).copied
