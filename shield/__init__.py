@@ -1,10 +1,11 @@
 """A pipeline that watches itself: keeps memorized and protected pictures from leaving a text-to-image diffusion model.
 
-import shield
+Example:
+    import shield
 
-pipe = shield.Shield(shield.load("testbed"))
-result = pipe("...")
-result.images, result.verdicts
+    pipe = shield.Shield(shield.load("testbed"))
+    result = pipe("...")
+    result.images, result.verdicts
 """
 
 from importlib import import_module

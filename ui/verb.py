@@ -104,8 +104,7 @@ def serve(
     service = _module("ui.service", "serve")
     import uvicorn
 
-    from shield import Concepts, Gallery, Shield
-    from shield.model import loading as load
+    from shield import Concepts, Gallery, Shield, load
 
     safe = Shield(
         load(model, device),

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 
-from probes.localizers.ffn_subspace import SECOND_LINEAR
+from probes.model.layers import SECOND_LINEAR
 from probes.pruners.pruned import replaced, weight_of
 from probes.types import Subject
 

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from probes.localizers import FFNSubspace, RandomMask
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
-from probes.localizers.value_neurons import VALUES, first_noise
+from probes.localizers.value_neurons import first_noise
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.activations import watched
 from probes.model.batches import in_batches
 from probes.model.generate import encode_prompts
+from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
 from probes.types import Subject, UnitMask
 
 Groups = Mapping[str, Sequence[Sequence[torch.Tensor]]]

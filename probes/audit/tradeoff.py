@@ -13,8 +13,8 @@ from probes.audit.norms import Norms, load_norms
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localizers import FFNSubspace, RandomMask
-from probes.localizers.ffn_subspace import matching_weights
 from probes.metrics import CopyJudge
+from probes.model.layers import matching_weights
 from probes.pruners import pruned
 from probes.report.drift import drift
 from probes.report.figures import rate_row, utility

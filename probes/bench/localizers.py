@@ -19,9 +19,9 @@ import numpy as np
 from probes.bench.transplant import GROUPS, transplanted
 from probes.inputs.truth import testbed_alignment
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.model.generate import generate
+from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.pruners import ScaleWeights, pruned
 from probes.report.format import earlier, interval, share
 from probes.runs.folder import write_json

@@ -21,10 +21,10 @@ from typing import ClassVar
 
 import torch
 
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
 from probes.model.activations import watched
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
+from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.model.training_loss import frozen
 from probes.runs.cost import counted
 from probes.runs.progress import Progress

@@ -15,7 +15,6 @@ the same for all runs once. Norms are per prompt (root mean square), which for a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -26,12 +25,11 @@ from torch.utils.hooks import RemovableHandle
 from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
+from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.runs.cost import counted
 from probes.runs.progress import Progress
-from probes.types import Located, Subject, UnitMask, natural_order
+from probes.types import Located, Subject, UnitMask
 from shield.model.families import family_of
-
-SECOND_LINEAR = r"\.ff\.net\.2$"
 
 
 @dataclass(frozen=True)
@@ -132,18 +130,6 @@ class FFNSubspace:
             votes = torch.stack(per_step).sum(dim=0)
             masks[path] = votes > self.agreement * self.tau
         return UnitMask(masks)
-
-
-def matching_weights(denoiser: torch.nn.Module, pattern: str) -> dict[str, torch.Tensor]:
-    """Weights (d, d_ff) of the linear layers whose path matches, in natural order. UnsupportedError if none does."""
-    found = {
-        path: module.weight.detach()
-        for path, module in denoiser.named_modules()
-        if isinstance(module, torch.nn.Linear) and re.search(pattern, path)
-    }
-    if not found:
-        raise UnsupportedError(f"{type(denoiser).__name__} has no linear layer whose path matches {pattern!r}.")
-    return {path: found[path] for path in sorted(found, key=natural_order)}
 
 
 def select_weights(weight: torch.Tensor, target: torch.Tensor, base: torch.Tensor, k: float) -> torch.Tensor:

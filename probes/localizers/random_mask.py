@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.runs.progress import Progress
 from probes.types import Located, Subject, UnitMask
 

@@ -27,16 +27,14 @@ from typing import ClassVar
 
 import torch
 
-from probes.localizers.ffn_subspace import matching_weights
 from probes.model.generate import encode_prompts
+from probes.model.layers import VALUES, matching_weights
 from probes.pruners import pruned
 from probes.runs.cost import counted
 from probes.runs.progress import Progress
 from probes.types import Located, Subject, UnitMask
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.model.prediction import converted, noise_levels, prediction_type
-
-VALUES = r"^(down_blocks|mid_block)\..*attn2\.to_v$"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.inputs.prompts import read_prompts
 from probes.inputs.truth import manifest_for, manifest_of
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
-from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.model.generate import encode_prompts
+from probes.model.layers import matching_weights
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.report import mask_plots

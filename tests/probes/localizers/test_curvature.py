@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from probes.cli.main import app
 from probes.localizers import Curvature
 from probes.localizers.curvature import Factors, flat
-from probes.localizers.ffn_subspace import matching_weights
+from probes.model.layers import matching_weights
 from probes.types import Subject, UnitMask
 from shield.hooks.intercept import intercepted
 from tests.probes.tiny_testbed import tiny_testbed

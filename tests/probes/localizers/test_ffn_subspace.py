@@ -5,8 +5,9 @@ import torch
 
 from probes.errors import UnsupportedError
 from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
-from probes.localizers.ffn_subspace import matching_weights, select_neurons, select_weights
+from probes.localizers.ffn_subspace import select_neurons, select_weights
 from probes.model.generate import generate
+from probes.model.layers import matching_weights
 from probes.types import Subject, natural_order
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd

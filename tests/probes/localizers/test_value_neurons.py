@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from probes.localizers import RandomMask, ValueNeurons
-from probes.localizers.ffn_subspace import matching_weights
 from probes.localizers.value_neurons import Neurons, Usual, candidates, highest_similarity, ssim
 from probes.model.generate import encode_prompts
+from probes.model.layers import matching_weights
 from probes.runs.cost import counted
 from probes.types import Subject
 from tests.probes.exact import bits

@@ -16,9 +16,8 @@ from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
-from probes.localizers.value_neurons import VALUES
 from probes.model.generate import encode_prompts
+from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
 from probes.runs.folder import Run
 from probes.types import Subject
 from probes.verbs.locality import LOCALITY, TOO_FEW, lines_of, locality

@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import shield
-from probes.localizers.ffn_subspace import SECOND_LINEAR, matching_weights
+from probes.model.layers import SECOND_LINEAR, matching_weights
 from shield import Shield
 from shield.errors import BadRequestError, WeightsError
 from shield.model.fingerprint import model_sha256
