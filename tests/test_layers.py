@@ -131,3 +131,10 @@ def test_no_drawer_for_everything() -> None:
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_every_room_is_on_the_map() -> None:
+    """CONTRIBUTING.md names each folder of the order, for who looks for a place."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = [room for order in ORDER.values() for room in order.split()]
+    assert [room for room in rooms if f"`{room}/`" not in text and f"`{room}`" not in text] == []

@@ -1,1 +1,1 @@
-"""What is protected: how pictures are described so that a copy of one is found."""
+"""What is protected: names and descriptions, found in prompts; pictures, found in what was drawn."""
