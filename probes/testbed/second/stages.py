@@ -32,7 +32,7 @@ from probes.testbed.second.sprites import Sprites
 from probes.testbed.training import Limits, Loss, Schedule, Trainer
 from probes.testbed.world import Sample, SourcesError
 from shield.errors import WeightsError
-from shield.weights import sha256_of
+from shield.weights import MANIFEST, read_manifest, sha256_of, write_manifest
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 TWINS = ("memorized", "clean")
@@ -89,6 +89,16 @@ PRESETS = {
         openclip_pictures=(20, 12), scenes=12, slots=6, fresh=0.3, ladder=0.0003,
     ),
 }  # fmt: skip
+
+
+def list_kept(folder: Path) -> None:
+    """Lists kept stages in the manifest of the weights folder they lie in; other files keep their entries' words."""
+    known = read_manifest(folder.parent)
+    word = lambda name, key, else_: known.get(name, {}).get(key, else_)  # noqa: E731
+    source = "trained by `diffshield testbed second`, probes/testbed/second"
+    write_manifest(
+        folder.parent, lambda name: word(name, "licence", "Apache-2.0"), lambda name: word(name, "source", source)
+    )
 
 
 class Builder:
@@ -159,6 +169,8 @@ class Builder:
                 shutil.copyfile(self.result(stage), folder / self.result(stage).name)
                 index[stage] = {"sha256": digest, **self._told(stage)}
         path.write_text(json.dumps(index, indent=1) + "\n")
+        if (folder.parent / MANIFEST).exists():
+            list_kept(folder)
         return done
 
     def _told(self, stage: str) -> dict:
