@@ -38,7 +38,7 @@ def test_stages_cut_off_after_every_step_end_bit_equal(built: tuple[Path, Path],
     """A time limit of nothing ends each call after one step."""
     shutil.copytree(built[0] / "pictures", tmp_path / "pictures")
     shutil.copytree(built[0] / "pool", tmp_path / "pool")
-    for stage in ("autoencoder", "openclip", "base"):
+    for stage in ("draft", "autoencoder", "openclip", "base"):
         calls = 0
         while not builder(tmp_path, sources, minutes=0.0).run((stage,)):
             calls += 1
