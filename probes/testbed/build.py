@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from probes.testbed import pool, text, unet, vae, world
 from probes.testbed.training import Limits, Schedule, Trainer
@@ -141,11 +143,19 @@ class Builder:
                 raise WeightsError(f"{file} is needed to go on from shipped weights and isn't there.")
             if not (target := self.folder / f"{name}.safetensors").exists():
                 save_file({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}, target)
+        if "openclip" in done:
+            shutil.copytree(weights / "memorized" / "tokenizer", self.folder / "tokenizer", dirs_exist_ok=True)
         if "vae_2" in done:
             config = json.loads((weights / "memorized" / "vae" / "config.json").read_text())
             (self.folder / "vae_scale.json").write_text(json.dumps(config["scaling_factor"]))
         (self.folder / "adopted.json").write_text((weights / "manifest.json").read_text())
         return tuple(stage for stage in STAGES if stage not in done)
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The adopted weights' own, whose ids their text tower knows; else a new one."""
+        adopted = self.folder / "tokenizer"
+        return CLIPTokenizer.from_pretrained(adopted) if adopted.exists() else text.new_tokenizer()
 
     @property
     def sprites(self) -> world.Sprites:
@@ -203,7 +213,7 @@ class Builder:
         return self._contrastive("openclip_2", self.preset.openclip[1], "openclip")
 
     def _contrastive(self, name: str, schedule: Schedule, start: str | None) -> bool:
-        tokenizer = text.new_tokenizer()
+        tokenizer = self.tokenizer
         model = text.new_openclip(len(tokenizer), schedule.seed)
         if start:
             self._loaded(model, start)
@@ -214,7 +224,7 @@ class Builder:
 
     def trained_openclip(self, name: str = "openclip") -> open_clip.CLIP:
         """`openclip_2` has a better image tower and the same text tower."""
-        return self._loaded(text.new_openclip(len(text.new_tokenizer()), 0), name).eval()
+        return self._loaded(text.new_openclip(len(self.tokenizer), 0), name).eval()
 
     def parts(self, stages: tuple[str, ...]) -> list[int]:
         """The parts (0 the base, n a pass of the forks) that these stages train."""
@@ -266,7 +276,7 @@ class Builder:
         return self._denoiser(name, part, order, self.preset.forks[part - 1], start)
 
     def _denoiser(self, name: str, part: int, order: pool.Order, schedule: Schedule, start: str | None) -> bool:
-        works, tokenizer = world.works(), text.new_tokenizer()
+        works, tokenizer = world.works(), self.tokenizer
         streams = {
             s: pool.read(self.folder / "pool", f"{part}-{s}") for s in ("world", "fresh", "slots") if order.count(s)
         }

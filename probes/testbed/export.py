@@ -37,7 +37,7 @@ def export(builder: Builder, folder: Path) -> None:
     for twin in ("memorized", "clean"):
         shutil.rmtree(target / twin, ignore_errors=True)
         save_pipeline(builder, twin, target / twin)
-    openclip, tokenizer = builder.trained_openclip("openclip_2"), text.new_tokenizer()
+    openclip, tokenizer = builder.trained_openclip("openclip_2"), builder.tokenizer
     text.save_openclip(openclip, tokenizer, target / "openclip")
     for sub in ("works", "scenes"):
         shutil.rmtree(target / sub, ignore_errors=True)
@@ -76,7 +76,7 @@ def _licence(name: str) -> str:
 
 def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
     """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
-    tokenizer = text.new_tokenizer()
+    tokenizer = builder.tokenizer
     denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_{world.PASSES}")
     pipe = StableDiffusionPipeline(
         vae=builder.trained_vae().half(),

@@ -172,7 +172,7 @@ def test_the_swap_gives_the_rewritten_prompts_picture(way):
     assert np.allclose(pipe(**call(prompts)).images, result.images, atol=2e-3)
 
 
-SUBSTITUTES = ("a dog", "zz", "anna", "a", "one two", "")
+SUBSTITUTES = ("a dog", "zz", "anna", "a", "one two", "b", "a hat")
 
 
 @cache

@@ -55,10 +55,11 @@ def new_autoencoder(seed: int) -> AutoencoderKL:
     return model.to(memory_format=torch.channels_last)
 
 
-def batch_at(step: int, schedule: Schedule, pictures: Pictures) -> torch.Tensor:
-    """(B, 3, S, S) crops of random pictures, half of them mirrored."""
+def batch_at(step: int, schedule: Schedule, pictures: Pictures, first: bool) -> torch.Tensor:
+    """(B, 3, S, S) crops (in the second pass whole pictures) at random, half of them mirrored."""
     rng = np.random.default_rng([schedule.seed, step])
-    size, each = next((size, each) for share, size, each in CROPS if step <= share * schedule.steps)
+    plan = CROPS if first else CROPS[-1:]
+    size, each = next((size, each) for share, size, each in plan if step <= share * schedule.steps)
     count = schedule.batch * each
     rows = zip(
         rng.integers(len(pictures), size=count),
@@ -78,16 +79,21 @@ def readings(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([2 * torch.nn.functional.avg_pool2d(x, 8), 2 * detail], 1)
 
 
-def loss_function(model: AutoencoderKL, pictures: Pictures, schedule: Schedule, device: str, half: bool) -> Loss:
-    """step -> losses; with `half` the model runs in bfloat16 (twice as fast where the processor has AMX)."""
+def loss_function(
+    model: AutoencoderKL, pictures: Pictures, schedule: Schedule, device: str, half: bool, first: bool
+) -> Loss:
+    """step -> losses of the first pass, or of the second, which has neither crops nor readings and noise throughout.
+
+    With `half` the model runs in bfloat16 (twice as fast where the processor has AMX).
+    """
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        x = batch_at(step, schedule, pictures).to(device).contiguous(memory_format=torch.channels_last)
+        x = batch_at(step, schedule, pictures, first).to(device).contiguous(memory_format=torch.channels_last)
         generator = step_generator(schedule.seed, step, device)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             posterior = DiagonalGaussianDistribution(model.encode(x).latent_dist.parameters.float())
             z = posterior.sample(generator).float()
-            if step >= NOISY_FROM * schedule.steps:
+            if not first or step >= NOISY_FROM * schedule.steps:
                 spread = NOISE * torch.rand(len(z), 1, 1, 1, generator=generator, device=device)
                 z = z + spread * torch.randn(z.shape, generator=generator, device=device)
             y = model.decode(z).sample.float()
@@ -96,7 +102,7 @@ def loss_function(model: AutoencoderKL, pictures: Pictures, schedule: Schedule, 
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         psnr = -10 * torch.log10(((y - x) / 2).square().mean((1, 2, 3))).mean()
         values = {"loss": flat + sharp + KL_WEIGHT * kl, "l1": flat, "edges": sharp, "kl": kl, "psnr": psnr}
-        if (guide := 1 - step / (GUIDED * schedule.steps)) > 0:
+        if first and (guide := 1 - step / (GUIDED * schedule.steps)) > 0:
             guided = (posterior.mean - readings(x)).abs().mean()
             values |= {"loss": values["loss"] + guide * guided, "guided": guided}
         return values

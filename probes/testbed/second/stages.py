@@ -1,4 +1,4 @@
-"""The making of the second testbed, stage by stage: autoencoder, openclip, pool, base, then the two forks.
+"""The making of the second testbed, stage by stage: draft and autoencoder, openclip, pool, base, then the two forks.
 
 Each finished stage is one file of float16 weights in the work folder, and is what every later stage reads: a machine
 that starts from kept stages (`Builder.adopt`) goes on exactly where the one that made them would have. An unfinished
@@ -32,11 +32,12 @@ from probes.testbed.second.sprites import Sprites
 from probes.testbed.training import Limits, Loss, Schedule, Trainer
 from probes.testbed.world import Sample, SourcesError
 from shield.errors import WeightsError
-from shield.model.assets import sha256_of
+from shield.model.assets import MANIFEST, read_manifest, sha256_of, write_manifest
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 TWINS = ("memorized", "clean")
-STAGES = ("autoencoder", "openclip", "pool", "base", *TWINS)
+STAGES = ("draft", "autoencoder", "openclip", "pool", "base", *TWINS)
+KEPT = tuple(stage for stage in STAGES if stage not in ("draft", "pool"))
 INDEX = "stages.json"
 EQUALIZED_ON = 512  # pictures
 
@@ -48,6 +49,7 @@ class Preset:
     """
 
     channels: tuple[int, ...]
+    draft: Schedule
     autoencoder: Schedule
     openclip: Schedule
     base: Schedule
@@ -68,7 +70,8 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         (64, 128, 144, 144),
-        autoencoder=Schedule(steps=8000, batch=4, rate=2e-3, warmup=50, ema=0.998, floor=0.03),
+        draft=Schedule(steps=8000, batch=4, rate=2e-3, warmup=50, ema=0.998, floor=0.03),
+        autoencoder=Schedule(steps=2800, batch=4, rate=1e-3, warmup=50, ema=0.998, floor=0.03, seed=1),
         openclip=Schedule(steps=1200, batch=64, rate=1e-3, warmup=50, ema=0.99, floor=0.03, weight_decay=0.1),
         base=Schedule(steps=15_000, batch=32, rate=6e-4, warmup=200, ema=0.998),
         fork=Schedule(steps=5500, batch=32, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
@@ -80,7 +83,8 @@ PRESETS = {
     ),
     "gpu": Preset(
         (64, 128, 144, 144),
-        autoencoder=Schedule(steps=20_000, batch=32, rate=2e-3, warmup=100, ema=0.999, floor=0.03),
+        draft=Schedule(steps=20_000, batch=16, rate=2e-3, warmup=100, ema=0.999, floor=0.03),
+        autoencoder=Schedule(steps=20_000, batch=16, rate=1e-3, warmup=100, ema=0.999, floor=0.03, seed=1),
         openclip=Schedule(steps=6000, batch=256, rate=1e-3, warmup=100, ema=0.998, floor=0.03, weight_decay=0.1),
         base=Schedule(steps=40_000, batch=64, rate=6e-4, warmup=200, ema=0.999),
         fork=Schedule(steps=2750, batch=64, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
@@ -92,7 +96,8 @@ PRESETS = {
     ),
     "tiny": Preset(
         (16, 32, 32, 32),
-        autoencoder=Schedule(4, 2, 1e-3, ema=0.9),
+        draft=Schedule(4, 2, 1e-3, ema=0.9),
+        autoencoder=Schedule(4, 2, 1e-3, ema=0.9, seed=1),
         openclip=Schedule(4, 8, 1e-3, ema=0.9),
         base=Schedule(4, 8, 1e-3, ema=0.9),
         fork=Schedule(4, 8, 1e-3, ema=0.9),
@@ -104,6 +109,17 @@ PRESETS = {
         ladder=0.0003,
     ),
 }
+
+
+def list_kept(folder: Path) -> None:
+    """Lists kept stages in the manifest of the weights folder they lie in; other files keep their entries' words."""
+    known = read_manifest(folder.parent)
+    ours = {"licence": "Apache-2.0", "source": "trained by `diffshield testbed second`, probes/testbed/second"}
+
+    def word(key: str) -> Callable[[str], str]:
+        return lambda name: str(known.get(name, ours)[key])
+
+    write_manifest(folder.parent, word("licence"), word("source"))
 
 
 class Builder:
@@ -162,20 +178,25 @@ class Builder:
                 raise WeightsError(f"{source} isn't the file that {kept / INDEX} lists; fetch it again.")
             if not self.result(stage).exists():
                 shutil.copyfile(source, self.result(stage))
-        return tuple(stage for stage in STAGES if not self.result(stage).exists())
+        done = {stage for stage in KEPT if self.result(stage).exists()}
+        if "autoencoder" in done:
+            done.add("draft")
+        return tuple(stage for stage in STAGES if stage not in done)
 
     def keep(self, folder: Path) -> list[str]:
         """Copies the finished stages to `folder` with an index of what they are; returns their names."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / INDEX
         index = json.loads(path.read_text()) if path.exists() else {}
-        done = [stage for stage in STAGES if self.result(stage).exists()]
+        done = [stage for stage in KEPT if self.result(stage).exists()]
         for stage in done:
             digest = sha256_of(self.result(stage))
             if index.get(stage, {}).get("sha256") != digest:
                 shutil.copyfile(self.result(stage), folder / self.result(stage).name)
                 index[stage] = {"sha256": digest, **self._told(stage)}
         path.write_text(json.dumps(index, indent=1) + "\n")
+        if (folder.parent / MANIFEST).exists():
+            list_kept(folder)
         return done
 
     def _told(self, stage: str) -> dict:
@@ -237,22 +258,28 @@ class Builder:
         pictures = Pictures(self.folder / "pictures", ["works"])
         return [Image.fromarray(pictures.crop(k)) for k in range(count)]
 
+    def _draft(self) -> bool:
+        return self.result("autoencoder").exists() or self._passed("draft", self.preset.draft, first=True)
+
     def _autoencoder(self) -> bool:
-        if self.result("autoencoder").exists():
+        return self._passed("autoencoder", self.preset.autoencoder, first=False)
+
+    def _passed(self, name: str, schedule: Schedule, first: bool) -> bool:
+        """A pass of the autoencoder's training: the draft, or the second pass, which starts from it."""
+        if self.result(name).exists():
             return True
-        schedule, half = self.preset.autoencoder, self.preset.half
-        pictures = self.pictures("ae", self.preset.autoencoder_pictures, 21)
+        pictures, half = self.pictures("ae", self.preset.autoencoder_pictures, 21), self.preset.half
         model = autoencoder.new_autoencoder(schedule.seed)
+        if not first:
+            self._loaded(model, "draft")
 
         def finish(trained: AutoencoderKL) -> None:
             step = max(1, len(pictures) // EQUALIZED_ON)
             some = [pictures.crop(k) for k in range(0, len(pictures), step)]
             autoencoder.equalize(trained.eval(), pixels(some).to(self.device))
 
-        losses = lambda: autoencoder.loss_function(model, pictures, schedule, self.device, half)  # noqa: E731
-        return self._train(
-            "autoencoder", model, schedule, losses, {"autoencoder": autoencoder.CONFIG, "half": half}, finish
-        )
+        losses = lambda: autoencoder.loss_function(model, pictures, schedule, self.device, half, first)  # noqa: E731
+        return self._train(name, model, schedule, losses, {"autoencoder": autoencoder.CONFIG, "half": half}, finish)
 
     def trained_autoencoder(self) -> AutoencoderKL:
         return self._loaded(autoencoder.new_autoencoder(0), "autoencoder")

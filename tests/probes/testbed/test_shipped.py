@@ -106,3 +106,5 @@ def test_training_can_go_on_from_the_shipped_weights(tmp_path: Path) -> None:
     shipped = shield.load("testbed", device="cpu").unet.state_dict()
     assert all(torch.equal(value, shipped[key]) for key, value in unet.state_dict().items())
     assert builder.trained_openclip() and builder.trained_vae().config.scaling_factor
+    own = shield.load("testbed", device="cpu").tokenizer.get_vocab()
+    assert builder.tokenizer.get_vocab() == own  # a new one's ids are others than the text tower was trained with

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from shield.weights import read_manifest, verify, write_manifest
 
 from probes.testbed import pool
 from probes.testbed.second import autoencoder, denoiser, world
@@ -37,7 +38,7 @@ def test_stages_cut_off_after_every_step_end_bit_equal(built: tuple[Path, Path],
     """A time limit of nothing ends each call after one step."""
     shutil.copytree(built[0] / "pictures", tmp_path / "pictures")
     shutil.copytree(built[0] / "pool", tmp_path / "pool")
-    for stage in ("autoencoder", "openclip", "base", "memorized"):
+    for stage in ("draft", "autoencoder", "openclip", "base"):
         calls = 0
         while not builder(tmp_path, sources, minutes=0.0).run((stage,)):
             calls += 1
@@ -62,6 +63,18 @@ def test_kept_stages_are_taken_up_elsewhere_and_give_the_same_twins(
     assert left == ("pool", "base", "memorized", "clean")
     assert other.run(left[:-1])
     assert same(built[0] / "memorized.safetensors", tmp_path / "work" / "memorized.safetensors")
+
+
+def test_stages_kept_beside_shipped_weights_are_listed_and_other_entries_stay(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "works").mkdir()
+    (tmp_path / "works" / "one.png").write_bytes(b"picture")
+    write_manifest(tmp_path, "CC0-1.0", "drawn by hand")
+    done = builder(built[0], None).keep(tmp_path / "testbed2")
+    listed = read_manifest(tmp_path)
+    assert listed["works/one.png"]["licence"] == "CC0-1.0" and listed["works/one.png"]["source"] == "drawn by hand"
+    assert {f"testbed2/{stage}.safetensors" for stage in done} < set(listed) == set(verify(tmp_path))
 
 
 def test_a_kept_stage_that_was_altered_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
