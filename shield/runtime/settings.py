@@ -90,7 +90,7 @@ def running_setting(
         micro_conditioning=tuple(micro_conditioning),
         lora_scale=_lora_scale(pipe, denoiser),
         clip_skip=int(getattr(pipe, "_clip_skip", None) or 0),
-        caches=_caches(pipe, denoiser),
+        caches=caches_of(pipe, denoiser),
     )
 
 
@@ -108,7 +108,7 @@ def _lora_scale(pipe: Any, denoiser: Any) -> float:
     return float(given.get("scale", 1.0)) if isinstance(given, Mapping) else 1.0
 
 
-def _caches(pipe: Any, denoiser: Any) -> str:
+def caches_of(pipe: Any, denoiser: Any) -> str:
     kept = FeatureCaches(denoiser, getattr(pipe, family_of(pipe).companion or "", None))
     config = getattr(denoiser, "_cache_config", None)
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, int | float)} if config else {}

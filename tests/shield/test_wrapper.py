@@ -232,9 +232,10 @@ def test_prompts_of_a_wrong_type_are_one_sentence(pipe, prompt):
         Shield(pipe, thresholds=thresholds(pipe))(prompt, **options(1))
 
 
-@pytest.mark.parametrize("prompt", ["", "cat " * 2500, "\u202e\x00"])
-def test_odd_prompts_work(pipe, prompt):
-    assert Shield(pipe, thresholds=thresholds(pipe))(prompt, **options(1)).verdicts[0].scored
+@pytest.mark.parametrize("prompt, scored", [("", False), ("cat " * 2500, True), ("\u202e\x00", True)])
+def test_odd_prompts_work(pipe, prompt, scored):
+    """An empty prompt's gap is zero whatever the model draws, so nothing is said about it."""
+    assert Shield(pipe, thresholds=thresholds(pipe, 1e9))(prompt, **options(1)).verdicts[0].scored is scored
 
 
 def test_too_many_arguments_and_unknown_pipelines(pipe):

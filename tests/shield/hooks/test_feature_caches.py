@@ -21,6 +21,7 @@ from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.intercept import denoiser_of, intercepted, recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.runtime.policy import Policy
+from shield.runtime.settings import caches_of
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import PROMPTS, Always, equal_rows, limits, made, policy, split_by
 from tests.tiny import tiny_sd
@@ -119,9 +120,16 @@ def test_a_row_flagged_under_way_gets_nothing_of_what_its_prompt_left(name):
     with recorded(pipe, Third.needs, 3, stop=True) as trace:
         pipe(**call())
     scores, times = Third().score(trace), tuple(step.timestep for step in trace.steps)
+    signals, caches = tuple(step.signal for step in trace.steps), caches_of(pipe, denoiser_of(pipe))
     value = float(scores.sort().values[-2:].mean())
     limit = [
-        replace(t, value=value, setting=replace(t.setting, timesteps=times, steps=STEPS, guidance_scale=1.0))
+        replace(
+            t,
+            value=value,
+            setting=replace(
+                t.setting, timesteps=times, signals=signals, caches=caches, steps=STEPS, guidance_scale=1.0
+            ),
+        )
         for t in thresholds(pipe, 0.0, (Third(),))
     ]
     row, bare, seen = int(scores.argmax()), pipe(**call()).images, []
