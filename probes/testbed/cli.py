@@ -83,6 +83,7 @@ def second(
     keep: Annotated[Path | None, typer.Option(help="Folder that each finished stage is copied to.")] = None,
     stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="When all is trained: weights folder to write it to.")] = None,
 ) -> None:  # fmt: skip
     """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated."""
     from probes.testbed.second.stages import PRESETS, STAGES, Builder
@@ -93,8 +94,14 @@ def second(
     asked = tuple(chosen(stages, STAGES, "stage", ()))
     builder = Builder(work, sources, preset, device, Limits(checkpoint_minutes, max_minutes, resume))
     left = builder.adopt(start) if start else STAGES
-    done = builder.run(asked or left, keep)
-    typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
+    if not builder.run(asked or left, keep):
+        typer.echo(f"time is up; go on with --resume --work {work}")
+        return
+    if out is not None:
+        from probes.testbed.second.export import export
+
+        typer.echo(str(export(builder, out)))
+    typer.echo("finished")
 
 
 @testbed_app.command()
