@@ -105,6 +105,25 @@ def second(
 
 
 @testbed_app.command()
+def measure(
+    work: Work = Path("runs/testbed2"), sources: Sources = None, preset: Preset = "cpu", device: Device = "auto",
+    start: Annotated[Path | None, typer.Option(help="Folder of kept stages: weights/testbed2.")] = None,
+    count: Annotated[int, typer.Option(min=20, help="Scenes and creatures.")] = 200,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
+) -> None:  # fmt: skip
+    """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds."""
+    from probes.testbed.second.measure import measured
+    from probes.testbed.second.stages import Builder
+    from probes.testbed.training import Limits
+    from probes.testbed.verify import sscd_metric
+
+    builder = Builder(work, sources, preset, device, Limits())
+    if start is not None:
+        builder.adopt(start)
+    printed(measured(builder, count, sscd_metric(sscd)), True, "")
+
+
+@testbed_app.command()
 def verify(
     out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
     seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from probes.metrics import calibrate, save_calibrations
 from probes.testbed import pool, text
@@ -125,17 +124,3 @@ def _scenes(sprites: Sprites, target: Path) -> Iterator[dict]:
         if file:
             sample.image.save(target / file)
         yield {"id": f"scene-{i:03d}", "caption": sample.caption, "split": "heldout" if file else "dev", "file": file}
-
-
-def round_trips(builder: Builder, pictures: list[Image.Image]) -> list[Image.Image]:
-    """What the autoencoder makes of pictures."""
-    import torch
-
-    from probes.testbed.second.rendered import pixels
-
-    model = builder.trained_autoencoder()
-    with torch.inference_mode():
-        x = pixels([np.asarray(p) for p in pictures]).to(builder.device)
-        made = [model.decode(model.encode(part).latent_dist.mean).sample for part in x.split(16)]
-    arrays = ((torch.cat(made).clamp(-1, 1).cpu() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(a) for a in arrays]
