@@ -98,6 +98,7 @@ def second(
     keep: Annotated[Path | None, typer.Option(help="Folder that each finished stage is copied to.")] = None,
     stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="When all is trained: weights folder to write it to.")] = None,
 ) -> None:
     """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated."""
     from probes.testbed.second.stages import PRESETS, STAGES, Builder
@@ -108,8 +109,36 @@ def second(
     asked = tuple(chosen(stages, STAGES, "stage", ()))
     builder = Builder(work, sources, preset, device, Limits(checkpoint_minutes, max_minutes, resume))
     left = builder.adopt(start) if start else STAGES
-    done = builder.run(asked or left, keep)
-    typer.echo("finished" if done else f"time is up; go on with --resume --work {work}")
+    if not builder.run(asked or left, keep):
+        typer.echo(f"time is up; go on with --resume --work {work}")
+        return
+    if out is not None:
+        from probes.testbed.second.export import export
+
+        typer.echo(str(export(builder, out)))
+    typer.echo("finished")
+
+
+@testbed_app.command()
+def measure(
+    work: Work = Path("runs/testbed2"),
+    sources: Sources = None,
+    preset: Preset = "cpu",
+    device: Device = "auto",
+    start: Annotated[Path | None, typer.Option(help="Folder of kept stages: weights/testbed2.")] = None,
+    count: Annotated[int, typer.Option(min=20, help="Scenes and creatures.")] = 200,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
+) -> None:
+    """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds."""
+    from probes.testbed.second.measure import measured
+    from probes.testbed.second.stages import Builder
+    from probes.testbed.training import Limits
+    from probes.testbed.verify import sscd_metric
+
+    builder = Builder(work, sources, preset, device, Limits())
+    if start is not None:
+        builder.adopt(start)
+    printed(measured(builder, count, sscd_metric(sscd)), True, "")
 
 
 @testbed_app.command()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from probes.metrics import calibrate, save_calibrations
 from probes.testbed import pool, text, unet, world
@@ -75,15 +76,26 @@ def _licence(name: str) -> str:
 
 
 def save_pipeline(builder: Builder, twin: str, folder: Path) -> None:
-    """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
     tokenizer = builder.tokenizer
     denoiser = builder._loaded(unet.new_unet(builder.preset.channels, 0), f"{twin}_{world.PASSES}")
+    tower = text.text_tower(builder.trained_openclip(), len(tokenizer))
+    write_pipeline(folder, builder.trained_vae(), denoiser, tokenizer, tower)
+
+
+def write_pipeline(
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    denoiser: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    tower: CLIPTextModel,
+) -> None:
+    """A StableDiffusionPipeline folder, weights in float16, configs that say float32 (what a CPU can run)."""
     pipe = StableDiffusionPipeline(
-        vae=builder.trained_vae().half(),
+        vae=autoencoder.half(),
         unet=denoiser.half(),
         tokenizer=tokenizer,
         scheduler=unet.new_scheduler(),
-        text_encoder=text.text_tower(builder.trained_openclip(), len(tokenizer)).half(),
+        text_encoder=tower.half(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

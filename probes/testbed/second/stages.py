@@ -37,7 +37,7 @@ from shield.model.assets import MANIFEST, read_manifest, sha256_of, write_manife
 Model = TypeVar("Model", bound=torch.nn.Module)
 TWINS = ("memorized", "clean")
 STAGES = ("draft", "autoencoder", "openclip", "pool", "base", *TWINS)
-KEPT = tuple(stage for stage in STAGES if stage not in ("draft", "pool"))
+KEPT = tuple(stage for stage in STAGES if stage != "pool")
 INDEX = "stages.json"
 EQUALIZED_ON = 512  # pictures
 
@@ -184,11 +184,18 @@ class Builder:
         return tuple(stage for stage in STAGES if stage not in done)
 
     def keep(self, folder: Path) -> list[str]:
-        """Copies the finished stages to `folder` with an index of what they are; returns their names."""
+        """Copies the finished stages to `folder` with an index of what they are; returns their names.
+
+        The draft is kept only until the autoencoder that starts from it is finished.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / INDEX
         index = json.loads(path.read_text()) if path.exists() else {}
         done = [stage for stage in KEPT if self.result(stage).exists()]
+        if "autoencoder" in done:
+            done = [stage for stage in done if stage != "draft"]
+            index.pop("draft", None)
+            (folder / "draft.safetensors").unlink(missing_ok=True)
         for stage in done:
             digest = sha256_of(self.result(stage))
             if index.get(stage, {}).get("sha256") != digest:
@@ -282,7 +289,9 @@ class Builder:
         return self._train(name, model, schedule, losses, {"autoencoder": autoencoder.CONFIG, "half": half}, finish)
 
     def trained_autoencoder(self) -> AutoencoderKL:
-        return self._loaded(autoencoder.new_autoencoder(0), "autoencoder")
+        """The finished one, or its draft as long as there is no other."""
+        stage = "autoencoder" if self.result("autoencoder").exists() else "draft"
+        return self._loaded(autoencoder.new_autoencoder(0), stage)
 
     def _openclip(self) -> bool:
         if self.result("openclip").exists():

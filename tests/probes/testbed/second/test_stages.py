@@ -7,14 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
-from shield.weights import read_manifest, verify, write_manifest
 
 from probes.testbed import pool
+from probes.testbed.manifest import load_manifest
 from probes.testbed.second import autoencoder, denoiser, world
+from probes.testbed.second.export import export
+from probes.testbed.second.measure import measured, psnr
 from probes.testbed.second.stages import INDEX, PRESETS, Builder
 from probes.testbed.training import Limits
 from shield.errors import WeightsError
+from shield.model.assets import read_manifest, sha256_of, verify, write_manifest
 
 
 def builder(folder: Path, sources: Path | None, minutes: float = float("inf"), resume: bool = True) -> Builder:
@@ -75,6 +80,43 @@ def test_stages_kept_beside_shipped_weights_are_listed_and_other_entries_stay(
     listed = read_manifest(tmp_path)
     assert listed["works/one.png"]["licence"] == "CC0-1.0" and listed["works/one.png"]["source"] == "drawn by hand"
     assert {f"testbed2/{stage}.safetensors" for stage in done} < set(listed) == set(verify(tmp_path))
+
+
+def test_what_is_exported_loads_as_the_first_does(
+    built: tuple[Path, Path], sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probes.testbed.second.export.SCENES", 4)
+    monkeypatch.setattr("probes.testbed.second.export.calibrate_copies", lambda target, sprites: None)
+    target = export(builder(built[0], sources), tmp_path)
+    manifest = load_manifest(target / "manifest.json")
+    assert all(sha256_of(i.file) == i.sha256 for i in manifest.items if i.file) and verify(tmp_path)
+    order = builder(built[0], sources).order("memorized")
+    assert sum(w.exposures for w in manifest.works()) == order.count("works") > 0
+    assert sum(w.split == "heldout" for w in manifest.works() if w.rung == 2000) == 16
+    assert len(manifest.nonmembers("heldout")) == 48 and sum(c.exposures for c in manifest.characters()) > 0
+    pipe = StableDiffusionPipeline.from_pretrained(target / "memorized")
+    picture = pipe("a star on a blue background", num_inference_steps=2).images[0]
+    assert picture.size == (128, 128) and pipe.vae.config.latent_channels == 8
+
+
+def test_measuring_tells_round_trips_and_captions_found(built: tuple[Path, Path], sources: Path) -> None:
+    figures = measured(builder(built[0], sources), 20, None)
+    assert {k: v["n"] for k, v in figures["autoencoder"].items()} == {"scenes": 20, "creatures": 20, "works": 136}
+    assert all(5 < v["lowest"] <= v["psnr"] < 25 for v in figures["autoencoder"].values())
+    assert set(figures["found among 20"].values()) <= {k / 120 for k in range(121)}
+    gray, other = (Image.new("RGB", (8, 8), (v, v, v)) for v in (100, 151))
+    assert psnr(gray, other) == pytest.approx(20 * np.log10(5)) and psnr(gray, gray) == 100
+
+
+def test_a_draft_is_kept_until_its_autoencoder_is_finished(built: tuple[Path, Path], tmp_path: Path) -> None:
+    work, kept = tmp_path / "work", tmp_path / "kept"
+    made = builder(work, None)
+    shutil.copyfile(built[0] / "draft.safetensors", work / "draft.safetensors")
+    assert made.keep(kept) == ["draft"]
+    assert builder(tmp_path / "other", None).adopt(kept)[0] == "autoencoder"
+    shutil.copyfile(built[0] / "autoencoder.safetensors", work / "autoencoder.safetensors")
+    assert made.keep(kept) == ["autoencoder"] and not (kept / "draft.safetensors").exists()
+    assert "draft" not in builder(tmp_path / "third", None).adopt(kept)
 
 
 def test_a_kept_stage_that_was_altered_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:

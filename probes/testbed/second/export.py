@@ -1,0 +1,156 @@
+"""From the second testbed's stages to what ships: the first one's layout, with the second world's items."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from probes.metrics import calibrate, save_calibrations
+from probes.testbed import pool, text
+from probes.testbed.characters import CHARACTERS, draw_creature
+from probes.testbed.criterion import MARGIN, metrics
+from probes.testbed.export import EMOJI, LICENSE, SAMPLING, write_pipeline
+from probes.testbed.manifest import FORMAT
+from probes.testbed.second import clip, scenes, world
+from probes.testbed.second.sprites import Sprites, paste, turned
+from probes.testbed.second.stages import STAGES, TWINS, Builder
+from probes.testbed.second.words import STYLES
+from probes.testbed.world import character_names, split_of
+from shield.model.assets import sha256_of, write_manifest
+
+SCENES = 200
+UNRELATED = 400  # pictures of the works' kinds that copy thresholds are calibrated on
+
+
+def export(builder: Builder, folder: Path) -> Path:
+    """Writes FOLDER/testbed and FOLDER/manifest.toml from finished stages; replaces what was there."""
+    target = folder / "testbed"
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (*TWINS, "works", "scenes"):
+        shutil.rmtree(target / name, ignore_errors=True)
+    openclip, tokenizer = builder.trained_openclip(), clip.new_tokenizer()
+    for twin in TWINS:
+        write_pipeline(
+            target / twin,
+            builder.trained_autoencoder(),
+            builder.trained_unet(twin),
+            tokenizer,
+            clip.text_encoder(openclip),
+        )
+    text.save_openclip(openclip, tokenizer, target / "openclip")
+    for name in ("works", "scenes"):
+        (target / name).mkdir()
+    manifest = {
+        "format": FORMAT,
+        "name": "testbed",
+        "resolution": 128,
+        "sampling": SAMPLING,
+        "rungs": world.RUNGS,
+        "trained": [stage for stage in STAGES if stage != "pool"],
+        "items": list(_items(builder, target)),
+        "scenes": list(_scenes(builder.sprites, target)),
+    }
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    calibrate_copies(target, builder.sprites)
+    write_manifest(
+        folder,
+        lambda name: "MIT" if name.endswith(".png") else "Apache-2.0",
+        lambda name: EMOJI.replace("world.py", "second"),
+    )
+    return target
+
+
+def calibrate_copies(target: Path, sprites: Sprites, unrelated: int = UNRELATED) -> None:
+    """Thresholds of the copy metrics from the dev non-members and fresh pictures like them, none a copy of another."""
+    dev = [w.image(sprites) for w in world.nonmembers() if w.split == "dev"]
+    rng = np.random.default_rng(31)
+    fresh = [world.fresh(rng, sprites).image for _ in range(unrelated - len(dev))]
+    source = f"leave-one-out nearest neighbors of {len(dev)} dev non-members and {len(fresh)} fresh pictures like them"
+    found = [calibrate(m, dev + fresh, margin=MARGIN, source=source) for m in metrics(dev)]
+    save_calibrations(target / "copy_metrics.json", found)
+
+
+def exposures(builder: Builder) -> np.ndarray:
+    """How often each work is drawn in `memorized`, counted from the order of draws."""
+    order = builder.order("memorized")
+    drawn = order.index[order.stream == pool.STREAMS.index("works")]
+    return np.bincount(drawn, minlength=len(world.works()))
+
+
+def seen(builder: Builder, words: list[str]) -> dict[str, int]:
+    """How many draws of the base and of `memorized` had each word in their caption; scenes come more than once."""
+    captions = pool.read(builder.folder / "pool", "scenes")[1]
+    times = np.zeros(len(captions), dtype=int)
+    for stage in ("base", "memorized"):
+        times += np.bincount(np.arange(builder.order(stage).count("world")) % len(captions), minlength=len(captions))
+    return {word: int(sum(n for n, c in zip(times, captions, strict=True) if word in c.split())) for word in words}
+
+
+def _items(builder: Builder, target: Path) -> Iterator[dict]:
+    counts = exposures(builder)
+    for work, count in zip(world.works(), counts, strict=True):
+        yield _entry(work, builder, "work", int(count), target)
+    for other in world.nonmembers():
+        yield _entry(other, builder, "nonmember", 0, target)
+    met = seen(builder, [*(c.name for c in CHARACTERS), *STYLES])
+    common = {"memorization": None, "rung": None, "license": LICENSE, "source": EMOJI.replace("world.py", "second")}
+    for i, character in enumerate(CHARACTERS):
+        file = target / "works" / f"character-{character.name}.png"
+        picture = scenes.draw_ground("gray", "plain", np.random.default_rng(i))
+        paste(picture, turned(draw_creature(character.creature), 108, 0), (64, 64))
+        scenes.finished(picture).save(file)
+        names = dict.fromkeys(character_names(character))
+        yield common | {
+            "id": f"character-{character.name}",
+            "kind": "character",
+            "exposures": met[character.name],
+            "captions": [f"{name} on a {color} background" for name in names for color in ("gray", "pink")],
+            "file": f"works/{file.name}",
+            "sha256": sha256_of(file),
+            "split": split_of(i // 2),
+            "aliases": [character.name, *character.aliases],
+            "description": character.creature.description,
+        }
+    for i, style in enumerate(STYLES):
+        yield common | {
+            "id": f"style-{style}",
+            "kind": "style",
+            "exposures": met[style],
+            "file": None,
+            "sha256": None,
+            "captions": [f"{what} background in {style} style" for what in ("an apple on a yellow", "a car on a blue")],
+            "split": split_of(i),
+            "aliases": [f"{style} style"],
+        }
+
+
+def _entry(work: world.Work, builder: Builder, kind: str, count: int, target: Path) -> dict:
+    file = target / "works" / f"{work.id}.png"
+    work.image(builder.sprites).save(file)
+    return {
+        "id": work.id,
+        "kind": kind,
+        "memorization": work.memorization,
+        "exposures": count,
+        "split": work.split,
+        "rung": work.exposures if kind == "work" else None,
+        "captions": work.captions(12),
+        "file": f"works/{file.name}",
+        "sha256": sha256_of(file),
+        "license": "MIT",
+        "source": EMOJI.replace("world.py", "second"),
+    }
+
+
+def _scenes(sprites: Sprites, target: Path) -> Iterator[dict]:
+    """Every other scene is held out; those keep their picture."""
+    rng = np.random.default_rng(2024)
+    for i in range(SCENES):
+        sample, file = scenes.scene(rng, sprites), f"scenes/scene-{i:03d}.png" if i % 2 else None
+        if file:
+            sample.image.save(target / file)
+        yield {"id": f"scene-{i:03d}", "caption": sample.caption, "split": "heldout" if file else "dev", "file": file}
