@@ -261,9 +261,13 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
+def _folder(threshold: Threshold) -> Path | None:
+    return Path(threshold.file).parent if threshold.file else None
+
+
 def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
     """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
-    command, and WeightsError where two different ones hold.
+    command, and WeightsError where two different ones of one folder hold. Of several folders the first one's holds.
     """
     options, misses = options_of(detector), []
     holding: list[Threshold] = []
@@ -273,7 +277,8 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
         why = threshold.setting.mismatch(setting, detector.first_k)
         misses += [] if why is None else [why]
         holding += [threshold] if why is None else []
-    other = next((one for one in holding if one.value != holding[0].value), None)
+    beside = [one for one in holding if _folder(one) == _folder(holding[0])]
+    other = next((one for one in beside if one.value != holding[0].value), None)
     if other is not None:
         both = " and ".join(one.file or f"a threshold of {one.value:g}" for one in (holding[0], other))
         raise WeightsError(f"{both} both hold for {detector.name} at this setting; remove one.")
