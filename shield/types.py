@@ -16,6 +16,7 @@ from torch import Tensor
 from shield.errors import MissingSignalError
 from shield.model.conditioning import Conditioning
 from shield.model.prediction import converted
+from shield.reasons import Reason
 
 SIGNALS = ("latents", "noise_cond", "noise_uncond", "late", "shifted")
 ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer
@@ -227,7 +228,7 @@ class Verdict:
     prompt: str | None
     status: str
     scores: tuple[Score, ...] = ()
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     mitigation: str | None = None
     rewritten_prompt: str | None = None
     concepts: tuple[str, ...] = ()
@@ -239,17 +240,21 @@ class Verdict:
 
     @property
     def flagged(self) -> bool:
-        """Whether anything was found: a detector, a protected concept, or a picture that this one copies.
+        """Whether anything was found: a detector, a protected concept, or a given or finished picture that is a copy.
 
         It doesn't depend on what the policy did about it, so under `monitor` a flagged image has the status "passed".
         """
         copied = self.nearest is not None and self.nearest.copied
-        return self.status != "passed" or copied or bool(self.concepts) or any(one.flagged for one in self.scores)
+        found = copied or bool(self.concepts) or any(one.flagged for one in self.scores)
+        return self.status != "passed" or found or any(reason.is_flag for reason in self.reasons)
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as plain JSON types, with `flagged`, also of each score; a number that is none is None."""
+        """The verdict as plain JSON types, with `flagged`, also of each score, and each reason's sentence as `text`; a
+        number that is none is None.
+        """
         about = {**asdict(self), "flagged": self.flagged}
         about["scores"] = [{**asdict(one), "flagged": one.flagged} for one in self.scores]
+        about["reasons"] = [reason.to_dict() for reason in self.reasons]
         return _finite(about)
 
     def to_json(self) -> str:

@@ -19,6 +19,7 @@ from shield.model.loading import load
 from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
 from shield.protected.gallery import Gallery
+from shield.reasons import Reason, ReasonKind
 from shield.runtime.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
 from shield.runtime.blind_spots import Unseen
 from shield.runtime.controller import Plan, Watched, Watcher
@@ -152,10 +153,9 @@ class Shield(StandIn):
         nearest = self._nearest(pictures, output_type, images)
         for image in images:
             found = nearest[image.row]
-            if found is not None and found.copied:
-                image.reasons += (f"the picture copies {found.work} ({found.metric} {found.score:.3f})",)
-            elif found is not None and found.near:
-                image.reasons += (f"the picture is near {found.work} ({found.metric} {found.score:.3f}), but no copy",)
+            if found is not None and (found.copied or found.near):
+                kind: ReasonKind = "copy" if found.copied else "near"
+                image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
         return _Drawn(output, pictures, images, nearest, watcher.seconds + perf_counter() - started, watcher.calls)
 
     def _redraw(

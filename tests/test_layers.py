@@ -16,7 +16,7 @@ ORDER = {
     "shield": """
         errors
         model_names
-        thresholds
+        thresholds reasons
         model
         types
         hooks
@@ -126,7 +126,16 @@ def test_no_drawer_for_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["shield", "probes", "probes.runs.folder", "probes.metrics", "probes.report.html", "probes.cli.main"]
+    "module",
+    [
+        "shield",
+        "shield.reasons",
+        "probes",
+        "probes.runs.folder",
+        "probes.metrics",
+        "probes.report.html",
+        "probes.cli.main",
+    ],
 )
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

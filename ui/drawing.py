@@ -91,7 +91,6 @@ class Drawing:
 
     asked: Asked
     verdict: Verdict
-    flagged: bool
     shielded: Image.Image
     unshielded: Image.Image
     recalled: Nearest | None
@@ -106,12 +105,10 @@ class Drawing:
 
     def about(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON: numbers that aren't finite become None."""
-        scores = [{**asdict(s), "value": _finite(s.value), "flagged": s.flagged} for s in self.verdict.scores]
-        verdict = {**asdict(self.verdict), "scores": scores}
         return {
             "request": asdict(self.asked),
-            "flagged": self.flagged,
-            "verdict": verdict,
+            "flagged": self.verdict.flagged,
+            "verdict": self.verdict.to_dict(),
             "same_picture_without_the_shield": self.same,
             "nearest_without_the_shield": None if self.recalled is None else asdict(self.recalled),
             "detector": self.detector,
@@ -149,25 +146,16 @@ def drawn(
             "strict."
         ) from None
     verdict, shielded = output.verdicts[0], output.images[0]
-    flagged = was_flagged(verdict)
     watch = _Watch(pipe, asked, policy.detectors[0])
     steps = _Steps(
         UNSHIELDED,
         preview,
-        lambda frame: tell(replace(frame, shielded=shielded, flagged=flagged, score=watch.curve[-1])),
+        lambda frame: tell(replace(frame, shielded=shielded, flagged=verdict.flagged, score=watch.curve[-1])),
     )
     with intercepted(pipe, watch):
         unshielded = _called(pipe, asked, steps).images[0]
     recalled = None if gallery is None else gallery.nearest(unshielded)
-    return Drawing(
-        asked, verdict, flagged, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words
-    )
-
-
-def was_flagged(verdict: Verdict) -> bool:
-    """Whether anything was seen: a score above its threshold, a protected concept, a copy, or a picture held back."""
-    copied = verdict.nearest is not None and verdict.nearest.copied
-    return verdict.status != "passed" or bool(verdict.concepts) or copied or any(s.flagged for s in verdict.scores)
+    return Drawing(asked, verdict, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words)
 
 
 def _called(call: Callable[..., Any], asked: Asked, steps: _Steps) -> Any:

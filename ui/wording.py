@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from shield.reasons import Reason
 from shield.types import Verdict
 
 # What a detector's score says, as the end of "NAME says ...".
@@ -11,8 +10,6 @@ MEANS = {
     "structure_gap": "how strongly the prompt, rather than chance, decides where things are",
     "noise_gap": "how strongly the prompt, rather than chance, decides what is drawn",
 }
-# As shield/runtime/policy.py gives it: DETECTOR [of WORK at step N] VALUE is above THRESHOLD.
-ABOVE = re.compile(r"\w+(?: of (?P<work>.+) at step \d+)? (?P<value>\S+) is above (?P<limit>\S+)")
 
 
 def title(detector: str) -> str:
@@ -20,7 +17,7 @@ def title(detector: str) -> str:
     return detector.replace("_", " ")
 
 
-def sentence(verdict: Verdict, flagged: bool) -> str:
+def sentence(verdict: Verdict) -> str:
     """What was decided and why, in one sentence."""
     why = because(verdict)
     if verdict.status == "blocked":
@@ -28,7 +25,7 @@ def sentence(verdict: Verdict, flagged: bool) -> str:
     if verdict.status == "mitigated":
         how = f"drawn as “{verdict.rewritten_prompt}” instead" if verdict.rewritten_prompt else "steered elsewhere"
         return f"Flagged and {how}: {why}."
-    if flagged:
+    if verdict.flagged:
         return f"Flagged, and handed out all the same because this policy only watches: {why}."
     if not verdict.scored:
         return f"Handed out without a judgement: {why}."
@@ -37,16 +34,18 @@ def sentence(verdict: Verdict, flagged: bool) -> str:
 
 def because(verdict: Verdict) -> str:
     """The reasons, each said once: a second attempt gives its own again."""
-    said = "; ".join(dict.fromkeys(_plain(reason) for reason in verdict.reasons))
     drawn_again = verdict.status == "mitigated" and not (verdict.nearest is not None and verdict.nearest.copied)
-    return said.replace("the picture copies ", "a first attempt copied ") if drawn_again else said
+    return "; ".join(dict.fromkeys(_plain(reason, drawn_again) for reason in verdict.reasons))
 
 
-def _plain(reason: str) -> str:
-    above = ABOVE.fullmatch(reason)
-    if above is None:
-        return reason.replace("no mitigation passed the detectors", "nothing that was tried led away from it")
-    numbers = f"(score {float(above['value']):.3g}, threshold {float(above['limit']):.3g})"
-    if above["work"]:
-        return f"on the way it came to look like {above['work']} {numbers}"
+def _plain(reason: Reason, drawn_again: bool) -> str:
+    if reason.kind == "exhausted":
+        return "nothing that was tried led away from it"
+    if reason.kind == "copy" and drawn_again:
+        return f"a first attempt copied {reason.work} ({reason.detector} {reason.value:.3f})"
+    if reason.kind != "above_threshold":
+        return str(reason)
+    numbers = f"(score {reason.value:.3g}, threshold {reason.threshold:.3g})"
+    if reason.work is not None:
+        return f"on the way it came to look like {reason.work} {numbers}"
     return f"the prompt calls up one certain picture, as memorized ones do {numbers}"

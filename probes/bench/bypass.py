@@ -194,14 +194,16 @@ class Outcome:
     bare_copies: bool | None = None
 
 
+# Kind of a reason -> the layer that compares pictures and gives it.
+COMPARED = {"given_copy": "given picture", "copy": "finished picture"}
+
+
 def layers_of(verdict: Verdict) -> tuple[str, ...]:
     """Which parts of the shield had something to say about an image."""
     found = ["screen"] if verdict.concepts else []
     found += [score.detector for score in verdict.scores if score.flagged]
-    if any(reason.startswith("given picture") and " copies " in reason for reason in verdict.reasons):
-        found.append("given picture")
-    if any(reason.startswith("the picture copies ") for reason in verdict.reasons):
-        found.append("finished picture")
+    kinds = {reason.kind for reason in verdict.reasons}
+    found += [layer for kind, layer in COMPARED.items() if kind in kinds]
     return tuple(dict.fromkeys(found if verdict.scored else [*found, "couldn't judge"]))
 
 
@@ -247,6 +249,7 @@ def _outcome(
     except ShieldError as error:
         return Outcome(name, policy, f"refused ({type(error).__name__})", (), False, copies)
     verdict, left = output.verdicts[0], gallery.nearest(output.images[0])
+    # More than `verdict.flagged`: a copy slips through only if nothing at all was said about it.
     shown = verdict.status != "passed" or bool(verdict.reasons) or not verdict.scored
     return Outcome(name, policy, verdict.status, layers_of(verdict), bool(left and left.copied and not shown), copies)
 

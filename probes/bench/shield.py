@@ -224,6 +224,7 @@ class _Bench:
             agreement = self.alignment.similarity(
                 [r.picture for r in shown if r.picture is not None], [r.request.prompt for r in shown]
             )
+            # By the status, as a row keeps no verdict: `balanced` never passes what `verdict.flagged` says was flagged.
             flagged = [row.status not in ("bare", "passed") for row in rows]
             result[name] = {
                 "flagged": _rate(flagged, [r.request.item for r in rows]),

@@ -436,7 +436,7 @@ register_calibrate(app)
 
 def _generated(found: Mapping[str, Any]) -> str:
     verdict = found["verdict"]
-    reasons = "; ".join(verdict["reasons"]) or "nothing was flagged"
+    reasons = "; ".join(reason["text"] for reason in verdict["reasons"]) or "nothing was flagged"
     lines = [f"shield: {verdict['status']} ({reasons})"]
     if verdict["rewritten_prompt"]:
         lines.append(f"rewritten to: {verdict['rewritten_prompt']}")

@@ -291,9 +291,15 @@ def drawn_by_shield(shield: Any, sampling: Sampling) -> Draw:
 
 
 def _shielded(image: Image.Image, verdict: Any) -> Drawn:
+    # Unlike `verdict.flagged` this is the detectors' alone and None where none could judge, as in the stage scan, so
+    # that the two stages can be compared; what the screen or the gallery found is in `action` and `reason`.
     flags = [score.flagged for score in verdict.scores]
     flagged = True if True in flags else None if None in flags or not flags else False
-    more = {"action": ACTIONS[verdict.status], "reason": "; ".join(verdict.reasons) or None, "flagged": flagged}
+    more = {
+        "action": ACTIONS[verdict.status],
+        "reason": "; ".join(map(str, verdict.reasons)) or None,
+        "flagged": flagged,
+    }
     if verdict.status == "blocked":
         return Drawn(None, {}, {**more, "copied": False, "unjudged": None})
     scores = {score.detector: score.value if math.isfinite(score.value) else None for score in verdict.scores}

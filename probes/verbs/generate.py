@@ -62,16 +62,11 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
     return {
         "prompt": request.prompt,
         "seed": request.seed,
-        "flagged": was_flagged(verdict),
+        "flagged": verdict["flagged"],
         "verdict": verdict,
         "pictures": {label: str(path) for label, path in paths.items()},
         "copies": copies,
     }
-
-
-def was_flagged(verdict: Mapping[str, Any]) -> bool:
-    """Whether the shield saw something: a score above its threshold, or a picture it changed or kept back."""
-    return verdict["status"] != "passed" or any(score["flagged"] for score in verdict["scores"])
 
 
 def _bare(pipe: Any, request: Request) -> Image.Image:
@@ -87,10 +82,7 @@ def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict
     output = Shield(pipe, policy=request.policy)(
         request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise]
     )
-    verdict = output.verdicts[0]
-    about = asdict(verdict)
-    about["scores"] = [{**asdict(score), "flagged": score.flagged} for score in verdict.scores]
-    return {"shielded": output.images[0]}, about
+    return {"shielded": output.images[0]}, output.verdicts[0].to_dict()
 
 
 def _resemblances(

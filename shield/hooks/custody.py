@@ -22,16 +22,15 @@ from shield.hooks import latents as moves
 from shield.hooks import steps
 from shield.hooks.steps import observed
 from shield.model.families import family_of
+from shield.reasons import Reason, ReasonKind
 
 COND, UNCOND, ASIDE, BESIDE = "cond", "uncond", "aside", "beside"  # whose arguments a call's are
-EXCHANGED = "(exchanged under way)"
-EMBEDDINGS = "the prompt's embeddings were exchanged under way"
 
 
 class Custody:
     """Follows one call. `notice` is told each break; `lost`: a step came from something that nobody watched."""
 
-    def __init__(self, pipe: Any, notice: Callable[[str], None]) -> None:
+    def __init__(self, pipe: Any, notice: Callable[[Reason], None]) -> None:
         self.pipe, self.family, self.notice = pipe, family_of(pipe), notice
         self.scheduler, self.denoiser = pipe.scheduler, getattr(pipe, self.family.denoiser)
         self.steps, self.lost = 0, False
@@ -46,7 +45,7 @@ class Custody:
         self._memory: dict[str, Tensor] | None = None
         self._is_decoded = False
         if not _is_own_step(self.scheduler):
-            self.notice(f"{type(self.scheduler).__name__}.step was replaced, so nobody knows what it draws")
+            self.notice(Reason("step_replaced", detail=type(self.scheduler).__name__))
 
     @contextmanager
     def kept(self, is_ours: Callable[[], bool]) -> Iterator[None]:
@@ -74,7 +73,7 @@ class Custody:
             return
         self._calls += whose != ASIDE
         if self._state_now() != self._state or self.scheduler.step is not self._step:
-            self._lose("the denoiser or the scheduler was exchanged under way")
+            self._lose("parts_exchanged")
         sample = named[self.family.sample]
         latents = sample if self.family.packed else sample[:, : self.pipe.vae.config.latent_channels]
         source: Tensor | None = latents
@@ -92,12 +91,12 @@ class Custody:
     def ran(self, named: dict[str, Any]) -> None:
         """The denoiser ran with these."""
         if any(named[name] is not tensor for name, tensor in self._handed.items()):
-            self._lose("the denoiser's arguments were exchanged on their way")
+            self._lose("arguments_exchanged")
         self._handed = {}
 
     def missed(self) -> None:
         """The denoiser is called again, and the scheduler's step wasn't seen."""
-        self._lose("the scheduler's step wasn't seen: it was exchanged under way")
+        self._lose("step_missed")
 
     def ended(self, pictures: Any, output_type: str) -> None:
         """The call returned these pictures, or latents."""
@@ -105,15 +104,15 @@ class Custody:
             if isinstance(pictures, Tensor) and self._latents is not None and not self._is_at(pictures, [_as_is]):
                 self._exchanged()
         elif not self._is_decoded:
-            self._lose("the picture wasn't decoded by the pipeline's autoencoder: it was exchanged under way")
+            self._lose("not_decoded")
         if self._calls:
             self.missed()
 
     def _stepping(self, args: tuple, kwargs: dict) -> None:
         if not self._calls:
-            self._lose(f"the denoiser wasn't seen to run after step {self.steps} {EXCHANGED}")
+            self._lose("denoiser_missed", self._last_step())
         if self._memory is not None and not _all_same(dict(_tensors(vars(self.scheduler))), self._memory):
-            self.notice("what the scheduler remembers of earlier steps was exchanged under way")
+            self.notice(Reason("scheduler_memory"))
         self._goes_on(kwargs["sample"] if "sample" in kwargs else args[2])
 
     def _stepped(self, args: tuple, kwargs: dict, output: Any) -> None:
@@ -206,7 +205,7 @@ class Custody:
         for name, tensor in now.items():
             if name not in first or not _same(tensor, first[name][-len(tensor) :] if tensor.ndim else first[name]):
                 is_text = name in (self.family.embeds, self.family.pooled)
-                self.notice(EMBEDDINGS if is_text else f"the denoiser's {name} changed under way")
+                self.notice(Reason("embeddings_exchanged") if is_text else Reason("argument_changed", detail=name))
 
     def _state_now(self) -> tuple:
         """What runs when the pipeline calls its denoiser and its scheduler."""
@@ -216,12 +215,15 @@ class Custody:
         return id(self.pipe.scheduler), id(denoiser), *map(id, own), hooks
 
     def _exchanged(self) -> None:
-        where = f" after step {self.steps}" if self.steps else ""
-        self.notice(f"something other than the scheduler changed the latents{where} {EXCHANGED}")
+        self.notice(Reason("latents_changed", step=self._last_step()))
 
-    def _lose(self, what: str) -> None:
+    def _lose(self, kind: ReasonKind, step: int | None = None) -> None:
         self.lost = True
-        self.notice(what)
+        self.notice(Reason(kind, step=step))
+
+    def _last_step(self) -> int | None:
+        """The step that the scheduler took last, from 0; None before the first."""
+        return self.steps - 1 if self.steps else None
 
 
 def _only(is_ours: Callable[[], bool], tell: Callable[..., None]) -> Callable[..., None]:

@@ -14,26 +14,26 @@ from torch import Tensor, nn
 
 from shield.model.families import family_of
 from shield.model.prediction import prediction_type, unreadable
+from shield.reasons import Reason
 
 PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image", "negative_ip_adapter_image")
-EMBEDDED = "the prompt came as embeddings, which can't be read"
 TEXTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
 ELSEWHERE = frozenset({"self", "generator", "latents", "timesteps", "sigmas"})  # numbers, or looked at elsewhere
 WHOLE = 0.9  # of the most noise there is: what counts as a start from noise
 
 
-def given(request: Mapping[str, Any], has_gallery: bool) -> list[str]:
-    """A sentence for each kind of thing that came in and that nobody looks at."""
+def given(request: Mapping[str, Any], has_gallery: bool) -> list[Reason]:
+    """A reason for each kind of thing that came in and that nobody looks at."""
     held = [name for name, value in _named(request) if name not in ELSEWHERE and _holds_data(value)]
     embeds = [name for name in held if name.endswith("_embeds") and "image" not in name]
     pictures = [name for name in held if name in PICTURES]
     others = [name for name in held if name not in (*embeds, *pictures)]
-    told = [EMBEDDED] if request.get("prompt") is None and embeds else []
+    told = [Reason("prompt_embeddings")] if request.get("prompt") is None and embeds else []
     beside = [name for name in embeds if not told or name.startswith("negative_")]
-    told += [f"embeddings were given ({', '.join(beside)}), which can't be read"] if beside else []
+    told += [Reason("embeddings", detail=", ".join(beside))] if beside else []
     if pictures and not has_gallery:
-        told.append(f"there is no gallery to compare what was given with ({', '.join(pictures)})")
-    return told + [f"a picture came in as numbers ({name}), which can't be compared" for name in others]
+        told.append(Reason("no_gallery", detail=", ".join(pictures)))
+    return told + [Reason("numbers", detail=name) for name in others]
 
 
 def starts_low(request: Mapping[str, Any], scheduler: Any) -> bool:
@@ -46,29 +46,25 @@ def starts_low(request: Mapping[str, Any], scheduler: Any) -> bool:
     return sigmas is not None and max(float(s) for s in sigmas) < WHOLE * _most(scheduler)
 
 
-def learned_words(pipe: Any, request: Mapping[str, Any]) -> dict[int, str]:
-    """Row of the prompts -> a sentence with the words in its texts that a tokenizer of this pipeline was taught."""
+def learned_words(pipe: Any, request: Mapping[str, Any]) -> dict[int, Reason]:
+    """Row of the prompts -> a reason with the words in its texts that a tokenizer of this pipeline was taught."""
     tokenizers = [taught for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if (taught := _taught(pipe, name))]
     if not tokenizers:
         return {}
     prompt = request.get("prompt")
     rows = range(len(prompt) if isinstance(prompt, list | tuple) else 1)
     words = {row: _words(_texts(request, row), tokenizers) for row in rows}
-    return {
-        row: f"the prompt has learned words ({', '.join(found)}), whose meaning can't be read"
-        for row, found in words.items()
-        if found
-    }
+    return {row: Reason("learned_words", detail=", ".join(found)) for row, found in words.items() if found}
 
 
-def foreign_processors(pipe: Any) -> list[str]:
-    """A sentence for each class of attention processor that isn't one of diffusers' own."""
+def foreign_processors(pipe: Any) -> list[Reason]:
+    """A reason for each class of attention processor that isn't one of diffusers' own."""
     family = family_of(pipe)
     parts = [getattr(pipe, name, None) for name in (family.denoiser, family.companion or "")]
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     classes = {type(processor) for m in modules if (processor := getattr(m, "processor", None)) is not None}
     names = sorted(c.__qualname__ for c in classes if c.__module__.split(".")[0] != "diffusers")
-    return [f"attention runs through {name}, which isn't one of diffusers' own processors" for name in names]
+    return [Reason("foreign_processor", detail=name) for name in names]
 
 
 def _named(request: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ gallery knows is dealt with like a finished copy (`on_copy`); what nobody could 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from shield.hooks.ways_in import PICTURES, foreign_processors, given, learned_wo
 from shield.protected.gallery import Gallery
 from shield.protected.pictures import UNREADABLE, open_image
 from shield.protected.turns import nearest_turned
+from shield.reasons import Reason
 
 # As the denoiser is given them (shield/hooks/custody.py).
 OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})
@@ -35,9 +36,9 @@ class Unseen:
     `words`: by the prompt's place, what is said about its learned words; `each`: how many images a prompt has.
     """
 
-    blind: list[str] = field(default_factory=list)
-    copies: list[str] = field(default_factory=list)
-    words: dict[int, str] = field(default_factory=dict)
+    blind: list[Reason] = field(default_factory=list)
+    copies: list[Reason] = field(default_factory=list)
+    words: dict[int, Reason] = field(default_factory=dict)
     each: int = 1
 
     @classmethod
@@ -47,7 +48,7 @@ class Unseen:
         noticed.blind += foreign_processors(pipe)
         noticed.words = learned_words(pipe, request)
         if (request.get("denoising_end") or 1.0) < 1.0:
-            noticed.blind.append("the picture leaves before it is finished (denoising_end)")
+            noticed.blind.append(Reason("unfinished"))
         if request.get("latents") is not None:
             noticed.blind += _told_of_latents(request, pipe.scheduler)
         if gallery:
@@ -61,14 +62,15 @@ class Unseen:
                     look = gallery.nearest if "mask" in name else partial(nearest_turned, gallery)
                     found = [look(reading) for reading in _readings(picture)]
                 except (ShieldError, *UNREADABLE):
-                    self.notice(f"given picture {number} ({name}) can't be compared with the gallery")
+                    self.notice(Reason("incomparable", detail=f"{number} ({name})"))
                     continue
                 copied = next((nearest for nearest in found if nearest is not None and nearest.copied), None)
                 if copied is not None:
-                    score = f"{copied.metric} {copied.score:.3f}"
-                    self.copies.append(f"given picture {number} ({name}) copies {copied.work} ({score})")
+                    where = f"{number} ({name})"
+                    found_copy = Reason("given_copy", copied.metric, copied.score, work=copied.work, detail=where)
+                    self.copies.append(found_copy)
 
-    def about(self, row: int) -> tuple[str, ...]:
+    def about(self, row: int) -> tuple[Reason, ...]:
         """What couldn't be judged about one image."""
         words = self.words.get(row // self.each)
         return (*self.blind, *([] if words is None else [words]))
@@ -91,14 +93,14 @@ class Unseen:
             after = _apart(callback)(pipe, step, timestep, tensors)
             for name in {**before, **after}:
                 if name not in OBSERVED and _changed(before.get(name), after.get(name)):
-                    self.notice(f"a callback changed the {name} after step {step + 1}")
+                    self.notice(Reason("callback", step=step, detail=name))
             return after
 
         return call
 
-    def notice(self, what: str) -> None:
-        """Tells something about every image, once however often it happens."""
-        if not any(told.split(" after step")[0] == what.split(" after step")[0] for told in self.blind):
+    def notice(self, what: Reason) -> None:
+        """Tells something about every image, once at however many steps it happens."""
+        if replace(what, step=None) not in [replace(told, step=None) for told in self.blind]:
             self.blind.append(what)
 
 
@@ -116,12 +118,11 @@ def is_noise(latents: Tensor) -> bool:
     return all(bool((value.abs() <= allowed).all()) for value in statistics)
 
 
-def _told_of_latents(request: Mapping[str, Any], scheduler: Any) -> list[str]:
+def _told_of_latents(request: Mapping[str, Any], scheduler: Any) -> list[Reason]:
     latents = request["latents"]
     if not isinstance(latents, Tensor) or not is_noise(latents):
-        return ["the latents to start from aren't plain noise"]
-    low = starts_low(request, scheduler)
-    return ["the latents were given for a start under less than all the noise, where they show through"] if low else []
+        return [Reason("not_noise")]
+    return [Reason("latents_show")] if starts_low(request, scheduler) else []
 
 
 def _apart(callback: Callable[..., Any]) -> Callable[..., Any]:

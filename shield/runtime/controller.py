@@ -23,6 +23,7 @@ from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
 from shield.protected.gallery import Gallery
+from shield.reasons import Reason
 from shield.rewriters.attribution import word_weights
 from shield.runtime.likeness import Likeness
 from shield.runtime.policy import Policy, decided
@@ -30,9 +31,6 @@ from shield.runtime.preview_checks import Check, Look, Watch
 from shield.runtime.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight
-
-UNASKED = "the prompt is empty, so no prediction without it is left to compare with"
-UNSEEN = "what null_prompt draws was compared with nothing: there is no gallery"
 
 
 @dataclass
@@ -44,10 +42,10 @@ class Watched:
     row: int
     prompt: str | None
     mentions: Sequence[Mention] = ()
-    earlier: tuple[str, ...] = ()
+    earlier: tuple[Reason, ...] = ()
     scores: list[Score] = field(default_factory=list)
     action: str = "pass"
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     scored: bool = True
     tried: int = 0
     spent: int = 0
@@ -160,7 +158,7 @@ class Watcher:
                 image.scored &= not silent
                 if image.action == "mitigate" and (lost or image.mitigation is None):
                     image.action = "block"
-                    image.reasons += ("nothing could be done about it: the steps that draw it weren't seen",)
+                    image.reasons += (Reason("unsteered"),)
 
     def _silent(self, image: Watched) -> list[str]:
         """The detectors and checks that never said anything about an image, which then have a score of no number."""
@@ -271,8 +269,14 @@ class Watcher:
     def _decide(self, image: Watched) -> None:
         decision = decided(image.scores, image.mentions, self.policy, image.earlier)
         image.action, image.scored = decision.action, decision.scored
-        told = [self.plan.unreadable, UNASKED if image.row in self.unasked else None]
-        image.reasons = (*decision.reasons, *(why for why in told if why and not decision.scored))
+        image.reasons = decision.reasons if decision.scored else (*decision.reasons, *self._unscorable(image))
+
+    def _unscorable(self, image: Watched) -> Iterator[Reason]:
+        """Why no detector can judge an image, where that is known."""
+        if self.plan.unreadable is not None:
+            yield Reason("unreadable", detail=self.plan.unreadable)
+        if image.row in self.unasked:
+            yield Reason("empty_prompt")
 
     def _steered(self, forward: Forward, image: Watched) -> dict[int, Tensor]:
         """Does what was decided; the row with its new prediction, or nothing."""
@@ -337,7 +341,7 @@ class Watcher:
                     return prediction
         self.moves.pop(image.row, None)
         image.mitigation, image.rewritten, image.action = None, None, "block"
-        image.reasons += ("no mitigation passed the detectors",)
+        image.reasons += (Reason("exhausted"),)
         return self._emptied(forward, image)
 
     def _proposals(self, forward: Forward, image: Watched) -> Iterator[str]:
@@ -395,7 +399,7 @@ class Watcher:
             return None
         if blind and not self.plan.gallery:
             image.scored = False
-            image.reasons += (UNSEEN,)
+            image.reasons += (Reason("unchecked", detail=NullPrompt.name),)
         return prediction
 
     def _passes(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:

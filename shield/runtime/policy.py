@@ -7,6 +7,7 @@ from shield.detectors import StructureGap
 from shield.errors import BadRequestError
 from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
+from shield.reasons import Reason
 from shield.rewriters import ClauseDrop, ConceptSubstitution
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
@@ -93,19 +94,20 @@ class Decision:
     """`action` is pass, mitigate, block or report; `scored` False when an image couldn't be judged."""
 
     action: str
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     scored: bool = True
 
 
 def decided(
-    scores: Sequence[Score], mentions: Sequence[Mention], policy: Policy, earlier: Sequence[str] = ()
+    scores: Sequence[Score], mentions: Sequence[Mention], policy: Policy, earlier: Sequence[Reason] = ()
 ) -> Decision:
     """What to do with one image. A flag outweighs a missing judgement, and both outweigh a pass. `earlier`: what
     another attempt at this image was flagged for.
     """
+    # What makes a verdict `flagged` begins here; what a finished or given picture copies is seen later, by the wrapper.
     flags = [*earlier, *(_flag(score) for score in scores if score.flagged)]
-    flags += [f"the prompt mentions {m.concept} ({_how(m)})" for m in mentions]
-    unscored = [f"{s.detector} couldn't judge" for s in scores if s.flagged is None]
+    flags += [Reason("concept", work=m.concept, value=m.similarity, detail=m.how) for m in mentions]
+    unscored = [Reason("unscored", s.detector) for s in scores if s.flagged is None]
     if flags:
         return Decision(policy.on_flag, tuple(flags + unscored), not unscored)
     if unscored:
@@ -113,10 +115,5 @@ def decided(
     return Decision("pass")
 
 
-def _flag(score: Score) -> str:
-    of = "" if score.nearest is None else f" of {score.nearest} at step {score.step + 1}"
-    return f"{score.detector}{of} {score.value:.4g} is above {score.threshold:.4g}"
-
-
-def _how(mention: Mention) -> str:
-    return mention.how if mention.similarity is None else f"{mention.how}, {mention.similarity:.3f}"
+def _flag(score: Score) -> Reason:
+    return Reason("above_threshold", score.detector, score.value, score.threshold, score.step, score.nearest)

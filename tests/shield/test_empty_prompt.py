@@ -9,6 +9,7 @@ from PIL import Image
 from shield import Gallery, Shield
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import says_nothing
+from shield.reasons import Reason
 from shield.runtime.policy import Policy, preset
 from tests.shield.calls import options, thresholds
 from tests.tiny import tiny_sd
@@ -29,7 +30,7 @@ def test_an_empty_prompt_is_blocked_where_others_pass(pipe, policy, prompt):
     result = Shield(pipe, policy, thresholds=thresholds(pipe, 1e9))(["the cat", prompt, "a dog"], **options(3))
     assert [v.status for v in result.verdicts] == ["passed", "blocked", "passed"]
     assert [v.scored for v in result.verdicts] == [True, False, True]
-    assert result.verdicts[1].scores[0].flagged is None and "the prompt is empty" in result.verdicts[1].reasons[-1]
+    assert result.verdicts[1].scores[0].flagged is None and result.verdicts[1].reasons[-1].kind == "empty_prompt"
     assert (result.images[1] == 0.5).all()
     assert np.array_equal(result.images[::2], pipe(["the cat", prompt, "a dog"], **options(3)).images[::2])
 
@@ -48,7 +49,7 @@ def test_a_picture_by_null_prompt_is_judged_by_a_gallery_or_not_at_all(pipe):
     balanced, strict = Policy(mitigations=NULL, retries=0), replace(preset("strict"), mitigations=NULL)
     bare = Shield(pipe, balanced, thresholds=flagging)("the cat", **options(1))
     assert (bare.verdicts[0].status, bare.verdicts[0].scored) == ("mitigated", False)
-    assert "compared with nothing" in bare.verdicts[0].reasons[-1]
+    assert bare.verdicts[0].reasons[-1] == Reason("unchecked", detail="null_prompt")
     closed = Shield(pipe, strict, thresholds=flagging)("the cat", **options(1))
     assert closed.verdicts[0].status == "blocked" and (closed.images == 0.5).all()
     for protected, status in (

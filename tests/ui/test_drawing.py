@@ -37,7 +37,7 @@ def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
     assert [(frame.side, frame.step) for frame in frames] == [
         (side, n) for side in (SHIELDED, UNSHIELDED) for n in (1, 2, 3)
     ]
-    assert drawing.same and not drawing.flagged and [word.text for word in drawing.words] == ["the", "cat"]
+    assert drawing.same and not drawing.verdict.flagged and [word.text for word in drawing.words] == ["the", "cat"]
     bare = generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0]
     assert drawing.unshielded.tobytes() == bare.tobytes()
     assert len(drawing.curve) == 3 and all(score > 0 for score in drawing.curve)
@@ -51,7 +51,7 @@ def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
 def test_a_protected_concept_changes_one_side_only(pipe) -> None:
     asked = replace(ASKED, policy="balanced")
     drawing = drawn(pipe, asked, None, CAT, None, lambda told: None, thresholds=[threshold(pipe, 1e3)])
-    assert drawing.flagged and drawing.verdict.status == "mitigated" and not drawing.same
+    assert drawing.verdict.flagged and drawing.verdict.status == "mitigated" and not drawing.same
     assert drawing.verdict.rewritten_prompt == "a dog"
     bare = generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0]
     assert drawing.unshielded.tobytes() == bare.tobytes()
@@ -60,7 +60,7 @@ def test_a_protected_concept_changes_one_side_only(pipe) -> None:
 
 def test_words_weights_are_shares(pipe) -> None:
     drawing = drawn(pipe, ASKED, None, None, None, lambda told: None, thresholds=[threshold(pipe, 0.0)])
-    assert drawing.flagged and [word.text for word in drawing.words] == ["the", "cat"]
+    assert drawing.verdict.flagged and [word.text for word in drawing.words] == ["the", "cat"]
     assert sum(word.weight for word in drawing.words) == pytest.approx(1.0)
 
 
@@ -68,7 +68,7 @@ def test_a_copy_of_a_protected_picture_is_flagged(pipe) -> None:
     gallery = Gallery()
     gallery.add([("mine", generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0])])
     drawing = drawn(pipe, ASKED, gallery, None, None, lambda told: None)
-    assert drawing.verdict.nearest.work == "mine" and drawing.verdict.nearest.copied and drawing.flagged
+    assert drawing.verdict.nearest.work == "mine" and drawing.verdict.nearest.copied and drawing.verdict.flagged
     assert drawing.recalled.work == "mine" and drawing.recalled.copied
     assert json.dumps(drawing.about(), allow_nan=False)
 

@@ -3,10 +3,14 @@
 import pytest
 
 from shield.detectors import StructureGap
+from shield.reasons import Reason
 from shield.runtime.policy import decided, preset
 from shield.runtime.preview_checks import GalleryPreview
 from shield.types import Mention, Score, Verdict
 from ui.wording import MEANS, sentence
+
+BOLTO = Reason("concept", work="Bolto", detail="leetspeak")
+COPY = Reason("copy", "pdq", 1.0, work="x")
 
 
 def verdict(status: str = "passed", **more) -> Verdict:
@@ -14,36 +18,40 @@ def verdict(status: str = "passed", **more) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    "given, flagged, says",
+    "given, says",
     [
-        (verdict(), False, "Passed: nothing was flagged, so the shield changed nothing."),
-        (verdict("blocked", reasons=("a",)), True, "Blocked, and a gray picture handed out instead: a."),
+        (verdict(), "Passed: nothing was flagged, so the shield changed nothing."),
         (
-            verdict("mitigated", reasons=("a", "b", "a"), rewritten_prompt="a dog"),
-            True,
-            "Flagged and drawn as “a dog” instead: a; b.",
-        ),
-        (verdict("mitigated", reasons=("a",)), True, "Flagged and steered elsewhere: a."),
-        (
-            verdict("mitigated", reasons=("the picture copies x (pdq 1)",)),
-            True,
-            "Flagged and steered elsewhere: a first attempt copied x (pdq 1).",
+            verdict("blocked", reasons=(BOLTO,)),
+            "Blocked, and a gray picture handed out instead: the prompt mentions Bolto (leetspeak).",
         ),
         (
-            verdict("blocked", reasons=("the picture copies x (pdq 1)",)),
-            True,
-            "Blocked, and a gray picture handed out instead: the picture copies x (pdq 1).",
+            verdict("mitigated", reasons=(BOLTO, Reason("exhausted"), BOLTO), rewritten_prompt="a dog"),
+            "Flagged and drawn as “a dog” instead: the prompt mentions Bolto (leetspeak); nothing that was tried led "
+            "away from it.",
         ),
-        (verdict(reasons=("a",)), True, "Flagged, and handed out all the same because this policy only watches: a."),
         (
-            verdict(reasons=("x couldn't judge",), scored=False),
-            False,
+            verdict("mitigated", reasons=(BOLTO,)),
+            "Flagged and steered elsewhere: the prompt mentions Bolto (leetspeak).",
+        ),
+        (verdict("mitigated", reasons=(COPY,)), "Flagged and steered elsewhere: a first attempt copied x (pdq 1.000)."),
+        (
+            verdict("blocked", reasons=(COPY,)),
+            "Blocked, and a gray picture handed out instead: the picture copies x (pdq 1.000).",
+        ),
+        (
+            verdict(reasons=(BOLTO,)),
+            "Flagged, and handed out all the same because this policy only watches: the prompt mentions Bolto "
+            "(leetspeak).",
+        ),
+        (
+            verdict(reasons=(Reason("unscored", "x"),), scored=False),
             "Handed out without a judgement: x couldn't judge.",
         ),
     ],
 )
-def test_the_verdict_is_one_plain_sentence(given: Verdict, flagged: bool, says: str) -> None:
-    assert sentence(given, flagged) == says
+def test_the_verdict_is_one_plain_sentence(given: Verdict, says: str) -> None:
+    assert sentence(given) == says
 
 
 def test_what_a_policy_says_comes_out_without_its_names() -> None:
@@ -53,7 +61,7 @@ def test_what_a_policy_says_comes_out_without_its_names() -> None:
         Score(GalleryPreview.name, 0.91234, 0.9, 4, "the orchard (7)"),
     ]
     mentions = [Mention("Bolto", "bolto", 0, 5, "misspelled", "a robot")]
-    said = sentence(verdict("mitigated", reasons=decided(scores, mentions, preset("balanced")).reasons), True)
+    said = sentence(verdict("mitigated", reasons=decided(scores, mentions, preset("balanced")).reasons))
     assert said == (
         "Flagged and steered elsewhere: the prompt calls up one certain picture, as memorized ones do (score 0.688, "
         "threshold 0.577); on the way it came to look like the orchard (7) (score 0.912, threshold 0.9); the prompt "

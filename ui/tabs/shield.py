@@ -194,9 +194,9 @@ def _address(picture: Image.Image | None) -> str | None:
 def _shown(page: Page, drawing: Drawing) -> tuple[str, str, str]:
     """The finished pictures, the verdict in a sentence, and everything behind it."""
     verdict = drawing.verdict
-    kind = "flagged" if drawing.flagged and verdict.status == "passed" else verdict.status
-    line = render.status(wording.sentence(verdict, drawing.flagged), kind=kind)
-    veil = "box" if drawing.flagged else ""
+    kind = "flagged" if verdict.flagged and verdict.status == "passed" else verdict.status
+    line = render.status(wording.sentence(verdict), kind=kind)
+    veil = "box" if verdict.flagged else ""
     equal = " (the same, to the bit)" if drawing.same else ""
     figures = [
         (
@@ -264,7 +264,7 @@ def _api(page: Page) -> None:
             drawing = page.draw(asked, lambda told: None)
         except ShieldError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        about = {**drawing.about(), "sentence": wording.sentence(drawing.verdict, drawing.flagged)}
+        about = {**drawing.about(), "sentence": wording.sentence(drawing.verdict)}
         return drawing.shielded, about
 
     steps, scale = _usual(page.models.names[0])

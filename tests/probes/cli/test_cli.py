@@ -17,7 +17,7 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.testbed.sampling import usual_sampling, verb_sampling
 from probes.verbs.calibrate import calibrate_detectors
-from probes.verbs.generate import Request, side_by_side, was_flagged
+from probes.verbs.generate import Request, side_by_side
 from shield.errors import BadRequestError
 from tests.probes.tiny_testbed import tiny_testbed
 from tests.tiny import tiny_sd
@@ -389,9 +389,3 @@ def test_audit_ends_by_naming_its_report_and_resumes(testbed: Path, tmp_path: Pa
     again = call(*arguments, "--resume", "--fail-on-flag", "--json", DIFFSHIELD_WEIGHTS=testbed)
     assert again.exit_code == 0 and json.loads(again.stdout)["summary"]["rows"]
     assert (tmp_path / "run/records.jsonl").read_bytes() == records, "a finished run has nothing left to do"
-
-
-def test_what_counts_as_flagged() -> None:
-    passed = {"status": "passed", "scores": [{"flagged": False}, {"flagged": None}]}
-    assert not was_flagged(passed) and was_flagged({**passed, "status": "blocked"})
-    assert was_flagged({**passed, "scores": [{"flagged": True}]})

@@ -42,7 +42,7 @@ def test_a_copy_is_drawn_again_with_a_mitigation_from_the_first_step(pipe, outpu
     verdict = result.verdicts[3]
     assert [v.status for v in result.verdicts] == ["passed"] * 3 + ["mitigated"]
     assert (verdict.mitigation, verdict.extra_calls) == ("null_prompt", STEPS)
-    assert "copies work-1" in verdict.reasons[0] and not verdict.nearest.copied
+    assert (verdict.reasons[0].kind, verdict.reasons[0].work) == ("copy", "work-1") and not verdict.nearest.copied
     assert [s.detector for s in verdict.scores] == ["structure_gap"] * 2
     assert [v.extra_calls for v in result.verdicts[:3]] == [0] * 3
 
@@ -84,7 +84,7 @@ def test_the_second_run_starts_with_the_next_mitigation(pipe):
     verdict = result.verdicts[3]
     assert verdict.extra_calls == once.verdicts[3].extra_calls + STEPS
     assert verdict.mitigation == "null_prompt" or verdict.nearest.copied
-    assert "copies work-1" in verdict.reasons[1]
+    assert (verdict.reasons[1].kind, verdict.reasons[1].work) == ("copy", "work-1")
     assert equal(once.images[:3], result.images[:3]) == [True] * 3
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from shield import Gallery, Shield
 from shield.protected.concepts import Concept, Concepts
+from shield.reasons import Reason
 from shield.runtime.blind_spots import Unseen, is_noise
 from shield.runtime.policy import preset
 from tests.shield.calls import noises, options, thresholds
@@ -44,11 +45,11 @@ def assert_closed_in_strict_and_shown_in_balanced(pipe, call, why, bare_call=Non
     """`call` and `bare_call` make the arguments afresh; the picture is the bare pipeline's, to the bit, or gray."""
     _, strict = verdicts(pipe, call(), "strict", **more)
     for verdict in strict.verdicts:
-        assert (verdict.status, verdict.scored) == ("blocked", False) and any(why in r for r in verdict.reasons)
+        assert (verdict.status, verdict.scored) == ("blocked", False) and why in verdict.reasons
     assert (strict.images == 0.5).all()
     _, shown = verdicts(pipe, call(), "balanced", **more)
     for verdict in shown.verdicts:
-        assert (verdict.status, verdict.scored) == ("passed", False) and any(why in r for r in verdict.reasons)
+        assert (verdict.status, verdict.scored) == ("passed", False) and why in verdict.reasons
     assert np.array_equal(shown.images, pipe(**(bare_call or call)()).images)
 
 
@@ -58,7 +59,7 @@ def test_a_prompt_that_came_as_embeddings(pipe, screen):
     with torch.no_grad():
         embeds = pipe.encode_prompt(["bolto"], "cpu", 1, False)[0]
     assert_closed_in_strict_and_shown_in_balanced(
-        pipe, lambda: options(1, prompt_embeds=embeds), "embeddings", screen=screen
+        pipe, lambda: options(1, prompt_embeds=embeds), Reason("prompt_embeddings"), screen=screen
     )
 
 
@@ -71,7 +72,7 @@ def test_a_callback_that_exchanges_the_prompt_after_the_first_step(pipe):
 
     call = {"prompt": "the cat", "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
     assert_closed_in_strict_and_shown_in_balanced(
-        pipe, lambda: {**call, **options(1, callback_on_step_end=swap)}, "exchanged under way"
+        pipe, lambda: {**call, **options(1, callback_on_step_end=swap)}, Reason("embeddings_exchanged")
     )
 
 
@@ -81,7 +82,9 @@ def test_a_callback_that_changes_latents(pipe, in_place):
         return {"latents": tensors["latents"].mul_(1.5) if in_place else tensors["latents"] * 1.5}
 
     assert_closed_in_strict_and_shown_in_balanced(
-        pipe, lambda: {"prompt": "the cat", **options(1, callback_on_step_end=change)}, "after step 1"
+        pipe,
+        lambda: {"prompt": "the cat", **options(1, callback_on_step_end=change)},
+        Reason("latents_changed", step=0),
     )
 
 
@@ -91,7 +94,9 @@ def test_the_old_kind_of_callback(pipe):
         latents.mul_(1.5)
 
     assert_closed_in_strict_and_shown_in_balanced(
-        pipe, lambda: {"prompt": "the cat", **options(1, callback=change, callback_steps=1)}, "changed the latents"
+        pipe,
+        lambda: {"prompt": "the cat", **options(1, callback=change, callback_steps=1)},
+        Reason("latents_changed", step=0),
     )
 
 
@@ -109,7 +114,7 @@ def test_a_callback_that_only_looks_is_nothing_to_tell(pipe):
 def test_latents_that_hold_a_picture(pipe):
     start = noise(1, 4, 8, 8) + torch.linspace(-2, 2, 8)
     assert_closed_in_strict_and_shown_in_balanced(
-        pipe, lambda: {"prompt": "the cat", **options(latents=start)}, "aren't plain noise"
+        pipe, lambda: {"prompt": "the cat", **options(latents=start)}, Reason("not_noise")
     )
     _, output = verdicts(pipe, {"prompt": "the cat", **options(latents=noise(1, 4, 8, 8))}, "strict")
     assert output.verdicts[0].status == "passed"
@@ -134,7 +139,8 @@ def test_a_given_picture_that_is_protected(form):
     for policy, status in (("strict", "blocked"), ("balanced", "blocked"), ("monitor", "passed")):
         output = Shield(pipe, policy, gallery, thresholds=made)(**call(arrays(protected)[form]))
         assert output.verdicts[0].status == status
-        assert any("given picture 1 (image) copies work-1" in r for r in output.verdicts[0].reasons)
+        (told,) = [r for r in output.verdicts[0].reasons if r.kind == "given_copy"]
+        assert (told.work, told.detail) == ("work-1", "1 (image)") and output.verdicts[0].flagged
     output = Shield(pipe, "strict", gallery, thresholds=made)(**call(arrays(tiny_picture())[form]))
     assert output.verdicts[0].status == "passed" and output.verdicts[0].reasons == ()
 
@@ -146,7 +152,9 @@ def test_a_given_picture_that_cannot_be_looked_at():
     made = thresholds(pipe, 1e9, more={"image": tiny_picture(), "strength": 0.8})
     call = {"prompt": "the cat", **options(1), "image": noise(1, 4, 8, 8), "strength": 0.8}
     output = Shield(pipe, "strict", gallery, thresholds=made)(**call)
-    assert output.verdicts[0].status == "blocked" and "can't be compared" in output.verdicts[0].reasons[-1]
+    assert output.verdicts[0].status == "blocked" and output.verdicts[0].reasons[-1] == Reason(
+        "incomparable", detail="1 (image)"
+    )
 
 
 def test_the_second_encoders_prompt_is_screened_too():
@@ -166,7 +174,7 @@ def test_an_unfinished_picture():
     pipe = tiny_sdxl()
     shield = Shield(pipe, preset("strict"), thresholds=thresholds(pipe, 1e9))
     output = shield("the cat", **options(1, output_type="latent", denoising_end=0.5))
-    assert output.verdicts[0].status == "blocked" and "before it is finished" in output.verdicts[0].reasons[0]
+    assert output.verdicts[0].status == "blocked" and output.verdicts[0].reasons[0].kind == "unfinished"
     assert not output.images.any()
 
 

@@ -19,6 +19,7 @@ from shield.hooks.preview import clean_latents, preview_of
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.meaning import Meaning, Space, calibrated_limit
+from shield.reasons import Reason
 from shield.runtime.policy import Policy, preset
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, STEPS, options, state, thresholds
@@ -85,7 +86,7 @@ def test_a_hit_is_mitigated_for_its_row_alone_and_said(pipe):
     verdict = result.verdicts[3]
     assert [v.status for v in result.verdicts] == ["passed"] * 3 + ["mitigated"]
     assert verdict.mitigation == "null_prompt" and 0 < verdict.extra_calls <= Policy().extra_calls
-    assert "gallery_preview of work-1 at step 1 1 is above 0.976" in verdict.reasons[0]
+    assert str(verdict.reasons[0]) == "gallery_preview of work-1 at step 1 1 is above 0.976"
     assert np.allclose(result.images[3], pipe([""] * 4, **options(4)).images[3], atol=1e-4)
 
 
@@ -109,7 +110,7 @@ def test_a_hit_follows_the_policy(pipe, on_flag, status):
     assert [v.status for v in result.verdicts] == ["passed"] * 3 + [status]
     bare = pipe(PROMPTS, **options(4)).images
     assert equal(bare, result.images) == ([True] * 4 if on_flag == "report" else OTHERS)
-    assert "at step 2" in result.verdicts[3].reasons[0]
+    assert result.verdicts[3].reasons[0].step == 1
 
 
 def test_what_is_flagged_late_is_drawn_again_from_the_first_step(pipe):
@@ -119,7 +120,7 @@ def test_what_is_flagged_late_is_drawn_again_from_the_first_step(pipe):
     noise = options(4)["generator"]
     shield = shielded(pipe, 0.5, step=1, retries=0)
     stopped = shield(PROMPTS, **{**options(4), "generator": noise})
-    assert stopped.verdicts[3].status == "blocked" and "no mitigation passed" in stopped.verdicts[3].reasons[-1]
+    assert stopped.verdicts[3].status == "blocked" and stopped.verdicts[3].reasons[-1].kind == "exhausted"
     again = options(4)["generator"]
     twice = shielded(pipe, 0.5, step=1, retries=5)(PROMPTS, **{**options(4), "generator": again})
     verdict = twice.verdicts[3]
@@ -138,7 +139,8 @@ def test_an_image_that_is_mitigated_already_gets_the_next_mitigation(pipe):
     assert [v.mitigation for v in result.verdicts[:3]] == ["opposite_guidance"] * 3
     reasons = result.verdicts[3].reasons
     assert result.verdicts[3].status == "blocked"
-    assert reasons[0].startswith("structure_gap") and "gallery_preview of work-1" in reasons[1]
+    assert reasons[0].detector == "structure_gap"
+    assert (reasons[1].detector, reasons[1].work) == ("gallery_preview", "work-1")
 
 
 @pytest.mark.parametrize("kind", ["linear", "decode"])
@@ -183,7 +185,7 @@ def test_without_a_threshold_the_command_is_named(pipe):
     blind = Shield(pipe, replace(preset("strict"), watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
     verdict = blind("a dog", **options(1)).verdicts[0]
     assert (verdict.status, verdict.scored) == ("blocked", False)
-    assert "gallery_preview couldn't judge" in verdict.reasons
+    assert Reason("unscored", "gallery_preview") in verdict.reasons
 
 
 @pytest.mark.parametrize("gallery", [None, Gallery()], ids=["none", "empty"])
