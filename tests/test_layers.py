@@ -27,7 +27,7 @@ ORDER = {
         wrapper
     """,
     "probes": """
-        errors paths
+        errors paths library
         runs
         types
         model
@@ -41,7 +41,7 @@ ORDER = {
         scan
         audit
         verbs
-        bench
+        bench api
         cli
     """,
 }

@@ -373,16 +373,13 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
-    from probes.audit.plan import TESTBED_LR
     from probes.audit.request import Asked
-    from probes.hardeners.training import FineTuning
-    from probes.inputs.truth import manifest_of
-    from probes.verbs.harden import HARDEN, hardening, lines_of
+    from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
-        lr = FineTuning.lr if manifest_of(model) is None else TESTBED_LR
+        lr = usual_lr(model)
     plan = replace(
         HARDEN,
         sampling=_sampling(model, steps, guidance),

@@ -36,6 +36,9 @@ from probes.runs.stage_log import Stages
 from probes.types import Subject, UnitMask
 from shield.errors import BadRequestError
 
+# Those of every localizer's options that aren't the sampling's, by default.
+OPTIONS = {"k": 0.05, "tau": 6, "normalize_tokens": True, "conditional_only": False, "unit": "weight"}
+
 AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask
 
 
@@ -65,13 +68,16 @@ def localize(
     device: str = "auto",
     resume: bool = False,
     show_progress: bool = True,
+    pipe: Any = None,
 ) -> Localized:
     """Locate into the run folder ``out``: mask.safetensors, density.svg, overlap.svg, summary.json.
 
     Also norms.safetensors of a subspace, or a record of each prompt's neurons. Without ``prompts`` the testbed's dev
     works are used, which nothing is judged by, or for the curvature, which is averaged over ordinary prompts, its dev
-    non-members and scenes. The model stays bit-equal. A random mask looks at no prompts. Raises
-    AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
+    non-members and scenes. The model stays bit-equal. A random mask looks at no prompts.
+    ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
+
+    Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
     WeightsError.
     """
     ordinary = prompts is None and isinstance(localizer, Curvature)
@@ -85,7 +91,7 @@ def localize(
         "options": {key: value for key, value in asdict(localizer).items() if key != "like"},
     }
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device), model)
+    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
     matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
     about: dict[str, Any] = {
         "kind": "localize",
