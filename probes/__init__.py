@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.errors import ProbeError
     from probes.runs.table import Table
     from probes.types import Judgement, UnitMask
+    from shield.version import __version__
 
 __all__ = [
     "Judgement",
@@ -27,6 +28,7 @@ __all__ = [
     "Results",
     "Table",
     "UnitMask",
+    "__version__",
     "attack",
     "audit",
     "harden",

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 HOMES = {
+    "__version__": "shield.version",
     "Judgement": "probes.types",
     "ProbeError": "probes.errors",
     "Results": "probes.api",

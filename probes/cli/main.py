@@ -96,9 +96,9 @@ Works = Annotated[
 @app.callback(invoke_without_command=True)
 def version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        from probes.runs.folder import versions
+        from shield.version import __version__
 
-        typer.echo(versions().get("diffusion-shield", "not installed: running from a source folder"))
+        typer.echo(__version__)
         raise typer.Exit()
 
 
