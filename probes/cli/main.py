@@ -18,6 +18,7 @@ import typer.core
 
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
+from probes.cli.methods import register as register_methods
 from probes.cli.models import models_app
 from probes.cli.options import (
     Column,
@@ -429,6 +430,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 
 
 register_calibrate(app)
+register_methods(app)
 
 
 def _generated(found: Mapping[str, Any]) -> str:
