@@ -14,23 +14,151 @@ from typing import TYPE_CHECKING, Any
 from shield.model.loading import load
 
 if TYPE_CHECKING:
-    from shield.protected.concepts import Concepts
+    from shield.detectors import (
+        DETECTORS,
+        Anisotropy,
+        AttentionEntropy,
+        BrightEnding,
+        NoiseGap,
+        Sharpness,
+        SsimGap,
+        Stability,
+        StructureGap,
+    )
+    from shield.errors import (
+        BadRequestError,
+        GalleryError,
+        MissingSignalError,
+        NotCalibratedError,
+        RegistryError,
+        ShieldError,
+        TraceError,
+        UnknownAttributeError,
+        UnsupportedPipelineError,
+        WeightsError,
+    )
+    from shield.mitigations import (
+        MITIGATIONS,
+        AttentionDamp,
+        AttractRepel,
+        EmbeddingDescent,
+        EmbeddingMix,
+        GalleryRepulsion,
+        InitialNoise,
+        NoiseMix,
+        NullPrompt,
+        OppositeGuidance,
+    )
+    from shield.protected.concepts import Concept, Concepts
     from shield.protected.gallery import Gallery
+    from shield.protected.meaning import Meaning
+    from shield.rewriters import REWRITERS, ClauseDrop, ConceptSubstitution, LanguageModel, TokenAttribution
     from shield.runtime.policy import Policy
-    from shield.types import Score, Trace, Verdict
+    from shield.thresholds import Threshold
+    from shield.types import Detector, Mention, Mitigation, Rewriter, Score, Trace, Verdict
+    from shield.version import __version__
     from shield.wrapper import Shield
 
-_HOMES = {
-    "Concepts": "shield.protected.concepts",
-    "Gallery": "shield.protected.gallery",
-    "Policy": "shield.runtime.policy",
-    "Score": "shield.types",
-    "Shield": "shield.wrapper",
-    "Trace": "shield.types",
-    "Verdict": "shield.types",
+_NAMES = {
+    "shield.detectors": (
+        "Anisotropy",
+        "AttentionEntropy",
+        "BrightEnding",
+        "DETECTORS",
+        "NoiseGap",
+        "Sharpness",
+        "SsimGap",
+        "Stability",
+        "StructureGap",
+    ),
+    "shield.mitigations": (
+        "AttentionDamp",
+        "AttractRepel",
+        "EmbeddingDescent",
+        "EmbeddingMix",
+        "GalleryRepulsion",
+        "InitialNoise",
+        "MITIGATIONS",
+        "NoiseMix",
+        "NullPrompt",
+        "OppositeGuidance",
+    ),
+    "shield.rewriters": ("ClauseDrop", "ConceptSubstitution", "LanguageModel", "REWRITERS", "TokenAttribution"),
+    "shield.errors": (
+        "BadRequestError",
+        "GalleryError",
+        "MissingSignalError",
+        "NotCalibratedError",
+        "RegistryError",
+        "ShieldError",
+        "TraceError",
+        "UnknownAttributeError",
+        "UnsupportedPipelineError",
+        "WeightsError",
+    ),
+    "shield.protected.concepts": ("Concept", "Concepts"),
+    "shield.protected.gallery": ("Gallery",),
+    "shield.protected.meaning": ("Meaning",),
+    "shield.runtime.policy": ("Policy",),
+    "shield.thresholds": ("Threshold",),
+    "shield.types": ("Detector", "Mention", "Mitigation", "Rewriter", "Score", "Trace", "Verdict"),
+    "shield.wrapper": ("Shield",),
+    "shield.version": ("__version__",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["Concepts", "Gallery", "Policy", "Score", "Shield", "Trace", "Verdict", "load"]
+__all__ = [
+    "Anisotropy",
+    "AttentionDamp",
+    "AttentionEntropy",
+    "AttractRepel",
+    "BadRequestError",
+    "BrightEnding",
+    "ClauseDrop",
+    "Concept",
+    "ConceptSubstitution",
+    "Concepts",
+    "DETECTORS",
+    "Detector",
+    "EmbeddingDescent",
+    "EmbeddingMix",
+    "Gallery",
+    "GalleryError",
+    "GalleryRepulsion",
+    "InitialNoise",
+    "LanguageModel",
+    "MITIGATIONS",
+    "Meaning",
+    "Mention",
+    "MissingSignalError",
+    "Mitigation",
+    "NoiseGap",
+    "NoiseMix",
+    "NotCalibratedError",
+    "NullPrompt",
+    "OppositeGuidance",
+    "Policy",
+    "REWRITERS",
+    "RegistryError",
+    "Rewriter",
+    "Score",
+    "Sharpness",
+    "Shield",
+    "ShieldError",
+    "SsimGap",
+    "Stability",
+    "StructureGap",
+    "Threshold",
+    "TokenAttribution",
+    "Trace",
+    "TraceError",
+    "UnknownAttributeError",
+    "UnsupportedPipelineError",
+    "Verdict",
+    "WeightsError",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ MAY_IMPORT = {"shield": {"shield"}, "probes": {"shield", "probes"}, "ui": {"shie
 # Bottom up. Those of one line know nothing of each other.
 ORDER = {
     "shield": """
-        errors
+        errors version method_table
         model_names
         thresholds reasons
         model
@@ -27,7 +27,7 @@ ORDER = {
         wrapper
     """,
     "probes": """
-        errors paths
+        errors paths library
         runs
         types
         model
@@ -41,7 +41,7 @@ ORDER = {
         scan
         audit
         verbs
-        bench
+        bench api
         cli
     """,
 }

@@ -58,6 +58,7 @@ def test_the_wheel_holds_every_module_and_template(wheel: zipfile.ZipFile) -> No
     ]
     assert [name for name in files if name not in shipped] == []
     assert "probes/report/report.html.jinja" in files
+    assert {f"{package}/py.typed" for package in ("shield", "probes", "ui")} <= shipped
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

@@ -11,3 +11,7 @@ for _name in ("shield", "probes"):
             f"ui needs the {_name} package of diffusion-shield, and found {_found and _found.origin}: "
             f"uninstall the distribution called '{_name}', then install diffusion-shield again."
         )
+
+from shield.version import __version__  # noqa: E402  (only ours has one)
+
+__all__ = ["__version__"]

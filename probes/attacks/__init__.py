@@ -3,13 +3,16 @@
 from probes.attacks.adversarial_embedding import AdversarialEmbedding
 from probes.attacks.paraphrase import Paraphrase
 from probes.attacks.prompt_search import PromptSearch
+from shield.method_table import MethodTable
 
 AnyAttack = AdversarialEmbedding | PromptSearch | Paraphrase
 
-ATTACKS: dict[str, type[AnyAttack]] = {
+SHIPPED: dict[str, type[AnyAttack]] = {
     AdversarialEmbedding.name: AdversarialEmbedding,
     PromptSearch.name: PromptSearch,
     Paraphrase.name: Paraphrase,
 }
+
+ATTACKS = MethodTable("diffusion_shield.attacks", SHIPPED, needs=("steps", "batch", "rows", "evaluations", "search"))
 
 __all__ = ["ATTACKS", "AdversarialEmbedding", "AnyAttack", "Paraphrase", "PromptSearch"]

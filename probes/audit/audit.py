@@ -110,10 +110,12 @@ def audit(
     resume: bool = False,
     plan: Plan | None = None,
     show_progress: bool = True,
+    pipe: Any = None,
 ) -> Audited:
     """Run the whole loop into ``out`` and render its report.
 
-    ``model`` is "testbed", a folder or a hub id; ``twin`` a clean model that never saw the works (the testbed has one).
+    ``model`` is "testbed", a folder or a hub id, or what a loaded ``pipe`` is called; ``twin`` a clean model that never
+    saw the works (the testbed has one).
     Without ``prompts`` the testbed's own works are audited. What can't be judged is skipped and listed in
     summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
     another run; PromptFileError, WeightsError as they say.
@@ -124,7 +126,7 @@ def audit(
     targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
     twin = twin or TWINS.get(model)
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device), model)
+    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
     plan = plan or as_usual(QUICK if quick else FULL, subject)
     config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit, "plan": asdict(plan)}
     with Run.start(

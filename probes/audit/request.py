@@ -12,6 +12,7 @@ from probes.audit.plan import Plan
 from probes.audit.session import Known, Loop
 from probes.errors import MaskError
 from probes.inputs.cohorts import Panel, panel_of_manifest, panel_of_prompts
+from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
 from probes.metrics import Alignment
@@ -32,6 +33,7 @@ class Asked:
 
     ``prompts`` are works (with reference pictures, to judge copies), ``nonmembers`` matched prompts and pictures that
     were never trained on, ``benign`` ordinary prompts, ``openclip`` the folder of a model that measures alignment.
+    ``pipe`` is the model itself, where it is loaded already; ``model`` is then what it is called.
     """
 
     model: str = "testbed"
@@ -43,6 +45,7 @@ class Asked:
     twin: str | None = None
     openclip: Path | None = None
     device: str = "auto"
+    pipe: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("prompts", "nonmembers", "benign", "openclip"):
@@ -69,7 +72,8 @@ class Asked:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
         files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
         if manifest_of(self.model) is None and len(files) >= 3:
-            return copy_judge(files, "leave-one-out neighbors of the non-members' pictures"), ()
+            pictures = [reference_picture(file) for file in files]
+            return copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures"), ()
         return judge_for(manifest_of(self.model), replace(panel, prompts=panel.members))
 
     def alignment(self) -> Alignment | None:
@@ -112,7 +116,7 @@ def opened(
     panel = asked.panel(plan)
     judge, limits = asked.judge(panel)
     alignment, inputs = asked.alignment(), asked.inputs()
-    subject = Subject(load(asked.model, device=asked.device), asked.model)
+    subject = Subject(load(asked.model, device=asked.device) if asked.pipe is None else asked.pipe, asked.model)
     if kind in SEARCHING:
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
@@ -124,7 +128,7 @@ def opened(
         )
     twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
     known = Known(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
-    options = {name: value for name, value in asdict(asked).items() if name != "device"}
+    options = {name: value for name, value in vars(asked).items() if name not in ("device", "pipe")}
     config = {**options, "plan": asdict(plan), **more}
     with (
         Run.start(

@@ -18,6 +18,7 @@ import typer.core
 
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
+from probes.cli.methods import register as register_methods
 from probes.cli.models import models_app
 from probes.cli.options import (
     Column,
@@ -96,9 +97,9 @@ Works = Annotated[
 @app.callback(invoke_without_command=True)
 def version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        from probes.runs.folder import versions
+        from shield.version import __version__
 
-        typer.echo(versions().get("diffusion-shield", "not installed: running from a source folder"))
+        typer.echo(__version__)
         raise typer.Exit()
 
 
@@ -373,16 +374,13 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
-    from probes.audit.plan import TESTBED_LR
     from probes.audit.request import Asked
-    from probes.hardeners.training import FineTuning
-    from probes.inputs.truth import manifest_of
-    from probes.verbs.harden import HARDEN, hardening, lines_of
+    from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
     asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
-        lr = FineTuning.lr if manifest_of(model) is None else TESTBED_LR
+        lr = usual_lr(model)
     plan = replace(
         HARDEN,
         sampling=_sampling(model, steps, guidance),
@@ -432,6 +430,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 
 
 register_calibrate(app)
+register_methods(app)
 
 
 def _generated(found: Mapping[str, Any]) -> str:

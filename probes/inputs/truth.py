@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from probes.errors import AuditError
 from probes.inputs.cohorts import Panel
@@ -45,13 +48,12 @@ def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tup
     files = sorted({target.reference for target in panel.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
-    return copy_judge(files, "leave-one-out neighbors of the reference pictures"), (
-        "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",
-    )
+    return copy_judge(
+        [reference_picture(file) for file in files], "leave-one-out neighbors of the reference pictures"
+    ), ("The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",)
 
 
-def copy_judge(files: list[Path], source: str) -> CopyJudge:
+def copy_judge(pictures: Sequence[Image], source: str) -> CopyJudge:
     """Tiled L2 decides; normalized L2 and PDQ are kept beside it. NotCalibratedError for fewer than three pictures."""
-    pictures = [reference_picture(file) for file in files]
     metrics = (TiledL2(), NormalizedL2.against(pictures), Pdq())
     return CopyJudge(metrics, {metric.name: calibrate(metric, pictures, source=source) for metric in metrics})

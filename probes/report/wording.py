@@ -42,4 +42,8 @@ EMBEDDING = WORDINGS["adversarial_embedding"]
 
 def wording_of(attack: str | None) -> Wording:
     """An attack's by its name; without one the attack is on the embedding."""
-    return WORDINGS.get(attack or "", EMBEDDING)
+    if attack is None or attack in WORDINGS:
+        return WORDINGS[attack or "adversarial_embedding"]
+    return Wording(
+        f"An attacker who uses {attack} for {{}} got the work back", f"steps of {attack} (0: the plain caption)"
+    )

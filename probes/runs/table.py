@@ -1,12 +1,17 @@
-"""results.parquet: a run's records as one flat table, written beside records.jsonl when a scan is done."""
+"""A run's records as one flat table: in memory, and as results.parquet beside records.jsonl when a scan is done."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
 
 from probes.errors import ProbeError
 from probes.runs.folder import Record, Run
+from shield.errors import BadRequestError
+from shield.protected.pictures import open_image
 
 TEXT = ("id", "stage", "item", "kind", "memorization", "split", "model", "prompt", "picture", "unjudged")
 WHOLE = ("rung", "exposures", "seed")
@@ -40,6 +45,49 @@ def write_results(run: Run) -> Path:
     except OSError as error:
         raise ProbeError(f"Can't write {path}: {error.strerror or error}. The records are in records.jsonl.") from error
     return path
+
+
+class Table(list[Record]):
+    """A run's records but those of the reference pictures, one flat row each; a score is a field "score_<name>".
+
+    Attributes:
+        folder: The run folder that the rows were read from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads a run folder.
+
+        Args:
+            folder: A run folder.
+
+        Raises:
+            RunError: If it is none, or is damaged.
+        """
+        self.folder = folder
+        kept = list(_kept(Run.open(folder)))
+        names = list(dict.fromkeys(name for record in kept for name in record["scores"]))
+        super().__init__({**_flat(one, names, []), "attack_steps": one.get("attack_steps")} for one in kept)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas.DataFrame.
+
+        Raises:
+            BadRequestError: Without pandas, which is no dependency of ours.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise BadRequestError("A data frame needs pandas, and it isn't there: pip install pandas.") from None
+        return pandas.DataFrame(list(self))
+
+    def images(self, **fields: Any) -> list[Image]:
+        """Pictures of the rows with these values, in the rows' order; rows without a picture have none.
+
+        Args:
+            **fields: Values that a row needs: images(stage="attacked", attack_steps=10).
+        """
+        chosen = [row for row in self if all(row.get(name) == value for name, value in fields.items())]
+        return [open_image(self.folder / row["picture"]) for row in chosen if row["picture"]]
 
 
 def _kept(run: Run) -> itertools.filterfalse[Record]:

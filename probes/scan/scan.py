@@ -112,13 +112,15 @@ def scan(
     hardware: Hardware | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
 
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
-    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed.
+    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``pipe`` is the
+    model, where it is loaded already; ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
@@ -140,7 +142,8 @@ def scan(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        return _with_pictures(prompts, out, config, sampling, device, resume, show_progress)
+        subject = Subject(load(model, device=device) if pipe is None else pipe, model)
+        return _with_pictures(prompts, out, config, sampling, subject, resume, show_progress)
     hardware = hardware or Hardware(batch_size=sampling.batch_size)
     source = Prompts(prompts, model, column, limit)
     reading = Reading(
@@ -154,6 +157,7 @@ def scan(
         hardware.dtype,
         hardware.channels_last,
         hardware.compiled,
+        pipe=pipe,
     )
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
@@ -282,7 +286,7 @@ def _with_pictures(
     out: Path,
     config: dict[str, Any],
     sampling: Sampling,
-    device: str,
+    subject: Subject,
     resume: bool,
     show_progress: bool,
 ) -> Scanned:
@@ -293,7 +297,6 @@ def _with_pictures(
     judge, limits = judge_for(manifest, panel)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device), model)
     scorers = Reading(model, tuple(detectors), steps).scorers()
     draw = aligned(
         drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),

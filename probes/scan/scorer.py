@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -42,6 +43,7 @@ class Reading:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
+    ``pipe`` is the model itself, where it is loaded already.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Reading:
     channels_last: bool = False
     compiled: bool = False
     weights: str | None = field(default_factory=lambda: os.environ.get("DIFFSHIELD_WEIGHTS"))
+    pipe: Any = field(default=None, repr=False, compare=False)
 
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
@@ -89,7 +92,8 @@ class Scorer:
         if reading.weights is not None:
             os.environ["DIFFSHIELD_WEIGHTS"] = reading.weights
         self.reading = reading
-        self.subject = Subject(load(reading.model, reading.device, reading.dtype), reading.model)
+        pipe = load(reading.model, reading.device, reading.dtype) if reading.pipe is None else reading.pipe
+        self.subject = Subject(pipe, reading.model)
         if reading.channels_last:
             self.subject.denoiser.to(memory_format=torch.channels_last)
         if reading.compiled:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from probes.audit.audit import TWINS
-from probes.audit.plan import Hardening, Plan
+from probes.audit.plan import TESTBED_LR, Hardening, Plan
 from probes.audit.request import Asked, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
+from probes.inputs.truth import manifest_of
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
@@ -28,6 +29,7 @@ from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from shield.errors import BadRequestError
 
 HARDEN = Plan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tuple(range(9000, 9002)))
+AMOUNTS = ("members", "dev", "keep"), ("epochs", "updates", "lr", "batch", "rank")
 UNPRUNED = "No mask was given: surrogates come from the model as it is, and borrowed pictures replace copies."
 
 
@@ -82,16 +84,25 @@ def harden(
     return Done(out, write_report(out), summary)
 
 
-def hardening(
-    method: str, *, members: int, dev: int, keep: int, epochs: int, updates: int, lr: float, batch: int, rank: int
-) -> Hardening:
-    """How much to train, of a command's options. BadRequestError for what can't be trained."""
+def hardening(method: str, **amounts: Any) -> Hardening:
+    """How much to train: members, dev and keep of a Hardening, epochs, updates, lr, batch and rank of its schedule.
+
+    BadRequestError for what can't be trained.
+    """
     if method not in HARDENERS:
         raise BadRequestError(f"A model is hardened by {', '.join(HARDENERS)}, not {method!r}.")
-    if lr <= 0:
-        raise BadRequestError(f"A learning rate is above 0, not {lr:g}.")
-    schedule = FineTuning(epochs=epochs, updates=updates, lr=lr, batch=batch, rank=rank)
-    return Hardening(members=members, dev=dev, keep=keep, hardener=HARDENERS[method](), schedule=schedule)
+    ours, schedule = ({name: amounts[name] for name in names if name in amounts} for names in AMOUNTS)
+    if unknown := amounts.keys() - ours.keys() - schedule.keys():
+        known = ", ".join(name for names in AMOUNTS for name in names)
+        raise BadRequestError(f"There is no amount {', '.join(sorted(unknown))} of training; there are {known}.")
+    if amounts.get("lr", 1.0) <= 0:
+        raise BadRequestError(f"A learning rate is above 0, not {amounts['lr']:g}.")
+    return Hardening(**ours, hardener=HARDENERS[method](), schedule=FineTuning(**schedule))
+
+
+def usual_lr(model: str) -> float:
+    """The learning rate where none is given."""
+    return FineTuning.lr if manifest_of(model) is None else TESTBED_LR
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from probes.errors import AuditError
 from probes.inputs.cohorts import Sizes, panel_of_manifest
 from probes.inputs.prompts import read_prompts
 from probes.inputs.truth import manifest_for, manifest_of
-from probes.localizers import LOCALIZERS, Curvature, FFNSubspace, RandomMask, ValueNeurons
+from probes.localizers import LOCALIZERS, SHIPPED, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.model.generate import encode_prompts
 from probes.model.layers import matching_weights
@@ -33,10 +33,13 @@ from probes.report import mask_plots
 from probes.runs.folder import Run, describe_input, record_id, write_json
 from probes.runs.progress import Progress, bars
 from probes.runs.stage_log import Stages
-from probes.types import Subject, UnitMask
+from probes.types import Localizer, Subject, UnitMask
 from shield.errors import BadRequestError
 
-AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask
+# Those of every localizer's options that aren't the sampling's, by default.
+OPTIONS = {"k": 0.05, "tau": 6, "normalize_tokens": True, "conditional_only": False, "unit": "weight"}
+
+AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask | Localizer
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,16 @@ def localize(
     device: str = "auto",
     resume: bool = False,
     show_progress: bool = True,
+    pipe: Any = None,
 ) -> Localized:
     """Locate into the run folder ``out``: mask.safetensors, density.svg, overlap.svg, summary.json.
 
     Also norms.safetensors of a subspace, or a record of each prompt's neurons. Without ``prompts`` the testbed's dev
     works are used, which nothing is judged by, or for the curvature, which is averaged over ordinary prompts, its dev
-    non-members and scenes. The model stays bit-equal. A random mask looks at no prompts. Raises
-    AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
+    non-members and scenes. The model stays bit-equal. A random mask looks at no prompts.
+    ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
+
+    Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
     WeightsError.
     """
     ordinary = prompts is None and isinstance(localizer, Curvature)
@@ -82,11 +88,12 @@ def localize(
         "limit": limit,
         "seed": seed,
         "localizer": localizer.name,
-        "options": {key: value for key, value in asdict(localizer).items() if key != "like"},
+        "options": {name: value for name, value in vars(localizer).items() if name != "like"},
     }
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device), model)
-    matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
+    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
+    if hasattr(localizer, "modules"):
+        matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
     about: dict[str, Any] = {
         "kind": "localize",
         "inputs": inputs,
@@ -124,6 +131,11 @@ def localizer_of(
             return Curvature(**{name: options[name] for name in ("k", "tau", "steps", "guidance_scale")})
         except ValueError as error:
             raise BadRequestError(str(error)) from error
+    if method not in SHIPPED:
+        own = LOCALIZERS[method]
+        return own(
+            **{name: value for name, value in options.items() if name in getattr(own, "__dataclass_fields__", ())}
+        )
     if options["unit"] not in ("weight", "neuron"):
         raise BadRequestError(f"A unit is weight or neuron, not {options['unit']!r}.")
     base = base or ("nonmembers" if method == ValueNeurons.name else "null")
@@ -193,7 +205,7 @@ def _located(
         return _subspace(run.folder, localizer, subject, prompts, seed, progress)
     if isinstance(localizer, ValueNeurons):
         return _values(run, localizer, subject, prompts, seed, progress)
-    used = prompts if isinstance(localizer, Curvature) else ()
+    used = () if isinstance(localizer, RandomMask) else prompts
     mask = localizer.locate(subject, used, seed=seed, progress=progress).mask
     mask.save(run.folder / "mask.safetensors")
     return {**_described(mask), "prompts": len(used), "base": 0, "overlap": []}

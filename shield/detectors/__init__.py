@@ -1,4 +1,4 @@
-"""Detectors. To add one: write one file, add one line to DETECTORS."""
+"""Detectors. To add one: write one file, add one line to SHIPPED."""
 
 from shield.detectors.anisotropy import Anisotropy
 from shield.detectors.attention_entropy import AttentionEntropy
@@ -8,9 +8,10 @@ from shield.detectors.sharpness import Sharpness
 from shield.detectors.ssim_gap import SsimGap
 from shield.detectors.stability import Stability
 from shield.detectors.structure_gap import StructureGap
+from shield.method_table import MethodTable
 from shield.types import Detector
 
-DETECTORS: dict[str, type[Detector]] = {
+SHIPPED: dict[str, type[Detector]] = {
     "anisotropy": Anisotropy,
     "attention_entropy": AttentionEntropy,
     "bright_ending": BrightEnding,
@@ -20,6 +21,8 @@ DETECTORS: dict[str, type[Detector]] = {
     "stability": Stability,
     "structure_gap": StructureGap,
 }
+
+DETECTORS = MethodTable("diffusion_shield.detectors", SHIPPED, needs=("needs", "first_k", "score"))
 
 __all__ = [
     "DETECTORS",

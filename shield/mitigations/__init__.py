@@ -1,5 +1,6 @@
-"""Mitigations. To add one: write one file, add one line to MITIGATIONS."""
+"""Mitigations. To add one: write one file, add one line to SHIPPED."""
 
+from shield.method_table import MethodTable
 from shield.mitigations.attention_damp import AttentionDamp
 from shield.mitigations.attract_repel import AttractRepel
 from shield.mitigations.embedding_descent import EmbeddingDescent
@@ -11,7 +12,7 @@ from shield.mitigations.null_prompt import NullPrompt
 from shield.mitigations.opposite_guidance import OppositeGuidance
 from shield.types import Mitigation
 
-MITIGATIONS: dict[str, type[Mitigation]] = {
+SHIPPED: dict[str, type[Mitigation]] = {
     "attention_damp": AttentionDamp,
     "attract_repel": AttractRepel,
     "embedding_descent": EmbeddingDescent,
@@ -22,6 +23,8 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "null_prompt": NullPrompt,
     "opposite_guidance": OppositeGuidance,
 }
+
+MITIGATIONS = MethodTable("diffusion_shield.mitigations", SHIPPED, needs=("needs_prompt",))
 
 __all__ = [
     "MITIGATIONS",

@@ -52,10 +52,7 @@ def test_a_picture_by_null_prompt_is_judged_by_a_gallery_or_not_at_all(pipe):
     assert bare.verdicts[0].reasons[-1] == Reason("unchecked", detail="null_prompt")
     closed = Shield(pipe, strict, thresholds=flagging)("the cat", **options(1))
     assert closed.verdicts[0].status == "blocked" and (closed.images == 0.5).all()
-    for protected, status in (
-        (Image.radial_gradient("L").convert("RGB"), "mitigated"),
-        (empty, "blocked"),
-    ):
+    for protected, status in ((Image.radial_gradient("L").convert("RGB"), "mitigated"), (empty, "blocked")):
         gallery = Gallery(correlation=0.99, pdq_distance=0)
         gallery.add([("work", protected)])
         verdict = Shield(pipe, balanced, gallery, thresholds=flagging)("the cat", **options(1)).verdicts[0]

@@ -72,7 +72,12 @@ def known(files):
         scenes=(Target("s1", "a scene", "scene"),),
         keep=(Target("k1", "a thing to keep", "scene"),),
     )
-    return Known(panel, copy_judge(files, "test"), Subject(tiny_sd(seed=1), "clean"), None)
+    return Known(
+        panel,
+        copy_judge([Image.open(file).convert("RGB") for file in files], "test"),
+        Subject(tiny_sd(seed=1), "clean"),
+        None,
+    )
 
 
 def loop(folder, known, plan=PLAN, resume=False):
@@ -238,7 +243,7 @@ def test_prompts_with_references_go_through_the_loop(tmp_path, files):
     _, records = loop(tmp_path / "first", Known(unknown, None, None, None), plan)
     pictures = {r["item"]: tmp_path / "first" / r["picture"] for r in records if r["stage"] == "before"}
     targets = [Target(f"prompt-{n}", prompt, reference=pictures[prompt]) for n, prompt in enumerate(prompts)]
-    judge = copy_judge(files, "unlike pictures")
+    judge = copy_judge([Image.open(file).convert("RGB") for file in files], "unlike pictures")
     summary, records = loop(tmp_path / "second", Known(Panel(prompts=tuple(targets)), judge, None, None), plan)
     assert all(r["copied"] for r in records if r["stage"] == "before")
     assert summary["mask"]["prompts"] == ["prompt-0", "prompt-2"]

@@ -173,7 +173,7 @@ def test_each_picture_meets_its_own_reference(subject, tmp_path):
             jobs_for(targets, [4]),
             drawn_by_pipeline(subject, SAMPLING),
             batch_size=3,
-            judge=copy_judge(unlike, "unlike pictures"),
+            judge=copy_judge([Image.open(file).convert("RGB") for file in unlike], "unlike pictures"),
         )
         found = {r["item"]: r for r in run.records()}
     assert {name: r["copied"] for name, r in found.items()} == {"other": False, "none": None, "own": True}
