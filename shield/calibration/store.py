@@ -3,7 +3,7 @@
     HOME/thresholds/CHECKPOINT/SETTING/*.json      one folder for each entry, as `load_thresholds` reads it
     HOME/thresholds/CHECKPOINT/SETTING.lock        held by the process that is making the entry
 
-HOME is $DIFFSHIELD_HOME, else the user's data folder for diffshield as the operating system has it (platformdirs).
+HOME is $DIFFSHIELD_HOME, else the user's data folder as the operating system has it (platformdirs).
 CHECKPOINT and SETTING are digests of what the caller names them by; the store doesn't look into either. An entry
 appears whole or not at all. A process that dies while it makes one leaves the lock to the next.
 """

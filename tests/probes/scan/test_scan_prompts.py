@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError, PromptFileError
+from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
 from probes.scan.scan import lines_of, scan
@@ -80,17 +81,12 @@ def test_pictures_meet_their_references(tmp_path):
 
 def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     done = run(None, tmp_path / "run")
-    scores = {
-        kind: [
-            r["scores"]["noise_gap"]
-            for r in Run.open(tmp_path / "run").records()
-            if r["kind"] == kind and r["rung"] != 0
-        ]
-        for kind in ("work", "nonmember")
-    }
+    scores: dict[str, list[float]] = {"members": [], "nonmembers": [], "scenes": []}
+    for record in Run.open(tmp_path / "run").records():
+        scores[group_of(record)].append(record["scores"]["noise_gap"])
     found = done.summary["detector"]["noise_gap"]
-    assert (found["n"], found["n_nonmembers"]) == (len(scores["work"]), len(scores["nonmember"]))
-    wins = mannwhitneyu(scores["work"], scores["nonmember"]).statistic
+    assert (found["n"], found["n_nonmembers"]) == (len(scores["members"]), len(scores["nonmembers"]))
+    wins = mannwhitneyu(scores["members"], scores["nonmembers"]).statistic
     assert found["auroc"] == pytest.approx(wins / found["n"] / found["n_nonmembers"])
     assert any("AUROC" in line for line in lines_of(done.summary))
     assert any("no threshold" in line for line in lines_of(done.summary))
