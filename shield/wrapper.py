@@ -8,7 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from shield.errors import BadRequestError, NotCalibratedError
+from shield.calibration.on_call import MODES, Effort, OnCall, log
+from shield.errors import BadRequestError, NotCalibratedError, ShieldError, WeightsError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, once_more
 from shield.hooks.latents import movable
@@ -20,7 +21,17 @@ from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
 from shield.protected.gallery import Gallery
 from shield.reasons import Reason, ReasonKind
-from shield.runtime.arguments import as_gallery, as_pipeline, as_policy, as_screen, as_thresholds, check_request
+from shield.runtime.arguments import (
+    as_gallery,
+    as_mode,
+    as_pipeline,
+    as_policy,
+    as_rate,
+    as_screen,
+    as_seconds,
+    as_thresholds,
+    check_request,
+)
 from shield.runtime.blind_spots import Unseen
 from shield.runtime.controller import Plan, Watched, Watcher
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
@@ -41,6 +52,9 @@ _TAKES: dict[str, Callable[[Any], Any]] = {
     "gallery": as_gallery,
     "concepts": as_screen,
     "thresholds": as_thresholds,
+    "calibration": lambda given: as_mode(given, MODES),
+    "fpr": as_rate,
+    "seconds": as_seconds,
 }
 
 
@@ -52,28 +66,38 @@ class Shield(StandIn):
     they mean. `thresholds`: a folder or Threshold objects; by default the shipped ones. What isn't flagged is bit-equal
     to the bare pipeline's on the same seed and costs no denoiser call.
 
+    `calibrate`: with "auto" the first call at a setting that no threshold holds for makes one, from the benign prompts
+    that ship, and keeps it on this machine ($DIFFSHIELD_HOME, else the user's data folder); with "never" nothing is
+    made or read there. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may take,
+    by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is larger. The
+    logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
+
     A Shield takes its pipeline's place: `safe.scheduler = other`, `safe.load_lora_weights(file)` and every other
     attribute reach the pipeline, and methods that return it (`safe.to("cuda")`) return the Shield. Its own attributes
-    are the constructor's arguments, which can be set later too, and `model_sha256`.
+    are the constructor's arguments, which can be set later too (`calibrate` as `calibration`), and `model_sha256`.
 
     Threads may share a Shield, and pipelines with Shields of their own a denoiser: calls that have a part in common
     wait for each other. So don't wait within a callback for another thread's call of the same model. A bare pipeline's
     call, in another thread or in a callback, is let through, and isn't judged.
 
     Raises BadRequestError for an argument of another kind, UnsupportedPipelineError, and NotCalibratedError when a
-    detector or a check of the policy was never calibrated for this checkpoint (unless the policy says to block or pass
-    what it can't judge).
+    check of previews, or with `calibrate="never"` a detector, was never calibrated for this checkpoint (unless the
+    policy says to block or pass what it can't judge).
     """
 
     __slots__ = (
         "__weakref__",
+        "_made",
         "_own",
         "_recognized",
         "_watched",
+        "calibration",
         "concepts",
+        "fpr",
         "gallery",
         "pipe",
         "policy",
+        "seconds",
         "thresholds",
     )
 
@@ -84,11 +108,16 @@ class Shield(StandIn):
         gallery: Gallery | None = None,
         concepts: Screen | None = None,
         thresholds: Path | str | Iterable[Threshold] | None = None,
+        calibrate: str = "auto",
+        fpr: float = 0.01,
+        seconds: float | None = None,
     ) -> None:
         self.pipe: Any = pipe
         self.policy: Policy = policy  # type: ignore[assignment]
         self.gallery, self.concepts = gallery, concepts
         self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
+        self.calibration, self.fpr, self.seconds = calibrate, fpr, seconds
+        self._made = OnCall()
         self._recognized = RecognizedModels()
         self._own: str | None = None
         self._watched: tuple[Any, Watch | None] | None = None
@@ -123,8 +152,12 @@ class Shield(StandIn):
         unseen = Unseen.of(request, self.gallery, self.pipe)
         call = _Call(unseen.arguments(request, named), request, unseen)
         generator = request.get("generator")
-        images, plan = _watched(request, self.concepts), self._plan(request)
+        images, models = _watched(request, self.concepts), self._models()
         before = perf_counter() - started
+        thresholds = self._thresholds(request, models)
+        started = perf_counter()
+        plan = self._plan(request, models, thresholds)
+        before += perf_counter() - started
         with restored_on_error(self.pipe, generator):
             rewound = kept_noise(generator)
             drawn = self._drawn(call, plan, images)
@@ -175,7 +208,24 @@ class Shield(StandIn):
             drawn.nearest[row] = second.nearest[row]
         drawn.seconds += perf_counter() - started
 
-    def _plan(self, request: Mapping[str, Any]) -> Plan:
+    def _thresholds(self, request: Mapping[str, Any], models: Models) -> list[Threshold]:
+        """The thresholds for this call: those given or shipped, and where none of them holds those that were made."""
+        makes, detectors = self.calibration == "auto", self.policy.detectors
+        if not (makes or self._made.has_made) or (detectors and self._unreadable()):
+            return self.thresholds
+        effort = Effort(self.fpr, self.seconds)
+        try:
+            return [
+                *self.thresholds,
+                *self._made.of(self.pipe, detectors, request, models, self.thresholds, effort, makes),
+            ]
+        except ShieldError as error:
+            if self.policy.on_unscored == "raise" or isinstance(error, WeightsError):
+                raise
+            log.warning(f"This call can't be judged, because nothing could be calibrated for it: {error}")
+            return self.thresholds
+
+    def _plan(self, request: Mapping[str, Any], models: Models, thresholds: Sequence[Threshold]) -> Plan:
         stacked = self.family.layout == "stacked"
         named = [request.get(name) for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3")]
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
@@ -186,8 +236,8 @@ class Shield(StandIn):
         return Plan(
             family=self.family,
             policy=self.policy,
-            thresholds=self.thresholds,
-            models=self._models(),
+            thresholds=thresholds,
+            models=models,
             guided=not stacked and separate and scale > 1.0,
             own_uncond=negative or any(given),
             screen=self.concepts,
@@ -240,7 +290,8 @@ class Shield(StandIn):
             return
         models = self._models()
         made = {t.detector for t in self.thresholds if is_same(t.setting.model_sha256, models.denoiser)}
-        needed = [(detector.name, "calibrate") for detector in self.policy.detectors]
+        detectors = self.policy.detectors if self.calibration == "never" else ()
+        needed = [(detector.name, "calibrate") for detector in detectors]
         watch = self._watch()
         needed += [(check.name, "calibrate-watch") for check in (watch.checks if watch else ())]
         for name, command in needed:

@@ -14,6 +14,14 @@ from tests.tiny import tiny_sd  # noqa: E402
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory):
+    """What diffshield keeps on this machine is neither read nor written by a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFSHIELD_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def pipe():
     """A tiny Stable Diffusion with v-prediction and zero terminal signal."""

@@ -87,7 +87,7 @@ class Loop:
         from shield import Shield
 
         try:
-            draw = drawn_by_shield(Shield(self.subject.pipe), self.plan.sampling)
+            draw = drawn_by_shield(Shield(self.subject.pipe, calibrate="never"), self.plan.sampling)
             self.draw("shielded", self.subject, jobs_for(targets, self.plan.picture_seeds), draw)
         except NotCalibratedError as error:
             raise Skip(f"The shield wasn't tried: {error}") from error

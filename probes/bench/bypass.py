@@ -237,7 +237,9 @@ def attempted(
         with torch.no_grad():
             bare = gallery.nearest(used(**call()).images[0])
         for policy in POLICIES:
-            yield _outcome(attempt.name, policy, Shield(used, policy, gallery, **options), call, gallery, bare)
+            yield _outcome(
+                attempt.name, policy, Shield(used, policy, gallery, calibrate="never", **options), call, gallery, bare
+            )
 
 
 def _outcome(

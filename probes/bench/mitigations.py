@@ -52,7 +52,7 @@ def bench_mitigations(
     bench = _Bench(device, seeds, batch_size)
     setting = {
         "format": 1,
-        "model_sha256": Shield(bench.pipe).model_sha256,
+        "model_sha256": Shield(bench.pipe, calibrate="never").model_sha256,
         "seeds": seeds,
         "works": len(bench.works),
         "scenes": SCENES,
@@ -93,7 +93,10 @@ class _Bench:
     def measured(self, name: str) -> tuple[list[Left], dict[str, Any]]:
         policy = Policy((StructureGap(),), (MITIGATIONS[name](),), (ClauseDrop(),), on_copy="report", retries=0)
         gallery = self.gallery if name == "gallery_repulsion" else None
-        return self._figures(Shield(self.pipe, policy, gallery), Shield(self.pipe, policy, gallery, concepts=MISTAKE))
+        return self._figures(
+            Shield(self.pipe, policy, gallery, calibrate="never"),
+            Shield(self.pipe, policy, gallery, concepts=MISTAKE, calibrate="never"),
+        )
 
     def _figures(self, make: Any, mistaken: Any) -> tuple[list[Left], dict[str, Any]]:
         """What came of works and of scenes; evaluations and seconds are of the works."""

@@ -98,8 +98,12 @@ def bench_shield(
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
     bench = _Bench(out, manifest, pipe, seeds, batch_size, progress)
-    shields = {"bare": pipe, "shield": Shield(pipe), "shield and gallery": Shield(pipe, gallery=works_gallery())}
-    protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"))
+    shields = {
+        "bare": pipe,
+        "shield": Shield(pipe, calibrate="never"),
+        "shield and gallery": Shield(pipe, gallery=works_gallery(), calibrate="never"),
+    }
+    protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"), calibrate="never")
     result: dict[str, Any] = {
         "format": 1,
         "model_sha256": shields["shield"].model_sha256,

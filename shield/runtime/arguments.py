@@ -1,6 +1,6 @@
 """What a Shield and a call of it are given, checked before anything runs: one sentence for each mistake."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,21 @@ def as_thresholds(given: Any) -> list[Threshold]:
     made = list(given) if isinstance(given, Iterable) else [given]
     wrong = next((one for one in made if not isinstance(one, Threshold)), None)
     return _checked("thresholds", made if wrong is None else wrong, wrong is None, "a folder, or a list of Threshold")
+
+
+def as_mode(given: Any, modes: Sequence[str]) -> str:
+    """Whether thresholds are made where there are none. Raises BadRequestError."""
+    return _checked("calibrate", given, isinstance(given, str) and given in modes, " or ".join(map(repr, modes)))
+
+
+def as_rate(given: Any) -> float:
+    """A false-alarm rate. Raises BadRequestError."""
+    return float(_checked("fpr", given, _is_number(given) and 0.0 < given < 1.0, "a rate between 0 and 1"))
+
+
+def as_seconds(given: Any) -> float | None:
+    """A time for calibrations or None. Raises BadRequestError."""
+    return _checked("seconds", given, given is None or (_is_number(given) and given > 0), "a time above 0, or None")
 
 
 def check_request(request: Mapping[str, Any]) -> None:

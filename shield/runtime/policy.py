@@ -28,8 +28,9 @@ class Policy:
     for a finished or given picture that copies a protected one. `on_unseen`: what happens when something came into the
     call that nobody could look at (shield/runtime/blind_spots.py): a prompt as embeddings or with learned words, a
     picture where there is no gallery, a callback's changes. `extra_calls` bounds the extra denoiser calls for a flagged
-    image while proposals are tried. `extra_uncond` allows one extra call a scored step for all images when guidance is
-    off, which leaves no gap to score.
+    image while proposals are tried. `extra_uncond`: where guidance is off or distilled, which leaves no gap to score,
+    the empty prompt is predicted beside each scored step, one extra call for all images; without it they can't be
+    judged.
 
     `watch_steps`: at which shares of the schedule (0 is the first step) previews are compared with the gallery and, by
     meaning, with the concepts, as far as they are given; `preview` is how they are made (shield/hooks/preview.py). A
@@ -47,7 +48,7 @@ class Policy:
     on_copy: str = "block"
     on_unseen: str = "report"
     extra_calls: int = 4
-    extra_uncond: bool = False
+    extra_uncond: bool = True
     watch_steps: tuple[float, ...] = ()
     preview: str = "linear"
     retries: int = 1
@@ -76,13 +77,14 @@ class Policy:
 
 
 def preset(name: str) -> Policy:
-    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge and scores
-    runs without guidance. Raises BadRequestError.
+    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge.
+
+    Raises BadRequestError.
     """
     presets = {
         "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass", retries=0),
         "balanced": Policy(),
-        "strict": replace(Policy(), on_unscored="block", on_unseen="block", extra_uncond=True),
+        "strict": replace(Policy(), on_unscored="block", on_unseen="block"),
     }
     if name not in presets:
         raise BadRequestError(f"There is no policy {name!r}; use {', '.join(presets)}.")

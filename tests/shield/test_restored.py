@@ -54,7 +54,7 @@ def assert_restored(way, policy, raises=Inside, **options):
     generators, before = noises(2), state(pipe)
     kept = [g.get_state() for g in generators]
     with pytest.raises(raises):
-        Shield(pipe, policy, concepts=SCREEN, thresholds=[], **options)(
+        Shield(pipe, policy, concepts=SCREEN, thresholds=[], calibrate="never", **options)(
             **call(PROMPTS, negative_prompt=[""] * 2, generator=generators)
         )
     assert state(pipe) == before
@@ -150,7 +150,7 @@ def test_a_denoiser_that_fails_at_any_of_its_calls(way, mitigation):
 def _fails_and_restores(call, pipe, policy):
     generators, before = noises(2), state(pipe)
     kept = [g.get_state() for g in generators]
-    shield = Shield(pipe, policy, concepts=SCREEN, thresholds=[])
+    shield = Shield(pipe, policy, concepts=SCREEN, thresholds=[], calibrate="never")
     try:
         shield(**call(PROMPTS, negative_prompt=None, generator=generators))
         return False
@@ -164,7 +164,10 @@ def test_without_a_generator_torchs_own_state_is_restored():
     pipe, call = once("sd")
     before = torch.get_rng_state()
     with pytest.raises(Inside):
-        Shield(pipe, Policy(detectors=(failing(NoiseGap, "score")(),), on_unscored="pass"), thresholds=[])(
-            **call(PROMPTS, generator=None)
-        )
+        Shield(
+            pipe,
+            Policy(detectors=(failing(NoiseGap, "score")(),), on_unscored="pass"),
+            thresholds=[],
+            calibrate="never",
+        )(**call(PROMPTS, generator=None))
     assert torch.equal(torch.get_rng_state(), before)

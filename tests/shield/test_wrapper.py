@@ -169,17 +169,18 @@ def test_a_negative_prompt_does_not_hide_the_gap(pipe, negative):
     assert np.array_equal(bare, shield("the cat", negative_prompt=negative, **options(1)).images)
 
 
-def test_guidance_off_is_closed_unless_an_extra_call_is_allowed(pipe):
+def test_guidance_off_costs_an_extra_call_and_is_closed_where_none_is_allowed(pipe):
     made = thresholds(pipe, 1e9)
     with pytest.raises(MissingSignalError, match="guidance is off"):
-        Shield(pipe, thresholds=made)("the cat", **options(1, guidance_scale=1.0))
-    blocked = Shield(pipe, Policy(on_unscored="block"), thresholds=made)("the cat", **options(1, guidance_scale=1.0))
+        Shield(pipe, Policy(extra_uncond=False), thresholds=made)("the cat", **options(1, guidance_scale=1.0))
+    closed = Policy(on_unscored="block", extra_uncond=False)
+    blocked = Shield(pipe, closed, thresholds=made)("the cat", **options(1, guidance_scale=1.0))
     assert blocked.verdicts[0].status == "blocked" and not blocked.verdicts[0].scored
-    strict = Shield(pipe, "strict", thresholds=made)("the cat", **options(1, guidance_scale=1.0))
-    assert strict.verdicts[0].status == "passed" and strict.verdicts[0].extra_calls == 1
-    assert np.array_equal(strict.images, pipe("the cat", **options(1, guidance_scale=1.0)).images)
+    judged = Shield(pipe, thresholds=made)("the cat", **options(1, guidance_scale=1.0))
+    assert judged.verdicts[0].status == "passed" and judged.verdicts[0].extra_calls == 1
+    assert np.array_equal(judged.images, pipe("the cat", **options(1, guidance_scale=1.0)).images)
     guided = Shield(pipe, thresholds=made)("the cat", **options(1)).verdicts[0].scores[0].value
-    assert strict.verdicts[0].scores[0].value == pytest.approx(guided, rel=1e-3)
+    assert judged.verdicts[0].scores[0].value == pytest.approx(guided, rel=1e-3)
 
 
 def test_guidance_off_and_flagged(pipe):
@@ -193,18 +194,18 @@ def test_guidance_off_and_flagged(pipe):
 def test_uncalibrated_checkpoints_settings_and_detectors_are_refused(pipe):
     made = thresholds(pipe)
     for refused in (
-        lambda: Shield(pipe, thresholds=[]),
-        lambda: Shield(tiny_sd(seed=1), thresholds=made),
-        lambda: Shield(pipe, Policy(detectors=(NoiseGap(),)), thresholds=made),
+        lambda: Shield(pipe, thresholds=[], calibrate="never"),
+        lambda: Shield(tiny_sd(seed=1), thresholds=made, calibrate="never"),
+        lambda: Shield(pipe, Policy(detectors=(NoiseGap(),)), thresholds=made, calibrate="never"),
     ):
         with pytest.raises(NotCalibratedError, match="diffshield calibrate"):
             refused()
     with pytest.raises(NotCalibratedError, match="latents of"):
-        Shield(pipe, thresholds=made)("the cat", height=128, width=64, **options(1))
+        Shield(pipe, thresholds=made, calibrate="never")("the cat", height=128, width=64, **options(1))
 
 
 def test_weights_changed_after_wrapping_are_noticed(pipe):
-    shield = Shield(pipe, thresholds=thresholds(pipe))
+    shield = Shield(pipe, thresholds=thresholds(pipe), calibrate="never")
     shield("the cat", **options(1))
     with torch.no_grad():
         pipe.unet.conv_in.weight.mul_(1.5)
@@ -213,10 +214,12 @@ def test_weights_changed_after_wrapping_are_noticed(pipe):
 
 
 def test_unscored_passes_only_visibly(pipe):
-    verdict = Shield(pipe, Policy(on_unscored="pass"), thresholds=[])("the cat", **options(1)).verdicts[0]
+    verdict = Shield(pipe, Policy(on_unscored="pass"), thresholds=[], calibrate="never")(
+        "the cat", **options(1)
+    ).verdicts[0]
     assert verdict.status == "passed" and not verdict.scored and verdict.scores[0].threshold is None
     assert verdict.scores[0].value > 0 and verdict.reasons[0].kind == "unscored"
-    blocked = Shield(pipe, Policy(on_unscored="block"), thresholds=[])("the cat", **options(1))
+    blocked = Shield(pipe, Policy(on_unscored="block"), thresholds=[], calibrate="never")("the cat", **options(1))
     assert blocked.verdicts[0].status == "blocked" and (blocked.images == 0.5).all()
 
 
@@ -310,7 +313,7 @@ def test_a_substitute_that_the_screen_refuses_is_not_used(pipe):
 
 
 def test_a_screen_alone_needs_no_calibration(pipe):
-    shield = Shield(pipe, Policy(detectors=(), on_flag="block"), concepts=SCREEN, thresholds=[])
+    shield = Shield(pipe, Policy(detectors=(), on_flag="block"), concepts=SCREEN, thresholds=[], calibrate="never")
     call = {"prompt": ["bolto", "the cat"], "num_images_per_prompt": 2}
     result = shield(**call, **options(4))
     assert [v.status for v in result.verdicts] == ["blocked", "blocked", "passed", "passed"]

@@ -111,7 +111,7 @@ def test_an_unusable_request_gets_one_sentence(client, wish, said):
 
 
 def test_what_cannot_be_judged_is_not_drawn(client):
-    served = client(waiting=1)
+    served = client(waiting=1, policy=Policy(extra_uncond=False))
     answer = served.post(PATH, json={**WISH, "guidance": 1.0})
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "judge_unavailable"
     assert served.post(PATH, json=WISH).status_code == 200, "its place is free again"

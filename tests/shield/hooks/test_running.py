@@ -69,6 +69,7 @@ def test_a_shield_for_each_thread_over_one_denoiser():
             Policy(detectors=(NoiseGap(),), mitigations=(NullPrompt(),), on_unscored="pass"),
             concepts=screen,
             thresholds=[],
+            calibrate="never",
         )
         for _ in range(8)
     ]

@@ -87,7 +87,7 @@ def test_in_the_shield_the_others_stay_to_the_bit(pipe):
     gallery.add([("work", bare[1])])
     policy = Policy(detectors=(), mitigations=(GalleryRepulsion(limit=0.0),), on_copy="report", retries=0)
     screen = Concepts([Concept("a dog", substitute="a thing")])
-    shield = Shield(pipe, policy, gallery=gallery, concepts=screen, thresholds=[])
+    shield = Shield(pipe, policy, gallery=gallery, concepts=screen, thresholds=[], calibrate="never")
     result = shield(PROMPTS, **options(4, output_type="pil"))
     assert [v.mitigation for v in result.verdicts] == [None, "gallery_repulsion", None, None]
     assert result.verdicts[1].extra_calls == 0

@@ -114,7 +114,7 @@ def test_the_picture_is_the_one_of_the_new_noise(scheduler):
             return case.noise_uncond + (null - case.noise_uncond) / case.guidance_scale + cond - null
 
     policy = Policy(detectors=(), mitigations=(_as_prediction(Elsewhere),))
-    shield = Shield(pipe, policy, concepts=_names("a dog"), thresholds=[])
+    shield = Shield(pipe, policy, concepts=_names("a dog"), thresholds=[], calibrate="never")
     found = shield(PROMPTS[:2], latents=start.clone(), **call).images
     assert np.array_equal(found[0], pipe(PROMPTS[:2], latents=start.clone(), **call).images[0])
     assert (
@@ -138,7 +138,7 @@ def _names(name):
 def test_in_the_shield_the_others_stay_to_the_bit(pipe, way):
     bare = pipe(PROMPTS, **options(4)).images
     policy = Policy(detectors=(), mitigations=(InitialNoise(way),))
-    result = Shield(pipe, policy, concepts=_names("a dog"), thresholds=[])(PROMPTS, **options(4))
+    result = Shield(pipe, policy, concepts=_names("a dog"), thresholds=[], calibrate="never")(PROMPTS, **options(4))
     assert [v.mitigation for v in result.verdicts] == [None, "initial_noise", None, None]
     assert [np.array_equal(a, b) for a, b in zip(bare, result.images, strict=True)] == [True, False, True, True]
     # 2 calls beside the gap that is known, 4 an iteration, one at the end
@@ -171,5 +171,5 @@ def test_a_move_is_made_once_and_the_scheduler_restored():
 def test_a_scheduler_that_draws_noise_is_given_its_generator(pipe):
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config, rescale_betas_zero_snr=False)
     bare = pipe(PROMPTS[:2], **options(2)).images
-    shielded = Shield(pipe, Policy(detectors=()), thresholds=[])(PROMPTS[:2], **options(2)).images
+    shielded = Shield(pipe, Policy(detectors=()), thresholds=[], calibrate="never")(PROMPTS[:2], **options(2)).images
     assert np.array_equal(bare, shielded)

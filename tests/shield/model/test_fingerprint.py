@@ -23,7 +23,7 @@ def adapted(module):
 
 
 def judged(pipe, made, prompt="the cat", **more):
-    return Shield(pipe, thresholds=made)(prompt, **options(1, **more)).verdicts[0]
+    return Shield(pipe, thresholds=made, calibrate="never")(prompt, **options(1, **more)).verdicts[0]
 
 
 def test_one_checkpoint_has_one_name_in_every_precision():
@@ -111,7 +111,7 @@ def scheduled(pipe):
 
 @pytest.mark.parametrize("change", [exchanged, written, fused, encoded_otherwise, freed, scheduled])
 def test_what_moves_a_score_is_noticed_at_the_next_call(change):
-    safe = Shield(tiny_sd(), thresholds=thresholds(tiny_sd(), 1e9))
+    safe = Shield(tiny_sd(), thresholds=thresholds(tiny_sd(), 1e9), calibrate="never")
     assert safe("the cat", **options(1)).verdicts[0].scored
     change(safe.pipe)
     with pytest.raises(NotCalibratedError):
@@ -119,7 +119,7 @@ def test_what_moves_a_score_is_noticed_at_the_next_call(change):
 
 
 def test_a_copy_of_a_shield_looks_for_itself():
-    safe = Shield(tiny_sd(), Policy(on_unscored="pass"), thresholds=[])
+    safe = Shield(tiny_sd(), Policy(on_unscored="pass"), thresholds=[], calibrate="never")
     first = safe.model_sha256
     other = copy.deepcopy(safe)
     other.pipe.unet.load_state_dict(tiny_sd(seed=3).unet.state_dict())

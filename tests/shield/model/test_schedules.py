@@ -134,7 +134,7 @@ def test_every_scheduler_that_draws_draws_the_same_behind_the_shield():
         call = {"num_inference_steps": 6, "guidance_scale": 5.0, "output_type": "np"}
         torch.manual_seed(0)  # SD3 gives its scheduler no generator, and some draw
         bare = pipe("the cat", generator=noises(1), **call).images
-        shield = Shield(pipe, Policy(on_unscored="pass"), thresholds=[])
+        shield = Shield(pipe, Policy(on_unscored="pass"), thresholds=[], calibrate="never")
         torch.manual_seed(0)
         with recorded(pipe, {"noise_cond"}) as trace:
             result = shield("the cat", generator=noises(1), **call)
@@ -152,7 +152,7 @@ def test_an_unknown_scheduler_is_refused_or_told(name):
     bare, before, calls = pipe("the cat", **options(1)).images, state(pipe), []
     handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(UnsupportedPipelineError, match=name):
-        shield = Shield(pipe, Policy(on_unscored="block"), thresholds=[])
+        shield = Shield(pipe, Policy(on_unscored="block"), thresholds=[], calibrate="never")
         shield.policy = Policy()
         shield("the cat", **options(1))
     with pytest.raises(UnsupportedPipelineError, match=name), recorded(pipe, {"noise_cond"}):
@@ -160,7 +160,7 @@ def test_an_unknown_scheduler_is_refused_or_told(name):
     handle.remove()
     assert not calls and state(pipe)["scheduler"] == before["scheduler"]
     for unscored, status in (("pass", "passed"), ("block", "blocked")):
-        output = Shield(pipe, Policy(on_unscored=unscored), thresholds=[])("the cat", **options(1))
+        output = Shield(pipe, Policy(on_unscored=unscored), thresholds=[], calibrate="never")("the cat", **options(1))
         verdict = output.verdicts[0]
         assert (verdict.status, verdict.scored) == (status, False)
         assert {"unscored", "unreadable"} <= {r.kind for r in verdict.reasons} and any(
@@ -168,10 +168,12 @@ def test_an_unknown_scheduler_is_refused_or_told(name):
         )
         assert np.array_equal(output.images, bare) == (status == "passed")
     screen = Concepts([Concept("cat", substitute="a dog")])
-    output = Shield(pipe, Policy(on_unscored="pass"), concepts=screen, thresholds=[])("the cat", **options(1))
+    output = Shield(pipe, Policy(on_unscored="pass"), concepts=screen, thresholds=[], calibrate="never")(
+        "the cat", **options(1)
+    )
     assert output.verdicts[0].mitigation == "null_prompt"  # of a rewritten prompt nobody could say that it holds
     off = Policy(detectors=(), mitigations=(NullPrompt(),))  # nothing looks at steps, so nothing is missing
-    verdict = Shield(pipe, off, thresholds=[])("the cat", **options(1)).verdicts[0]
+    verdict = Shield(pipe, off, thresholds=[], calibrate="never")("the cat", **options(1)).verdicts[0]
     assert verdict.status == "passed" and verdict.scored and verdict.reasons == ()
 
 
@@ -181,5 +183,5 @@ def test_an_inverse_scheduler_is_refused_with_its_own_reason(name):
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     for policy in (Policy(on_unscored="pass"), Policy(detectors=())):
         with pytest.raises(UnsupportedPipelineError, match=f"{name} runs from a picture towards noise"):
-            Shield(pipe, policy, thresholds=[])("the cat", **options(1))
+            Shield(pipe, policy, thresholds=[], calibrate="never")("the cat", **options(1))
     assert name in unreadable(pipe.scheduler)

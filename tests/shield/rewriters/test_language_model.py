@@ -57,7 +57,7 @@ def test_what_is_no_instruction_tuned_model_is_one_sentence(tmp_path):
 
 def test_a_model_that_fails_ends_the_call_without_a_picture(pipe, tmp_path):
     policy = Policy(detectors=(), rewriters=(LanguageModel(str(tmp_path)),))
-    shield = Shield(pipe, policy, concepts=Concepts.load(), thresholds=[])
+    shield = Shield(pipe, policy, concepts=Concepts.load(), thresholds=[], calibrate="never")
     with pytest.raises(WeightsError):
         shield("Mickey Mouse", generator=noises(1), **options())
 
@@ -78,5 +78,5 @@ def test_a_real_small_model_behind_the_shield(pipe):
     usable = [text for text in proposals if not screen.found(text)]
     assert usable and all({"ice", "cream", "beach"} & set(text.split()) for text in usable)
     policy = Policy(detectors=(), rewriters=(rewriter,), mitigations=(EmbeddingMix(), NullPrompt()))
-    verdict = Shield(pipe, policy, concepts=screen, thresholds=[])(prompt, **options(1)).verdicts[0]
+    verdict = Shield(pipe, policy, concepts=screen, thresholds=[], calibrate="never")(prompt, **options(1)).verdicts[0]
     assert (verdict.status, verdict.rewritten_prompt) == ("mitigated", usable[0])

@@ -21,7 +21,7 @@ WRAPS = {
     "a name": (lambda pipe: Shield("testbed"), "Shield.from_pretrained('testbed')"),
     "a path": (lambda pipe: Shield(Path("a/b")), "Shield.from_pretrained('a/b')"),
     "a class": (lambda pipe: Shield(type(pipe)), "the class StableDiffusionPipeline"),
-    "a shield": (lambda pipe: Shield(Shield(pipe, PASS, thresholds=[])), "a Shield already"),
+    "a shield": (lambda pipe: Shield(Shield(pipe, PASS, thresholds=[], calibrate="never")), "a Shield already"),
     "a number as policy": (lambda pipe: Shield(pipe, 3), "policy is a Policy, or balanced, strict or monitor; 3"),
     "no policy": (lambda pipe: Shield(pipe, None), "policy is a Policy"),
     "an unknown policy": (lambda pipe: Shield(pipe, "lax"), "no policy 'lax'; use monitor, balanced, strict"),
@@ -100,7 +100,7 @@ def test_what_a_call_cannot_use(pipe, given):
     rows = []
     handle = pipe.unet.register_forward_pre_hook(lambda *_: rows.append(1))
     with pytest.raises(BadRequestError) as caught:
-        Shield(pipe, PASS, thresholds=[])(**{"prompt": "the cat", **options(), **given})
+        Shield(pipe, PASS, thresholds=[], calibrate="never")(**{"prompt": "the cat", **options(), **given})
     handle.remove()
     assert [*given][-1].removesuffix("_embeds") in str(caught.value) and "\n" not in str(caught.value) and not rows
 
@@ -126,7 +126,7 @@ def test_what_a_pipeline_takes_is_taken(given):
     call = {"prompt": "the cat", **options(), "generator": torch.Generator().manual_seed(1), **given}
     bare = pipe(**call).images
     again = torch.Generator().manual_seed(1)
-    shielded = Shield(pipe, PASS, thresholds=[])(
+    shielded = Shield(pipe, PASS, thresholds=[], calibrate="never")(
         **{**call, "generator": [again] if isinstance(call["generator"], list) else again}
     )
     assert np.array_equal(bare, shielded.images)

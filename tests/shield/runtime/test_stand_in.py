@@ -20,7 +20,7 @@ PASS = Policy(on_unscored="pass")
 
 
 def wrapped(pipe):
-    return Shield(pipe, PASS, thresholds=[])
+    return Shield(pipe, PASS, thresholds=[], calibrate="never")
 
 
 def picture(pipe):
@@ -125,7 +125,7 @@ def test_a_property_without_a_value_says_so_itself():
             return self.pipe.unet.nothing
 
     with pytest.raises(AttributeError, match="UNet2DConditionModel"):
-        Broken(tiny_sd(), PASS, thresholds=[]).broken  # noqa: B018
+        Broken(tiny_sd(), PASS, thresholds=[], calibrate="never").broken  # noqa: B018
 
 
 def test_own_attributes_are_checked_whenever_they_are_set():
@@ -178,6 +178,6 @@ def test_a_subclass_declares_its_own():
     class Counting(Shield):
         count = 0
 
-    safe = Counting(tiny_sd(), PASS, thresholds=[])
+    safe = Counting(tiny_sd(), PASS, thresholds=[], calibrate="never")
     safe.count += 1
     assert safe.count == 1 and not hasattr(safe.pipe, "count") and Counting.count == 0
