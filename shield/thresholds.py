@@ -262,8 +262,10 @@ def _tupled(value: Any) -> Any:
 
 
 def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
-    """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
-    command, and WeightsError where two different ones hold.
+    """The threshold for this detector at this setting, of the first folder that has one.
+
+    Raises NotCalibratedError, with the nearest miss and the command, and WeightsError where two different ones of one
+    folder hold.
     """
     options, misses = options_of(detector), []
     holding: list[Threshold] = []
@@ -273,7 +275,8 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
         why = threshold.setting.mismatch(setting, detector.first_k)
         misses += [] if why is None else [why]
         holding += [threshold] if why is None else []
-    other = next((one for one in holding if one.value != holding[0].value), None)
+    beside = [one for one in holding if _folder(one) == _folder(holding[0])]
+    other = next((one for one in beside if one.value != holding[0].value), None)
     if other is not None:
         both = " and ".join(one.file or f"a threshold of {one.value:g}" for one in (holding[0], other))
         raise WeightsError(f"{both} both hold for {detector.name} at this setting; remove one.")
@@ -282,3 +285,7 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
     raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield {command}`.")
+
+
+def _folder(threshold: Threshold) -> Path | None:
+    return None if threshold.file is None else Path(threshold.file).parent

@@ -14,6 +14,14 @@ from tests.tiny import tiny_sd  # noqa: E402
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory):
+    """A data folder of the tests' own: what this machine's user calibrated decides nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFSHIELD_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def pipe():
     """A tiny Stable Diffusion with v-prediction and zero terminal signal."""

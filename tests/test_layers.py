@@ -14,7 +14,7 @@ MAY_IMPORT = {"shield": {"shield"}, "probes": {"shield", "probes"}, "ui": {"shie
 # Bottom up. Those of one line know nothing of each other.
 ORDER = {
     "shield": """
-        errors
+        errors home
         model_names
         thresholds
         model
