@@ -22,10 +22,10 @@ for file in memorized.csv locate.csv works.csv others.csv nonmembers.csv calibra
     fi
 done
 
-# Thresholds belong to this checkpoint and these settings, so they are kept with the run and not with the package.
-mkdir -p "$out/weights/thresholds"
-DIFFSHIELD_WEIGHTS=$(cd "$out/weights" && pwd)
-export DIFFSHIELD_WEIGHTS
+# Thresholds belong to this checkpoint and these settings, so they are kept with the run and not with the user's others.
+mkdir -p "$out/home"
+DIFFSHIELD_HOME=$(cd "$out/home" && pwd)
+export DIFFSHIELD_HOME
 sampling=(--steps "${STEPS:-50}" --guidance "${GUIDANCE:-7.5}")
 common=(--model "$model" --device "${DEVICE:-auto}")
 twin=(${TWIN:+--twin "$TWIN"})
@@ -35,7 +35,7 @@ step() {
     "$diffshield" "$@"
 }
 
-if ! ls "$DIFFSHIELD_WEIGHTS"/thresholds/*.json >/dev/null 2>&1; then
+if ! ls "$DIFFSHIELD_HOME"/thresholds/*.json >/dev/null 2>&1; then
     step calibrate "${common[@]}" "${sampling[@]}" --prompts "$prompts/calibration.txt" --fpr "${FPR:-0.01}" \
         --seeds "${SEEDS:-4}"
 fi

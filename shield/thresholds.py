@@ -266,8 +266,10 @@ def _folder(threshold: Threshold) -> Path | None:
 
 
 def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
-    """The threshold for this detector at this setting. Raises NotCalibratedError, with the nearest miss and the
-    command, and WeightsError where two different ones of one folder hold. Of several folders the first one's holds.
+    """The threshold for this detector at this setting, of the first folder that has one.
+
+    Raises NotCalibratedError, with the nearest miss and the command, and WeightsError where two different ones of one
+    folder hold.
     """
     options, misses = options_of(detector), []
     holding: list[Threshold] = []
@@ -287,3 +289,7 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
     raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield {command}`.")
+
+
+def _folder(threshold: Threshold) -> Path | None:
+    return None if threshold.file is None else Path(threshold.file).parent

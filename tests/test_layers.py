@@ -14,7 +14,7 @@ MAY_IMPORT = {"shield": {"shield"}, "probes": {"shield", "probes"}, "ui": {"shie
 # Bottom up. Those of one line know nothing of each other.
 ORDER = {
     "shield": """
-        errors version method_table
+        errors home version method_table
         model_names
         thresholds reasons
         model

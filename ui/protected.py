@@ -158,7 +158,7 @@ class Protected:
         """The stored features if they are of exactly these pictures, else new ones."""
         try:
             if _read_json(self.folder / "features" / "of.json") == self.works:
-                return Gallery.load(self.folder / "features")
+                return Gallery.load((self.folder / "features").absolute())
         except GalleryError:
             pass
         gallery = Gallery()

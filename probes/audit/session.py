@@ -16,7 +16,6 @@ from probes.drawing.draw import (
     jobs_for,
     record_stage,
     record_works,
-    stored_thresholds,
 )
 from probes.inputs.cohorts import Panel
 from probes.inputs.prompts import Target
@@ -31,6 +30,7 @@ from probes.runs.stage_log import Skip, Stages
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
 from shield.errors import NotCalibratedError
+from shield.model.assets import stored_thresholds
 from shield.types import Detector
 
 if TYPE_CHECKING:

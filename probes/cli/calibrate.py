@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probes.runs.progress import Progress
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
+OWN_FOLDER = "Folder to write to; by default in the user's data folder, where every verb looks first."
 Registry = Annotated[
     list[Path] | None,
     typer.Option(help="Registry of concepts (TOML), several times if need be; by default the testbed's characters."),
@@ -39,7 +40,7 @@ def calibrate(
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
+    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -47,13 +48,13 @@ def calibrate(
     from dataclasses import asdict
 
     from probes.verbs.calibrate import calibrate_detectors
-    from shield.model.assets import weights_dir
+    from shield.model.assets import own_thresholds_folder
 
     with _bar() as progress:
         made = calibrate_detectors(
             model,
             listed(detectors),
-            out or weights_dir() / "thresholds",
+            out or own_thresholds_folder(),
             prompts=prompts,
             negatives=listed(negatives),
             seeds=range(100, 100 + seeds),
@@ -94,16 +95,21 @@ def calibrate_copies(
 def calibrate_gallery(
     gallery: Annotated[Path, typer.Argument(help="A saved gallery, or a folder of protected pictures.")],
     noncopies: Annotated[Path, typer.Argument(help="Folder of pictures that copy none of those, nor each other.")],
-    out: Annotated[Path | None, typer.Option(help="Where to save the gallery; by default where it was.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to save the gallery; by default where it was; of pictures, in the user's data folder."
+        ),
+    ] = None,
     fpr: Fpr = 0.01,
     as_json: Json = False,
 ) -> None:
     """Make a gallery's copy threshold from pictures that are known not to be copies."""
     from probes.verbs.calibrate_protected import calibrate_gallery as make
 
-    made = make(gallery, noncopies, out, fpr=fpr)
+    made, saved = make(gallery, noncopies, out, fpr=fpr)
     found = {
-        "gallery": str(out or gallery),
+        "gallery": str(saved),
         "works": len(made),
         "correlation": made.correlation,
         "tile_distance": made.tile_distance,
@@ -113,7 +119,7 @@ def calibrate_gallery(
         found,
         as_json,
         f"copy above a correlation of {made.correlation:.4g} or with no tile further than "
-        f"{made.tile_distance:.4g} ({len(made)} pictures protected), {out or gallery}",
+        f"{made.tile_distance:.4g} ({len(made)} pictures protected), {saved}",
     )
 
 
@@ -132,7 +138,7 @@ def calibrate_concepts(
         ),
     ] = None,
     fpr: Fpr = 0.01,
-    out: Annotated[Path | None, typer.Option(help="Folder for the limit; by default the shipped ones'.")] = None,
+    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -180,7 +186,7 @@ def calibrate_watch(
     schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture.")] = None,
     guidance: OwnGuidance = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Folder for the thresholds; by default the shipped ones'.")] = None,
+    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -188,14 +194,14 @@ def calibrate_watch(
     from dataclasses import asdict
 
     from probes.verbs.calibrate_protected import calibrate_watch as make
-    from shield.model.assets import weights_dir
+    from shield.model.assets import own_thresholds_folder
 
     shares = numbers(steps, float)
     with _bar() as progress:
         made = make(
             model,
             shares,
-            out or weights_dir() / "thresholds",
+            out or own_thresholds_folder(),
             gallery=gallery,
             registry=registry or (),
             openclip=openclip,

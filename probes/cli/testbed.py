@@ -69,7 +69,10 @@ def build(
     sources: Sources = None,
     preset: Preset = "cpu",
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Weights folder: gets testbed/ and manifest.toml.")] = Path("weights"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Weights folder: gets testbed/ and manifest.toml; by default in the user's data folder."),
+    ] = None,
     resume: Resume = False,
     max_minutes: MaxMinutes = math.inf,
     start: Start = None,
@@ -77,7 +80,9 @@ def build(
     """Train what is not trained yet, then write the weights folder."""
     from probes.testbed.build import STAGES
     from probes.testbed.export import export
+    from shield.home import home
 
+    out = out or home() / "weights"
     builder = _builder(work, sources, preset, device, resume, max_minutes)
     if not builder.run(builder.adopt(start) if start else STAGES):
         typer.echo(f"time is up; go on with --resume --work {work}")

@@ -24,14 +24,13 @@ from probes.runs.folder import Record, Run, record_id
 from probes.runs.progress import Progress
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
-from shield.errors import MissingSignalError, NotCalibratedError, WeightsError
+from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.intercept import recorded
 from shield.hooks.shared_uncond import SharedUncond, shareable
-from shield.model.assets import weights_dir
 from shield.model.conditioning import encoded
 from shield.model.families import family_of
 from shield.runtime.settings import Models, models_of, running_setting
-from shield.thresholds import Threshold, found, load_thresholds
+from shield.thresholds import Threshold, found
 from shield.types import Detector, Trace
 
 USUAL_DETECTORS = ("structure_gap", "noise_gap")
@@ -264,14 +263,6 @@ def drawn_by_pipeline(
         ]
 
     return draw
-
-
-def stored_thresholds() -> list[Threshold]:
-    """The shipped or calibrated thresholds; none if there are no weights."""
-    try:
-        return load_thresholds(weights_dir() / "thresholds")
-    except WeightsError:
-        return []
 
 
 def drawn_by_shield(shield: Any, sampling: Sampling) -> Draw:

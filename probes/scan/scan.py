@@ -20,7 +20,6 @@ from probes.drawing.draw import (
     jobs_for,
     record_stage,
     record_works,
-    stored_thresholds,
 )
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
@@ -42,6 +41,7 @@ from probes.scan.stream import STAGE, items_of, record_stream
 from probes.types import Subject
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
+from shield.model.assets import stored_thresholds
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4

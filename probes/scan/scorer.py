@@ -6,21 +6,24 @@ A chunk's result depends on the chunk alone, so it doesn't matter which worker s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline, stored_thresholds
+from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
 from probes.inputs.prompts import Target
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
 from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Subject
+from shield import home
 from shield.detectors import DETECTORS
+from shield.model import assets
+from shield.model.assets import stored_thresholds
 from shield.model.memory import out_of_memory
 from shield.model_names import values_of
 from shield.thresholds import options_of
@@ -28,6 +31,12 @@ from shield.types import Detector
 
 # What a CPU gets without being asked: larger batches don't make it faster.
 CPU_BATCH = 16
+# Where the testbed and thresholds are, which a worker elsewhere isn't told by its own environment.
+PLACES = (assets.ENVIRONMENT, home.ENVIRONMENT)
+
+
+def _named_places() -> dict[str, str]:
+    return {name: os.environ[name] for name in PLACES if name in os.environ}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Reading:
     dtype: str | None = None
     channels_last: bool = False
     compiled: bool = False
-    weights: str | None = field(default_factory=lambda: os.environ.get("DIFFSHIELD_WEIGHTS"))
+    places: Mapping[str, str] = field(default_factory=_named_places)
     pipe: Any = field(default=None, repr=False, compare=False)
 
     def scorers(self) -> list[Detector]:
@@ -89,8 +98,7 @@ class Scorer:
     """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
 
     def __init__(self, reading: Reading) -> None:
-        if reading.weights is not None:
-            os.environ["DIFFSHIELD_WEIGHTS"] = reading.weights
+        os.environ.update(reading.places)
         self.reading = reading
         pipe = load(reading.model, reading.device, reading.dtype) if reading.pipe is None else reading.pipe
         self.subject = Subject(pipe, reading.model)

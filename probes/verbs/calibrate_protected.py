@@ -16,6 +16,7 @@ from probes.paths import takes_paths
 from probes.testbed.negatives import dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError
+from shield.home import gallery_folder, home
 from shield.model.loading import SHIPPED
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
@@ -30,7 +31,11 @@ GROUNDS = ("a blue background", "a pink striped background", "a gray dotted back
 
 @takes_paths
 def gallery_at(folder: Path) -> Gallery:
-    """A saved gallery, or the pictures of a folder. Raises GalleryError."""
+    """A saved gallery, by its folder or by its name in the user's data folder, or the pictures of a folder.
+
+    Raises GalleryError.
+    """
+    folder = gallery_folder(folder)
     return Gallery.load(folder) if (folder / "gallery.json").is_file() else Gallery.from_folder(folder)
 
 
@@ -77,19 +82,26 @@ def described_in_short(description: str) -> str:
 
 
 @takes_paths
-def calibrate_gallery(gallery: Path, noncopies: Path, out: Path | None = None, *, fpr: float = 0.01) -> Gallery:
+def calibrate_gallery(
+    gallery: Path, noncopies: Path, out: Path | None = None, *, fpr: float = 0.01
+) -> tuple[Gallery, Path]:
     """A gallery whose copy threshold comes from a folder of pictures that copy nothing in it, nor each other.
 
-    Saved in ``out``, by default where it was loaded from. GalleryError for what can't be read, BadRequestError for too
-    few pictures or no place to save a gallery that was made from a folder of pictures.
+    Returns it and where it was saved: ``out``, else where it was loaded from; a gallery made from a folder of pictures
+    by that folder's name in the user's data folder. GalleryError for what can't be read, BadRequestError for too few
+    pictures.
     """
     loaded = gallery_at(gallery)
-    if out is None and not (gallery / "gallery.json").is_file():
-        raise BadRequestError(f"{gallery} is a folder of pictures; name the folder to save the gallery in with --out.")
+    out = out or _own_folder(gallery)
     files = picture_files(noncopies)
     loaded.calibrate([(str(file), file) for file in files], fpr, str(noncopies))
-    loaded.save(out or gallery)
-    return loaded
+    loaded.save(out)
+    return loaded, out
+
+
+def _own_folder(gallery: Path) -> Path:
+    found = gallery_folder(gallery)
+    return found if (found / "gallery.json").is_file() else home() / "galleries" / found.resolve().name
 
 
 @takes_paths

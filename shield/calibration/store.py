@@ -3,13 +3,12 @@
     HOME/thresholds/CHECKPOINT/SETTING/*.json      one folder for each entry, as `load_thresholds` reads it
     HOME/thresholds/CHECKPOINT/SETTING.lock        held by the process that is making the entry
 
-HOME is $DIFFSHIELD_HOME, else the user's data folder as the operating system has it (platformdirs).
+HOME is the user's data folder (shield/home.py).
 CHECKPOINT and SETTING are digests of what the caller names them by; the store doesn't look into either. An entry
 appears whole or not at all. A process that dies while it makes one leaves the lock to the next.
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,20 +19,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from shield.errors import BadRequestError, WeightsError
+from shield.home import ENVIRONMENT, home
 from shield.thresholds import Threshold, load_thresholds, save_threshold
 
-ENVIRONMENT = "DIFFSHIELD_HOME"
 DIGITS = 16
-
-
-def home() -> Path:
-    """The folder for what diffshield keeps on this machine; it needn't exist yet."""
-    named = os.environ.get(ENVIRONMENT)
-    return Path(named).expanduser() if named else platformdirs.user_data_path("diffshield", appauthor=False)
 
 
 def default_folder() -> Path:

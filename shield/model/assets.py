@@ -1,32 +1,78 @@
 """The shipped files: where they are, and whether they are what was shipped.
 
 `weights/manifest.toml` lists each file with its size and sha256; a folder is checked against it before it is loaded,
-so that a cut download or an edited file ends in one sentence instead of odd pictures. Thresholds aren't listed:
-`diffshield calibrate` writes new ones.
+so that a cut download or an edited file ends in one sentence instead of odd pictures. Thresholds aren't listed: a
+folder that $DIFFSHIELD_WEIGHTS names may hold further ones.
 """
 
 import hashlib
 import os
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shield.errors import WeightsError
+from shield.home import home
+from shield.thresholds import Threshold, load_thresholds
 
 MANIFEST = "manifest.toml"
-UNLISTED = ("manifest.toml", "README.md", "thresholds")
+UNLISTED = (
+    "manifest.toml",
+    "README.md",
+    "thresholds",
+    "NOTICE",
+    "pyproject.toml",
+    "build",
+    "diffusion_shield_testbed.egg-info",
+)
 IGNORED = (".DS_Store",)  # what macOS puts into every folder that is looked at
 ENVIRONMENT = "DIFFSHIELD_WEIGHTS"
+PACKAGE = "diffusion_shield_testbed"
 
 
 def weights_dir() -> Path:
-    """The shipped `weights` folder: $DIFFSHIELD_WEIGHTS, else the one beside the package. Raises WeightsError."""
+    """The folder with the testbed: $DIFFSHIELD_WEIGHTS, else the first of `places` that is one. Raises WeightsError."""
     named = os.environ.get(ENVIRONMENT)
-    folder = Path(named).expanduser() if named else Path(__file__).resolve().parents[2] / "weights"
-    if not folder.is_dir():
-        raise WeightsError(f"No weights folder at {folder}; set {ENVIRONMENT} to the folder that holds {MANIFEST}.")
-    return folder
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            raise WeightsError(f"No weights folder at {folder}; set {ENVIRONMENT} to the folder that holds {MANIFEST}.")
+        return folder
+    looked = places()
+    for folder in looked:
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise WeightsError(
+        f"The testbed isn't installed (looked in {', '.join(map(str, looked))}): run "
+        "`pip install 'diffusion-shield[testbed]'`, or `pip install ./weights` in a checkout."
+    )
+
+
+def places() -> list[Path]:
+    """Where the testbed is looked for, in this order: the checkout, the installed package, the user's data folder."""
+    package = find_spec(PACKAGE)
+    installed = package.submodule_search_locations if package is not None else None
+    return [Path(__file__).resolve().parents[2] / "weights", *map(Path, installed or ()), home() / "weights"]
+
+
+def own_thresholds_folder() -> Path:
+    """Where thresholds are written by default: in the user's data folder."""
+    return home() / "thresholds"
+
+
+def thresholds_folders() -> list[Path]:
+    """Where thresholds are looked for, in this order: the user's own, then the shipped ones if they are there."""
+    try:
+        return [own_thresholds_folder(), weights_dir() / "thresholds"]
+    except WeightsError:  # the package without its testbed
+        return [own_thresholds_folder()]
+
+
+def stored_thresholds() -> list[Threshold]:
+    """The user's own thresholds, then the shipped ones, so that the user's decide. Raises WeightsError."""
+    return [threshold for folder in thresholds_folders() for threshold in load_thresholds(folder)]
 
 
 def sha256_of(path: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
+from shield.home import gallery_folder
 from shield.protected.descriptors import DESCRIPTORS, Descriptor, Found, Limit, Pixels, available
 from shield.protected.descriptors.pixels import (
     CORRELATION,
@@ -343,12 +344,14 @@ class Gallery:
         part.replace(folder / "gallery.json")
 
     @classmethod
-    def load(cls, folder: Path) -> "Gallery":
-        """A saved gallery, with those of its descriptors that are installed here; a warning names the others.
+    def load(cls, folder: Path | str) -> "Gallery":
+        """A saved gallery, by its folder or by the name of one in the user's data folder (shield/home.py).
+
+        It has those of its descriptors that are installed here; a warning names the others.
 
         Raises GalleryError when it can't be read.
         """
-        folder = Path(folder)
+        folder = gallery_folder(folder)
         try:
             data = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
             if data["format"] != FORMAT:

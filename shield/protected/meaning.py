@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
-from shield.model.assets import weights_dir
+from shield.model.assets import own_thresholds_folder, thresholds_folders
 from shield.model.openclip import OpenClip
 from shield.protected.concepts import Concepts
 from shield.thresholds import quantile
@@ -31,6 +31,7 @@ from shield.types import Mention
 
 FORMAT = 1
 COMMAND = "diffshield calibrate-concepts"
+BELOW = "concepts"  # the folder of limits in a folder of thresholds
 _KINDS = "picture|photo|photograph|image|drawing|painting|illustration|portrait|render"
 _LEAD = re.compile(rf"^(?:(?:an?|the)\s+)?(?:(?:{_KINDS})\s+of\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
 _BREAK = re.compile(
@@ -158,8 +159,8 @@ def calibrated_limit(
 
 
 def limits_folder() -> Path:
-    """Where limits are shipped and written by default."""
-    return weights_dir() / "thresholds" / "concepts"
+    """Where limits are written by default, and found before the shipped ones."""
+    return own_thresholds_folder() / BELOW
 
 
 def save_limit(limit: Limit, folder: Path) -> Path:
@@ -173,9 +174,13 @@ def save_limit(limit: Limit, folder: Path) -> Path:
 
 
 def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
-    """The limit for this CLIP and these concepts. Raises NotCalibratedError, and WeightsError for a broken file."""
-    place = limits_folder() if folder is None else Path(folder)
-    path = place / f"{space.fingerprint}.json"
+    """The limit for this CLIP and these concepts: of `folder`, else the user's own, else the shipped one.
+
+    Raises NotCalibratedError, and WeightsError for a broken file.
+    """
+    places = [above / BELOW for above in thresholds_folders()] if folder is None else [Path(folder)]
+    files = [place / f"{space.fingerprint}.json" for place in places]
+    path = next((file for file in files if file.is_file()), files[0])
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format") != FORMAT:
@@ -184,7 +189,8 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
         return Limit(**data, interval=(float(low), float(high)))
     except FileNotFoundError:
         raise NotCalibratedError(
-            f"The screen by meaning has no limit for these concepts and this CLIP in {place}; run `{COMMAND}`."
+            f"The screen by meaning has no limit for these concepts and this CLIP in "
+            f"{' or '.join(map(str, places))}; run `{COMMAND}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from shield.errors import BadRequestError, WeightsError
-from shield.model.assets import weights_dir
+from shield.errors import BadRequestError
+from shield.model.assets import stored_thresholds
 from shield.model.families import family_of
 from shield.protected.gallery import Gallery
 from shield.runtime.policy import Policy, preset
@@ -59,9 +59,9 @@ def as_screen(given: Any) -> Screen | None:
 
 
 def as_thresholds(given: Any) -> list[Threshold]:
-    """The thresholds given, those of a folder, or the shipped ones. Raises BadRequestError, WeightsError."""
+    """The thresholds given, those of a folder, or the stored ones. Raises BadRequestError, WeightsError."""
     if given is None:
-        return _shipped()
+        return stored_thresholds()
     if isinstance(given, str | Path):
         if not Path(given).is_dir():
             raise BadRequestError(f"There is no folder of thresholds at {given}; make one with `diffshield calibrate`.")
@@ -149,11 +149,3 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} of {', '.join(others)}" if value else f"an empty {type(value).__name__}"
     said = repr(value) if value is None or isinstance(value, str | Real) else ""
     return said if 0 < len(said) <= 40 else f"a value of type {type(value).__name__}"
-
-
-def _shipped() -> list[Threshold]:
-    try:
-        folder = weights_dir()
-    except WeightsError:  # the package without its weights
-        return []
-    return load_thresholds(folder / "thresholds")

@@ -82,7 +82,7 @@ def test_a_whole_audit_and_the_same_command_again(tmp_path: Path) -> None:
     assert {name: run["status"] for name, run in runs.items()} == dict.fromkeys(runs, "complete")
     assert all((out / name / "report.html").is_file() for name in runs)
     assert (out / "hardened-model" / "model_index.json").is_file()
-    assert len(list((out / "weights" / "thresholds").glob("*.json"))) == 2
+    assert len(list((out / "home" / "thresholds").glob("*.json"))) == 2
     flagged = [json.loads(line)["flagged"] for line in (out / "scan-others" / "records.jsonl").open(encoding="utf-8")]
     assert set(flagged) <= {True, False} and len(flagged) == 3, "the thresholds it made are those it used"
     curve = json.loads((out / "attacked" / "summary.json").read_text(encoding="utf-8"))["curve"]

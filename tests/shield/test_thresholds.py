@@ -102,6 +102,19 @@ def test_other_options_and_other_detectors_need_their_own_threshold():
             found([made([1.0] * 9)], detector, SETTING)
 
 
+def test_the_first_folder_decides_and_two_of_one_folder_are_refused(tmp_path):
+    """Of two that hold: the same setting in two folders, and a setting within the tolerance in one."""
+    near = replace(SETTING, timesteps=tuple(t + 0.5 for t in SETTING.timesteps))
+    for n, folder in enumerate(("mine", "shipped")):
+        save_threshold(made([n + 1.0] * 9), tmp_path / folder)
+    kept = {folder: load_thresholds(tmp_path / folder) for folder in ("mine", "shipped")}
+    assert found([*kept["mine"], *kept["shipped"]], NoiseGap(), SETTING).value == 1.0
+    assert found([*kept["shipped"], *kept["mine"]], NoiseGap(), SETTING).value == 2.0
+    save_threshold(replace(made([3.0] * 9), setting=near), tmp_path / "mine")
+    with pytest.raises(WeightsError, match="both hold"):
+        found([*load_thresholds(tmp_path / "mine"), *kept["shipped"]], NoiseGap(), SETTING)
+
+
 def test_two_thresholds_for_one_setting_are_refused_by_name(tmp_path):
     path = save_threshold(made([1.0] * 9), tmp_path)
     (tmp_path / "a.json").write_text(path.read_text().replace('"value": 1.0', '"value": 1000000000.0'))

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import WeightsError, first_line
+from shield.home import home
 from shield.model.assets import sha256_of
 from shield.protected.descriptors.found import WHOLE, Found, Limit
 from shield.protected.descriptors.vectors import Vectors
@@ -36,9 +37,8 @@ CANDIDATES = 3
 
 
 def models_folder() -> Path:
-    """Where fetched models are kept: below $XDG_DATA_HOME, else ~/.local/share."""
-    above = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(above) / "diffusion-shield" / "models"
+    """Where fetched models are kept."""
+    return home() / "models"
 
 
 def places() -> list[Path]:

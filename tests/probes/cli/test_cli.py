@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder whose thresholds `diffshield calibrate` made for the tiny model."""
+    """A weights folder, and a user's, whose thresholds `diffshield calibrate` made for the tiny model."""
     folder = tmp_path_factory.mktemp("weights")
     negatives = folder / "negatives.txt"
     negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
@@ -80,6 +80,7 @@ def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cpu",
         "--json",
         DIFFSHIELD_WEIGHTS=folder,
+        DIFFSHIELD_HOME=folder,
     )
     assert done.exit_code == 0, (done.output, done.exception)
     ((path, threshold),) = json.loads(done.stdout).items()
@@ -296,7 +297,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder like the shipped one, tiny and untrained, calibrated by its own verb."""
     folder = tiny_testbed(tmp_path_factory.mktemp("testbed"))
     arguments = ("--detectors", "structure_gap", "--negatives", "scenes", "--seeds", 5, "--fpr", 0.1, "--device", "cpu")
-    done = call("calibrate", *arguments, DIFFSHIELD_WEIGHTS=folder)
+    done = call("calibrate", *arguments, "--out", folder / "thresholds", DIFFSHIELD_WEIGHTS=folder)
     assert done.exit_code == 0 and "structure_gap: flags above" in done.stdout, (done.output, done.exception)
     return folder
 

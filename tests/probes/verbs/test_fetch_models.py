@@ -12,7 +12,7 @@ from shield.protected.descriptors import sscd
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "data"))
     monkeypatch.delenv(sscd.ENVIRONMENT, raising=False)
 
 

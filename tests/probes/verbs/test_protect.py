@@ -53,11 +53,25 @@ def test_calibrate_gallery_saves_a_gallery_that_states_its_threshold(works):
     assert again.exit_code == 0 and Gallery.load(works / "g").provenance["correlation"]["fpr"] == 0.1
 
 
+def test_a_gallery_of_pictures_is_kept_in_the_users_folder_and_found_by_name(works, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
+    before = sorted((works / "works").rglob("*"))
+    found = run("calibrate-gallery", works / "works", works / "others", "--fpr", 0.05, "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)["gallery"] == str(
+        tmp_path / "home" / "galleries" / "works"
+    )
+    assert sorted((works / "works").rglob("*")) == before and Gallery.load("works").works == (
+        "works-0",
+        "works-1",
+        "works-2",
+    )
+    assert run("calibrate-gallery", "works", works / "others", "--fpr", 0.1).exit_code == 0
+    assert gallery_at("works").provenance["correlation"]["fpr"] == 0.1
+
+
 def test_calibrate_gallery_says_what_is_missing(works):
-    nowhere = run("calibrate-gallery", works / "works", works / "others", "--fpr", 0.05)
     few = run("calibrate-gallery", works / "works", works / "others", "--out", works / "g")
-    assert nowhere.exit_code == few.exit_code == 1
-    assert "--out" in nowhere.stderr and "at least 99 negatives" in few.stderr and not (works / "g").exists()
+    assert few.exit_code == 1 and "at least 99 negatives" in few.stderr and not (works / "g").exists()
     assert gallery_at(works / "works").works == ("works-0", "works-1", "works-2")
 
 

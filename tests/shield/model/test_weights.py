@@ -1,3 +1,4 @@
+import importlib
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pytest
 
 import shield
 from shield.errors import BadRequestError, WeightsError
+from shield.model import assets
 from shield.model.assets import read_manifest, verify, weights_dir, write_manifest
 from shield.model.loading import resolved_device
 from tests.tiny import tiny_sd
@@ -120,6 +122,39 @@ def test_weights_folder_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(WeightsError, match="DIFFSHIELD_WEIGHTS"):
         weights_dir()
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No folder is named, and the package lies outside of a checkout."""
+    monkeypatch.delenv("DIFFSHIELD_WEIGHTS")
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "site" / "shield" / "model" / "assets.py"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return tmp_path
+
+
+def test_the_testbed_is_found_in_the_checkout_then_as_a_package_then_in_the_users_folder(nowhere):
+    folders = [nowhere / "site" / "weights", nowhere / "site" / assets.PACKAGE, nowhere / "home" / "weights"]
+    for folder in reversed(folders):
+        folder.mkdir(parents=True)
+        (folder / "manifest.toml").touch()
+        importlib.invalidate_caches()
+        assert weights_dir() == folder
+    (folders[0] / "manifest.toml").unlink()
+    assert weights_dir() == folders[1], "another's folder of that name"
+
+
+def test_without_a_testbed_one_sentence_has_the_command(nowhere):
+    with pytest.raises(WeightsError, match=r"pip install 'diffusion-shield\[testbed\]'") as error:
+        shield.load("testbed", "cpu")
+    assert str(nowhere / "home" / "weights") in str(error.value) and "\n" not in str(error.value)
+    assert assets.stored_thresholds() == []
+
+
+def test_what_a_user_calibrated_comes_before_what_was_shipped(shipped, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path))
+    assert assets.thresholds_folders() == [tmp_path / "thresholds", shipped / "thresholds"]
 
 
 def test_manifest_escapes_what_toml_needs(tmp_path):
