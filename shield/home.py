@@ -1,4 +1,4 @@
-"""The user's data folder: what diffshield keeps on a machine is here, never in a checkout or an installed package.
+"""The user's data folder: what is kept on a machine is here, never in a checkout or an installed package.
 
 HOME/thresholds/                thresholds that `diffshield calibrate` made, found before the shipped ones
 HOME/galleries/NAME/            galleries that are asked for by name

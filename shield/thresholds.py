@@ -261,10 +261,6 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def _folder(threshold: Threshold) -> Path | None:
-    return Path(threshold.file).parent if threshold.file else None
-
-
 def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
     """The threshold for this detector at this setting, of the first folder that has one.
 

@@ -309,5 +309,5 @@ def test_a_median_stays_exact_until_it_is_a_sample():
 
 
 def test_reading_keeps_the_weights_folder(weights):
-    assert Reading("testbed", ("noise_gap",)).weights == str(weights)
+    assert Reading("testbed", ("noise_gap",)).places["DIFFSHIELD_WEIGHTS"] == str(weights)
     assert replace(Reading("testbed", ("anisotropy", "noise_gap")), steps=1).scorers()[0].name == "anisotropy"

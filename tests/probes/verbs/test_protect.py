@@ -96,6 +96,7 @@ def test_calibrate_concepts_says_what_is_missing(tmp_path):
     assert found.exit_code == 0 and len(list((tmp_path / "limits").iterdir())) == 1
 
 
+@pytest.mark.slow  # calibrates a gallery of all works with every descriptor: minutes
 def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights")))
     monkeypatch.setattr("probes.testbed.negatives.CAPTIONS", 2)
