@@ -202,6 +202,8 @@ class Watcher:
         A negative prompt would shift the gap (one that repeats the prompt makes it zero), so the empty prompt is
         predicted beside it.
         """
+        if "noise_uncond" not in self.policy.needs:
+            return forward
         missing = forward.noise_uncond is None
         if not (self._has_own_uncond(forward) if not missing else self.policy.extra_uncond):
             return forward

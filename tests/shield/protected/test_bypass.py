@@ -20,6 +20,7 @@ from probes.bench.bypass import (
 )
 from shield import Gallery, Shield
 from shield.protected.concepts import Concept, Concepts
+from shield.reasons import Reason
 from shield.runtime.policy import preset
 from shield.types import Nearest, Score, Verdict
 from tests.shield.calls import STEPS, noises, options, thresholds
@@ -149,7 +150,7 @@ def test_layers_and_table():
         "p",
         "blocked",
         (Score("noise_gap", 2.0, 1.0, 0), Score("other", 0.5, 1.0, 0)),
-        ("the picture copies work-1 (pdq 0.990)", "given picture 1 (image) copies work-1 (pdq 0.990)"),
+        (Reason("copy", work="work-1"), Reason("given_copy", work="work-1", detail="1 (image)")),
         concepts=("Bolto",),
         nearest=nearest,
         scored=False,
