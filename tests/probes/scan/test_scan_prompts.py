@@ -17,6 +17,7 @@ from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.runs.folder import Run, RunError
 from probes.scan.scan import lines_of, scan
+from probes.testbed.manifest import load_manifest
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.hooks.intercept import recorded
@@ -83,7 +84,8 @@ def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     done = run(None, tmp_path / "run")
     scores: dict[str, list[float]] = {"members": [], "nonmembers": [], "scenes": []}
     for record in Run.open(tmp_path / "run").records():
-        scores[group_of(record)].append(record["scores"]["noise_gap"])
+        if group_of(record) != "members" or record["rung"] >= load_manifest().rungs[-2]:  # works that come out
+            scores[group_of(record)].append(record["scores"]["noise_gap"])
     found = done.summary["detector"]["noise_gap"]
     assert (found["n"], found["n_nonmembers"]) == (len(scores["members"]), len(scores["nonmembers"]))
     wins = mannwhitneyu(scores["members"], scores["nonmembers"]).statistic
