@@ -15,10 +15,10 @@ from PIL.Image import Image
 
 from probes import pruners
 from probes.attacks import AdversarialEmbedding
-from probes.audit.audit import as_usual
+from probes.audit.audit import Audited, as_usual
 from probes.audit.audit import audit as run_audit
 from probes.audit.plan import FULL, Plan
-from probes.audit.request import Asked, read_mask
+from probes.audit.request import Asked, Done, read_mask
 from probes.drawing.draw import USUAL_DETECTORS, Sampling
 from probes.inputs.given import Picture, Prompts, opened_picture, prompt_file, run_folder
 from probes.inputs.truth import copy_judge
@@ -273,7 +273,7 @@ def attack(
         resume=resume,
         show_progress=False,
     )
-    return Results(done.folder, done.report, done.summary, Table(done.folder))
+    return _results(done)
 
 
 def harden(
@@ -345,7 +345,7 @@ def harden(
         resume=resume,
         show_progress=False,
     )
-    return Results(done.folder, done.report, done.summary, Table(done.folder))
+    return _results(done)
 
 
 def audit(
@@ -394,7 +394,7 @@ def audit(
         plan=plan,
         show_progress=False,
     )
-    return Results(done.folder, done.report, done.summary, Table(done.folder))
+    return _results(done)
 
 
 def judge(
@@ -434,6 +434,10 @@ def judge(
     distinct = {(picture.size, picture.tobytes()): picture for picture in theirs if picture is not None}
     background = list(distinct.values()) if unrelated is None else [opened_picture(picture) for picture in unrelated]
     return copy_judge(background, "pictures that don't copy each other").judge(ours, theirs)
+
+
+def _results(done: Done | Audited) -> Results:
+    return Results(done.folder, done.report, done.summary, Table(done.folder))
 
 
 def _mask_file(mask: UnitMask | Path | str | None, folder: Path) -> Path | None:

@@ -39,3 +39,16 @@ def bars(show: bool = True) -> Iterator[Track]:
             return advance
 
         yield track
+
+
+def added_up(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that is told how many more are done, and tells ``progress`` how many are done of ``total``."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return add

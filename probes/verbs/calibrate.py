@@ -10,6 +10,7 @@ from PIL import Image
 from probes.inputs.prompts import read_prompts
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.paths import takes_paths
+from probes.runs.progress import added_up
 from probes.testbed.negatives import KINDS, dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
@@ -55,14 +56,6 @@ def calibrate_detectors(
         [target.prompt for target in read_prompts(prompts)] if prompts else dev_negatives(pipe, negatives, progress)
     )
     source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)} that bring out no work"
-    total, done = len(captions) * len(seeds), 0
-
-    def count(scored: int) -> None:
-        nonlocal done
-        done += scored
-        if progress is not None:
-            progress(done, total)
-
     sampling = Sampling(*usual_sampling(model, pipe, steps, guidance_scale), batch_size)
     thresholds = calibrated_by(
         pipe,
@@ -73,7 +66,7 @@ def calibrate_detectors(
         model,
         sampling,
         {"negatives": source},
-        count,
+        added_up(progress, len(captions) * len(seeds)),
     )
     return {save_threshold(threshold, out): threshold for threshold in thresholds}
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from probes.inputs.prompts import read_prompts
 from probes.paths import takes_paths
+from probes.runs.progress import added_up
 from probes.testbed.negatives import dev_negatives
 from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError
@@ -165,14 +166,6 @@ def calibrate_watch(
     pipe = load(model, device=device)
     benign = [t.prompt for t in read_prompts(prompts)] if prompts else dev_negatives(pipe, progress=progress)
     source = str(prompts) if prompts else "testbed dev nonmembers and scenes that bring out no work"
-    total, done = len(benign) * len(seeds), 0
-
-    def count(seen: int) -> None:
-        nonlocal done
-        done += seen
-        if progress is not None:
-            progress(done, total)
-
     sampling = Sampling(*usual_sampling(model, pipe, schedule, guidance_scale), batch_size)
     made = calibrated_by(
         pipe,
@@ -186,6 +179,6 @@ def calibrate_watch(
         preview,
         sampling,
         {"negatives": source, "gallery": str(gallery or "testbed works")},
-        count,
+        added_up(progress, len(benign) * len(seeds)),
     )
     return {save_threshold(threshold, out): threshold for threshold in made}

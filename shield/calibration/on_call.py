@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.calibration.benign import digest_of
 from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store
@@ -35,13 +34,12 @@ log = logging.getLogger("shield")
 
 @dataclass(frozen=True)
 class Effort:
-    """What a calibration is to reach and may cost: the false-alarm rate, the time (None: 120 s on a CPU, and as long as
-    it takes elsewhere), and the benign prompts, by default those that ship.
+    """What a calibration is to reach and may cost: the false-alarm rate, and the time (None: 120 s on a CPU, and as
+    long as it takes elsewhere).
     """
 
     fpr: float = 0.01
     seconds: float | None = None
-    prompts: tuple[str, ...] | None = None
 
 
 class OnCall:
@@ -89,15 +87,6 @@ class OnCall:
             self._answers[key] = (tuple(given), answer)  # kept, so that no other object gets a threshold's id
         return self._answers[key][1]
 
-    def made_for(
-        self, pipe: Any, detectors: Sequence[Detector], request: Mapping[str, Any], models: Models, effort: Effort
-    ) -> list[Threshold]:
-        """One threshold for each detector at this call's setting, made with this effort here or on an earlier day."""
-        call = _sized(pipe, request)
-        setting = foretold_setting(pipe, call, max(one.first_k for one in detectors), models)
-        self._answers.clear()
-        return self._once(pipe, detectors, call, setting, models, effort)
-
     def _answer(
         self,
         pipe: Any,
@@ -132,8 +121,7 @@ class OnCall:
         """The thresholds of one setting, which are made by one process and kept for the others."""
         named = [[one.name, options_of(one)] for one in detectors]
         alike = setting if any(one.first_k > 1 for one in detectors) else _first_step_alone(setting)
-        prompts = None if effort.prompts is None else digest_of(list(effort.prompts))
-        entry, store = [named, alike, effort.fpr, prompts], Store()
+        entry, store = [named, alike, effort.fpr], Store()
 
         def make() -> list[Threshold]:
             where = store.entry(models.denoiser, entry)
@@ -165,16 +153,7 @@ def _made(
     )
     log.info(said)
     with _bar(said) as progress:
-        made = self_calibrate(
-            pipe,
-            detectors,
-            call,
-            fpr=effort.fpr,
-            prompts=effort.prompts,
-            seconds=seconds,
-            models=models,
-            progress=progress,
-        )
+        made = self_calibrate(pipe, detectors, call, fpr=effort.fpr, seconds=seconds, models=models, progress=progress)
     about = made[0].provenance
     short = f" instead of {effort.fpr:.2%}, which the time didn't allow" if made[0].fpr > effort.fpr else ""
     log.info(
