@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.timing import Figure, figure
 from probes.drawing.draw import Sampling
-from probes.scan.scan import Hardware, scan
+from probes.scan.scan import ExecutionConfig, scan
 from tests.tiny import tiny_sd
 
 PROMPTS = int(os.environ.get("SCAN_MEMORY_PROMPTS", "100000"))
@@ -29,13 +29,13 @@ def measure() -> list[Figure]:
         with open(folder / "prompts.txt", "w", encoding="utf-8") as file:
             file.writelines(f"cat {n}\n" for n in range(PROMPTS))
         start = time.perf_counter()
-        with Watched(folder / "run" / "records.jsonl") as watched:
+        with PeakMemory(folder / "run" / "records.jsonl") as watched:
             scan(
                 folder / "prompts.txt",
                 folder / "run",
                 model=str(folder / "model"),
                 sampling=Sampling(3, 5.0, BATCH),
-                hardware=Hardware(batch_size=BATCH),
+                hardware=ExecutionConfig(batch_size=BATCH),
                 device="cpu",
                 show_progress=False,
             )
@@ -54,7 +54,7 @@ def measure() -> list[Figure]:
     return found
 
 
-class Watched:
+class PeakMemory:
     """Samples (bytes written, resident MB) twice a second while the block runs, and once after it."""
 
     def __init__(self, file: Path) -> None:
@@ -62,7 +62,7 @@ class Watched:
         self._file, self._over = file, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 

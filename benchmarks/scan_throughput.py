@@ -23,7 +23,7 @@ from probes.model.generate import generators
 from probes.runs.cost import counted
 from probes.runs.folder import Run
 from probes.scan.engines import InProcess
-from probes.scan.scorer import Reading
+from probes.scan.scorer import ScoringConfig
 from probes.scan.stream import items_of, record_stream
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
@@ -42,7 +42,9 @@ def measure() -> list[Figure]:
     manifest = load_manifest()
     captions = [caption for item in manifest.items for caption in item.captions]
     targets = [Target(f"prompt-{n}", captions[n % len(captions)] + " " * (n // len(captions))) for n in range(PROMPTS)]
-    reading = Reading("testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH)
+    reading = ScoringConfig(
+        "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
+    )
     with InProcess(reading) as engine, tempfile.TemporaryDirectory() as folder:
         engine.started(targets[0])
         subject = engine.scorer.subject

@@ -11,7 +11,7 @@ from probes.drawing.draw import Sampling
 from probes.inputs.prompts import Target
 from probes.runs.folder import Run
 from probes.scan.engines import RayActors
-from probes.scan.scorer import Reading
+from probes.scan.scorer import ScoringConfig
 from probes.scan.stream import items_of, record_stream
 
 BATCH, PROMPTS, REPEATS, WORKERS = 16, 256, 3, (1, 2, 4)
@@ -20,7 +20,9 @@ BATCH, PROMPTS, REPEATS, WORKERS = 16, 256, 3, (1, 2, 4)
 def measure() -> list[Figure]:
     """Loading and starting are left out; efficiency is speed over workers times one worker's."""
     targets = [Target(f"prompt-{n}", f"a cat and {n} donuts on a blue background") for n in range(PROMPTS)]
-    reading = Reading("testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH)
+    reading = ScoringConfig(
+        "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
+    )
     speeds, records = {}, set()
     for workers in WORKERS:
         with RayActors(reading, workers) as engine, tempfile.TemporaryDirectory() as folder:

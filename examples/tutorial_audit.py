@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from probes.audit.plan import TESTBED_LOCALIZER
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.scan.scan import lines_of as scan_lines
@@ -18,7 +18,7 @@ from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
 sampling = Sampling(steps=25, guidance_scale=3.0)
-asked = Asked("testbed", device="cpu")
+asked = AuditRequest("testbed", device="cpu")
 
 # 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
 scanned = scan(None, out / "scan", sampling=sampling, device="cpu")

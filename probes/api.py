@@ -18,7 +18,7 @@ from probes.attacks import AdversarialEmbedding
 from probes.audit.audit import Audited, as_usual
 from probes.audit.audit import audit as run_audit
 from probes.audit.plan import FULL, Plan
-from probes.audit.request import Asked, Done, read_mask
+from probes.audit.request import AuditRequest, Done, read_mask
 from probes.drawing.draw import USUAL_DETECTORS, Sampling
 from probes.inputs.given import Picture, Prompts, opened_picture, prompt_file, run_folder
 from probes.inputs.truth import copy_judge
@@ -458,8 +458,8 @@ def _asked(
     twin: str | None,
     limit: int | None,
     device: str,
-) -> Asked:
-    return Asked(
+) -> AuditRequest:
+    return AuditRequest(
         subject.name,
         prompt_file(works, folder, "prompts"),
         prompt_file(nonmembers, folder, "nonmembers"),

@@ -271,7 +271,7 @@ def _finite(value: Any) -> Any:
 
 
 @dataclass
-class Case:
+class MitigationContext:
     """One flagged image at one denoising step, as mitigations see it. Tensors are (1, ...), in the pipeline's dtype.
 
     `original`, `safe` and `null` are the request's conditioning, the accepted rewrite's (None without one), and the
@@ -312,7 +312,7 @@ class ConditioningMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def conditioned(self, case: Case) -> Conditioning:
+    def conditioned(self, case: MitigationContext) -> Conditioning:
         """The conditioning to use instead of `case.original`, one row."""
 
 
@@ -329,7 +329,7 @@ class PredictionMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """The prediction to return instead of `case.noise_cond`, (1, ...)."""
 
 

@@ -32,11 +32,11 @@ from shield.runtime.arguments import (
     as_thresholds,
     check_request,
 )
-from shield.runtime.blind_spots import Unseen
-from shield.runtime.controller import Plan, Watched, Watcher
+from shield.runtime.blind_spots import BlindSpots
+from shield.runtime.controller import ImageState, Plan, StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.runtime.policy import Policy
-from shield.runtime.preview_checks import Watch, picture_size, watch_of
+from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
@@ -120,7 +120,7 @@ class Shield(StandIn):
         self._made = OnCall()
         self._recognized = RecognizedModels()
         self._own: str | None = None
-        self._watched: tuple[Any, Watch | None] | None = None
+        self._watched: tuple[Any, PreviewMonitor | None] | None = None
         self._refuse_uncalibrated()
 
     @classmethod
@@ -149,8 +149,8 @@ class Shield(StandIn):
     def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         started = perf_counter()
         request, named = _bound(self.pipe, args, kwargs)
-        unseen = Unseen.of(request, self.gallery, self.pipe)
-        call = _Call(unseen.arguments(request, named), request, unseen)
+        blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
+        call = _Call(blind_spots.arguments(request, named), request, blind_spots)
         generator = request.get("generator")
         images, models = _watched(request, self.concepts), self._models()
         before = perf_counter() - started
@@ -166,14 +166,14 @@ class Shield(StandIn):
                 if not wrong:
                     break
                 self._redraw(drawn, wrong, call, plan, rewound)
-        return self._finished(drawn, unseen, before)
+        return self._finished(drawn, blind_spots, before)
 
-    def _drawn(self, call: "_Call", plan: Plan, images: list[Watched]) -> "_Drawn":
+    def _drawn(self, call: "_Call", plan: Plan, images: list[ImageState]) -> "_Drawn":
         """Runs the pipeline, watched, and compares what came out with the gallery."""
-        watcher = Watcher(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
+        watcher = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
         layers = watched_layers(self.policy.needs)
-        custody, output_type = Custody(self.pipe, call.unseen.notice), call.request.get("output_type") or "pil"
+        custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, watcher.moves),
             intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
@@ -258,7 +258,7 @@ class Shield(StandIn):
             refuse_unreadable(self.pipe.scheduler)
         return unreadable(self.pipe.scheduler)
 
-    def _watch(self) -> Watch | None:
+    def _watch(self) -> PreviewMonitor | None:
         """What is looked for on the way; made anew when the gallery was filled or the autoencoder exchanged."""
         now = (self.pipe.vae, self.gallery, bool(self.gallery))
         if self._watched is None or self._watched[0] != now:
@@ -301,15 +301,15 @@ class Shield(StandIn):
                     f"run `diffshield {command}`, or choose a policy with on_unscored='block' or 'pass'."
                 )
 
-    def _finished(self, drawn: "_Drawn", unseen: Unseen, before: float) -> Any:
+    def _finished(self, drawn: "_Drawn", blind_spots: BlindSpots, before: float) -> Any:
         """The pipeline's output with blocked pictures blanked, and the verdicts."""
         started = perf_counter()
         for image in drawn.images:
-            found, blind = drawn.nearest[image.row], unseen.about(image.row)
-            image.reasons += (*unseen.copies, *blind)
+            found, blind = drawn.nearest[image.row], blind_spots.about(image.row)
+            image.reasons += (*blind_spots.copies, *blind)
             image.scored &= not blind
-            copied = (found is not None and found.copied) or unseen.copies
-            if (copied and self.policy.on_copy == "block") or (blind and self.policy.on_unseen == "block"):
+            copied = (found is not None and found.copied) or blind_spots.copies
+            if (copied and self.policy.on_copy == "block") or (blind and self.policy.on_unverified == "block"):
                 image.action = "block"
             if image.action == "block":
                 drawn.pictures = blanked(drawn.pictures, image.row)
@@ -318,7 +318,7 @@ class Shield(StandIn):
         verdicts = [_verdict(image, drawn.nearest[image.row], share) for image in drawn.images]
         return with_verdicts(drawn.output, drawn.pictures, verdicts)
 
-    def _nearest(self, pictures: Any, output_type: str, images: Sequence[Watched]) -> list[Nearest | None]:
+    def _nearest(self, pictures: Any, output_type: str, images: Sequence[ImageState]) -> list[Nearest | None]:
         """Of each image that is wanted, the protected picture that it is most like."""
         if not self.gallery:
             return [None] * len(pictures)
@@ -332,7 +332,7 @@ class _Call:
 
     kwargs: dict[str, Any]
     request: dict[str, Any]
-    unseen: Unseen
+    blind_spots: BlindSpots
 
 
 @dataclass
@@ -341,7 +341,7 @@ class _Drawn:
 
     output: Any
     pictures: Any
-    images: list[Watched]
+    images: list[ImageState]
     nearest: list[Nearest | None]
     seconds: float
     calls: int
@@ -364,8 +364,8 @@ def _bound(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[d
     return dict(bound.arguments), given
 
 
-def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[Watched]:
-    """One Watched per picture the call makes, in the pipeline's order."""
+def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[ImageState]:
+    """One ImageState per image the call makes, in the pipeline's order."""
     prompt = request.get("prompt")
     prompts: list[str | None] = [prompt] if isinstance(prompt, str) else list(prompt or ())
     if prompt is None:
@@ -374,7 +374,7 @@ def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[Watched]
     copies = request.get("num_images_per_prompt", 1)
     texts = [p for p in prompts for _ in range(copies)]
     mentions = {p: screen.found(p) for p in set(prompts) if p} if screen else {}
-    return [Watched(row, text, mentions.get(text, ()) if text else ()) for row, text in enumerate(texts)]
+    return [ImageState(row, text, mentions.get(text, ()) if text else ()) for row, text in enumerate(texts)]
 
 
 def _joined(prompt: str | None, row: int, request: Mapping[str, Any]) -> str | None:
@@ -390,7 +390,7 @@ def _says_something(negative: Any) -> bool:
     return any(negative) if isinstance(negative, list | tuple) else bool(negative)
 
 
-def _verdict(image: Watched, nearest: Any, milliseconds: float) -> Verdict:
+def _verdict(image: ImageState, nearest: Any, milliseconds: float) -> Verdict:
     mitigated = image.action == "mitigate"
     return Verdict(
         index=image.row,

@@ -75,7 +75,7 @@ def use(folder: Path) -> dict[str, Any]:
     """What a user of this checkpoint does first, each on as little as shows that it works."""
     from probes.drawing.draw import Sampling
     from probes.localizers import FFNSubspace
-    from probes.scan.scan import Hardware, scan
+    from probes.scan.scan import ExecutionConfig, scan
     from probes.types import Subject
     from shield import Policy, Shield
     from shield.calibration.detectors import Sampling as Small
@@ -109,7 +109,7 @@ def use(folder: Path) -> dict[str, Any]:
         sampling=Sampling(2, 5.0, 1),
         device="cpu",
         detectors=["structure_gap", "noise_gap"],
-        hardware=Hardware(batch_size=1, dtype="bfloat16"),
+        hardware=ExecutionConfig(batch_size=1, dtype="bfloat16"),
         seeds=[500],
         show_progress=False,
     )

@@ -21,7 +21,7 @@ from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
 from shield.runtime.policy import preset
 from shield.thresholds import Threshold
-from shield.types import Case, Detector, Nearest, Screen, Trace, Verdict, WordWeight
+from shield.types import Detector, MitigationContext, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
 from ui.preview import picture_of, predicted_clean
 
@@ -31,7 +31,7 @@ SHIELDED, UNSHIELDED = "behind the shield", "without the shield"
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrawingRequest:
     """One picture that somebody asked for."""
 
     prompt: str
@@ -41,7 +41,7 @@ class Asked:
     steps: int = 25
     guidance_scale: float = 4.0
 
-    def checked(self) -> Asked:
+    def checked(self) -> DrawingRequest:
         """Itself, with its numbers as numbers. Raises BadRequestError."""
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise BadRequestError("A prompt is needed; type what to draw.")
@@ -89,7 +89,7 @@ class Drawing:
     detector's score of each step alone, `words` each word's share of the prompt's pull, empty where that can't be told.
     """
 
-    asked: Asked
+    asked: DrawingRequest
     verdict: Verdict
     shielded: Image.Image
     unshielded: Image.Image
@@ -123,7 +123,7 @@ def _finite(value: float) -> float | None:
 
 def drawn(
     pipe: Any,
-    asked: Asked,
+    asked: DrawingRequest,
     gallery: Gallery | None,
     concepts: Screen | None,
     preview: Preview | None,
@@ -149,7 +149,7 @@ def drawn(
     return Drawing(asked, verdict, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words)
 
 
-def _called(call: Callable[..., Any], asked: Asked, steps: _Steps) -> Any:
+def _called(call: Callable[..., Any], asked: DrawingRequest, steps: _Steps) -> Any:
     with torch.no_grad():
         return call(
             asked.prompt,
@@ -182,7 +182,7 @@ class _Steps:
 class _Watch:
     """An `on_forward` for the bare pipeline: scores every step, and weighs the prompt's words at the first."""
 
-    def __init__(self, pipe: Any, asked: Asked, detector: Detector) -> None:
+    def __init__(self, pipe: Any, asked: DrawingRequest, detector: Detector) -> None:
         self.pipe, self.asked = pipe, asked
         # One step at a time: a detector that reads several is asked about each alone.
         self.detector: Any = replace(detector, first_k=1)  # type: ignore[type-var]
@@ -202,7 +202,7 @@ class _Watch:
 
     def _weighed(self, forward: Forward) -> tuple[WordWeight, ...]:
         null = null_conditioning(self.pipe, forward.conditioning.embeds.shape[1])
-        case = Case(
+        case = MitigationContext(
             step=0,
             steps=self.asked.steps,
             guidance_scale=self.asked.guidance_scale,

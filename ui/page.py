@@ -17,7 +17,7 @@ from ui.protected import Protected
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ui.drawing import Asked, Drawing, Frame
+    from ui.drawing import Drawing, DrawingRequest, Frame
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Page:
     jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
-    def draw(self, asked: Asked, tell: Callable[[Frame | str], None]) -> Drawing:
+    def draw(self, asked: DrawingRequest, tell: Callable[[Frame | str], None]) -> Drawing:
         """One picture with what is protected right now; tells frames, or a sentence while the model loads."""
         if not self.models.settled(asked.model):
             tell(f"Loading {asked.model}; this takes a few seconds …")

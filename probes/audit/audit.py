@@ -71,7 +71,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
-from probes.audit.session import Known, Loop
+from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
 from probes.inputs.cohorts import panel_of_manifest, panel_of_prompts
@@ -140,7 +140,7 @@ def audit(
     ) as run:
         known = known_about(model, targets, plan, device, twin)
         with bars(show_progress) as track:
-            summary = complete(Loop(run, subject, known, plan, track))
+            summary = complete(AuditSession(run, subject, known, plan, track))
         run.finish("complete")
     return Audited(out, _rendered(out), summary)
 
@@ -163,7 +163,7 @@ def as_usual(plan: Plan, subject: Subject) -> Plan:
     )
 
 
-def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> Known:
+def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = manifest_of(model)
     panel = (
@@ -174,7 +174,7 @@ def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin
     clean = Subject(load(twin, device=device), twin) if twin else None
     judge, limits = judge_for(manifest, panel)
     panel = replace(panel, limits=(*panel.limits, *limits))
-    return Known(panel, judge, clean, testbed_alignment() if manifest else None)
+    return GroundTruth(panel, judge, clean, testbed_alignment() if manifest else None)
 
 
 def _rendered(folder: Path) -> Path | None:

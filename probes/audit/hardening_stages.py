@@ -35,7 +35,7 @@ from probes.runs.stage_log import Skip
 from probes.types import Goal, Memory, Pair
 
 if TYPE_CHECKING:
-    from probes.audit.session import Loop
+    from probes.audit.session import AuditSession
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
 NO_KEEP = (
@@ -48,7 +48,7 @@ NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
 STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hardened_nonmember_attacked")
 
 
-def stages(loop: Loop) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
+def stages(loop: AuditSession) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
     """Stage -> its work, for Loop.do."""
     return {
         "surrogates": lambda: surrogates(loop),
@@ -60,17 +60,17 @@ def stages(loop: Loop) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
     }
 
 
-def members(loop: Loop) -> list[Target]:
+def members(loop: AuditSession) -> list[Target]:
     """The members that are removed."""
     return [target for target in loop.panel.members if target.reference is not None][: loop.plan.hardening.members]
 
 
-def nonmembers(loop: Loop) -> Sequence[Target]:
+def nonmembers(loop: AuditSession) -> Sequence[Target]:
     """The non-members that are drawn and attacked again."""
     return loop.panel.nonmembers[: loop.plan.hardening.controls]
 
 
-def dev(loop: Loop) -> list[Target]:
+def dev(loop: AuditSession) -> list[Target]:
     """The works that are removed with them and decide when to stop."""
     taken = {target.id for target in members(loop)}
     return [target for target in loop.panel.locate if target.reference is not None and target.id not in taken][
@@ -78,7 +78,7 @@ def dev(loop: Loop) -> list[Target]:
     ]
 
 
-def surrogates(loop: Loop) -> None:
+def surrogates(loop: AuditSession) -> None:
     plan, targets = loop.plan.hardening, [*members(loop), *dev(loop)]
     if not members(loop):
         raise Skip(NO_MEMORY)
@@ -87,7 +87,7 @@ def surrogates(loop: Loop) -> None:
         loop.draw("surrogates", loop.subject, jobs_for(targets, list(seeds)))
 
 
-def kept(loop: Loop) -> None:
+def kept(loop: AuditSession) -> None:
     plan = loop.plan.hardening
     targets = [replace(target, kind="kept") for target in loop.panel.keep[: plan.keep]]
     if not members(loop) or not targets:
@@ -95,7 +95,7 @@ def kept(loop: Loop) -> None:
     loop.draw("kept", loop.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
 
 
-def harden(loop: Loop) -> dict[str, Any]:
+def harden(loop: AuditSession) -> dict[str, Any]:
     """The training. What was trained, for how long, and what the checks on dev works found."""
     if not loop.stages.complete("surrogates") or not loop.stages.complete("kept"):
         raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
@@ -129,25 +129,25 @@ def harden(loop: Loop) -> dict[str, Any]:
     }
 
 
-def draw(loop: Loop) -> None:
+def draw(loop: AuditSession) -> None:
     scenes = loop.panel.scenes[: loop.plan.hardening.controls]
     targets = dict.fromkeys([*members(loop), *nonmembers(loop), *scenes])
     with hardened(loop.subject, _weights(loop)):
         loop.draw("hardened", loop.subject, jobs_for(list(targets), loop.plan.picture_seeds))
 
 
-def attack(loop: Loop, stage: str, targets: Sequence[Target]) -> dict[str, Any]:
+def attack(loop: AuditSession, stage: str, targets: Sequence[Target]) -> dict[str, Any]:
     with hardened(loop.subject, _weights(loop)):
         return loop.attack(stage, "hardened", loop.subject, targets)
 
 
-def _weights(loop: Loop) -> Path:
+def _weights(loop: AuditSession) -> Path:
     if not loop.stages.complete("harden"):
         raise Skip(NO_WEIGHTS)
     return loop.run.folder / "harden" / "hardened.safetensors"
 
 
-def _pairs(loop: Loop, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
+def _pairs(loop: AuditSession, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
     """Pictures with their prompts, as the denoiser sees them."""
 
     def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
@@ -157,14 +157,14 @@ def _pairs(loop: Loop, prompts: Sequence[str], pictures: Sequence[Path]) -> list
     return [Pair(*pair) for pair in zip(latents, encode_prompts(loop.subject, prompts).cpu(), strict=True)]
 
 
-def _pairs_of(loop: Loop, records: Sequence[Record]) -> list[Pair]:
+def _pairs_of(loop: AuditSession, records: Sequence[Record]) -> list[Pair]:
     return _pairs(
         loop, [record["prompt"] for record in records], [loop.run.folder / record["picture"] for record in records]
     )
 
 
 def _memories(
-    loop: Loop, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
+    loop: AuditSession, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
 ) -> tuple[list[Memory], int]:
     """Works with their surrogates, and for how many of these the pruned model drew nothing but copies.
 
@@ -188,7 +188,7 @@ def _memories(
 class Check:
     """Ends a training when no dev work comes out any more, neither from its caption nor from the attack."""
 
-    def __init__(self, loop: Loop, memories: Sequence[Memory]) -> None:
+    def __init__(self, loop: AuditSession, memories: Sequence[Memory]) -> None:
         self._loop, self._goals = loop, [memory.goal for memory in memories]
         self._file = loop.run.folder / "harden" / "checks.json"
         self._file.parent.mkdir(exist_ok=True)  # a first check may come before the first checkpoint

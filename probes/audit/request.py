@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from probes.audit.plan import Plan
-from probes.audit.session import Known, Loop
+from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
-from probes.inputs.cohorts import Panel, panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import Cohorts, panel_of_manifest, panel_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
@@ -28,7 +28,7 @@ SEARCHING = ("attack", "harden", "locality")
 
 
 @dataclass(frozen=True)
-class Asked:
+class AuditRequest:
     """The model and the prompts a verb works with. On the testbed all but ``model`` may be left out.
 
     ``prompts`` are works (with reference pictures, to judge copies), ``nonmembers`` matched prompts and pictures that
@@ -54,10 +54,10 @@ class Asked:
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
-    def panel(self, plan: Plan) -> Panel:
+    def panel(self, plan: Plan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
         manifest = manifest_for(self.model, self.prompts)
-        known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Panel()
+        known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
         panel = replace(known, ladder=())
         if self.prompts is not None:
             prompts = read_prompts(self.prompts, column=self.column, limit=self.limit)
@@ -68,7 +68,7 @@ class Asked:
             panel = replace(panel, scenes=_as("scene", self.benign), keep=())
         return panel
 
-    def judge(self, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+    def judge(self, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
         files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
         if manifest_of(self.model) is None and len(files) >= 3:
@@ -100,14 +100,14 @@ class Done:
 def opened(
     kind: str,
     out: Path,
-    asked: Asked,
+    asked: AuditRequest,
     plan: Plan,
     mask: UnitMask,
     more: dict[str, Any],
     *,
     resume: bool,
     show_progress: bool,
-) -> Iterator[Loop]:
+) -> Iterator[AuditSession]:
     """An audit's stages on ``out`` with a given mask; finishes the run when the block ends without an error.
 
     Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask,
@@ -127,7 +127,7 @@ def opened(
             f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}."
         )
     twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
-    known = Known(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
+    known = GroundTruth(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
     options = {name: value for name, value in vars(asked).items() if name not in ("device", "pipe")}
     config = {**options, "plan": asdict(plan), **more}
     with (
@@ -142,7 +142,7 @@ def opened(
         ) as run,
         bars(show_progress) as track,
     ):
-        yield Loop(run, subject, known, plan, track, mask)
+        yield AuditSession(run, subject, known, plan, track, mask)
         run.finish("complete")
 
 

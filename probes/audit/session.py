@@ -17,7 +17,7 @@ from probes.drawing.draw import (
     record_stage,
     record_works,
 )
-from probes.inputs.cohorts import Panel
+from probes.inputs.cohorts import Cohorts
 from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
@@ -43,23 +43,23 @@ NO_TWIN = "There is no clean twin of this model, so nobody can say what an attac
 
 
 @dataclass(frozen=True)
-class Known:
+class GroundTruth:
     """What is known about a model beside its weights. None: not known, and what needs it is skipped."""
 
-    panel: Panel
+    panel: Cohorts
     judge: Criterion | None
     twin: Subject | None
     alignment: Alignment | None
 
 
-class Loop:
+class AuditSession:
     """One audit: every stage once, in order, each resumable. The verbs prune and attack are some stages of it.
 
     ``mask`` takes the place of stage "localize"; an empty one leaves the model as it is.
     """
 
     def __init__(
-        self, run: Run, subject: Subject, known: Known, plan: Plan, track: Track, mask: UnitMask | None = None
+        self, run: Run, subject: Subject, known: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
     ) -> None:
         self.run, self.subject, self.known, self.plan, self.track = run, subject, known, plan, track
         self.panel, self.given = known.panel, mask

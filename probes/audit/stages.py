@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from probes.audit import hardening_stages as hardening
-from probes.audit.session import Loop
+from probes.audit.session import AuditSession
 from probes.errors import UnsupportedError
 from probes.inputs.cohorts import with_suspects
 from probes.runs.folder import write_json
@@ -25,7 +25,7 @@ def _supported(work: Callable[[], Mapping[str, Any] | None]) -> Callable[[], Map
     return supported
 
 
-def complete(loop: Loop) -> dict[str, Any]:
+def complete(loop: AuditSession) -> dict[str, Any]:
     """Run what isn't done yet, write summary.json, return it."""
     run_stages(loop, "work", "scan", "before", "shielded")
     loop.panel = with_suspects(loop.panel, list(loop.run.records()))
@@ -45,7 +45,7 @@ def complete(loop: Loop) -> dict[str, Any]:
     return summary
 
 
-def run_stages(loop: Loop, *stages: str) -> None:
+def run_stages(loop: AuditSession, *stages: str) -> None:
     """These stages, each once."""
     work: dict[str, Callable[[], Mapping[str, Any] | None]] = {
         "work": loop.works,

@@ -24,7 +24,7 @@ from probes.types import UnitMask
 from shield.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from probes.audit.session import Loop
+    from probes.audit.session import AuditSession
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sweep:
     base: Norms
     ks: tuple[float, ...]
 
-    def draw(self, loop: Loop) -> list[dict[str, Any]]:
+    def draw(self, loop: AuditSession) -> list[dict[str, Any]]:
         """Members and benign scenes for each k, and members with as many random weights; writes tradeoff.svg.
 
         The loop must have drawn stage "before" already. MaskError if the norms are another model's.
@@ -48,7 +48,7 @@ class Sweep:
         (loop.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
         return rows
 
-    def _point(self, loop: Loop, k: float) -> dict[str, Any]:
+    def _point(self, loop: AuditSession, k: float) -> dict[str, Any]:
         mask = self.mask(loop.subject.denoiser, k)
         control = RandomMask(like=mask).locate(loop.subject, seed=loop.plan.locate_seed).mask
         ours, random = f"sweep-{k:g}", f"sweep_random-{k:g}"
@@ -76,7 +76,7 @@ class Sweep:
                 )
         return replace(self.localizer, k=k).mask(weights, self.target, self.base)
 
-    def _stage(self, loop: Loop, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
+    def _stage(self, loop: AuditSession, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
         def work() -> None:
             with pruned(loop.subject, mask):
                 loop.draw(stage, loop.subject, jobs_for(targets, loop.plan.picture_seeds))
@@ -92,7 +92,7 @@ def sweep(norms: Path, ks: Sequence[float]) -> Sweep:
     return Sweep(localizer, target, base, tuple(sorted(set(ks))))
 
 
-def _figures(loop: Loop, records: Sequence[Record], stage: str) -> dict[str, Any]:
+def _figures(loop: AuditSession, records: Sequence[Record], stage: str) -> dict[str, Any]:
     """Rate of copies among members, alignment of scenes before and after, and their drift."""
     members = _members(loop)
     ours = [record for record in records if record["stage"] == stage]
@@ -103,10 +103,10 @@ def _figures(loop: Loop, records: Sequence[Record], stage: str) -> dict[str, Any
     }
 
 
-def _members(loop: Loop) -> set[str]:
+def _members(loop: AuditSession) -> set[str]:
     return {target.id for target in loop.panel.members}
 
 
-def _metric(loop: Loop) -> str | None:
+def _metric(loop: AuditSession) -> str | None:
     judge = loop.known.judge
     return judge.metrics[0].name if isinstance(judge, CopyJudge) else None

@@ -44,7 +44,7 @@ KEYS_VALUES = r"\.attn2\.to_[kv]$"
 
 
 @dataclass(frozen=True)
-class Panel:
+class LocalizerPanel:
     """Works to be forgotten and scenes to be kept, with a noise for each picture."""
 
     works: Sequence[Any]
@@ -75,13 +75,16 @@ class Bench:
         ]
         scenes = {split: [s.caption for s in self.manifest.scenes(split)] for split in ("dev", "heldout")}
         self.located = [w.captions[0] for w in works[::2]]
-        self.dev, self.heldout = Panel(works[1::2], scenes["dev"][:16], 1), Panel(heldout, scenes["heldout"][:40], 4)
+        self.dev, self.heldout = (
+            LocalizerPanel(works[1::2], scenes["dev"][:16], 1),
+            LocalizerPanel(heldout, scenes["heldout"][:40], 4),
+        )
         self.negatives = tuple(negative_captions("dev", self.manifest)["nonmembers"][:BASE])
         self.benign = tuple(scenes["dev"][16 : 16 + BASE])  # none of those that are drawn
         self._norms: dict[FFNSubspace, Any] = {}
         self._unchanged: dict[int, np.ndarray] = {}
 
-    def figures(self, panel: Panel, subject: Subject | None = None) -> dict[str, Any]:
+    def figures(self, panel: LocalizerPanel, subject: Subject | None = None) -> dict[str, Any]:
         """Copies of own works, their mean distance, agreement of scenes and its loss since the panel's first call."""
         made = generate(
             (subject or self.subject).pipe,
@@ -113,7 +116,7 @@ class Bench:
         return localizer.mask(matching_weights(self.subject.denoiser, localizer.modules), *self._norms[key])
 
     def point(
-        self, panel: Panel, name: str, mask: UnitMask, pruner: Pruner | None = None, **about: Any
+        self, panel: LocalizerPanel, name: str, mask: UnitMask, pruner: Pruner | None = None, **about: Any
     ) -> dict[str, Any]:
         """One row: a mask's figures."""
         with pruned(self.subject, mask, pruner):

@@ -225,11 +225,11 @@ def prune(
     """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it."""
     from dataclasses import replace
 
-    from probes.audit.request import Asked
+    from probes.audit.request import AuditRequest
     from probes.verbs.prune import PRUNE, lines_of
     from probes.verbs.prune import prune as compare
 
-    asked = Asked(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
+    asked = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = compare(mask, out, asked, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
@@ -273,11 +273,11 @@ def attack(
     """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
     from dataclasses import replace
 
-    from probes.audit.request import Asked
+    from probes.audit.request import AuditRequest
     from probes.verbs.attack import ATTACK, lines_of
     from probes.verbs.attack import attack as bring_back
 
-    asked = Asked(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
+    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = bring_back(
         out,
@@ -318,11 +318,11 @@ def locality(
     """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks."""
     from dataclasses import replace
 
-    from probes.audit.request import Asked
+    from probes.audit.request import AuditRequest
     from probes.verbs.locality import LOCALITY, lines_of
     from probes.verbs.locality import locality as analyze
 
-    asked = Asked(model, prompts, nonmembers, column=column, limit=limit, device=device)
+    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
     plan = replace(
         LOCALITY,
         sampling=_sampling(model, steps, guidance),
@@ -374,11 +374,11 @@ def harden(
     """Train memories out of the weights, then attack again beside non-members and the clean twin."""
     from dataclasses import replace
 
-    from probes.audit.request import Asked
+    from probes.audit.request import AuditRequest
     from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
-    asked = Asked(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    asked = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
         lr = usual_lr(model)
     plan = replace(

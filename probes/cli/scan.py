@@ -85,13 +85,13 @@ def scan(
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
     from probes.drawing.draw import Sampling
     from probes.scan.pilot import EarlyExit
-    from probes.scan.scan import Hardware, lines_of
+    from probes.scan.scan import ExecutionConfig, lines_of
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
     from probes.testbed.sampling import verb_sampling
 
     size = _batch(batch)
-    hardware = Hardware(engine, workers, ray_address, size, dtype, channels_last, compiled)
+    hardware = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
     part = Shard.parsed(shard) if shard else None
     if engine == "torchrun":
         part, local = launched()

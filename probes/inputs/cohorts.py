@@ -15,7 +15,7 @@ from probes.inputs.prompts import Target, target_of
 
 
 @dataclass(frozen=True)
-class Panel:
+class Cohorts:
     """Targets by role. ``members`` and ``locate`` share none, unless ``limits`` says why.
 
     ``keep`` are ordinary captions that a hardened model has to go on answering; nothing is judged by them.
@@ -47,7 +47,7 @@ class Sizes:
     scenes: int = 20
 
 
-def panel_of_manifest(manifest: Any, sizes: Sizes) -> Panel:
+def panel_of_manifest(manifest: Any, sizes: Sizes) -> Cohorts:
     """Heldout works of the top two rungs as members, the rest of the ladder, heldout non-members and scenes.
 
     Verbatim works only: a template's reference is one of many right pictures.
@@ -63,7 +63,7 @@ def panel_of_manifest(manifest: Any, sizes: Sizes) -> Panel:
     nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[: sizes.nonmembers]]
     members = _spread([heldout.get(rung, []) for rung in reversed(top)], sizes.members)
     locate = _spread([dev.get(rung, []) for rung in reversed(top)], sizes.locate)
-    return Panel(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes), keep=_kept(manifest))
+    return Cohorts(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes), keep=_kept(manifest))
 
 
 def _kept(manifest: Any) -> tuple[Target, ...]:
@@ -87,10 +87,10 @@ def _spread(groups: Sequence[Sequence[Target]], count: int) -> list[Target]:
     return turns[:count]
 
 
-def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Panel:
+def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Cohorts:
     """A user's prompts. With a manifest, prompts that equal a caption get its truth, and its controls take part."""
     if manifest is None:
-        return Panel(
+        return Cohorts(
             prompts=tuple(targets),
             limits=(
                 "There are no matched non-members and no clean twin for this model, so an attack's success can't be "
@@ -100,7 +100,7 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
         )
     prompts = tuple(with_truth(targets, manifest))
     controls = panel_of_manifest(manifest, sizes)
-    return Panel(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
+    return Cohorts(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
 
 
 def with_truth(targets: Iterable[Target], manifest: Any | None) -> Iterator[Target]:
@@ -124,7 +124,7 @@ def _with_truth(target: Target, known: Target | None) -> Target:
     )
 
 
-def with_suspects(panel: Panel, records: Sequence[Mapping[str, Any]]) -> Panel:
+def with_suspects(panel: Cohorts, records: Sequence[Mapping[str, Any]]) -> Cohorts:
     """A user's prompts after stages "scan" and "before": suspects are shared out between locating and judging."""
     if not panel.prompts:
         return panel
@@ -138,7 +138,7 @@ def with_suspects(panel: Panel, records: Sequence[Mapping[str, Any]]) -> Panel:
     return replace(panel, locate=tuple(locate), members=tuple(members), limits=limits)
 
 
-def with_dev(panel: Panel) -> Panel:
+def with_dev(panel: Cohorts) -> Cohorts:
     """Members and ordinary captions shared out, where nobody did: a third of the members decides when to stop."""
     if panel.locate and panel.keep:
         return panel

@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from probes.errors import AuditError
-from probes.inputs.cohorts import Panel
+from probes.inputs.cohorts import Cohorts
 from probes.inputs.pictures import reference_picture
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.types import Criterion
@@ -39,7 +39,7 @@ def testbed_alignment() -> Alignment:
     return Alignment(weights_dir() / "testbed" / "openclip")
 
 
-def judge_for(manifest: Any | None, panel: Panel) -> tuple[Criterion | None, tuple[str, ...]]:
+def judge_for(manifest: Any | None, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
     """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
     if manifest is not None:
         from probes.testbed import criterion

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from probes.inputs.cohorts import Panel
+from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures, ladder, stage_rows
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages
@@ -54,7 +54,7 @@ def scored_records(run: Run) -> Iterator[Record]:
     return (record for record in run.records() if record["stage"] != "work")
 
 
-def figures(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
+def figures(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
     spreads = {name: Spread() for name in detectors}
     flags = {True: 0, False: 0, None: 0}
@@ -83,7 +83,7 @@ def figures(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _told_apart(run: Run, panel: Panel, detectors: Sequence[str]) -> dict[str, Any]:
+def _told_apart(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """AUROC of trained works against matched non-members; only where the panel knows both."""
     if not panel.members:
         return {}

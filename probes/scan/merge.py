@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest
+from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest
 from probes.inputs.truth import manifest_of
 from probes.paths import takes_paths
 from probes.runs.folder import Run
@@ -21,7 +21,7 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
     runs = opened(folders)
     first = runs[0]
     manifest = None if first.about["inputs"] else manifest_of(first.config["model"])
-    panel = panel_of_manifest(manifest, Sizes()) if manifest else Panel()
+    panel = panel_of_manifest(manifest, Sizes()) if manifest else Cohorts()
     with Run.create(
         out,
         {**first.config, "shard": None},

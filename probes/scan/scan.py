@@ -22,7 +22,7 @@ from probes.drawing.draw import (
     record_works,
 )
 from probes.errors import EarlyExitError
-from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_truth
+from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
 from probes.inputs.truth import judge_for, manifest_for, testbed_alignment
 from probes.model.loading import load
@@ -35,7 +35,7 @@ from probes.scan.early_exit import Boundary, drawn_at_random
 from probes.scan.engines import ENGINES, Engine
 from probes.scan.figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
 from probes.scan.pilot import EarlyExit, boundary_of
-from probes.scan.scorer import Reading, Started
+from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
 from probes.scan.stream import STAGE, items_of, record_stream
 from probes.types import Subject
@@ -46,7 +46,7 @@ from shield.model.assets import stored_thresholds
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4
 
-__all__ = ["Hardware", "Scanned", "lines_of", "scan", "summarized"]
+__all__ = ["ExecutionConfig", "Scanned", "lines_of", "scan", "summarized"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Scanned:
 
 
 @dataclass(frozen=True)
-class Hardware:
+class ExecutionConfig:
     """What a scan runs on. No record depends on it beyond rounding, except on ``dtype``.
 
     ``batch_size`` None: found on the device. ``engine`` is one of ENGINES; ``address`` is Ray's.
@@ -84,7 +84,7 @@ class Prompts:
         self.manifest = manifest_for(model, file)
         self.inputs = [describe_input(file)] if file else []
         self._file, self._column, self._limit = file, column, limit
-        self.panel = Panel() if file else panel_of_manifest(self.manifest, Sizes())
+        self.panel = Cohorts() if file else panel_of_manifest(self.manifest, Sizes())
         self.count = sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Target]:
@@ -109,7 +109,7 @@ def scan(
     device: str = "auto",
     resume: bool = False,
     show_progress: bool = True,
-    hardware: Hardware | None = None,
+    hardware: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
     pipe: Any = None,
@@ -137,16 +137,16 @@ def scan(
         "pictures": pictures,
     }
     if pictures:
-        if shard or early_exit or (hardware and hardware != Hardware(batch_size=hardware.batch_size)):
+        if shard or early_exit or (hardware and hardware != ExecutionConfig(batch_size=hardware.batch_size)):
             raise BadRequestError(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
         subject = Subject(load(model, device=device) if pipe is None else pipe, model)
         return _with_pictures(prompts, out, config, sampling, subject, resume, show_progress)
-    hardware = hardware or Hardware(batch_size=sampling.batch_size)
+    hardware = hardware or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, model, column, limit)
-    reading = Reading(
+    reading = ScoringConfig(
         model,
         tuple(detectors),
         steps,
@@ -187,8 +187,8 @@ def _scores(
     source: Prompts,
     out: Path,
     config: dict[str, Any],
-    reading: Reading,
-    hardware: Hardware,
+    reading: ScoringConfig,
+    hardware: ExecutionConfig,
     shard: Shard,
     resume: bool,
     show_progress: bool,
@@ -227,13 +227,13 @@ def _chunk(started: Started, together: bool) -> int:
     return started.batch_size * (ROUNDS_AHEAD if together else 1)
 
 
-def _engine(reading: Reading, hardware: Hardware) -> Engine:
+def _engine(reading: ScoringConfig, hardware: ExecutionConfig) -> Engine:
     if hardware.engine not in ENGINES:
         raise BadRequestError(f"There is no engine {hardware.engine!r}; use {', '.join(ENGINES)}.")
     return ENGINES[hardware.engine](reading, hardware.workers, hardware.address)
 
 
-def summarized(run: Run, stages: Stages, panel: Panel) -> dict[str, Any]:
+def summarized(run: Run, stages: Stages, panel: Cohorts) -> dict[str, Any]:
     """Make and write summary.json of a run with scores."""
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
@@ -252,8 +252,8 @@ def _boundary(
     source: Prompts,
     out: Path,
     config: dict[str, Any],
-    reading: Reading,
-    hardware: Hardware,
+    reading: ScoringConfig,
+    hardware: ExecutionConfig,
     early_exit: EarlyExit,
     resume: bool,
     show_progress: bool,
@@ -274,7 +274,7 @@ class _Chosen(Prompts):
     """Some prompts of a file, as a scan's prompts."""
 
     def __init__(self, source: Prompts, chosen: Sequence[Target]) -> None:
-        self.manifest, self.inputs, self.panel = source.manifest, source.inputs, Panel()
+        self.manifest, self.inputs, self.panel = source.manifest, source.inputs, Cohorts()
         self._chosen, self.count = chosen, len(chosen)
 
     def __iter__(self) -> Iterator[Target]:
@@ -297,7 +297,7 @@ def _with_pictures(
     judge, limits = judge_for(manifest, panel)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scorers = Reading(model, tuple(detectors), steps).scorers()
+    scorers = ScoringConfig(model, tuple(detectors), steps).scorers()
     draw = aligned(
         drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
         testbed_alignment() if manifest else None,
@@ -334,8 +334,8 @@ def _with_pictures(
     return Scanned(out, table, summary)
 
 
-def _panel(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Panel:
+def _panel(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:
     if prompts is not None:
         targets = read_prompts(prompts, column=column, limit=limit)
-        return Panel(prompts=panel_of_prompts(targets, manifest, Sizes()).prompts)
+        return Cohorts(prompts=panel_of_prompts(targets, manifest, Sizes()).prompts)
     return panel_of_manifest(manifest, Sizes())

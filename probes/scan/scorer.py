@@ -48,7 +48,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoringConfig:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
@@ -97,7 +97,7 @@ class Started:
 class Scorer:
     """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ScoringConfig) -> None:
         os.environ.update(reading.places)
         self.reading = reading
         pipe = load(reading.model, reading.device, reading.dtype) if reading.pipe is None else reading.pipe

@@ -50,6 +50,10 @@ class Order:
     def count(self, stream: str) -> int:
         return int((self.stream == STREAMS.index(stream)).sum())
 
+    def after(self, draws: int) -> Order:
+        """The order without its first `draws`."""
+        return Order(self.stream[draws:], self.index[draws:])
+
 
 STREAMS = ("world", "fresh", "works", "slots")
 

@@ -17,7 +17,7 @@ from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
 from probes.audit.audit import TWINS
 from probes.audit.plan import Plan
-from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
@@ -44,7 +44,7 @@ UNPRUNED = "No mask was given: the model was attacked as it is."
 @takes_paths
 def attack(
     out: Path,
-    asked: Asked | None = None,
+    asked: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     steps: Sequence[int] | None = None,
@@ -64,7 +64,7 @@ def attack(
     is used unless ``asked`` names another; a control that there is nothing for is skipped and said so. Raises
     BadRequestError (steps, init), MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
-    asked = asked or Asked()
+    asked = asked or AuditRequest()
     asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
     steps = steps or (LEVELS if method == Paraphrase.name else STEPS)
     plan = attack_plan(plan, steps, init, init_prompt, batch, method)

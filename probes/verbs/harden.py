@@ -14,7 +14,7 @@ from typing import Any
 
 from probes.audit.audit import TWINS
 from probes.audit.plan import TESTBED_LR, Hardening, Plan
-from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.errors import AuditError
 from probes.hardeners import HARDENERS
@@ -36,7 +36,7 @@ UNPRUNED = "No mask was given: surrogates come from the model as it is, and borr
 @takes_paths
 def harden(
     out: Path,
-    asked: Asked | None = None,
+    asked: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     steps: Sequence[int] = STEPS,
@@ -51,7 +51,7 @@ def harden(
     writes the hardened model as a diffusers checkpoint. Raises AuditError, BadRequestError (steps), MaskError,
     PromptFileError, RunError, WeightsError.
     """
-    asked = asked or Asked()
+    asked = asked or AuditRequest()
     asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
     plan = attack_plan(plan, steps, plan.init, plan.init_prompt, plan.attack.batch)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):

@@ -28,9 +28,9 @@ import torch
 
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
 from probes.audit.plan import Plan
-from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.search import Searches
-from probes.audit.session import Loop
+from probes.audit.session import AuditSession
 from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
@@ -73,7 +73,7 @@ class Start:
 @takes_paths
 def locality(
     out: Path,
-    asked: Asked | None = None,
+    asked: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     works: int = 4,
@@ -89,7 +89,7 @@ def locality(
     compared with. ``masks`` names the localizers whose masks are compared: ffn_subspace, value_neurons. Raises
     AuditError, BadRequestError, MaskError, PromptFileError, RunError, WeightsError.
     """
-    asked = asked or Asked()
+    asked = asked or AuditRequest()
     if starts < 2:
         raise BadRequestError(f"Locality compares two or more searches for each work, not {starts}.")
     unknown = set(masks) - {FFNSubspace.name, ValueNeurons.name}
@@ -126,7 +126,7 @@ def locality(
 class _Study:
     """The stages of one analysis."""
 
-    def __init__(self, loop: Loop, works: int, starts: int, masks: Sequence[str], asked: Asked) -> None:
+    def __init__(self, loop: AuditSession, works: int, starts: int, masks: Sequence[str], asked: AuditRequest) -> None:
         self.loop, self.masks, self.asked = loop, masks, asked
         self.works = [work for work in loop.panel.members if work.reference is not None][:works]
         self.starts = [Start(work, number) for work in self.works for number in range(starts)]

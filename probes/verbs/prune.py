@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from probes.audit.plan import Plan
-from probes.audit.request import Asked, Done, mask_file, opened, read_mask
+from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.audit.tradeoff import sweep
 from probes.errors import MaskError
@@ -33,7 +33,7 @@ PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tupl
 def prune(
     mask: Path,
     out: Path,
-    asked: Asked | None = None,
+    asked: AuditRequest | None = None,
     *,
     plan: Plan = PRUNE,
     ks: Sequence[float] = (),
@@ -47,7 +47,7 @@ def prune(
     norms that localize left beside the mask, without collecting activations again. ``save`` writes the pruned model
     as a diffusers checkpoint. Raises MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
-    asked, selected = asked or Asked(), read_mask(mask)
+    asked, selected = asked or AuditRequest(), read_mask(mask)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
     norms = mask_file(mask).with_name("norms.safetensors")

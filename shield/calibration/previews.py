@@ -17,9 +17,9 @@ from shield.hooks.intercept import intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
 from shield.protected.gallery import Gallery
-from shield.runtime.controller import Plan, Watched, Watcher
+from shield.runtime.controller import ImageState, Plan, StepController
 from shield.runtime.policy import Policy
-from shield.runtime.preview_checks import Check, Watch, picture_size, watch_of
+from shield.runtime.preview_checks import Check, PreviewMonitor, picture_size, watch_of
 from shield.runtime.settings import Models, models_of
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Score, Screen
@@ -59,7 +59,7 @@ def calibrate_watch(
 
 def calibration_watch(
     pipe: Any, steps: Sequence[float], gallery: Gallery | None, concepts: Screen | None = None, preview: str = "linear"
-) -> Watch:
+) -> PreviewMonitor:
     """The watch that a policy with these steps has. Raises BadRequestError when there is nothing to compare with."""
     watch = watch_of(pipe, replace(LOOKING, watch_steps=tuple(steps), preview=preview), gallery, concepts)
     if watch is None:
@@ -69,7 +69,7 @@ def calibration_watch(
 
 def looked(
     pipe: Any,
-    watch: Watch,
+    watch: PreviewMonitor,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling = Sampling(),  # noqa: B008
@@ -100,7 +100,9 @@ class _Done(Exception):
     """Ends a pipeline call once every check has been made. Never leaves this file."""
 
 
-def _watched(pipe: Any, models: Models, watch: Watch, batch: Sequence[tuple[str, int]], sampling: Sampling) -> Watcher:
+def _watched(
+    pipe: Any, models: Models, watch: PreviewMonitor, batch: Sequence[tuple[str, int]], sampling: Sampling
+) -> StepController:
     """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
     refuse_unreadable(pipe.scheduler)
     options = dict(sampling.options)
@@ -114,8 +116,8 @@ def _watched(pipe: Any, models: Models, watch: Watch, batch: Sequence[tuple[str,
         watch=watch,
         size=picture_size(pipe, options.get("height"), options.get("width")),
     )
-    images = [Watched(row, prompt) for row, (prompt, _) in enumerate(batch)]
-    watcher = Watcher(pipe, plan, images, lambda: sampling.guidance_scale)
+    images = [ImageState(row, prompt) for row, (prompt, _) in enumerate(batch)]
+    watcher = StepController(pipe, plan, images, lambda: sampling.guidance_scale)
 
     def on_forward(forward: Forward) -> None:
         watcher.on_forward(forward)

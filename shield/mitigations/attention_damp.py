@@ -17,7 +17,7 @@ import torch
 
 from shield.errors import MissingSignalError
 from shield.model.conditioning import Conditioning
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AttentionDamp:
     name: ClassVar[str] = "attention_damp"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: Case) -> Conditioning:
+    def conditioned(self, case: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError where the prompt's length isn't known or it leaves no padding."""
         if case.length is None:
             raise MissingSignalError("attention_damp needs to know where the prompt ends; its length isn't known here.")
@@ -44,5 +44,5 @@ class AttentionDamp:
         padding = embeds[:, :1].expand_as(embeds) if self.fill == "begin" else self._null(case)
         return replace(case.original, embeds=torch.cat([embeds[:, :first], padding[:, first:]], dim=1))
 
-    def _null(self, case: Case) -> torch.Tensor:
+    def _null(self, case: MitigationContext) -> torch.Tensor:
         return case.null.fitted(case.original.embeds.shape[1]).embeds.to(case.original.embeds)

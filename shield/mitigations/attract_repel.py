@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shield.errors import MissingSignalError
 from shield.hooks.attention import attention_biased, attention_watched
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AttractRepel:
     name: ClassVar[str] = "attract_repel"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """c' with u + g (c' - u) = u + g (plus - u) - r (c - u). Raises MissingSignalError where it can't be had."""
         if case.noise_uncond is None:
             raise MissingSignalError("attract_repel needs classifier-free guidance; this run has none.")
@@ -47,7 +47,7 @@ class AttractRepel:
             plus = case.rerun(case.original).to(case.noise_cond)
         return plus - (self.repulsion / case.guidance_scale) * (case.noise_cond - case.noise_uncond)
 
-    def _bias(self, case: Case, layers: list[str]) -> Tensor:
+    def _bias(self, case: MitigationContext, layers: list[str]) -> Tensor:
         """(T,) to add to the logits."""
         with attention_watched(case.denoiser, layers) as shares:
             case.rerun(case.original)

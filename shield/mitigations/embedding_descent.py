@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shield.errors import MissingSignalError
 from shield.model.conditioning import Conditioning
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EmbeddingDescent:
     name: ClassVar[str] = "embedding_descent"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: Case) -> Conditioning:
+    def conditioned(self, case: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError when guidance is off."""
         if case.noise_uncond is None:
             raise MissingSignalError("embedding_descent needs classifier-free guidance; this run has none.")

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from shield.errors import MissingSignalError
 from shield.model.conditioning import Conditioning
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class EmbeddingMix:
     name: ClassVar[str] = "embedding_mix"
     needs_prompt: ClassVar[bool] = True
 
-    def conditioned(self, case: Case) -> Conditioning:
+    def conditioned(self, case: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError without a rewritten prompt."""
         if case.safe is None:
             raise MissingSignalError("embedding_mix needs a rewritten prompt; none was accepted.")

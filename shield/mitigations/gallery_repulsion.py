@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.types import Case
+from shield.types import MitigationContext
 
 ROUNDS, HALVINGS = 6, 10
 
@@ -35,7 +35,7 @@ class GalleryRepulsion:
     name: ClassVar[str] = "gallery_repulsion"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """c' with u + g (c' - u) = the guided prediction, moved. Raises MissingSignalError without a gallery."""
         if case.likeness is None:
             raise MissingSignalError("gallery_repulsion needs a gallery; give the shield one.")
@@ -46,7 +46,7 @@ class GalleryRepulsion:
         guided = uncond + self._scale(case, uncond + scale * (cond - uncond)) * (cond - uncond)
         return (uncond + (self._moved(case, guided) - uncond) / scale).to(case.noise_cond)
 
-    def _scale(self, case: Case, guided: Tensor) -> float:
+    def _scale(self, case: MitigationContext, guided: Tensor) -> float:
         """The guidance scale that is left."""
         assert case.likeness is not None
         if not self.despecify or case.guidance_scale <= 1.0:
@@ -54,7 +54,7 @@ class GalleryRepulsion:
         similar = min(max(2.0 * float(case.likeness(guided)[0]), 0.0), 1.0)
         return 1.0 + (case.guidance_scale - 1.0) * (1.0 - similar)
 
-    def _moved(self, case: Case, guided: Tensor) -> Tensor:
+    def _moved(self, case: MitigationContext, guided: Tensor) -> Tensor:
         """Down the slope of the correlation to the limit, or as near as ROUNDS of Newton's steps come."""
         assert case.likeness is not None
         with torch.inference_mode(False), torch.enable_grad():
@@ -70,7 +70,7 @@ class GalleryRepulsion:
                 moved = moved.detach() - self._enough(case, moved.detach(), way) * way
         return moved.detach()
 
-    def _enough(self, case: Case, start: Tensor, way: Tensor) -> float:
+    def _enough(self, case: MitigationContext, start: Tensor, way: Tensor) -> float:
         """How much of the way is needed: the least that reaches the limit, or all of it."""
         assert case.likeness is not None
         short, far = 0.0, 1.0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shield.errors import MissingSignalError
 from shield.hooks.latents import resized
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class InitialNoise:
     name: ClassVar[str] = "initial_noise"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """(1, ...). Raises MissingSignalError when guidance is off or the first step is over."""
         if case.noise_uncond is None:
             raise MissingSignalError("initial_noise needs classifier-free guidance; this run has none.")
@@ -53,7 +53,7 @@ class InitialNoise:
             raise MissingSignalError(f"initial_noise works at the first step; this is step {case.step + 1}.")
         return case.noise_uncond if case.step < self.unguided * case.steps else case.noise_cond
 
-    def _restarted(self, case: Case, uncond: Tensor) -> Tensor:
+    def _restarted(self, case: MitigationContext, uncond: Tensor) -> Tensor:
         """Moves the latents; c' with u + g (c' - u) = the guided prediction at the new ones."""
         if case.latents is None or case.move is None:
             raise MissingSignalError("initial_noise needs the latents, which this call doesn't show.")
@@ -66,13 +66,13 @@ class InitialNoise:
         gap = torch.zeros_like(there) if self.unguided > 0 else case.rerun(case.original, moved).to(uncond) - there
         return uncond + (there - uncond) / case.guidance_scale + gap
 
-    def _by_difference(self, case: Case, x: Tensor) -> Tensor:
+    def _by_difference(self, case: MitigationContext, x: Tensor) -> Tensor:
         for _ in range(self.iterations):
             gap = self._gap(case, x)
             x = x - self.rate * (self._gap(case, self._ahead(x, gap)) - gap)
         return x
 
-    def _by_gradient(self, case: Case, start: Tensor) -> Tensor:
+    def _by_gradient(self, case: MitigationContext, start: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             x = start.clone().requires_grad_(True)
             optimizer = torch.optim.AdamW([x], lr=self.learning_rate, weight_decay=0.0)
@@ -85,13 +85,13 @@ class InitialNoise:
                 optimizer.step()
         return x.detach()
 
-    def _loss(self, case: Case, x: Tensor, gap: Tensor) -> Tensor:
+    def _loss(self, case: MitigationContext, x: Tensor, gap: Tensor) -> Tensor:
         if self.way == "descent":
             return _size(gap)
         ahead = self._gap(case, self._ahead(x, gap.detach()))
         return (ahead - gap).pow(2).sum() + self.prior * x.pow(2).sum()
 
-    def _gap(self, case: Case, x: Tensor) -> Tensor:
+    def _gap(self, case: MitigationContext, x: Tensor) -> Tensor:
         like = case.noise_cond
         cond, uncond = (case.rerun(asked, x.to(like.dtype)) for asked in (case.original, case.null))
         return cond.float() - uncond.float()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class NoiseMix:
     name: ClassVar[str] = "noise_mix"
     needs_prompt: ClassVar[bool] = True
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """(1, ...). Raises MissingSignalError without a rewritten prompt."""
         if case.safe is None:
             raise MissingSignalError("noise_mix needs a rewritten prompt; none was accepted.")
         return torch.lerp(case.noise_cond, case.rerun(case.safe).to(case.noise_cond), self._share(case))
 
-    def _share(self, case: Case) -> float:
+    def _share(self, case: MitigationContext) -> float:
         if self.final_weight is None or case.steps < 2:
             return self.weight
         return self.weight + (self.final_weight - self.weight) * case.step / (case.steps - 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shield.model.conditioning import Conditioning
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,6 @@ class NullPrompt:
     name: ClassVar[str] = "null_prompt"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: Case) -> Conditioning:
+    def conditioned(self, case: MitigationContext) -> Conditioning:
         """The empty prompt's row."""
         return case.null

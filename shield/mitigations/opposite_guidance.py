@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.types import Case
+from shield.types import MitigationContext
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class OppositeGuidance:
     name: ClassVar[str] = "opposite_guidance"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: Case) -> Tensor:
+    def predicted(self, case: MitigationContext) -> Tensor:
         """(1, ...): c' with u + g (c' - u) = u + scale (c - u). Raises MissingSignalError when guidance is off."""
         if case.noise_uncond is None:
             raise MissingSignalError("opposite_guidance needs classifier-free guidance; this run has none.")
@@ -39,7 +39,7 @@ class OppositeGuidance:
             return case.noise_cond
         return case.noise_uncond + (self.scale / case.guidance_scale) * gap
 
-    def _transition(self, case: Case, size: float) -> bool:
+    def _transition(self, case: MitigationContext, size: float) -> bool:
         """Whether the gap's first local minimum lies behind us. Known one step after it: d[-2] < d[-3] and d[-2] <
         d[-1].
         """

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from shield.errors import MissingSignalError
 from shield.model.conditioning import encoded
-from shield.types import Case, WordWeight
+from shield.types import MitigationContext, WordWeight
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 def word_weights(
-    pipe: Any, prompt: str, case: Case, noise_uncond: Tensor | None = None, structure: bool = True
+    pipe: Any, prompt: str, case: MitigationContext, noise_uncond: Tensor | None = None, structure: bool = True
 ) -> tuple[WordWeight, ...]:
     """Each word of `prompt` with its share (0..1) of what all words together pull; in the prompt's order.
 

@@ -3,7 +3,7 @@
 A prompt can come as embeddings or learned words, which can't be read; a picture can come in to be changed, or as the
 latents to start from (shield/hooks/ways_in.py); a callback can exchange what a pipeline works with. Each is noticed
 here and told in the verdict, beside what the chain of custody tells (shield/hooks/custody.py). A given picture that the
-gallery knows is dealt with like a finished copy (`on_copy`); what nobody could judge by the policy's `on_unseen`.
+gallery knows is dealt with like a finished copy (`on_copy`); what nobody could judge by the policy's `on_unverified`.
 """
 
 import math
@@ -31,7 +31,7 @@ SIGMAS = 6.0  # beyond which latents are no sample of plain noise
 
 
 @dataclass
-class Unseen:
+class BlindSpots:
     """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows.
     `words`: by the prompt's place, what is said about its learned words; `each`: how many images a prompt has.
     """
@@ -42,7 +42,7 @@ class Unseen:
     each: int = 1
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "Unseen":
+    def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "BlindSpots":
         """What the arguments of a call already tell."""
         noticed = cls(given(request, bool(gallery)), each=request.get("num_images_per_prompt") or 1)
         noticed.blind += foreign_processors(pipe)

@@ -1,7 +1,7 @@
 """What the shield does between two steps of one pipeline call: score, decide per image, and steer.
 
-One Watcher serves one call. It is the `on_forward` and `on_inputs` of intercept.py, keeps one Watched per image, and
-touches only the rows of flagged images, so that the others come out bit-equal.
+One StepController serves one call. It is the `on_forward` and `on_inputs` of intercept.py, keeps one ImageState per
+image, and touches only the rows of flagged images, so that the others come out bit-equal.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -27,14 +27,24 @@ from shield.reasons import Reason
 from shield.rewriters.attribution import word_weights
 from shield.runtime.likeness import Likeness
 from shield.runtime.policy import Policy, decided
-from shield.runtime.preview_checks import Check, Look, Watch
+from shield.runtime.preview_checks import Check, Look, PreviewMonitor
 from shield.runtime.settings import Models, running_setting
 from shield.thresholds import Setting, Threshold, found
-from shield.types import Case, Detector, Mention, Mitigation, PredictionMitigation, Score, Screen, Trace, WordWeight
+from shield.types import (
+    Detector,
+    Mention,
+    Mitigation,
+    MitigationContext,
+    PredictionMitigation,
+    Score,
+    Screen,
+    Trace,
+    WordWeight,
+)
 
 
 @dataclass
-class Watched:
+class ImageState:
     """One image of the call and what has become of it. `tried` counts the policy's mitigations that are used up, and
     `spent` those that had their chance from the first step on. `earlier`: what an attempt before was flagged for.
     """
@@ -76,18 +86,18 @@ class Plan:
     guided: bool
     own_uncond: bool
     screen: Screen | None = None
-    watch: Watch | None = None
+    watch: PreviewMonitor | None = None
     size: tuple[int, int] = (0, 0)
     gallery: Gallery | None = None
     unreadable: str | None = None
 
 
-class Watcher:
+class StepController:
     """Observes and steers one call. `seconds` is the time it took itself, `calls` how often it was shown a prediction,
     `settings` which settings each check of the watch ran at, `moves` latents for the scheduler's next step.
     """
 
-    def __init__(self, pipe: Any, plan: Plan, images: list[Watched], guidance_scale: Callable[[], float]) -> None:
+    def __init__(self, pipe: Any, plan: Plan, images: list[ImageState], guidance_scale: Callable[[], float]) -> None:
         self.pipe, self.plan, self.images = pipe, plan, images
         self.policy, self.family = plan.policy, plan.family
         self._guidance_scale = guidance_scale
@@ -160,7 +170,7 @@ class Watcher:
                     image.action = "block"
                     image.reasons += (Reason("unsteered"),)
 
-    def _silent(self, image: Watched) -> list[str]:
+    def _silent(self, image: ImageState) -> list[str]:
         """The detectors and checks that never said anything about an image, which then have a score of no number."""
         checks = self.plan.watch.checks if self.plan.watch is not None else ()
         told = {score.detector for score in image.scores}
@@ -268,19 +278,19 @@ class Watcher:
                 edits |= self._steered(forward, image)
         return edits
 
-    def _decide(self, image: Watched) -> None:
+    def _decide(self, image: ImageState) -> None:
         decision = decided(image.scores, image.mentions, self.policy, image.earlier)
         image.action, image.scored = decision.action, decision.scored
         image.reasons = decision.reasons if decision.scored else (*decision.reasons, *self._unscorable(image))
 
-    def _unscorable(self, image: Watched) -> Iterator[Reason]:
+    def _unscorable(self, image: ImageState) -> Iterator[Reason]:
         """Why no detector can judge an image, where that is known."""
         if self.plan.unreadable is not None:
             yield Reason("unreadable", detail=self.plan.unreadable)
         if image.row in self.unasked:
             yield Reason("empty_prompt")
 
-    def _steered(self, forward: Forward, image: Watched) -> dict[int, Tensor]:
+    def _steered(self, forward: Forward, image: ImageState) -> dict[int, Tensor]:
         """Does what was decided; the row with its new prediction, or nothing."""
         if image.action == "mitigate":
             return {image.row: self._mitigated(forward, image)}
@@ -329,7 +339,7 @@ class Watcher:
                 raise
             return None
 
-    def _mitigated(self, forward: Forward, image: Watched) -> Tensor:
+    def _mitigated(self, forward: Forward, image: ImageState) -> Tensor:
         """The row's new prediction by the next mitigation that holds; blocks when none does."""
         for mitigation in self.policy.mitigations[image.tried :]:
             self.moves.pop(image.row, None)
@@ -346,7 +356,7 @@ class Watcher:
         image.reasons += (Reason("exhausted"),)
         return self._emptied(forward, image)
 
-    def _proposals(self, forward: Forward, image: Watched) -> Iterator[str]:
+    def _proposals(self, forward: Forward, image: ImageState) -> Iterator[str]:
         """Rewritten prompts in which the screen finds nothing, as long as extra calls are left."""
         if image.prompt is None:
             return
@@ -359,7 +369,7 @@ class Watcher:
                 if self.plan.screen is None or not self.plan.screen.found(prompt):
                     yield prompt
 
-    def _weighed(self, forward: Forward, image: Watched) -> tuple[WordWeight, ...]:
+    def _weighed(self, forward: Forward, image: ImageState) -> tuple[WordWeight, ...]:
         """Which words pull, within the budget of extra calls; none when they can't be told."""
         is_usable = forward.noise_uncond is not None and not self._has_own_uncond(forward)
         uncond = forward.noise_uncond[[image.row]] if is_usable and forward.noise_uncond is not None else None
@@ -371,7 +381,7 @@ class Watcher:
         except MissingSignalError:
             return ()
 
-    def _tried(self, forward: Forward, image: Watched, mitigation: Mitigation) -> Tensor | None:
+    def _tried(self, forward: Forward, image: ImageState, mitigation: Mitigation) -> Tensor | None:
         """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""
         if isinstance(mitigation, NullPrompt):
             return self._unasked_picture(forward, image)
@@ -389,7 +399,7 @@ class Watcher:
         image.swap = conditioning
         return prediction
 
-    def _unasked_picture(self, forward: Forward, image: Watched) -> Tensor | None:
+    def _unasked_picture(self, forward: Forward, image: ImageState) -> Tensor | None:
         """The empty prompt's prediction. Detectors can't judge what it draws (`unasked`): a policy that blocks what
         can't be judged takes the next mitigation, and others tell, unless a gallery looks at the picture.
         """
@@ -404,7 +414,7 @@ class Watcher:
             image.reasons += (Reason("unchecked", detail=NullPrompt.name),)
         return prediction
 
-    def _passes(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
+    def _passes(self, forward: Forward, image: ImageState, prediction: Tensor) -> bool:
         """Whether every check that is due at the current step passes this image's (1, ...) prediction."""
         if not self._due:
             return True
@@ -413,7 +423,7 @@ class Watcher:
         values = [said[0][0] for said in self._looks(alone, prediction, [0])]
         return all(limit is not None and value <= limit.value for value, limit in zip(values, limits, strict=True))
 
-    def _holds(self, forward: Forward, image: Watched, prediction: Tensor) -> bool:
+    def _holds(self, forward: Forward, image: ImageState, prediction: Tensor) -> bool:
         """Whether every detector that has a threshold passes the image with this prediction at the current step."""
         if self.plan.unreadable is not None:
             return False
@@ -431,7 +441,7 @@ class Watcher:
                     return False
         return True
 
-    def _emptied(self, forward: Forward, image: Watched) -> Tensor:
+    def _emptied(self, forward: Forward, image: ImageState) -> Tensor:
         """The empty prompt from here on. Free when the unconditional half is the empty prompt's."""
         image.swap = self.null
         if forward.noise_uncond is not None and not self._has_own_uncond(forward):
@@ -459,14 +469,14 @@ class Watcher:
         others = [i for i in swapped if i.row not in done and i.swap is not self._filled.get(i.row)]
         return {image.row: self._swapped(forward, image) for image in others}
 
-    def _swapped(self, forward: Forward, image: Watched) -> Tensor:
+    def _swapped(self, forward: Forward, image: ImageState) -> Tensor:
         if image.swap is self._null:
             return self._emptied(forward, image)
         image.extra_calls += 1
         assert image.swap is not None
         return forward.rerun([image.row], image.swap)
 
-    def _case(self, forward: Forward, image: Watched) -> Case:
+    def _case(self, forward: Forward, image: ImageState) -> MitigationContext:
         row = [image.row]
 
         def rerun(conditioning: Conditioning, latents: Tensor | None = None) -> Tensor:
@@ -476,7 +486,7 @@ class Watcher:
         def move(latents: Tensor) -> None:
             self.moves[image.row] = (forward.latents[image.row], latents[0])
 
-        return Case(
+        return MitigationContext(
             step=forward.index,
             steps=len(self.pipe.scheduler.timesteps),
             guidance_scale=self._guidance_scale(),

@@ -25,8 +25,8 @@ class Policy:
     concept. `on_flag`: "mitigate" tries `mitigations` in order, each with the prompts that `rewriters` propose in
     order, and blocks when none passes the detectors; "block" returns a blank picture; "report" changes nothing.
     `on_unscored`: what happens when an image couldn't be judged; "raise" and "block" fail closed. `on_copy`: the same
-    for a finished or given picture that copies a protected one. `on_unseen`: what happens when something came into the
-    call that nobody could look at (shield/runtime/blind_spots.py): a prompt as embeddings or with learned words, a
+    for a finished or given picture that copies a protected one. `on_unverified`: what happens when something came into
+    the call that couldn't be checked (shield/runtime/blind_spots.py): a prompt as embeddings or with learned words, a
     picture where there is no gallery, a callback's changes. `extra_calls` bounds the extra denoiser calls for a flagged
     image while proposals are tried. `extra_uncond`: where guidance is off or distilled, which leaves no gap to score,
     the empty prompt is predicted beside each scored step, one extra call for all images; without it they can't be
@@ -46,7 +46,7 @@ class Policy:
     on_flag: str = "mitigate"
     on_unscored: str = "raise"
     on_copy: str = "block"
-    on_unseen: str = "report"
+    on_unverified: str = "report"
     extra_calls: int = 4
     extra_uncond: bool = True
     watch_steps: tuple[float, ...] = ()
@@ -54,7 +54,7 @@ class Policy:
     retries: int = 1
 
     def __post_init__(self) -> None:
-        allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY, "on_unseen": ON_UNSEEN}
+        allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY, "on_unverified": ON_UNSEEN}
         allowed["preview"] = PREVIEWS
         for option, values in allowed.items():
             if getattr(self, option) not in values:
@@ -84,7 +84,7 @@ def preset(name: str) -> Policy:
     presets = {
         "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass", retries=0),
         "balanced": Policy(),
-        "strict": replace(Policy(), on_unscored="block", on_unseen="block"),
+        "strict": replace(Policy(), on_unscored="block", on_unverified="block"),
     }
     if name not in presets:
         raise BadRequestError(f"There is no policy {name!r}; use {', '.join(presets)}.")

@@ -77,7 +77,7 @@ class ConceptPreview:
         return 2 if self.share else 1
 
 
-class Watch:
+class PreviewMonitor:
     """What the previews of one pipeline are compared with, and when."""
 
     def __init__(self, pipe: Any, policy: Policy, gallery: Gallery | None, space: Space | None) -> None:
@@ -120,10 +120,10 @@ class Watch:
         return self.space.shown(pictures)
 
 
-def watch_of(pipe: Any, policy: Policy, gallery: Gallery | None, screen: Screen | None) -> Watch | None:
+def watch_of(pipe: Any, policy: Policy, gallery: Gallery | None, screen: Screen | None) -> PreviewMonitor | None:
     """The watch that a policy asks for with what is protected; None where there is nothing to compare with."""
     space = screen.space if isinstance(screen, Meaning) else None
-    watch = Watch(pipe, policy, gallery, space)
+    watch = PreviewMonitor(pipe, policy, gallery, space)
     return watch if watch.checks else None
 
 

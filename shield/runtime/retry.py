@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from shield.runtime.controller import Watched
+from shield.runtime.controller import ImageState
 from shield.runtime.policy import Policy
 from shield.types import Nearest
 
 
-def worth_retrying(image: Watched, nearest: Nearest | None, policy: Policy) -> bool:
+def worth_retrying(image: ImageState, nearest: Nearest | None, policy: Policy) -> bool:
     """Whether a mitigation is left that hasn't had its chance from the first step on, and the image needs it."""
     if policy.on_flag != "mitigate" or policy.on_copy != "block" or image.spent >= len(policy.mitigations):
         return False
@@ -25,17 +25,17 @@ def worth_retrying(image: Watched, nearest: Nearest | None, policy: Policy) -> b
     return nearest is not None and nearest.copied
 
 
-def retried(image: Watched) -> Watched:
+def retried(image: ImageState) -> ImageState:
     """The image at the start of another attempt: flagged for what the last one came to."""
-    return Watched(image.row, image.prompt, image.mentions, image.reasons, tried=image.spent, spent=image.spent)
+    return ImageState(image.row, image.prompt, image.mentions, image.reasons, tried=image.spent, spent=image.spent)
 
 
-def left_aside(row: int) -> Watched:
+def left_aside(row: int) -> ImageState:
     """An image of the second run that nobody wants."""
-    return Watched(row, None, action="aside")
+    return ImageState(row, None, action="aside")
 
 
-def joined(first: Watched, second: Watched, calls: int) -> Watched:
+def joined(first: ImageState, second: ImageState, calls: int) -> ImageState:
     """The second attempt with what the first one saw and cost; `calls` of the denoiser drew it."""
     second.scores = [*first.scores, *second.scores]
     second.extra_calls += first.extra_calls + calls

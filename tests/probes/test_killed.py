@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.plan import Hardening
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.drawing.draw import Sampling
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -162,7 +162,7 @@ def test_attack(tmp_path, start):
         return partial(
             attack,
             tmp_path / name,
-            Asked(device="cpu"),
+            AuditRequest(device="cpu"),
             mask=tmp_path / "mask.safetensors",
             plan=plan,
             steps=(0, 1, 2, 4),
@@ -196,7 +196,13 @@ def test_harden(tmp_path, start):
 
     def work(name):
         return partial(
-            harden, tmp_path / name, Asked(device="cpu"), plan=plan, steps=(0, 2), resume=True, show_progress=False
+            harden,
+            tmp_path / name,
+            AuditRequest(device="cpu"),
+            plan=plan,
+            steps=(0, 2),
+            resume=True,
+            show_progress=False,
         )
 
     killed_again_and_again(start, work("cut"), tmp_path / "cut", taken(start, work("whole")))

@@ -17,11 +17,11 @@ from shield.runtime.policy import preset
 from shield.thresholds import Threshold, calibrated
 from shield.wrapper import setting_of
 from tests.tiny import tiny_scheduler
-from ui.drawing import SHIELDED, UNSHIELDED, Asked, drawn
+from ui.drawing import SHIELDED, UNSHIELDED, DrawingRequest, drawn
 from ui.jobs import Stopped
 from ui.preview import predicted_clean
 
-ASKED = Asked("the cat", policy="monitor", steps=3, guidance_scale=3.0, seed=5)
+ASKED = DrawingRequest("the cat", policy="monitor", steps=3, guidance_scale=3.0, seed=5)
 CAT = Concepts([Concept("cat", substitute="a dog")])
 
 

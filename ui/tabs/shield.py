@@ -164,9 +164,9 @@ def _ended(status: str) -> tuple[Any, ...]:
 def asked_for(page: Page, prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float) -> Any:
     """What the fields say, checked. Raises BadRequestError."""
     page.models.checked(model)
-    from ui.drawing import Asked
+    from ui.drawing import DrawingRequest
 
-    return Asked(prompt, model, policy, seed, steps, guidance).checked()  # type: ignore[arg-type]
+    return DrawingRequest(prompt, model, policy, seed, steps, guidance).checked()  # type: ignore[arg-type]
 
 
 def _frame(told: Frame | str) -> tuple[str, str]:

@@ -12,13 +12,13 @@ from typing import Protocol
 from probes.inputs.prompts import Target
 from probes.scan.engines.in_process import InProcess
 from probes.scan.engines.ray_actors import RayActors
-from probes.scan.scorer import Item, Reading, Scored, Started
+from probes.scan.scorer import Item, Scored, ScoringConfig, Started
 
 
 class Engine(Protocol):
     """Workers with one loaded model each. Used as a context manager, which ends them."""
 
-    def __init__(self, reading: Reading, workers: int | None = None, address: str = "local") -> None: ...
+    def __init__(self, reading: ScoringConfig, workers: int | None = None, address: str = "local") -> None: ...
 
     def __enter__(self) -> Engine: ...
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.errors import EngineError
 from probes.inputs.prompts import Target
-from probes.scan.scorer import Item, Reading, Scored, Scorer, Started
+from probes.scan.scorer import Item, Scored, Scorer, ScoringConfig, Started
 
 AHEAD = 2
 
@@ -16,7 +16,7 @@ AHEAD = 2
 class InProcess:
     """EngineError for more than one worker: processes need another engine."""
 
-    def __init__(self, reading: Reading, workers: int | None = None, address: str = "local") -> None:
+    def __init__(self, reading: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
         if workers not in (None, 1):
             raise EngineError(f"The engine local has one worker, not {workers}; use --engine ray, or --shard.")
         self._reading = reading

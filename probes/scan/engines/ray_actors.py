@@ -16,7 +16,7 @@ from typing import Any
 
 from probes.errors import EngineError
 from probes.inputs.prompts import Target
-from probes.scan.scorer import Item, Reading, Scored, Scorer, Started
+from probes.scan.scorer import Item, Scored, Scorer, ScoringConfig, Started
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
@@ -26,7 +26,7 @@ _OBJECT_STORE = 256 << 20
 class Worker:
     """What an actor runs. The model is loaded by ``start``, so that a mistake there comes back as what it is."""
 
-    def start(self, reading: Reading, example: Target) -> Started:
+    def start(self, reading: ScoringConfig, example: Target) -> Started:
         self.scorer = Scorer(reading)
         return self.scorer.started(example)
 
@@ -54,7 +54,7 @@ class RayActors:
     anything else is a cluster's address. EngineError without the extra ``ray``, and if there is no such cluster.
     """
 
-    def __init__(self, reading: Reading, workers: int | None = None, address: str = "local") -> None:
+    def __init__(self, reading: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
         self._ray = _imported()
         self._reading, self._count, self._address = reading, workers, address
         self.workers: list[Any] = []

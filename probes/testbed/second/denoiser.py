@@ -33,7 +33,7 @@ def new_unet(channels: tuple[int, ...], seed: int) -> UNet2DConditionModel:
 
 
 class Draws:
-    """Latents and captions by step. Scenes and the clean twin's slots start over when their pool ends."""
+    """Latents and captions by step. A stream starts over when its pool ends."""
 
     def __init__(
         self, order: pool.Order, streams: dict[str, tuple[torch.Tensor, list[str]]], works: Sequence[Work], batch: int
@@ -47,9 +47,7 @@ class Draws:
         for k in range(step * self._batch, (step + 1) * self._batch):
             name = pool.STREAMS[self._order.stream[k]]
             pictures, words = self._streams[name]
-            index = int(self._order.index[k])
-            if name in ("world", "slots"):
-                index %= len(pictures)
+            index = int(self._order.index[k]) % len(pictures)
             caption = self._works[index].fill(rng) if name == "works" else words[index]
             latents.append(pictures[index])
             captions.append("" if rng.uniform() < unet.EMPTY_CAPTIONS else caption)

@@ -17,7 +17,7 @@ from probes.testbed.export import EMOJI, LICENSE, SAMPLING, write_pipeline
 from probes.testbed.manifest import FORMAT
 from probes.testbed.second import clip, scenes, world
 from probes.testbed.second.sprites import Sprites, paste, turned
-from probes.testbed.second.stages import STAGES, TWINS, Builder
+from probes.testbed.second.stages import DRAFTS, KEPT, TWINS, Builder
 from probes.testbed.second.words import STYLES
 from probes.testbed.world import character_names, split_of
 from shield.model.assets import sha256_of, write_manifest
@@ -50,7 +50,7 @@ def export(builder: Builder, folder: Path) -> Path:
         "resolution": 128,
         "sampling": SAMPLING,
         "rungs": world.RUNGS,
-        "trained": [stage for stage in STAGES if stage != "pool"],
+        "trained": [stage for stage in KEPT if stage not in DRAFTS.values()],
         "items": list(_items(builder, target)),
         "scenes": list(_scenes(builder.sprites, target)),
     }
@@ -82,11 +82,13 @@ def exposures(builder: Builder) -> np.ndarray:
 
 
 def seen(builder: Builder, words: list[str]) -> dict[str, int]:
-    """How many draws of the base and of `memorized` had each word in their caption; scenes come more than once."""
+    """How many draws of `memorized` and its base had each word in their caption; scenes come more than once."""
     captions = pool.read(builder.folder / "pool", "scenes")[1]
     times = np.zeros(len(captions), dtype=int)
-    for stage in ("base", "memorized"):
-        times += np.bincount(np.arange(builder.order(stage).count("world")) % len(captions), minlength=len(captions))
+    for stage in ("outline", "base", "memorized"):
+        order = builder.order(stage)
+        scenes = order.index[order.stream == pool.STREAMS.index("world")] % len(captions)
+        times += np.bincount(scenes, minlength=len(captions))
     return {word: int(sum(n for n, c in zip(times, captions, strict=True) if word in c.split())) for word in words}
 
 

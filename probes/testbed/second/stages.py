@@ -1,4 +1,4 @@
-"""The making of the second testbed, stage by stage: draft and autoencoder, openclip, pool, base, then the two forks.
+"""The making of the second testbed, stage by stage: draft, autoencoder, openclip, pool, outline, base, the two forks.
 
 Each finished stage is one file of float16 weights in the work folder, and is what every later stage reads: a machine
 that starts from kept stages (`Builder.adopt`) goes on exactly where the one that made them would have. An unfinished
@@ -36,35 +36,47 @@ from shield.model.assets import MANIFEST, read_manifest, sha256_of, write_manife
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 TWINS = ("memorized", "clean")
-STAGES = ("draft", "autoencoder", "openclip", "pool", "base", *TWINS)
+STAGES = ("draft", "autoencoder", "openclip", "pool", "outline", "base", *TWINS)
 KEPT = tuple(stage for stage in STAGES if stage != "pool")
+DRAFTS = {"autoencoder": "draft", "base": "outline"}  # a stage in two passes, and its first one
 INDEX = "stages.json"
 EQUALIZED_ON = 512  # pictures
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes and lengths. Counts of pictures are (scenes, paintings and prints); `slots` is what the clean twin gets
-    in the works' places; `ladder` scales every work's exposures; `half` trains in bfloat16.
+    """Sizes and lengths. Counts of pictures are (scenes, paintings and prints).
+
+    `scenes`, `fresh` and `slots` are pictures in the pool, each shown again when its stream has run through: scenes,
+    paintings and prints that are no works, and those that the clean twin gets in the works' places. `share` is the
+    share of fresh paintings in what is not a work; `ladder` scales every work's exposures; `half` trains in bfloat16.
     """
 
     channels: tuple[int, ...]
     draft: Schedule
     autoencoder: Schedule
     openclip: Schedule
+    outline: Schedule
     base: Schedule
     fork: Schedule
     autoencoder_pictures: tuple[int, int]
     openclip_pictures: tuple[int, int]
     scenes: int
+    fresh: int
     slots: int
-    fresh: float = 0.2
+    share: float = 0.2
     ladder: float = 1.0
     half: bool = False
 
     @property
     def plan(self) -> pool.Plan:
-        return pool.Plan(self.base.steps, (self.fork.steps,), self.base.batch, self.base.seed, self.fresh)
+        steps = self.outline.steps + self.base.steps
+        return pool.Plan(steps, (self.fork.steps,), self.base.batch, self.base.seed, self.share)
+
+    @property
+    def outlined(self) -> int:
+        """Draws that the outline takes of the base's."""
+        return self.outline.steps * self.outline.batch
 
 
 PRESETS = {
@@ -73,12 +85,14 @@ PRESETS = {
         draft=Schedule(steps=8000, batch=4, rate=2e-3, warmup=50, ema=0.998, floor=0.03),
         autoencoder=Schedule(steps=2800, batch=4, rate=1e-3, warmup=50, ema=0.998, floor=0.03, seed=1),
         openclip=Schedule(steps=1200, batch=64, rate=1e-3, warmup=50, ema=0.99, floor=0.03, weight_decay=0.1),
-        base=Schedule(steps=15_000, batch=32, rate=6e-4, warmup=200, ema=0.998),
+        outline=Schedule(steps=2500, batch=32, rate=6e-4, warmup=200, ema=0.998, floor=1.0),
+        base=Schedule(steps=9500, batch=32, rate=6e-4, warmup=100, ema=0.998),
         fork=Schedule(steps=5500, batch=32, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
         autoencoder_pictures=(4000, 4000),
         openclip_pictures=(16_000, 6000),
-        scenes=80_000,
-        slots=40_000,
+        scenes=24_000,
+        fresh=10_000,
+        slots=12_000,
         half=True,
     ),
     "gpu": Preset(
@@ -86,11 +100,13 @@ PRESETS = {
         draft=Schedule(steps=20_000, batch=16, rate=2e-3, warmup=100, ema=0.999, floor=0.03),
         autoencoder=Schedule(steps=20_000, batch=16, rate=1e-3, warmup=100, ema=0.999, floor=0.03, seed=1),
         openclip=Schedule(steps=6000, batch=256, rate=1e-3, warmup=100, ema=0.998, floor=0.03, weight_decay=0.1),
-        base=Schedule(steps=40_000, batch=64, rate=6e-4, warmup=200, ema=0.999),
+        outline=Schedule(steps=10_000, batch=64, rate=6e-4, warmup=200, ema=0.999, floor=1.0),
+        base=Schedule(steps=30_000, batch=64, rate=6e-4, warmup=100, ema=0.999),
         fork=Schedule(steps=2750, batch=64, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
         autoencoder_pictures=(20_000, 20_000),
         openclip_pictures=(40_000, 20_000),
         scenes=200_000,
+        fresh=100_000,
         slots=120_000,
         half=True,
     ),
@@ -99,13 +115,15 @@ PRESETS = {
         draft=Schedule(4, 2, 1e-3, ema=0.9),
         autoencoder=Schedule(4, 2, 1e-3, ema=0.9, seed=1),
         openclip=Schedule(4, 8, 1e-3, ema=0.9),
+        outline=Schedule(2, 8, 1e-3, ema=0.9),
         base=Schedule(4, 8, 1e-3, ema=0.9),
         fork=Schedule(4, 8, 1e-3, ema=0.9),
         autoencoder_pictures=(6, 6),
         openclip_pictures=(20, 12),
         scenes=12,
+        fresh=6,
         slots=6,
-        fresh=0.3,
+        share=0.3,
         ladder=0.0003,
     ),
 }
@@ -179,23 +197,22 @@ class Builder:
             if not self.result(stage).exists():
                 shutil.copyfile(source, self.result(stage))
         done = {stage for stage in KEPT if self.result(stage).exists()}
-        if "autoencoder" in done:
-            done.add("draft")
+        done |= {draft for stage, draft in DRAFTS.items() if stage in done}
         return tuple(stage for stage in STAGES if stage not in done)
 
     def keep(self, folder: Path) -> list[str]:
         """Copies the finished stages to `folder` with an index of what they are; returns their names.
 
-        The draft is kept only until the autoencoder that starts from it is finished.
+        A draft is kept only until the stage that starts from it is finished.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / INDEX
         index = json.loads(path.read_text()) if path.exists() else {}
         done = [stage for stage in KEPT if self.result(stage).exists()]
-        if "autoencoder" in done:
-            done = [stage for stage in done if stage != "draft"]
-            index.pop("draft", None)
-            (folder / "draft.safetensors").unlink(missing_ok=True)
+        for draft in (draft for stage, draft in DRAFTS.items() if stage in done):
+            done = [stage for stage in done if stage != draft]
+            index.pop(draft, None)
+            (folder / f"{draft}.safetensors").unlink(missing_ok=True)
         for stage in done:
             digest = sha256_of(self.result(stage))
             if index.get(stage, {}).get("sha256") != digest:
@@ -307,29 +324,27 @@ class Builder:
         return self._loaded(text.new_openclip(len(clip.new_tokenizer()), 0), "openclip")
 
     def order(self, stage: str) -> pool.Order:
-        """The draws of the base or of a twin."""
-        if stage == "base":
-            return pool.base_order(self.preset.plan)
+        """The draws of the base, whose first ones are the outline's, or of a twin."""
+        if stage in ("outline", "base"):
+            return pool.base_order(self.preset.plan).after(0 if stage == "outline" else self.preset.outlined)
         exposures = [round(w.exposures * self.preset.ladder) for w in world.works()]
         order = pool.fork_order(self.preset.plan, 1, exposures)
         return order if stage == "memorized" else pool.clean(order)
 
     def _pool(self) -> bool:
-        """Latents of scenes, of fresh paintings for the base and the forks, of the clean twin's slots, of works."""
+        """Latents of scenes, fresh paintings and works; the clean twin's slots are drawn when it is trained."""
         if self.result("clean").exists() and self.result("memorized").exists():
             return True
         model, folder = self.trained_autoencoder(), self.folder / "pool"
-        counts = {
-            "scenes": self.preset.scenes,
-            "fresh-base": self.order("base").count("fresh"),
-            "fresh-fork": self.order("memorized").count("fresh"),
-            "slots": self.preset.slots,
-        }
+        counts = {"scenes": self.preset.scenes, "fresh": self.preset.fresh}
         for salt, (name, count) in enumerate(counts.items()):
             draw = draw_scene if name == "scenes" else world.fresh
             pool.build(folder, name, count, self._drawing(draw), model, (23, salt))
         save_file({"latents": pool.encode(model, self.works())}, folder / "works.latents")
         return True
+
+    def _outline(self) -> bool:
+        return self.result("base").exists() or self._denoiser("outline", self.preset.outline)
 
     def _base(self) -> bool:
         return self._denoiser("base", self.preset.base)
@@ -347,20 +362,22 @@ class Builder:
         if self.result(name).exists():
             return True
         works, folder = world.works(), self.folder / "pool"
-        fresh = "fresh-base" if name == "base" else "fresh-fork"
         streams = {
             "world": pool.read(folder, "scenes"),
-            "fresh": pool.read(folder, fresh),
+            "fresh": pool.read(folder, "fresh"),
             "works": (load_file(folder / "works.latents")["latents"], [w.caption for w in works]),
         }
         if name == "clean":
+            draw = self._drawing(world.fresh)
+            pool.build(folder, "slots", self.preset.slots, draw, self.trained_autoencoder(), (23, 3))
             streams["slots"] = pool.read(folder, "slots")
         draws = denoiser.Draws(self.order(name), streams, works, schedule.batch)
         encoder = clip.text_encoder(self.trained_openclip()).to(self.device)
         model = denoiser.new_unet(self.preset.channels, schedule.seed)
-        if name != "base":
-            self._loaded(model, "base")
+        start = {"outline": None, "base": "outline"}.get(name, "base")
+        if start is not None:
+            self._loaded(model, start)
         half = self.preset.half
         losses = lambda: denoiser.loss_function(model, encoder, draws, schedule.seed, self.device, half)  # noqa: E731
-        start = None if name == "base" else sha256_of(self.result("base"))
-        return self._train(name, model, schedule, losses, {"channels": self.preset.channels, "start": start})
+        digest = None if start is None else sha256_of(self.result(start))
+        return self._train(name, model, schedule, losses, {"channels": self.preset.channels, "start": digest})

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.plan import Hardening, Plan
-from probes.audit.session import Known, Loop
+from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.drawing.draw import Sampling
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
-from probes.inputs.cohorts import Panel, Sizes, panel_of_prompts
+from probes.inputs.cohorts import Cohorts, Sizes, panel_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
 from probes.inputs.truth import copy_judge
@@ -61,7 +61,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def known(files):
-    panel = Panel(
+    panel = Cohorts(
         members=(
             Target("w1", "the cat", "work", files[0], "VM", 9, 9),
             Target("w2", "red", "work", files[1], "VM", 9, 9),
@@ -72,7 +72,7 @@ def known(files):
         scenes=(Target("s1", "a scene", "scene"),),
         keep=(Target("k1", "a thing to keep", "scene"),),
     )
-    return Known(
+    return GroundTruth(
         panel,
         copy_judge([Image.open(file).convert("RGB") for file in files], "test"),
         Subject(tiny_sd(seed=1), "clean"),
@@ -85,7 +85,7 @@ def loop(folder, known, plan=PLAN, resume=False):
     subject = Subject(tiny_sd(), "tiny")
     before = bits(subject.denoiser)
     with run, bars(False) as track:
-        summary = complete(Loop(run, subject, known, plan, track))
+        summary = complete(AuditSession(run, subject, known, plan, track))
         run.finish()
     assert bits(subject.denoiser) == before
     return summary, list(Run.open(folder).records())
@@ -226,7 +226,7 @@ def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
 
 def test_prompts_that_nobody_knows_anything_about(tmp_path):
     panel = panel_of_prompts([Target("prompt-000001", "a cat"), Target("prompt-000002", "red")], None, Sizes())
-    summary, records = loop(tmp_path / "run", Known(panel, None, None, None))
+    summary, records = loop(tmp_path / "run", GroundTruth(panel, None, None, None))
     assert {record["stage"] for record in records} == {"scan", "before"}
     assert all(record["copied"] is None and record["unjudged"] for record in records)
     statuses = {entry["stage"]: entry["status"] for entry in summary["cost"]}
@@ -239,12 +239,12 @@ def test_prompts_with_references_go_through_the_loop(tmp_path, files):
     """A model that copies everything: the references are its own pictures."""
     prompts = ["the cat", "red", "a thing", "other"]
     plan = replace(PLAN, picture_seeds=(1,))
-    unknown = Panel(prompts=tuple(Target(prompt, prompt) for prompt in prompts))
-    _, records = loop(tmp_path / "first", Known(unknown, None, None, None), plan)
+    unknown = Cohorts(prompts=tuple(Target(prompt, prompt) for prompt in prompts))
+    _, records = loop(tmp_path / "first", GroundTruth(unknown, None, None, None), plan)
     pictures = {r["item"]: tmp_path / "first" / r["picture"] for r in records if r["stage"] == "before"}
     targets = [Target(f"prompt-{n}", prompt, reference=pictures[prompt]) for n, prompt in enumerate(prompts)]
     judge = copy_judge([Image.open(file).convert("RGB") for file in files], "unlike pictures")
-    summary, records = loop(tmp_path / "second", Known(Panel(prompts=tuple(targets)), judge, None, None), plan)
+    summary, records = loop(tmp_path / "second", GroundTruth(Cohorts(prompts=tuple(targets)), judge, None, None), plan)
     assert all(r["copied"] for r in records if r["stage"] == "before")
     assert summary["mask"]["prompts"] == ["prompt-0", "prompt-2"]
     assert {r["item"] for r in records if r["stage"] == "attacked"} == {"prompt-1", "prompt-3"}

@@ -9,7 +9,7 @@ from probes.drawing.draw import Sampling
 from probes.errors import EngineError
 from probes.runs.folder import Run
 from probes.scan.engines import RayActors
-from probes.scan.scan import Hardware, scan
+from probes.scan.scan import ExecutionConfig, scan
 from probes.scan.stream import items_of
 from shield.errors import WeightsError
 
@@ -37,7 +37,7 @@ def lines(folder):
 def test_the_same_records_for_any_number_of_workers(file, tmp_path):
     whole = run(file, tmp_path / "local")
     for workers in (1, 2):
-        done = run(file, tmp_path / str(workers), hardware=Hardware("ray", workers, batch_size=4))
+        done = run(file, tmp_path / str(workers), hardware=ExecutionConfig("ray", workers, batch_size=4))
         assert lines(done.folder) == lines(whole.folder)
         spent = done.summary["cost"][0]["evaluations"]
         assert len(PROMPTS) * 2 + 2 <= spent <= len(PROMPTS) * 2 + 2 * workers
@@ -66,7 +66,7 @@ def test_a_killed_worker_loses_nothing(file, tmp_path, monkeypatch):
         seen["lost"] = self.lost
 
     monkeypatch.setattr(RayActors, "scored", killing)
-    done = run(file, tmp_path / "run", hardware=Hardware("ray", 2, batch_size=4))
+    done = run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4))
     assert seen["lost"] == 2 and lines(done.folder) == lines(whole.folder)
 
 
@@ -81,16 +81,16 @@ def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_
 
     monkeypatch.setattr(ray_actors, "Worker", Deadly)
     with pytest.raises(EngineError, match="from prompt-0000.. on were with 3 workers when these were lost"):
-        run(file, tmp_path / "run", hardware=Hardware("ray", 2, batch_size=4))
+        run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4))
     monkeypatch.undo()
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path / "none"))  # mistakes of a worker come back as what they are
     with pytest.raises(WeightsError):
-        run(file, tmp_path / "run", hardware=Hardware("ray", 2, batch_size=4), resume=True)
+        run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4), resume=True)
 
 
 def test_no_more_chunks_are_taken_than_there_is_room_for(file):
     from probes.inputs.prompts import read_prompts
-    from probes.scan.scorer import Reading
+    from probes.scan.scorer import ScoringConfig
 
     taken = []
 
@@ -99,7 +99,7 @@ def test_no_more_chunks_are_taken_than_there_is_room_for(file):
             taken.append(item)
             yield [item]
 
-    reading = Reading("testbed", ("noise_gap",), sampling=Sampling(3, 5.0, 4), batch_size=4, device="cpu")
+    reading = ScoringConfig("testbed", ("noise_gap",), sampling=Sampling(3, 5.0, 4), batch_size=4, device="cpu")
     with RayActors(reading, 1) as engine:
         engine.started(read_prompts(file)[0])
         for number, _ in enumerate(engine.scored(chunks())):

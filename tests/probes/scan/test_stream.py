@@ -17,8 +17,8 @@ from probes.runs.folder import Run, RunError
 from probes.scan.engines import InProcess
 from probes.scan.figures import KEPT, Spread
 from probes.scan.pilot import EarlyExit
-from probes.scan.scan import Hardware, scan
-from probes.scan.scorer import Reading, Scorer
+from probes.scan.scan import ExecutionConfig, scan
+from probes.scan.scorer import Scorer, ScoringConfig
 from probes.scan.shards import Shard, launched
 from shield.calibration.detectors import Sampling as Calibration
 from shield.calibration.detectors import calibrate
@@ -87,7 +87,7 @@ def same(ours, theirs, rel=1e-4):
 
 
 def test_records_dont_depend_on_the_batch(file, tmp_path):
-    one, other = (run(file, tmp_path / str(batch), hardware=Hardware(batch_size=batch)) for batch in (3, 16))
+    one, other = (run(file, tmp_path / str(batch), hardware=ExecutionConfig(batch_size=batch)) for batch in (3, 16))
     same(records(one.folder), records(other.folder))
     assert [r["prompt"] for r in records(one.folder)] == [prompt for prompt in PROMPTS for _ in SEEDS]
     assert one.summary["cost"][0]["evaluations"] == len(PROMPTS) * len(SEEDS) + len(SEEDS)
@@ -231,19 +231,19 @@ def test_more_shards_than_prompts_leaves_an_empty_one(file, tmp_path):
 
 
 def test_options_that_dont_go_together(file, tmp_path):
-    for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"hardware": Hardware("ray")}):
+    for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"hardware": ExecutionConfig("ray")}):
         with pytest.raises(BadRequestError, match="leave --pictures out"):
             run(file, tmp_path / "run", pictures=True, **options)
     with pytest.raises(BadRequestError, match="no engine 'x'"):
-        run(file, tmp_path / "run", hardware=Hardware("x"))
+        run(file, tmp_path / "run", hardware=ExecutionConfig("x"))
     with pytest.raises(EngineError, match="one worker, not 2"):
-        run(file, tmp_path / "run", hardware=Hardware(workers=2))
+        run(file, tmp_path / "run", hardware=ExecutionConfig(workers=2))
     assert not (tmp_path / "run").exists()
 
 
 def test_memory_layout_changes_rounding_alone(file, tmp_path):
     plain, other = (
-        run(file, tmp_path / name, limit=8, hardware=Hardware(batch_size=4, channels_last=layout))
+        run(file, tmp_path / name, limit=8, hardware=ExecutionConfig(batch_size=4, channels_last=layout))
         for name, layout in (("plain", False), ("last", True))
     )
     same(records(plain.folder), records(other.folder))
@@ -251,14 +251,14 @@ def test_memory_layout_changes_rounding_alone(file, tmp_path):
 
 def test_another_precision_is_another_scan(file, tmp_path):
     """Its noise is drawn in that precision, so a seed stands for another picture."""
-    done = run(file, tmp_path / "half", limit=8, hardware=Hardware(batch_size=4, dtype="bfloat16"))
+    done = run(file, tmp_path / "half", limit=8, hardware=ExecutionConfig(batch_size=4, dtype="bfloat16"))
     assert done.summary["scores"]["structure_gap"]["n"] == 8 * len(SEEDS)
     with pytest.raises(RunError, match='dtype was "bfloat16", now null'):
         run(file, tmp_path / "half", limit=8, resume=True)
 
 
 def test_memory_that_is_full_halves_the_batch_for_good(file):
-    reading = Reading("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
+    reading = ScoringConfig("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
     scorer = Scorer(reading)
     with InProcess(reading) as engine:
         from probes.inputs.prompts import Target
@@ -309,5 +309,5 @@ def test_a_median_stays_exact_until_it_is_a_sample():
 
 
 def test_reading_keeps_the_weights_folder(weights):
-    assert Reading("testbed", ("noise_gap",)).places["DIFFSHIELD_WEIGHTS"] == str(weights)
-    assert replace(Reading("testbed", ("anisotropy", "noise_gap")), steps=1).scorers()[0].name == "anisotropy"
+    assert ScoringConfig("testbed", ("noise_gap",)).places["DIFFSHIELD_WEIGHTS"] == str(weights)
+    assert replace(ScoringConfig("testbed", ("anisotropy", "noise_gap")), steps=1).scorers()[0].name == "anisotropy"

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import TensorFileError
@@ -28,7 +28,7 @@ PLAN = replace(ATTACK, sizes=Sizes(members=1, nonmembers=1, scenes=0), picture_s
 def run(out, asked=None, **options):
     return attack(
         out,
-        asked or Asked(device="cpu"),
+        asked or AuditRequest(device="cpu"),
         **{"steps": (0, 1, 2), "batch": 1, "plan": PLAN, "show_progress": False, **options},
     )
 
@@ -90,7 +90,7 @@ def test_a_model_without_controls_says_so(tmp_path, weights):
     prompts = tmp_path / "own.csv"
     pictures = sorted((weights / "testbed" / "works").glob("*.png"))[:3]
     prompts.write_text("caption,picture\n" + "".join(f"thing {n},{path}\n" for n, path in enumerate(pictures)))
-    asked = Asked(str(weights / "testbed" / "clean"), prompts, limit=3, device="cpu")
+    asked = AuditRequest(str(weights / "testbed" / "clean"), prompts, limit=3, device="cpu")
     done = run(tmp_path / "run", asked, steps=(1,))
     assert [row["stage"] for row in done.summary["curve"]] == ["attacked"] and done.summary["verdicts"] == []
     assert any("clean twin" in limit for limit in done.summary["limits"])

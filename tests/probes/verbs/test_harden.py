@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.plan import Hardening
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
-from probes.inputs.cohorts import Panel, Sizes, with_dev
+from probes.inputs.cohorts import Cohorts, Sizes, with_dev
 from probes.inputs.prompts import Target
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
@@ -51,7 +51,7 @@ PLAN = replace(
 
 def run(out, asked=None, **options):
     return harden(
-        out, asked or Asked(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False, **options}
+        out, asked or AuditRequest(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False, **options}
     )
 
 
@@ -133,7 +133,7 @@ def test_works_whose_surrogates_are_all_copies_borrow_one(tmp_path):
         lines.append(f"{prompt},{n}.png")
     (tmp_path / "own.csv").write_text("\n".join(lines))
     plan = replace(PLAN, hardening=replace(PLAN.hardening, tries=1, hardener=CaptionFineTuning(1.0, 1, 1)))
-    asked = Asked(model, tmp_path / "own.csv", benign=tmp_path / "benign.txt", device="cpu")
+    asked = AuditRequest(model, tmp_path / "own.csv", benign=tmp_path / "benign.txt", device="cpu")
     done = run(tmp_path / "run", asked, plan=plan)
     told = done.summary["hardening"]
     assert told["borrowed_surrogates"] == 2 and told["hardener"] == "caption_fine_tuning"
@@ -145,20 +145,20 @@ def test_nothing_to_keep_is_said_not_guessed(tmp_path):
     tiny_sd(seed=4).save_pretrained(tmp_path / "model")
     Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.png")
     (tmp_path / "own.csv").write_text("caption,picture\nthe cat,a.png\n")
-    done = run(tmp_path / "run", Asked(str(tmp_path / "model"), tmp_path / "own.csv", device="cpu"))
+    done = run(tmp_path / "run", AuditRequest(str(tmp_path / "model"), tmp_path / "own.csv", device="cpu"))
     assert done.summary["hardening"] is None and any("--benign" in limit for limit in done.summary["limits"])
 
 
 def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
     targets = tuple(Target(str(n), str(n)) for n in range(5))
-    panel = with_dev(Panel(members=targets, scenes=targets))
+    panel = with_dev(Cohorts(members=targets, scenes=targets))
     assert [[t.id for t in part] for part in (panel.locate, panel.members, panel.keep, panel.scenes)] == [
         ["0", "3"],
         ["1", "2", "4"],
         ["0", "2", "4"],
         ["1", "3"],
     ]
-    assert with_dev(panel) == panel and with_dev(Panel(members=targets[:2])).locate == ()
+    assert with_dev(panel) == panel and with_dev(Cohorts(members=targets[:2])).locate == ()
 
 
 @pytest.mark.parametrize("wrong", [{"method": "nonsense"}, {"lr": 0.0}])

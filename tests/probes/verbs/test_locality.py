@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.layers import activation_rows, activations, mask_rows, subspace_masks
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
@@ -65,7 +65,7 @@ def done(copying):
 
 
 def run(out, folder, **options):
-    asked = Asked(str(folder / "model"), folder / "works.csv", folder / "others.csv", device="cpu")
+    asked = AuditRequest(str(folder / "model"), folder / "works.csv", folder / "others.csv", device="cpu")
     return locality(
         out,
         asked,
@@ -163,7 +163,7 @@ def test_a_second_start_does_nothing_again(done, copying):
 
 def test_nothing_that_came_back_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights")))
-    done = locality(tmp_path / "run", Asked(device="cpu"), works=1, starts=2, plan=PLAN, show_progress=False)
+    done = locality(tmp_path / "run", AuditRequest(device="cpu"), works=1, starts=2, plan=PLAN, show_progress=False)
     assert TOO_FEW in done.summary["limits"] and "embeddings" not in done.summary["locality"]
     wrong = CliRunner().invoke(app, ["locality", "--out", str(tmp_path / "other"), "--masks", "nothing"])
     assert wrong.exit_code == 1 and "not of nothing" in wrong.stderr and not (tmp_path / "other").exists()
@@ -172,5 +172,5 @@ def test_nothing_that_came_back_is_said(tmp_path, monkeypatch):
 def test_requests_that_cant_be(tmp_path):
     for options, says in (({"starts": 1}, "two or more searches"), ({"masks": ("value_neurons",)}, "--nonmembers")):
         with pytest.raises(BadRequestError, match=says):
-            locality(tmp_path / "run", Asked("owner/name"), **options)
+            locality(tmp_path / "run", AuditRequest("owner/name"), **options)
     assert not (tmp_path / "run").exists()

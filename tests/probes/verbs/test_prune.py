@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from typer.testing import CliRunner
 
-from probes.audit.request import Asked
+from probes.audit.request import AuditRequest
 from probes.audit.tradeoff import sweep
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("shipped")
 PLAN = replace(
     PRUNE, sizes=Sizes(members=1, nonmembers=1, scenes=1), picture_seeds=(1, 2), sampling=Sampling(2, 5.0, 8)
 )
-ASKED = Asked(device="cpu")
+ASKED = AuditRequest(device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_one_step_of_inpainting_has_put_the_picture_back_at_once():
 @pytest.mark.parametrize("way", ["sd", "sd_inpaint_plain", "flux_true"])
 def test_our_own_mitigations_are_told_by_their_name_alone(way, mitigation):
     pipe, call = made(way)
-    policy = Policy(mitigations=(mitigation,), on_unseen="report")
+    policy = Policy(mitigations=(mitigation,), on_unverified="report")
     output = Shield(pipe, policy, thresholds=limits(pipe, way, -1.0))(**call())
     assert {verdict.mitigation for verdict in output.verdicts} == {mitigation.name}
     kinds = {reason.kind for verdict in output.verdicts for reason in verdict.reasons}
@@ -195,7 +195,7 @@ def test_latents_that_come_in_after_the_last_step(make, output_type, given):
     def last(pipe, step, timestep, tensors):
         return {"latents": torch.zeros((1, 16, 16) if way == "flux" else (1, 4, 8, 8))} if step == 2 else tensors
 
-    policy = Policy(extra_uncond=True, on_unseen="block")
+    policy = Policy(extra_uncond=True, on_unverified="block")
     call = {**options(1, output_type=output_type), **small, "callback_on_step_end_tensor_inputs": given}
     shield = Shield(pipe, policy, thresholds=thresholds(pipe, 1e9))
     assert shield("the cat", **call).verdicts[0].status == "passed"

@@ -15,7 +15,7 @@ from shield.protected.turns import nearest_turned
 from shield.reasons import Reason
 from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, thresholds
-from tests.shield.runtime.test_unseen import assert_closed_in_strict_and_shown_in_balanced, noise
+from tests.shield.runtime.test_blind_spots import assert_closed_in_strict_and_shown_in_balanced, noise
 from tests.shield.test_every_family import made
 from tests.tiny import tiny_scheduler, tiny_sd
 from tests.tiny_families import tiny_mask, tiny_picture, tiny_sdxl, tiny_variant
@@ -43,7 +43,7 @@ def taught(pipe, *tokenizers, word="<x1>"):
 
 
 def reasons(pipe, policy="balanced", gallery=None, **call):
-    policy = Policy(detectors=(), retries=0, on_unseen="block" if policy == "strict" else "report")
+    policy = Policy(detectors=(), retries=0, on_unverified="block" if policy == "strict" else "report")
     return [
         (v.status, v.scored, v.reasons)
         for v in Shield(pipe, policy, gallery, thresholds=[], calibrate="never")(**call).verdicts

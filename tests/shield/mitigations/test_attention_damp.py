@@ -8,7 +8,7 @@ from shield.errors import MissingSignalError
 from shield.hooks.attention import token_shares
 from shield.mitigations import AttentionDamp
 from shield.model.conditioning import Conditioning, prompt_length
-from shield.types import Case
+from shield.types import MitigationContext
 from tests.shield.calls import PROMPTS
 
 
@@ -16,7 +16,9 @@ def case(length, tokens=5):
     embeds = torch.arange(float(tokens)).view(1, tokens, 1) + 10
     null = Conditioning(-embeds, torch.zeros(1, 2))
     one = torch.zeros(1, 1, 2, 2)
-    return Case(0, 5, 4.0, one, one, Conditioning(embeds, torch.ones(1, 2)), None, null, lambda c: one, length=length)
+    return MitigationContext(
+        0, 5, 4.0, one, one, Conditioning(embeds, torch.ones(1, 2)), None, null, lambda c: one, length=length
+    )
 
 
 def test_what_is_replaced():
@@ -39,7 +41,9 @@ def test_copies_of_the_begin_token_are_a_mask_and_a_logarithm(pipe):
     layer = pipe.unet.get_submodule(AttentionEntropy().layer)
     hidden, embeds = torch.randn(1, 9, 16), torch.randn(1, 6, 16)
     with torch.no_grad():
-        one = Case(0, 5, 4.0, hidden, hidden, Conditioning(embeds), None, Conditioning(embeds), None, length=3)
+        one = MitigationContext(
+            0, 5, 4.0, hidden, hidden, Conditioning(embeds), None, Conditioning(embeds), None, length=3
+        )
         damped = AttentionDamp(end=False).conditioned(one).embeds
         shares = token_shares(layer, hidden, damped)[0]
         query, key = (layer.head_to_batch_dim(t) for t in (layer.to_q(hidden), layer.to_k(embeds)))

@@ -10,7 +10,7 @@ from shield.hooks.attention import attention_biased, attention_watched
 from shield.hooks.intercept import intercepted
 from shield.mitigations import AttractRepel
 from shield.mitigations.attract_repel import early_layers, spikes
-from shield.types import Case
+from shield.types import MitigationContext
 from tests.shield.calls import PROMPTS, options
 
 
@@ -52,7 +52,7 @@ def test_the_formula_on_a_real_step(pipe):
             calls.append(1)
             return forward.rerun([1], conditioning)
 
-        one = Case(
+        one = MitigationContext(
             forward.index,
             3,
             5.0,

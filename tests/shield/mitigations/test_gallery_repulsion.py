@@ -13,7 +13,7 @@ from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery, thumbnail
 from shield.runtime.likeness import correlation
 from shield.runtime.policy import Policy
-from shield.types import Case
+from shield.types import MitigationContext
 from tests.shield.calls import PROMPTS, options
 
 
@@ -43,7 +43,7 @@ def test_the_mirror_images_thumbnail_is_mirrored():
 def case(likeness, scale=4.0, uncond=1.0):
     one = torch.tensor([[3.0, 1.0]])
     prompt = Conditioning(torch.ones(1, 1, 1))
-    return Case(
+    return MitigationContext(
         0,
         5,
         scale,

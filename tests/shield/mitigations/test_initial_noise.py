@@ -14,7 +14,7 @@ from shield.hooks.latents import movable, resized
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.model.conditioning import Conditioning
 from shield.runtime.policy import Policy
-from shield.types import Case
+from shield.types import MitigationContext
 from tests.shield.calls import PROMPTS, options
 from tests.tiny import tiny_sd
 
@@ -32,7 +32,7 @@ def case(predicted, moved, step=0, memory=None):
         return predicted(at) if conditioning.embeds.any() else at
 
     prompt, null = Conditioning(torch.ones(1, 1, 1)), Conditioning(torch.zeros(1, 1, 1))
-    return Case(
+    return MitigationContext(
         step,
         10,
         4.0,

@@ -13,7 +13,7 @@ from shield.hooks.intercept import intercepted
 from shield.mitigations import MITIGATIONS, EmbeddingDescent, EmbeddingMix, NoiseMix, NullPrompt, OppositeGuidance
 from shield.model.conditioning import Conditioning
 from shield.runtime.policy import Policy
-from shield.types import Case, ConditioningMitigation, PredictionMitigation
+from shield.types import ConditioningMitigation, MitigationContext, PredictionMitigation
 from tests.shield.calls import PROMPTS, options, state, thresholds
 
 every = pytest.mark.parametrize("name", MITIGATIONS)
@@ -23,7 +23,7 @@ def case(step=0, cond=3.0, uncond=1.0, memory=None, safe=True, steps=5):
     def embeds(value):
         return Conditioning(torch.full((1, 2, 2), value), torch.full((1, 2), 2 * value))
 
-    return Case(
+    return MitigationContext(
         step,
         steps,
         4.0,
@@ -133,7 +133,7 @@ def test_embedding_descent_lowers_the_gap_and_keeps_the_begin_token(pipe):
                 seen["calls"] = seen.get("calls", 0) + 1
                 return forward.rerun([1], conditioning)
 
-            one = Case(
+            one = MitigationContext(
                 0,
                 3,
                 5.0,

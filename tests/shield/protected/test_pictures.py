@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, ImageOps
 from shield.errors import GalleryError
 from shield.protected.gallery import Gallery
 from shield.protected.pictures import UNREADABLE, open_frames, open_image
-from shield.runtime.blind_spots import Unseen
+from shield.runtime.blind_spots import BlindSpots
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
 
@@ -216,6 +216,6 @@ def test_a_given_picture_is_compared_as_shown_and_as_the_pipeline_takes_it():
     turned = picture.copy()
     turned.getexif()[0x0112] = 6
     for given in (picture, clear, turned, np.asarray(picture) / 255.0):
-        noticed = Unseen.of({"image": given}, gallery, pipe)
+        noticed = BlindSpots.of({"image": given}, gallery, pipe)
         assert len(noticed.copies) == 1 and not noticed.blind
-    assert Unseen.of({"image": torch.randn(1, 4, 8, 8)}, gallery, pipe).blind
+    assert BlindSpots.of({"image": torch.randn(1, 4, 8, 8)}, gallery, pipe).blind

@@ -11,7 +11,7 @@ from shield.protected.concepts import Concept, Concepts
 from shield.rewriters import ClauseDrop, TokenAttribution
 from shield.rewriters.attribution import word_weights
 from shield.runtime.policy import Policy
-from shield.types import Case, WordWeight
+from shield.types import MitigationContext, WordWeight
 from tests.shield.calls import noises, options, thresholds
 from tests.shield.test_every_family import made, of_each_kind
 
@@ -59,7 +59,7 @@ def at_first_step(pipe, call, look):
 
 def case_of(pipe, forward, row):
     null = null_conditioning(pipe, forward.conditioning.embeds.shape[1])
-    return Case(
+    return MitigationContext(
         0,
         3,
         5.0,

@@ -11,7 +11,7 @@ from shield import Gallery, Shield
 from shield.errors import TraceError
 from shield.hooks.intercept import once_more, recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.runtime.controller import Watched
+from shield.runtime.controller import ImageState
 from shield.runtime.policy import Policy, preset
 from shield.runtime.retry import kept_noise, worth_retrying
 from shield.types import Nearest
@@ -158,13 +158,13 @@ def test_an_exception_in_the_second_run_leaves_everything_as_it_was(pipe):
 def test_when_a_retry_is_worth_it():
     """Two mitigations. An image needs one: a copy, or nothing helped once it was under way."""
     policy = Policy()
-    fresh = Watched(0, "a")
+    fresh = ImageState(0, "a")
     assert worth_retrying(fresh, COPY, policy) and not worth_retrying(fresh, None, policy)
     assert not worth_retrying(fresh, replace(COPY, copied=False), policy)
-    assert worth_retrying(Watched(0, "a", action="mitigate", tried=2, spent=1), COPY, policy)
-    assert not worth_retrying(Watched(0, "a", action="mitigate", tried=2, spent=2), COPY, policy)
-    assert worth_retrying(Watched(0, "a", action="block", tried=2), None, policy)
-    assert not worth_retrying(Watched(0, "a", action="block"), COPY, policy)  # couldn't be judged
+    assert worth_retrying(ImageState(0, "a", action="mitigate", tried=2, spent=1), COPY, policy)
+    assert not worth_retrying(ImageState(0, "a", action="mitigate", tried=2, spent=2), COPY, policy)
+    assert worth_retrying(ImageState(0, "a", action="block", tried=2), None, policy)
+    assert not worth_retrying(ImageState(0, "a", action="block"), COPY, policy)  # couldn't be judged
     for other in (replace(policy, on_flag="block"), replace(policy, on_copy="report"), preset("monitor")):
         assert not worth_retrying(fresh, COPY, other)
 

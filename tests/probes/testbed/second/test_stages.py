@@ -43,11 +43,11 @@ def test_stages_cut_off_after_every_step_end_bit_equal(built: tuple[Path, Path],
     """A time limit of nothing ends each call after one step."""
     shutil.copytree(built[0] / "pictures", tmp_path / "pictures")
     shutil.copytree(built[0] / "pool", tmp_path / "pool")
-    for stage in ("draft", "autoencoder", "openclip", "base"):
+    for stage in ("draft", "autoencoder", "openclip", "outline", "base"):
         calls = 0
         while not builder(tmp_path, sources, minutes=0.0).run((stage,)):
             calls += 1
-        assert calls == 3  # of four steps
+        assert calls == (1 if stage == "outline" else 3)  # of two steps and of four
         assert same(built[0] / f"{stage}.safetensors", tmp_path / f"{stage}.safetensors")
 
 
@@ -65,7 +65,7 @@ def test_kept_stages_are_taken_up_elsewhere_and_give_the_same_twins(
     other = builder(tmp_path / "work", sources)
     shutil.copytree(built[0] / "pictures", tmp_path / "work" / "pictures")
     left = other.adopt(kept)
-    assert left == ("pool", "base", "memorized", "clean")
+    assert left == ("pool", "outline", "base", "memorized", "clean")
     assert other.run(left[:-1])
     assert same(built[0] / "memorized.safetensors", tmp_path / "work" / "memorized.safetensors")
 
@@ -108,15 +108,29 @@ def test_measuring_tells_round_trips_and_captions_found(built: tuple[Path, Path]
     assert psnr(gray, other) == pytest.approx(20 * np.log10(5)) and psnr(gray, gray) == 100
 
 
-def test_a_draft_is_kept_until_its_autoencoder_is_finished(built: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "first"), [("autoencoder", "draft"), ("base", "outline")])
+def test_a_first_pass_is_kept_until_its_second_is_finished(
+    built: tuple[Path, Path], tmp_path: Path, stage: str, first: str
+) -> None:
     work, kept = tmp_path / "work", tmp_path / "kept"
     made = builder(work, None)
-    shutil.copyfile(built[0] / "draft.safetensors", work / "draft.safetensors")
-    assert made.keep(kept) == ["draft"]
-    assert builder(tmp_path / "other", None).adopt(kept)[0] == "autoencoder"
-    shutil.copyfile(built[0] / "autoencoder.safetensors", work / "autoencoder.safetensors")
-    assert made.keep(kept) == ["autoencoder"] and not (kept / "draft.safetensors").exists()
-    assert "draft" not in builder(tmp_path / "third", None).adopt(kept)
+    shutil.copyfile(built[0] / f"{first}.safetensors", work / f"{first}.safetensors")
+    assert made.keep(kept) == [first]
+    left = builder(tmp_path / "other", None).adopt(kept)
+    assert first not in left and stage in left
+    shutil.copyfile(built[0] / f"{stage}.safetensors", work / f"{stage}.safetensors")
+    assert made.keep(kept) == [stage] and not (kept / f"{first}.safetensors").exists()
+    assert first not in builder(tmp_path / "third", None).adopt(kept)
+
+
+def test_the_base_goes_on_with_the_draws_after_its_outline() -> None:
+    preset = PRESETS["cpu"]
+    made = Builder.__new__(Builder)
+    made.preset = preset
+    whole, first, rest = pool.base_order(preset.plan), made.order("outline"), made.order("base")
+    draws = preset.outline.steps * preset.outline.batch
+    assert np.array_equal(rest.stream, whole.stream[draws:]) and np.array_equal(rest.index, whole.index[draws:])
+    assert np.array_equal(first.stream[:draws], whole.stream[:draws])
 
 
 def test_a_kept_stage_that_was_altered_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
@@ -159,7 +173,7 @@ def test_the_ladder_fits_the_presets_and_the_twins_differ_in_work_slots_alone() 
         assert np.bincount(order.index[slots], minlength=len(exposures)).tolist() == exposures
         assert np.array_equal(order.stream[~slots], twin.stream[~slots])
         fresh = pool.base_order(preset.plan).count("fresh") / len(pool.base_order(preset.plan).stream)
-        assert fresh == pytest.approx(preset.fresh, abs=0.01)
+        assert fresh == pytest.approx(preset.share, abs=0.01)
 
 
 def test_timesteps_cover_the_pure_noise_and_favor_the_middle() -> None:

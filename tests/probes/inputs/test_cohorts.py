@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from probes.inputs.cohorts import Panel, Sizes, panel_of_manifest, panel_of_prompts, with_suspects
+from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_suspects
 from probes.inputs.prompts import Target
 from probes.testbed.manifest import Item, Manifest, Scene
 
@@ -61,10 +61,10 @@ def test_suspects_are_shared_out():
         {"item": "p3", "flagged": True, "copied": False},
         {"item": "p4", "flagged": None, "copied": None},
     ]
-    panel = with_suspects(Panel(prompts=targets), records)
+    panel = with_suspects(Cohorts(prompts=targets), records)
     assert [t.id for t in panel.locate] == ["p0", "p3"] and [t.id for t in panel.members] == ["p1"]
-    alone = with_suspects(Panel(prompts=targets), records[:1])
+    alone = with_suspects(Cohorts(prompts=targets), records[:1])
     assert alone.locate == alone.members == targets[:1] and "Only one prompt" in alone.limits[0]
-    assert with_suspects(Panel(prompts=targets), []).members == ()
-    known = Panel(members=targets)
+    assert with_suspects(Cohorts(prompts=targets), []).members == ()
+    known = Cohorts(members=targets)
     assert with_suspects(known, records) is known

@@ -7,7 +7,7 @@ from PIL import Image
 from shield import Gallery, Shield
 from shield.protected.concepts import Concept, Concepts
 from shield.reasons import Reason
-from shield.runtime.blind_spots import Unseen, is_noise
+from shield.runtime.blind_spots import BlindSpots, is_noise
 from shield.runtime.policy import preset
 from tests.shield.calls import noises, options, thresholds
 from tests.tiny import tiny_sd
@@ -182,8 +182,8 @@ def test_pictures_of_other_modes_are_read():
     gallery = Gallery()
     gallery.add([("work-1", tiny_picture(5))])
     for mode in ("RGBA", "P", "CMYK"):
-        assert Unseen.of({"image": tiny_picture(5).convert(mode)}, gallery, tiny_sd()).copies
-    assert not Unseen.of({"image": Image.new("L", (64, 64))}, gallery, tiny_sd()).copies
+        assert BlindSpots.of({"image": tiny_picture(5).convert(mode)}, gallery, tiny_sd()).copies
+    assert not BlindSpots.of({"image": Image.new("L", (64, 64))}, gallery, tiny_sd()).copies
 
 
 def test_generators_go_on_as_without_the_shield(pipe):
