@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         MITIGATIONS,
         AttentionDamp,
         AttractRepel,
+        ConceptProjection,
         EmbeddingDescent,
         EmbeddingMix,
         GalleryRepulsion,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         NoiseMix,
         NullPrompt,
         OppositeGuidance,
+        TokenProjection,
     )
     from shield.protected.concepts import Concept, Concepts
     from shield.protected.gallery import Gallery
@@ -74,6 +76,7 @@ _NAMES = {
     "shield.mitigations": (
         "AttentionDamp",
         "AttractRepel",
+        "ConceptProjection",
         "EmbeddingDescent",
         "EmbeddingMix",
         "GalleryRepulsion",
@@ -82,6 +85,7 @@ _NAMES = {
         "NoiseMix",
         "NullPrompt",
         "OppositeGuidance",
+        "TokenProjection",
     ),
     "shield.rewriters": ("ClauseDrop", "ConceptSubstitution", "LanguageModel", "REWRITERS", "TokenAttribution"),
     "shield.errors": (
@@ -116,6 +120,7 @@ __all__ = [
     "BrightEnding",
     "ClauseDrop",
     "Concept",
+    "ConceptProjection",
     "ConceptSubstitution",
     "Concepts",
     "DETECTORS",
@@ -150,6 +155,7 @@ __all__ = [
     "StructureGap",
     "Threshold",
     "TokenAttribution",
+    "TokenProjection",
     "Trace",
     "TraceError",
     "UnknownAttributeError",

@@ -180,7 +180,8 @@ class Shield(StandIn):
             movable(self.pipe.scheduler, watcher.moves),
             intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
         ):
-            output = self.pipe(**call.kwargs)
+            # Z-Image writes into the list of prompts that it is given.
+            output = self.pipe(**{name: list(one) if type(one) is list else one for name, one in call.kwargs.items()})
         started = perf_counter()
         pictures = images_of(output)
         custody.ended(pictures, output_type)
@@ -233,7 +234,10 @@ class Shield(StandIn):
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
         negative = any(_says_something(n) or (zeros and n is not None) for n in named)
         given = [request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds")]
-        separate = request.get("negative_prompt") is not None or all(given)  # as Flux decides
+        separate = {  # as the pipelines decide
+            "negative": request.get("negative_prompt") is not None or all(given),
+            "undistilled": not self.pipe.config.get("is_distilled", False),
+        }.get(self.family.guided or "", True)
         scale = self._guidance_scale(request)
         return Plan(
             family=self.family,
@@ -268,8 +272,7 @@ class Shield(StandIn):
         return self._watched[1]
 
     def _guidance_scale(self, request: Mapping[str, Any]) -> float:
-        name = "guidance_scale" if self.family.layout == "stacked" else "true_cfg_scale"
-        return float(request.get(name) or 1.0)
+        return self.family.scale(request.get(self.family.guidance))
 
     @property
     def model_sha256(self) -> str:
