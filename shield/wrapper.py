@@ -75,10 +75,11 @@ class Shield(StandIn):
 
     `calibrate`: with "auto" the first call at a setting that no threshold holds for makes one, from the benign prompts
     that ship, and keeps it on this machine ($DIFFSHIELD_HOME, else the user's data folder); with "never" nothing is
-    made or read there. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may take,
-    by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is larger. The
-    logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal. `calibrate()`
-    does it ahead, at the start of a service.
+    made or read there, and a call that no threshold holds for can't be judged. By default "auto", but "never" where
+    `thresholds` are given. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may
+    take, by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is
+    larger. The logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
+    `calibrate()` does it ahead, at the start of a service.
 
     `on_verdict` is called with each Verdict before the call returns, for instance a VerdictLog, which appends it to a
     file; the logger `shield.verdicts` has a record for each at INFO.
@@ -121,7 +122,7 @@ class Shield(StandIn):
         gallery: Gallery | Path | str | Sequence[Any] | None = None,
         concepts: Screen | Path | str | Sequence[Any] | bool | None = None,
         thresholds: Path | str | Iterable[Threshold] | None = None,
-        calibrate: str = "auto",
+        calibrate: str | None = None,
         fpr: float = 0.01,
         seconds: float | None = None,
         on_verdict: Callable[[Verdict], Any] | None = None,
@@ -131,8 +132,8 @@ class Shield(StandIn):
         self.gallery: Gallery | None = gallery  # type: ignore[assignment]
         self.concepts: Screen | None = concepts  # type: ignore[assignment]
         self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
-        self.calibration, self.fpr, self.seconds = calibrate, fpr, seconds
-        self.on_verdict = on_verdict
+        self.calibration: str = calibrate or ("auto" if thresholds is None else "never")
+        self.fpr, self.seconds, self.on_verdict = fpr, seconds, on_verdict
         self._made = OnCall()
         self._recognized = RecognizedModels()
         self._own: str | None = None
