@@ -216,7 +216,7 @@ class Check:
         return row["caption_judged"] * row["attack_judged"] > 0 and not row["caption"] and not row["attack"]
 
     def _came_out(self, name: str, embeds: Sequence[torch.Tensor]) -> dict[str, int]:
-        session, judge = self._session, self._session.known.judge
+        session, judge = self._session, self._session.truth.judge
         assert judge is not None
         sampling, plan = session.plan.sampling, session.plan.hardening
         seed = plan.first_seed + plan.tries + 1
