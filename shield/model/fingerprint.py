@@ -155,7 +155,7 @@ class _Probes:
 
     def read(self) -> list[Any]:
         """[values on the CPU, bytes by precision of the others]; tensors whose memory was exchanged are read anew."""
-        memory = [(tensor.data_ptr(), tensor.nbytes) for tensor in self.tensors]
+        memory = [(tensor.data_ptr(), tensor.numel()) for tensor in self.tensors]
         if memory != self._memory:
             self._memory, self._lying, self._others = memory, [], []
             for tensor in self.tensors:
