@@ -315,8 +315,8 @@ class ConditioningMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
-        """The conditioning to use instead of `case.original`, one row."""
+    def conditioned(self, context: MitigationContext) -> Conditioning:
+        """The conditioning to use instead of `context.original`, one row."""
 
 
 @runtime_checkable
@@ -332,8 +332,8 @@ class PredictionMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def predicted(self, case: MitigationContext) -> Tensor:
-        """The prediction to return instead of `case.noise_cond`, (1, ...)."""
+    def predicted(self, context: MitigationContext) -> Tensor:
+        """The prediction to return instead of `context.noise_cond`, (1, ...)."""
 
 
 Mitigation = ConditioningMitigation | PredictionMitigation
