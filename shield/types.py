@@ -165,7 +165,8 @@ class Detector(Protocol):
 @dataclass(frozen=True)
 class Score:
     """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0. `nearest`: the
-    work or concept that a preview was found most like. `file`: where the threshold was read.
+    work or concept that a preview was found most like. `file`: where the threshold was read. `fpr`: the share of benign
+    prompts that exceeds the threshold, at most. `why`: what kept the detector from judging.
     """
 
     detector: str
@@ -174,6 +175,8 @@ class Score:
     step: int
     nearest: str | None = None
     file: str | None = None
+    fpr: float | None = None
+    why: str | None = None
 
     @property
     def flagged(self) -> bool | None:
