@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import denoiser_of
 from shield.hooks.latents import Moves
@@ -194,9 +193,9 @@ class StepController:
             self.levels.append((forward.timestep, forward.signal))
             scored = self._with_reference(forward)
             if forward.index == 0:
-                self._count(extra_calls(self.policy.needs))
+                self._count(self.policy.signals.extra_calls)
                 self._refuse_short()
-            self.trace.steps.append(record(scored, self.policy.needs, self.family.packed))
+            self.trace.steps.append(record(scored, self.policy.signals, self.family.packed))
             for detector in self.policy.detectors:
                 if detector.first_k == forward.index + 1:
                     self._score(detector, forward)

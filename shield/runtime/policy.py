@@ -9,6 +9,7 @@ from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.reasons import Reason
 from shield.rewriters import ClauseDrop, ConceptSubstitution
+from shield.signals import Signals
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
 ON_FLAG = ("mitigate", "block", "report")
@@ -73,6 +74,11 @@ class Policy:
     def horizon(self) -> int:
         """How many first steps are recorded."""
         return max((detector.first_k for detector in self.detectors), default=0)
+
+    @property
+    def signals(self) -> Signals:
+        """The same as data. Raises MissingSignalError for one that nobody records."""
+        return Signals.named(self.needs)
 
     @property
     def needs(self) -> frozenset[str]:
