@@ -182,6 +182,18 @@ def tiny_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
     )
 
 
+def tiny_qwenimage_vae(channels: int = 4) -> AutoencoderKLQwenImage:
+    """A video's autoencoder, with statistics in the place of a scaling factor."""
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=channels,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0] * (channels // 4),
+        latents_std=[1.5, 2.0, 1.0, 1.2] * (channels // 4),
+    ).eval()
+
+
 @seeded
 def tiny_qwenimage(base: type = QwenImagePipeline) -> QwenImagePipeline:
     """Qwen-Image with a short frame around its prompts."""
@@ -195,14 +207,6 @@ def tiny_qwenimage(base: type = QwenImagePipeline) -> QwenImagePipeline:
         axes_dims_rope=(4, 4, 8),
     )
     loud(transformer)
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[1.5, 2.0, 1.0, 1.2],
-    )
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tiny_chat_tokenizer()),
@@ -223,7 +227,7 @@ def tiny_qwenimage(base: type = QwenImagePipeline) -> QwenImagePipeline:
     )
     pipe = base(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
+        vae=tiny_qwenimage_vae(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=tiny_chat_tokenizer(),
         transformer=transformer,

@@ -18,12 +18,15 @@ import typer.core
 
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
+from probes.cli.gallery import gallery_app
 from probes.cli.methods import register as register_methods
 from probes.cli.models import models_app
 from probes.cli.options import (
     Column,
+    Concepts,
     Device,
     FailOnFlag,
+    GalleryAt,
     Guidance,
     Json,
     Limit,
@@ -32,6 +35,7 @@ from probes.cli.options import (
     OwnGuidance,
     OwnSteps,
     Resume,
+    Thresholds,
     exit_if,
     listed,
     numbers,
@@ -84,6 +88,7 @@ app.add_typer(testbed_app, name="testbed")
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 app.add_typer(models_app, name="models")
+app.add_typer(gallery_app, name="gallery")
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
 Works = Annotated[
@@ -118,7 +123,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
-    policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
+    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    concepts: Concepts = None,
+    gallery: GalleryAt = None,
+    thresholds: Thresholds = None,
     device: Device = "auto",
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
@@ -126,7 +134,8 @@ def generate(
     """Draw one prompt behind the shield, and say what the shield saw."""
     from probes.verbs.generate import Request, shown
 
-    found = shown(Request(prompt, model, seed, steps, guidance, policy, device), out, compare=compare)
+    protecting = (tuple(concepts or ()), gallery, thresholds)
+    found = shown(Request(prompt, model, seed, steps, guidance, policy, device, *protecting), out, compare=compare)
     printed(found, as_json, _generated(found))
     exit_if(found["flagged"], fail_on_flag)
 
@@ -230,9 +239,9 @@ def prune(
     from probes.verbs.prune import PRUNE, lines_of
     from probes.verbs.prune import prune as compare
 
-    asked = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
+    request = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = compare(mask, out, asked, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
+    done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -278,11 +287,11 @@ def attack(
     from probes.verbs.attack import ATTACK, lines_of
     from probes.verbs.attack import attack as bring_back
 
-    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = bring_back(
         out,
-        asked,
+        request,
         mask=mask,
         steps=numbers(at, int),
         init=init,
@@ -323,14 +332,14 @@ def locality(
     from probes.verbs.locality import LOCALITY, lines_of
     from probes.verbs.locality import locality as analyze
 
-    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
     plan = replace(
         LOCALITY,
         sampling=_sampling(model, steps, guidance),
         localizer=replace(LOCALITY.localizer, k=k),
         attack=replace(LOCALITY.attack, steps=budget, batch=batch),
     )
-    done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
+    done = analyze(out, request, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -380,7 +389,7 @@ def harden(
     from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
-    asked = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    request = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
         lr = usual_lr(Checkpoint.of(model))
     plan = replace(
@@ -392,7 +401,7 @@ def harden(
             method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr, batch=together, rank=rank
         ),
     )
-    done = remove(out, asked, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
+    done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 

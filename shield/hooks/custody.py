@@ -105,12 +105,19 @@ class Custody:
     def ended(self, pictures: Any, output_type: str) -> None:
         """The call returned these pictures, or latents."""
         if output_type == "latent":
-            if isinstance(pictures, Tensor) and self._latents is not None and not self._is_at(pictures, [_as_is]):
+            if isinstance(pictures, Tensor) and self._latents is not None and not self._are_returned(pictures):
                 self._exchanged()
         elif not self._is_decoded:
             self._lose("not_decoded")
         if self._calls:
             self.missed()
+
+    def _are_returned(self, latents: Tensor) -> bool:
+        """Whether the call returned its latents: as they are or, packed ones, as the autoencoder takes them."""
+        if self.family.packed and latents.ndim == 4:
+            self._unpack(latents)
+            return self._is_at(latents, [_as_is, *forms(self.pipe.vae)])
+        return self._is_at(latents, [_as_is])
 
     def _stepping(self, args: tuple, kwargs: dict) -> None:
         if not self._calls:

@@ -92,6 +92,8 @@ FAMILIES = (
             "StableDiffusionControlNetPipeline",
             "StableDiffusionControlNetImg2ImgPipeline",
             "StableDiffusionControlNetInpaintPipeline",
+            "LatentConsistencyModelPipeline",
+            "LatentConsistencyModelImg2ImgPipeline",
         ),
         "unet",
         companion="controlnet",

@@ -12,9 +12,11 @@ import torch
 from shield import Shield
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
-from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of, intercepted
+from shield.hooks.recording import recorded
+from shield.hooks.steps import observed
 from shield.mitigations import MITIGATIONS, EmbeddingMix, GalleryRepulsion, NullPrompt
-from shield.model.families import FAMILIES
+from shield.model.families import FAMILIES, family_of
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
 from shield.runtime.policy import Policy
@@ -241,6 +243,34 @@ def lacks(name, way):
     of_unets = name in ("attention_damp", "attract_repel") and way.startswith(("sd3", "flux", *TRANSFORMERS))
     guided = name in ("embedding_descent", "initial_noise", "opposite_guidance") and distilled(way)
     return of_unets or guided
+
+
+@pytest.mark.parametrize("way", ["flux_true", "chroma", "qwenimage_true"])
+def test_an_edit_after_the_conditional_half_has_left_is_the_guidance_formula_with_the_other_prediction(way):
+    """c' = (c + u) / 2 for one row: what the scheduler is given is computed by hand, with Qwen-Image's norm."""
+    pipe, call = once(way)
+    family, seen, given = family_of(pipe), {}, []
+
+    def halve(forward):
+        if forward.noise_uncond is None:
+            return None
+        seen.update(cond=forward.noise_cond.clone(), uncond=forward.noise_uncond.clone())
+        seen["changed"] = forward.noise_cond.clone()
+        seen["changed"][1] = (forward.noise_cond[1] + forward.noise_uncond[1]) / 2
+        return seen["changed"]
+
+    scale = 3.0 if "true_cfg_scale" in WAYS[way][1] else 5.0
+    with (
+        torch.no_grad(),
+        observed(pipe.scheduler, "step", lambda *_: None, lambda args, kwargs: given.append(args[0])),
+        intercepted(pipe, halve, guidance=scale),
+    ):
+        pipe(**call(num_inference_steps=1))
+    wanted = seen["uncond"] + scale * (seen["changed"] - seen["uncond"])
+    if family.renormalized:
+        wanted *= seen["changed"].norm(dim=-1, keepdim=True) / wanted.norm(dim=-1, keepdim=True)
+    assert torch.allclose(given[0], wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(seen["changed"], seen["cond"], atol=1e-3)
 
 
 @of_each_kind
