@@ -62,7 +62,7 @@ from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
 from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
-from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.prompts import PromptRecord, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
@@ -142,7 +142,7 @@ def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
 
 
 def known_about(
-    checkpoint: Checkpoint, targets: list[Target], plan: Plan, device: str, twin: str | None
+    checkpoint: Checkpoint, targets: list[PromptRecord], plan: Plan, device: str, twin: str | None
 ) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = checkpoint.truth

@@ -14,7 +14,7 @@ from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
 from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.prompts import PromptRecord, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
@@ -90,7 +90,7 @@ class AuditRequest:
         return testbed_alignment() if self.checkpoint.truth is not None else None
 
 
-def _as(kind: str, file: Path) -> tuple[Target, ...]:
+def _as(kind: str, file: Path) -> tuple[PromptRecord, ...]:
     """A file's prompts under another kind; their ids must not meet those of the works' file."""
     return tuple(replace(target, id=target.id.replace("prompt", kind), kind=kind) for target in read_prompts(file))
 

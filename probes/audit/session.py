@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from probes.audit.search import Searches
 from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment, CopyJudge
 from probes.report.drift import drift
 from probes.report.figures import detector_figures, utility
@@ -103,7 +103,7 @@ class AuditSession:
         # A detector's score of an embedding that an attack made isn't one of a prompt.
         return [] if any(job.prompt_embeds is not None for job in jobs) else self.detectors
 
-    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[Target]) -> dict[str, Any]:
+    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[PromptRecord]) -> dict[str, Any]:
         """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``."""
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:

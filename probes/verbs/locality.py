@@ -34,7 +34,7 @@ from probes.audit.session import AuditSession
 from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
@@ -60,11 +60,11 @@ TOO_FEW = "No work came back from two searches or more, so there are no pairs of
 class Start:
     """One search: a work, and the number of the noise that it starts from."""
 
-    work: Target
+    work: PromptRecord
     number: int
 
     @property
-    def target(self) -> Target:
+    def target(self) -> PromptRecord:
         """The work under a name of the search's own, which decides its noise and its seeds."""
         return replace(self.work, id=f"{self.work.id}-start{self.number}")
 
@@ -209,7 +209,7 @@ class _Study:
         def blocks(starts: Sequence[Start], at: int) -> list[list[torch.Tensor]]:
             return [[self._embeds(start, at) for start in starts if start.work == work] for work in self.works]
 
-        def captions(targets: Sequence[Target]) -> list[list[torch.Tensor]]:
+        def captions(targets: Sequence[PromptRecord]) -> list[list[torch.Tensor]]:
             return [list(encode_prompts(self.session.subject, [target.prompt for target in targets]).cpu())]
 
         groups = {

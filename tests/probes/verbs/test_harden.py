@@ -18,7 +18,7 @@ from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
 from probes.inputs.cohorts import Cohorts, Sizes, with_dev
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.types import Subject
@@ -150,7 +150,7 @@ def test_nothing_to_keep_is_said_not_guessed(tmp_path):
 
 
 def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
-    targets = tuple(Target(str(n), str(n)) for n in range(5))
+    targets = tuple(PromptRecord(str(n), str(n)) for n in range(5))
     cohorts = with_dev(Cohorts(members=targets, scenes=targets))
     assert [[t.id for t in part] for part in (cohorts.locate, cohorts.members, cohorts.keep, cohorts.scenes)] == [
         ["0", "3"],
