@@ -67,8 +67,9 @@ from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.report.html import write_report
-from probes.runs.folder import Run, describe_input
+from probes.runs.folder import Run
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
 

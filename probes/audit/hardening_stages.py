@@ -31,7 +31,8 @@ from probes.inputs.prompts import PromptRecord
 from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
-from probes.runs.folder import Record, write_json
+from probes.runs.folder import write_json
+from probes.runs.records import Record
 from probes.types import Goal, Memory, Pair
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."

@@ -21,8 +21,9 @@ from probes.model.generate import encode_prompts
 from probes.model.loading import load
 from probes.paths import as_path
 from probes.report.summary import Summary
-from probes.runs.folder import Run, describe_input
+from probes.runs.folder import Run
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same

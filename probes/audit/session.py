@@ -17,8 +17,9 @@ from probes.metrics import Alignment, CopyJudge
 from probes.report.drift import drift
 from probes.report.figures import detector_figures, utility
 from probes.report.summary import Summary, summary_of
-from probes.runs.folder import Record, Run, record_id
+from probes.runs.folder import Run, record_id
 from probes.runs.progress import Track
+from probes.runs.records import Record
 from probes.runs.stage_log import Skip, Stages
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS

@@ -20,8 +20,9 @@ from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
 from probes.model.generate import generators, quiet
-from probes.runs.folder import Record, Run, record_id
+from probes.runs.folder import Run, record_id
 from probes.runs.progress import Progress
+from probes.runs.records import Record
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError

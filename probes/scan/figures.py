@@ -13,7 +13,8 @@ from typing import Any
 from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures
 from probes.report.summary import Measured, summary_of
-from probes.runs.folder import Record, Run
+from probes.runs.folder import Run
+from probes.runs.records import Record
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Criterion

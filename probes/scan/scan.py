@@ -27,8 +27,9 @@ from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_o
 from probes.inputs.prompts import PromptRecord, each_prompt, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.paths import takes_paths
-from probes.runs.folder import Run, describe_input, is_of_model, write_json
+from probes.runs.folder import Run, is_of_model, write_json
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.early_exit import Boundary, drawn_at_random

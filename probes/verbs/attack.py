@@ -22,7 +22,8 @@ from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
 from probes.report.html import CONTROLS, write_report
 from probes.report.wording import EMBEDDING, Wording, wording_of
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.types import UnitMask
 from shield.errors import BadRequestError
 

@@ -21,7 +21,8 @@ from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import UnitMask
 from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts

@@ -44,7 +44,8 @@ from probes.report import locality_plots
 from probes.report.figures import rate_row
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
 from probes.verbs.attack import UNPRUNED

@@ -28,8 +28,9 @@ from probes.model.generate import encode_prompts
 from probes.model.layers import matching_weights
 from probes.paths import takes_paths
 from probes.report import mask_plots
-from probes.runs.folder import Run, describe_input, record_id, write_json
+from probes.runs.folder import Run, record_id, write_json
 from probes.runs.progress import Progress, bars
+from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Localizer, Subject, UnitMask

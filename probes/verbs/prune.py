@@ -25,7 +25,9 @@ from probes.pruners import save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import Record, sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
+from probes.runs.records import Record
 
 PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
 

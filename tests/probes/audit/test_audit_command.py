@@ -8,12 +8,11 @@ from probes.attacks import AdversarialEmbedding
 from probes.audit.audit import audit
 from probes.audit.plan import Hardening, Plan
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
-from probes.runs.folder import RunError
 from tests.tiny import tiny_sd
 
 pytestmark = pytest.mark.usefixtures("shipped")

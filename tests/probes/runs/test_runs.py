@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probes.runs.folder as runs
-from probes.runs.folder import Run, RunError, record_id
+from probes.errors import RunError
+from probes.runs.folder import Run, record_id
 from shield import model_names
 from shield.model.fingerprint import model_sha256
 from tests.tiny import tiny_sd
@@ -224,7 +225,8 @@ def test_an_output_that_cant_be_written(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
+from probes.errors import RunError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     with Run.create(sys.argv[1], {}, kind="test") as run:

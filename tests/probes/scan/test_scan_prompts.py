@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.report.figures import group_of
 from probes.report.html import write_report
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
 from probes.scan.scan import lines_of, scan
 from probes.testbed.manifest import load_manifest
 from shield.detectors import NoiseGap

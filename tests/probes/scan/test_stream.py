@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from probes.cli.main import app
 from probes.drawing.draw import Job, Sampling
-from probes.errors import EarlyExitError, EngineError, MemoryFullError, PromptFileError, ShardError
+from probes.errors import EarlyExitError, EngineError, MemoryFullError, PromptFileError, RunError, ShardError
 from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
 from probes.scan.engines import InProcess
 from probes.scan.figures import KEPT, Spread
 from probes.scan.pilot import EarlyExit
