@@ -10,7 +10,7 @@ from typing import Any
 from probes.api.call import Call, Results, results_of
 from probes.attacks import AdversarialEmbedding
 from probes.audit.audit import audit as run_audit
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.inputs.given import Prompts
 from probes.paths import as_path
 from probes.types import UnitMask
@@ -32,7 +32,7 @@ def attack(
     seeds: Sequence[int] = ATTACK.picture_seeds,
     limit: int | None = None,
     batch: int = AdversarialEmbedding.batch,
-    plan: Plan = ATTACK,
+    plan: AuditPlan = ATTACK,
     steps: int | None = None,
     guidance_scale: float | None = None,
     out: Path | str | None = None,
@@ -96,7 +96,7 @@ def harden(
     attack_steps: Sequence[int] = STEPS,
     seeds: Sequence[int] = HARDEN.picture_seeds,
     limit: int | None = None,
-    plan: Plan = HARDEN,
+    plan: AuditPlan = HARDEN,
     steps: int | None = None,
     guidance_scale: float | None = None,
     save: Path | str | None = None,
@@ -162,7 +162,7 @@ def audit(
     quick: bool = False,
     twin: str | None = None,
     limit: int | None = None,
-    plan: Plan | None = None,
+    plan: AuditPlan | None = None,
     out: Path | str | None = None,
     device: str = "auto",
     resume: bool = False,

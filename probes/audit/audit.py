@@ -56,7 +56,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
+from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, AuditPlan
 from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
@@ -86,7 +86,7 @@ def audit(
     twin: str | None = None,
     device: str = "auto",
     resume: bool = False,
-    plan: Plan | None = None,
+    plan: AuditPlan | None = None,
     show_progress: bool = True,
     pipe: Any = None,
 ) -> Done:
@@ -124,7 +124,7 @@ def audit(
     return Done(out, write_report(out), summary)
 
 
-def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
+def as_usual(plan: AuditPlan, checkpoint: Checkpoint) -> AuditPlan:
     """The plan with the steps, the guidance and, on the testbed, the localizer's setting and learning rate that this
     model asks for.
     """
@@ -143,7 +143,7 @@ def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
 
 
 def known_about(
-    checkpoint: Checkpoint, targets: list[PromptRecord], plan: Plan, device: str, twin: str | None
+    checkpoint: Checkpoint, targets: list[PromptRecord], plan: AuditPlan, device: str, twin: str | None
 ) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = checkpoint.truth

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
 from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
@@ -63,7 +63,7 @@ class AuditRequest:
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
-    def cohorts(self, plan: Plan) -> Cohorts:
+    def cohorts(self, plan: AuditPlan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
         manifest = self.checkpoint.known(self.prompts)
         known = cohorts_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
@@ -110,7 +110,7 @@ def opened(
     kind: str,
     out: Path,
     request: AuditRequest,
-    plan: Plan,
+    plan: AuditPlan,
     mask: UnitMask,
     more: dict[str, Any],
     *,

@@ -26,7 +26,7 @@ from shield.detectors import DETECTORS
 from shield.types import Detector
 
 if TYPE_CHECKING:
-    from probes.audit.plan import Plan
+    from probes.audit.plan import AuditPlan
 
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."
@@ -50,7 +50,13 @@ class AuditSession:
     """
 
     def __init__(
-        self, run: Run, subject: Subject, truth: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
+        self,
+        run: Run,
+        subject: Subject,
+        truth: GroundTruth,
+        plan: AuditPlan,
+        track: Track,
+        mask: UnitMask | None = None,
     ) -> None:
         self.run, self.subject, self.truth, self.plan, self.track = run, subject, truth, plan, track
         self.cohorts, self.given = truth.cohorts, mask

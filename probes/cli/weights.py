@@ -64,7 +64,7 @@ def localize(
 ) -> None:
     """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
     from probes.testbed.checkpoint import Checkpoint
-    from probes.verbs.localize import lines_of, localizer_of
+    from probes.verbs.localize import format_mask, localizer_of
     from probes.verbs.localize import localize as locate
 
     sampling = _sampling(model, steps, guidance)
@@ -90,7 +90,7 @@ def localize(
         resume=resume,
     )
     found = {"run": str(done.folder), "mask": str(done.file), "summary": done.summary}
-    printed(found, as_json, "\n".join([*lines_of(done.summary), str(done.file)]))
+    printed(found, as_json, "\n".join([*format_mask(done.summary), str(done.file)]))
 
 
 def prune(
@@ -115,13 +115,13 @@ def prune(
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
-    from probes.verbs.prune import PRUNE, lines_of
+    from probes.verbs.prune import PRUNE, format_pruning
     from probes.verbs.prune import prune as compare
 
     request = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
-    _reported(done, as_json, lines_of(done.summary))
+    _reported(done, as_json, format_pruning(done.summary))
 
 
 def attack(
@@ -162,7 +162,7 @@ def attack(
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
-    from probes.verbs.attack import ATTACK, lines_of
+    from probes.verbs.attack import ATTACK, format_attack
     from probes.verbs.attack import attack as bring_back
 
     request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
@@ -179,7 +179,7 @@ def attack(
         method=method,
         resume=resume,
     )
-    _reported(done, as_json, lines_of(done.summary))
+    _reported(done, as_json, format_attack(done.summary))
 
 
 def locality(
@@ -206,7 +206,7 @@ def locality(
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
-    from probes.verbs.locality import LOCALITY, lines_of
+    from probes.verbs.locality import LOCALITY, format_locality
     from probes.verbs.locality import locality as analyze
 
     request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
@@ -217,7 +217,7 @@ def locality(
         attack=replace(LOCALITY.attack, steps=budget, batch=batch),
     )
     done = analyze(out, request, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
-    _reported(done, as_json, lines_of(done.summary))
+    _reported(done, as_json, format_locality(done.summary))
 
 
 def harden(
@@ -262,7 +262,7 @@ def harden(
 
     from probes.audit.request import AuditRequest
     from probes.testbed.checkpoint import Checkpoint
-    from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
+    from probes.verbs.harden import HARDEN, format_hardening, hardening, usual_lr
     from probes.verbs.harden import harden as remove
 
     request = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
@@ -278,7 +278,7 @@ def harden(
         ),
     )
     done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
-    _reported(done, as_json, lines_of(done.summary))
+    _reported(done, as_json, format_hardening(done.summary))
 
 
 def _reported(done: Any, as_json: bool, lines: list[str]) -> None:

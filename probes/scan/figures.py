@@ -144,7 +144,7 @@ def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any
     return (judge.metrics[0].name, judge.describe()) if isinstance(judge, CopyJudge) else (None, {})
 
 
-def lines_of(summary: dict[str, Any]) -> list[str]:
+def format_scan(summary: dict[str, Any]) -> list[str]:
     """The summary for a terminal."""
     lines = [f"{row['score']:.4g}  {row['item']}  {row['prompt']}" for row in summary["highest"]]
     for name, row in summary["scores"].items():

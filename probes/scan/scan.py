@@ -34,7 +34,7 @@ from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.early_exit import Boundary, drawn_at_random
 from probes.scan.engines import ENGINES, Engine
-from probes.scan.figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
+from probes.scan.figures import criterion_fields, early_exit_figures, figures, format_scan, report_fields
 from probes.scan.pilot import EarlyExit, boundary_of
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
@@ -49,7 +49,7 @@ ROUNDS_AHEAD = 4
 # So many prompts are kept in memory.
 HELD = 10_000
 
-__all__ = ["ExecutionConfig", "Scanned", "lines_of", "scan", "summarized"]
+__all__ = ["ExecutionConfig", "Scanned", "format_scan", "scan", "summarized"]
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Started:
     values: str | None = None
 
 
-class Scorer:
+class PromptScorer:
     """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
 
     def __init__(self, config: ScoringConfig) -> None:

@@ -183,7 +183,7 @@ def _row(name: str, used: Sequence[Record], held_back: Sequence[Record]) -> dict
     return row
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_trial(summary: Mapping[str, Any]) -> list[str]:
     """A table for a terminal."""
     head = (
         f"{'copies':>8}{'traps':>7}"

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.search import Searches
 from probes.audit.session import AuditSession
@@ -52,7 +52,7 @@ from probes.verbs.attack import UNPRUNED
 from probes.verbs.localize import base_prompts, neurons_of
 from shield.errors import BadRequestError
 
-LOCALITY = Plan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))
+LOCALITY = AuditPlan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))
 NO_GOAL = "None of the works has a reference picture, so no embedding can be searched."
 TOO_FEW = "No work came back from two searches or more, so there are no pairs of results to compare."
 
@@ -79,7 +79,7 @@ def locality(
     works: int = 4,
     starts: int = 8,
     masks: Sequence[str] = (FFNSubspace.name,),
-    plan: Plan = LOCALITY,
+    plan: AuditPlan = LOCALITY,
     resume: bool = False,
     show_progress: bool = True,
 ) -> Done:
@@ -286,7 +286,7 @@ def embedding_map(groups: Groups) -> dict[str, Any]:
     }
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_locality(summary: Mapping[str, Any]) -> list[str]:
     """The three analyses for a terminal."""
     found, lines = summary["locality"], []
     for row in found.get("embeddings", ()):

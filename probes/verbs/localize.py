@@ -377,7 +377,7 @@ def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
     }
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_mask(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a terminal."""
     mask = summary["mask"]
     lines = [

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import Scored, Scorer, ScoringConfig, Started, Turn
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
 
 AHEAD = 2
 
@@ -28,7 +28,7 @@ class InProcess:
         self.__dict__.pop("scorer", None)
 
     def started(self, example: PromptRecord) -> Started:
-        self.scorer = Scorer(self._config)
+        self.scorer = PromptScorer(self._config)
         return self.scorer.started(example)
 
     def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import Scored, Scorer, ScoringConfig, Started, Turn
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
@@ -27,7 +27,7 @@ class Worker:
     """What an actor runs. The model is loaded by ``start``, so that a mistake there comes back as what it is."""
 
     def start(self, config: ScoringConfig, example: PromptRecord) -> Started:
-        self.scorer = Scorer(config)
+        self.scorer = PromptScorer(config)
         return self.scorer.started(example)
 
     def score(self, turns: Sequence[Turn]) -> Scored:

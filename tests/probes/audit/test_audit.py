@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from probes.attacks import AdversarialEmbedding
-from probes.audit.plan import Hardening, Plan
+from probes.audit.plan import AuditPlan, Hardening
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.drawing.draw import Sampling
@@ -30,7 +30,7 @@ from probes.types import Goal, Subject, UnitMask
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
 
-PLAN = Plan(
+PLAN = AuditPlan(
     Sizes(2, 2, 1, 1, 1),
     picture_seeds=(1, 2),
     scan_seeds=(3,),

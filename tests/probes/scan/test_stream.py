@@ -19,7 +19,7 @@ from probes.scan.engines import InProcess
 from probes.scan.figures import KEPT, Spread
 from probes.scan.pilot import EarlyExit
 from probes.scan.scan import ExecutionConfig, Prompts, scan
-from probes.scan.scorer import Scorer, ScoringConfig
+from probes.scan.scorer import PromptScorer, ScoringConfig
 from probes.scan.shards import Shard, launched
 from probes.testbed.checkpoint import Checkpoint
 from shield.calibration.detectors import Sampling as Calibration
@@ -277,7 +277,7 @@ def test_another_precision_is_another_scan(file, tmp_path):
 
 def test_memory_that_is_full_halves_the_batch_for_good(file):
     config = ScoringConfig("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
-    scorer = Scorer(config)
+    scorer = PromptScorer(config)
     with InProcess(config) as engine:
         turns = [(Job(PromptRecord(str(n), prompt), 500),) for n, prompt in enumerate(PROMPTS[:8])]
         engine.started(turns[0][0].target)

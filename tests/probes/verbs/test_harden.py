@@ -22,7 +22,7 @@ from probes.inputs.prompts import PromptRecord
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs.harden import HARDEN, UNPRUNED, harden, lines_of
+from probes.verbs.harden import HARDEN, UNPRUNED, format_hardening, harden
 from probes.verbs.harden import hardening as hardening_of
 from shield.errors import BadRequestError
 from shield.model.loading import load
@@ -84,7 +84,7 @@ def test_every_stage_of_it(done):
     # The check after the first epoch ends it: a search of two steps, then two pictures of two steps and two halves.
     assert cost["harden"] == (3 + 2 * 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
     assert done.report.is_file() and any(
-        "adversarial_fine_tuning: works 2, dev 1" in line for line in lines_of(done.summary)
+        "adversarial_fine_tuning: works 2, dev 1" in line for line in format_hardening(done.summary)
     )
 
 
