@@ -20,6 +20,7 @@ from shield.model.families import family_of
 from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
 from shield.runtime.policy import preset
+from shield.signals import Signals
 from shield.thresholds import Threshold
 from shield.types import Detector, MitigationContext, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
@@ -135,7 +136,7 @@ def drawn(
     """
     policy = preset(asked.policy)
     steps = _Steps(SHIELDED, preview, tell)
-    output = _called(Shield(pipe, policy, gallery, concepts, thresholds, calibrate="never"), asked, steps)
+    output = _called(Shield(pipe, policy, gallery, concepts, thresholds), asked, steps)
     verdict, shielded = output.verdicts[0], output.images[0]
     watch = _Watch(pipe, asked, policy.detectors[0])
     steps = _Steps(
@@ -191,7 +192,7 @@ class _Watch:
 
     def __call__(self, forward: Forward) -> None:
         try:
-            step = record(forward, self.detector.needs, family_of(self.pipe).packed)
+            step = record(forward, Signals.named(self.detector.needs), family_of(self.pipe).packed)
             score = _finite(float(self.detector.score(Trace([step]))[0]))
         except MissingSignalError:
             score = None
