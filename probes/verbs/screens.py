@@ -89,7 +89,7 @@ def _swapped(description: str, who: str) -> Iterator[Prompt]:
         yield f"a {creature} with {top} and {legs} on {ground}", who
 
 
-def lines_of(rates: Sequence[Mapping[str, Any]]) -> list[str]:
+def format_screens(rates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table for a terminal."""
     head = f"{'':<10}{'prompts':<42}{'n':>5}" + "".join(f"{name:>26}" for name in SCREENS)
     rows = []
