@@ -38,7 +38,7 @@ class Rate:
 def checked(limit: Limit, openclip: str = "testbed") -> list[Rate]:
     """Every group of prompts of both splits, by the screens over the testbed's characters."""
     space = Space(testbed_concepts(), openclip)
-    both = Meaning(space.concepts, space.openclip, limit)
+    both = Meaning(space.concepts, space.encoder, limit)
     screens: Sequence[Callable[[str], Sequence[Mention]]] = (
         space.concepts.found,
         lambda prompt: list(space.meant(prompt, limit.value)),
