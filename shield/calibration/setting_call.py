@@ -61,7 +61,7 @@ def with_pictures(pipe: Any, call: Mapping[str, Any], seed: int = NOISE) -> dict
     """
     takes = [name for name in PICTURES if name in inspect.signature(type(pipe).__call__).parameters]
     missing = [name for name in takes if call.get(name) is None]
-    if not missing:
+    if not missing or family_of(pipe).draws_without_pictures:
         return dict(call)
     height, width = picture_size(pipe, call.get("height"), call.get("width"))
     made = {name: _mask(height, width) if name == "mask_image" else _colors(height, width, seed) for name in missing}

@@ -34,6 +34,8 @@ class Family:
     isn't marked as distilled; "never": the scale is an input of the denoiser. `renormalized`: the guided prediction
     then gets the conditional one's norm, token by token.
 
+    `draws_without_pictures`: they take pictures, and draw from text alone without them.
+
     `companion`: a module that some of these pipelines call before each step with the same text, and whose outputs the
     denoiser is given as the arguments `residuals`.
     """
@@ -58,6 +60,7 @@ class Family:
     guidance_offset: float = 0.0
     guided: str | None = None
     renormalized: bool = False
+    draws_without_pictures: bool = False
     companion: str | None = None
     residuals: tuple[str, ...] = ()
 
@@ -154,6 +157,7 @@ FAMILIES = (
         timestep_scale=1000.0,
         packed=True,
         guided="undistilled",
+        draws_without_pictures=True,
     ),
     Family(
         "zimage",
