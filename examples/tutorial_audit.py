@@ -10,6 +10,7 @@ from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.scan.scan import lines_of as scan_lines
 from probes.scan.scan import scan
+from probes.testbed.checkpoint import Checkpoint
 from probes.verbs.attack import ATTACK, attack
 from probes.verbs.attack import lines_of as attack_lines
 from probes.verbs.localize import base_prompts, localize
@@ -25,7 +26,9 @@ scanned = scan(None, out / "scan", sampling=sampling, device="cpu")
 print("\n".join(scan_lines(scanned.summary)[-4:]))
 
 # 2. Where is it? Feed-forward weights that works of the dev split drive harder than benign scenes do.
-localizer = replace(TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), "testbed"))
+localizer = replace(
+    TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), Checkpoint.of("testbed"))
+)
 located = localize(None, out / "mask", localizer=localizer, limit=4, device="cpu")
 print("\n".join(mask_lines(located.summary)))
 

@@ -28,7 +28,7 @@ from probes.paths import as_path
 from probes.runs.table import Table
 from probes.scan.scan import scan as run_scan
 from probes.testbed import criterion
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Judgement, Localizer, Pruner, Subject, UnitMask
 from probes.verbs.attack import ATTACK
 from probes.verbs.attack import attack as run_attack
@@ -162,6 +162,7 @@ def localize(
     subject, folder = subject_of(model, device), run_folder(out, resume)
     file = prompt_file(prompts, folder, "prompts")
     sampling = _sampling(subject, steps, guidance_scale)
+    checkpoint = Checkpoint.of(subject.name, subject.pipe)
     own: dict[str, Any] = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     if unknown := options.keys() - OPTIONS.keys():
         raise BadRequestError(f"There is no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}.")
@@ -169,11 +170,11 @@ def localize(
     if not isinstance(method, str):
         localizer = replace(method, **options) if options else method  # type: ignore[type-var]
     elif method == FFNSubspace.name and base is None:
-        localizer = replace(as_usual(FULL, subject).localizer, **own, **options)
+        localizer = replace(as_usual(FULL, checkpoint).localizer, **own, **options)
     else:
         against = base if isinstance(base, str) else prompt_file(base, folder, "base")
         named = None if against is None else str(against)
-        localizer = localizer_of(method, named, {**OPTIONS, **own, **options}, file, subject.name, limit=limit)
+        localizer = localizer_of(method, named, {**OPTIONS, **own, **options}, file, checkpoint, limit=limit)
     return run_localize(
         file,
         folder,
@@ -328,7 +329,7 @@ def harden(
     """
     subject, folder = subject_of(model, device), run_folder(out, resume)
     asked = _asked(subject, folder, works, nonmembers, benign, twin, limit, device)
-    much = hardening(method, **{"lr": usual_lr(subject.name), **amounts})
+    much = hardening(method, **{"lr": usual_lr(Checkpoint.of(subject.name)), **amounts})
     done = run_harden(
         folder,
         asked,
@@ -423,7 +424,7 @@ def judge(
     """
     if len(images) != len(references):
         raise BadRequestError(f"Each image needs its own reference: {len(images)} and {len(references)} were given.")
-    if model is not None and (model not in SHIPPED or unrelated is not None):
+    if model is not None and (unrelated is not None or Checkpoint.of(model).truth is None):
         raise BadRequestError(
             f"Thresholds are shipped for {' and '.join(SHIPPED)}; else give unrelated pictures and no model."
         )
@@ -472,4 +473,4 @@ def _asked(
 
 
 def _sampling(subject: Subject, steps: int | None, guidance_scale: float | None) -> Sampling:
-    return Sampling(*usual_sampling(subject.name, subject.pipe, steps, guidance_scale))
+    return Sampling(*Checkpoint.of(subject.name, subject.pipe).sampling(steps, guidance_scale))

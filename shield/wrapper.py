@@ -70,9 +70,10 @@ class Shield(StandIn):
 
     `calibrate`: with "auto" the first call at a setting that no threshold holds for makes one, from the benign prompts
     that ship, and keeps it on this machine ($DIFFSHIELD_HOME, else the user's data folder); with "never" nothing is
-    made or read there. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may take,
-    by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is larger. The
-    logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
+    made or read there, and a call that no threshold holds for can't be judged. By default "auto", but "never" where
+    `thresholds` are given. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may
+    take, by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is
+    larger. The logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
 
     A Shield takes its pipeline's place: `safe.scheduler = other`, `safe.load_lora_weights(file)` and every other
     attribute reach the pipeline, and methods that return it (`safe.to("cuda")`) return the Shield. Its own attributes
@@ -110,7 +111,7 @@ class Shield(StandIn):
         gallery: Gallery | None = None,
         concepts: Screen | None = None,
         thresholds: Path | str | Iterable[Threshold] | None = None,
-        calibrate: str = "auto",
+        calibrate: str | None = None,
         fpr: float = 0.01,
         seconds: float | None = None,
     ) -> None:
@@ -118,7 +119,8 @@ class Shield(StandIn):
         self.policy: Policy = policy  # type: ignore[assignment]
         self.gallery, self.concepts = gallery, concepts
         self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
-        self.calibration, self.fpr, self.seconds = calibrate, fpr, seconds
+        self.calibration: str = calibrate or ("auto" if thresholds is None else "never")
+        self.fpr, self.seconds = fpr, seconds
         self._made = OnCall()
         self._recognized = RecognizedModels()
         self._own: str | None = None

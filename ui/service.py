@@ -34,7 +34,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from shield import Shield
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, ShieldError
 from ui.drawing_queue import DrawingQueue, Drawn, QueueError, Request, Settings
@@ -106,6 +106,7 @@ class Service:
         api_key: str | None = None,
     ) -> None:
         self.safe, self.model, self.verdicts, self.api_key = safe, model, verdicts, api_key
+        self.checkpoint = Checkpoint.of(model, safe.pipe)
         self.log = None if verdict_log is None else verdict_log.open("a", encoding="utf-8", buffering=1)
         self.queue = DrawingQueue(safe, waiting, of_one, batch, self._told)
         self.metrics = Metrics(lambda: len(self.queue))
@@ -127,7 +128,7 @@ class Service:
         if wish.model not in (None, self.model):
             raise HTTPException(404, f"The model {wish.model!r} isn't served here; {self.model} is.")
         size = None if wish.size == "auto" else self._size(wish.size)
-        steps, guidance = usual_sampling(self.model, self.safe.pipe, wish.steps, wish.guidance)
+        steps, guidance = self.checkpoint.sampling(wish.steps, wish.guidance)
         first = secrets.randbits(62) if wish.seed is None else wish.seed
         seeds = [(first + place) % 2**63 for place in range(wish.n)]
         return Request(client, wish.prompt, seeds, Settings(steps, guidance, size, wish.negative_prompt))

@@ -76,15 +76,13 @@ from probes.audit.stages import complete
 from probes.errors import AuditError
 from probes.inputs.cohorts import panel_of_manifest, panel_of_prompts
 from probes.inputs.prompts import Target, read_prompts
-from probes.inputs.truth import judge_for, manifest_of, testbed_alignment
+from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
-
-TWINS = {"testbed": "testbed-clean"}
 
 
 @dataclass(frozen=True)
@@ -120,14 +118,15 @@ def audit(
     summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
     another run; PromptFileError, WeightsError as they say.
     """
-    shipped = model in TWINS
-    if prompts is None and not shipped:
+    checkpoint = Checkpoint.of(model, pipe)
+    if prompts is None and checkpoint.twin is None:
         raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file with --prompts.")
     targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
-    twin = twin or TWINS.get(model)
+    twin = twin or checkpoint.twin
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
-    plan = plan or as_usual(QUICK if quick else FULL, subject)
+    checkpoint = checkpoint.loaded(device)
+    subject = checkpoint.subject()
+    plan = plan or as_usual(QUICK if quick else FULL, checkpoint)
     config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit, "plan": asdict(plan)}
     with Run.start(
         out,
@@ -138,21 +137,21 @@ def audit(
         model={"name": model, "sha256": subject.sha256()},
         seeds=plan.picture_seeds,
     ) as run:
-        known = known_about(model, targets, plan, device, twin)
+        known = known_about(checkpoint, targets, plan, device, twin)
         with bars(show_progress) as track:
             summary = complete(AuditSession(run, subject, known, plan, track))
         run.finish("complete")
     return Audited(out, _rendered(out), summary)
 
 
-def as_usual(plan: Plan, subject: Subject) -> Plan:
+def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """The plan with the steps, the guidance and, on the testbed, the localizer's setting and learning rate that this
     model asks for.
     """
-    steps, guidance = usual_sampling(subject.name, subject.pipe)
-    localizer, hardening, manifest = plan.localizer, plan.hardening, manifest_of(subject.name)
-    if manifest is not None:
-        scenes = manifest.scenes(split="dev")[:BASE_SCENES]
+    steps, guidance = checkpoint.sampling()
+    localizer, hardening = plan.localizer, plan.hardening
+    if checkpoint.truth is not None:
+        scenes = checkpoint.truth.scenes(split="dev")[:BASE_SCENES]
         localizer = replace(TESTBED_LOCALIZER, base=tuple(scene.caption for scene in scenes))
         hardening = replace(hardening, schedule=replace(hardening.schedule, lr=TESTBED_LR))
     return replace(
@@ -163,9 +162,11 @@ def as_usual(plan: Plan, subject: Subject) -> Plan:
     )
 
 
-def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> GroundTruth:
+def known_about(
+    checkpoint: Checkpoint, targets: list[Target], plan: Plan, device: str, twin: str | None
+) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
-    manifest = manifest_of(model)
+    manifest = checkpoint.truth
     panel = (
         panel_of_prompts(targets, manifest, plan.sizes)
         if targets or manifest is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from probes.errors import MaskError
 from probes.inputs.cohorts import Cohorts, panel_of_manifest, panel_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target, read_prompts
-from probes.inputs.truth import copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
+from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
 from probes.paths import as_path
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
 
@@ -51,12 +53,17 @@ class AuditRequest:
         for name in ("prompts", "nonmembers", "benign", "openclip"):
             object.__setattr__(self, name, as_path(getattr(self, name)))
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model, and what is known about it."""
+        return Checkpoint.of(self.model, self.pipe)
+
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
     def panel(self, plan: Plan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
-        manifest = manifest_for(self.model, self.prompts)
+        manifest = self.checkpoint.known(self.prompts)
         known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
         panel = replace(known, ladder=())
         if self.prompts is not None:
@@ -71,15 +78,15 @@ class AuditRequest:
     def judge(self, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
         files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
-        if manifest_of(self.model) is None and len(files) >= 3:
+        if self.checkpoint.truth is None and len(files) >= 3:
             pictures = [reference_picture(file) for file in files]
             return copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures"), ()
-        return judge_for(manifest_of(self.model), replace(panel, prompts=panel.members))
+        return judge_for(self.checkpoint.truth, replace(panel, prompts=panel.members))
 
     def alignment(self) -> Alignment | None:
         if self.openclip is not None:
             return Alignment(self.openclip)
-        return testbed_alignment() if manifest_of(self.model) is not None else None
+        return testbed_alignment() if self.checkpoint.truth is not None else None
 
 
 def _as(kind: str, file: Path) -> tuple[Target, ...]:
@@ -116,7 +123,7 @@ def opened(
     panel = asked.panel(plan)
     judge, limits = asked.judge(panel)
     alignment, inputs = asked.alignment(), asked.inputs()
-    subject = Subject(load(asked.model, device=asked.device) if asked.pipe is None else asked.pipe, asked.model)
+    subject = asked.checkpoint.subject(asked.device)
     if kind in SEARCHING:
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
@@ -128,7 +135,7 @@ def opened(
         )
     twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
     known = GroundTruth(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
-    options = {name: value for name, value in vars(asked).items() if name not in ("device", "pipe")}
+    options = {one.name: getattr(asked, one.name) for one in fields(asked) if one.name not in ("device", "pipe")}
     config = {**options, "plan": asdict(plan), **more}
     with (
         Run.start(

@@ -174,6 +174,7 @@ def localize(
     as_json: Json = False,
 ) -> None:
     """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
+    from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.localize import lines_of, localizer_of
     from probes.verbs.localize import localize as locate
 
@@ -187,7 +188,7 @@ def localize(
         "conditional_only": conditional_only,
         "unit": unit,
     }
-    localizer = localizer_of(method, base, options, prompts, model, column, limit)
+    localizer = localizer_of(method, base, options, prompts, Checkpoint.of(model), column, limit)
     done = locate(
         prompts,
         out,
@@ -375,12 +376,13 @@ def harden(
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
+    from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
     asked = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
-        lr = usual_lr(model)
+        lr = usual_lr(Checkpoint.of(model))
     plan = replace(
         HARDEN,
         sampling=_sampling(model, steps, guidance),
@@ -456,9 +458,9 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
 
 def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
     from probes.drawing.draw import Sampling
-    from probes.testbed.sampling import verb_sampling
+    from probes.testbed.checkpoint import Checkpoint
 
-    return Sampling(*verb_sampling(model, steps, guidance))
+    return Sampling(*Checkpoint.of(model).sampling(steps, guidance))
 
 
 def _fail(sentence: str, status: int = FAILED) -> Any:

@@ -88,7 +88,7 @@ def scan(
     from probes.scan.scan import ExecutionConfig, lines_of
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
-    from probes.testbed.sampling import verb_sampling
+    from probes.testbed.checkpoint import Checkpoint
 
     size = _batch(batch)
     hardware = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
@@ -108,7 +108,7 @@ def scan(
         pictures=pictures,
         device=device,
         resume=resume,
-        sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
+        sampling=Sampling(*Checkpoint.of(model).sampling(schedule, guidance), size or Sampling.batch_size),
         hardware=hardware,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,

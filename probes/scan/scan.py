@@ -24,8 +24,7 @@ from probes.drawing.draw import (
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
-from probes.inputs.truth import judge_for, manifest_for, testbed_alignment
-from probes.model.loading import load
+from probes.inputs.truth import judge_for, testbed_alignment
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input, is_of_model, write_json
 from probes.runs.progress import bars
@@ -38,7 +37,7 @@ from probes.scan.pilot import EarlyExit, boundary_of
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
 from probes.scan.stream import STAGE, items_of, record_stream
-from probes.types import Subject
+from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
 from shield.model.assets import stored_thresholds
@@ -80,8 +79,10 @@ class Prompts:
     Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError.
     """
 
-    def __init__(self, file: Path | None, model: str, column: str | None = None, limit: int | None = None) -> None:
-        self.manifest = manifest_for(model, file)
+    def __init__(
+        self, file: Path | None, checkpoint: Checkpoint, column: str | None = None, limit: int | None = None
+    ) -> None:
+        self.manifest = checkpoint.known(file)
         self.inputs = [describe_input(file)] if file else []
         self._file, self._column, self._limit = file, column, limit
         self.panel = Cohorts() if file else panel_of_manifest(self.manifest, Sizes())
@@ -125,7 +126,7 @@ def scan(
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
     """
-    sampling = sampling or Sampling()
+    sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
     config: dict[str, Any] = {
         "model": model,
@@ -142,10 +143,9 @@ def scan(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        subject = Subject(load(model, device=device) if pipe is None else pipe, model)
-        return _with_pictures(prompts, out, config, sampling, subject, resume, show_progress)
+        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress)
     hardware = hardware or ExecutionConfig(batch_size=sampling.batch_size)
-    source = Prompts(prompts, model, column, limit)
+    source = Prompts(prompts, checkpoint, column, limit)
     reading = ScoringConfig(
         model,
         tuple(detectors),
@@ -286,13 +286,14 @@ def _with_pictures(
     out: Path,
     config: dict[str, Any],
     sampling: Sampling,
-    subject: Subject,
+    checkpoint: Checkpoint,
+    device: str,
     resume: bool,
     show_progress: bool,
 ) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
-    manifest = manifest_for(model, prompts)
+    subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
     panel = _panel(prompts, manifest, config["column"], config["limit"])
     judge, limits = judge_for(manifest, panel)
     config = {**config, "sampling": asdict(sampling)}

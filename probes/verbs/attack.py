@@ -15,7 +15,6 @@ from typing import Any
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
-from probes.audit.audit import TWINS
 from probes.audit.plan import Plan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
@@ -65,7 +64,7 @@ def attack(
     BadRequestError (steps, init), MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
     asked = asked or AuditRequest()
-    asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
+    asked = replace(asked, twin=asked.twin or asked.checkpoint.twin)
     steps = steps or (LEVELS if method == Paraphrase.name else STEPS)
     plan = attack_plan(plan, steps, init, init_prompt, batch, method)
     selected = read_mask(mask) if mask is not None else UnitMask({})

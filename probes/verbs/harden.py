@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.audit import TWINS
 from probes.audit.plan import TESTBED_LR, Hardening, Plan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
@@ -20,10 +19,10 @@ from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
-from probes.inputs.truth import manifest_of
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import UnitMask
 from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from shield.errors import BadRequestError
@@ -52,7 +51,7 @@ def harden(
     PromptFileError, RunError, WeightsError.
     """
     asked = asked or AuditRequest()
-    asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
+    asked = replace(asked, twin=asked.twin or asked.checkpoint.twin)
     plan = attack_plan(plan, steps, plan.init, plan.init_prompt, plan.attack.batch)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise AuditError(f"{save} exists and isn't empty; choose another folder for the hardened checkpoint.")
@@ -100,9 +99,9 @@ def hardening(method: str, **amounts: Any) -> Hardening:
     return Hardening(**ours, hardener=HARDENERS[method](), schedule=FineTuning(**schedule))
 
 
-def usual_lr(model: str) -> float:
+def usual_lr(checkpoint: Checkpoint) -> float:
     """The learning rate where none is given."""
-    return FineTuning.lr if manifest_of(model) is None else TESTBED_LR
+    return FineTuning.lr if checkpoint.truth is None else TESTBED_LR
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,6 @@ from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
-from probes.inputs.truth import manifest_of
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
@@ -98,7 +97,7 @@ def locality(
             f"Locality compares masks of {FFNSubspace.name} and {ValueNeurons.name}, not of "
             f"{', '.join(sorted(unknown))}."
         )
-    if ValueNeurons.name in masks and asked.nonmembers is None and manifest_of(asked.model) is None:
+    if ValueNeurons.name in masks and asked.nonmembers is None and asked.checkpoint.truth is None:
         raise BadRequestError(
             f"{ValueNeurons.name} compares with prompts that weren't memorized: give them with --nonmembers."
         )
@@ -237,7 +236,7 @@ class _Study:
         negatives = (
             tuple(target.prompt for target in loop.panel.nonmembers)
             if self.asked.nonmembers
-            else base_prompts("nonmembers", [], self.asked.model)
+            else base_prompts("nonmembers", [], self.asked.checkpoint)
         )
         localizer = ValueNeurons(negatives=negatives)
         usual, track = localizer.usual(loop.subject, seed), loop.track(name)
