@@ -237,7 +237,7 @@ class Shield(StandIn):
 
     def _thresholds(self, request: Mapping[str, Any], models: Models) -> list[Threshold]:
         """The thresholds for this call: those given or shipped, and where none of them holds those that were made."""
-        makes, detectors = self.calibration == "auto", self.policy.detectors
+        makes, detectors = self.calibration == "auto", self.policy.calibrated_ahead
         if not (makes or self._made.has_made) or (detectors and self._unreadable()):
             return self.thresholds
         effort = Effort(self.fpr, self.seconds)

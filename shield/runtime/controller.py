@@ -30,7 +30,7 @@ from shield.runtime.likeness import Likeness
 from shield.runtime.policy import Policy, decided
 from shield.runtime.preview_checks import Check, Look, PreviewMonitor
 from shield.runtime.settings import Models, running_setting
-from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, setting_at
+from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, threshold_at
 from shield.thresholds import Setting, Threshold, found
 from shield.types import (
     Detector,
@@ -222,7 +222,7 @@ class StepController:
         due = due_detectors(self.policy.followed, self.plan.thresholds, setting, steps, is_optional)
         missing = [at for some in due.values() for at, threshold in some if threshold is None]
         if missing and self.policy.on_unscored == "raise":
-            found(self.plan.thresholds, missing[0], setting_at(setting, missing[0].step(steps)), "calibrate --points")
+            threshold_at(self.plan.thresholds, missing[0], setting, steps)
         return due
 
     def _observed(self, forward: Forward) -> dict[int, Tensor]:

@@ -6,9 +6,9 @@ anyway, so that a second look costs no denoiser call. Each look has a threshold 
 together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -34,10 +34,7 @@ class DetectorAt:
     def name(self) -> str:
         return self.detector.name
 
-    @property
-    def first_k(self) -> int:
-        """1 for the first step, else 2: from then on guidance and scheduler decide where the trajectory is."""
-        return 2 if self.point else 1
+    first_k: ClassVar[int] = 2  # guidance and scheduler decide where the trajectory is, so that they are compared
 
     @property
     def options(self) -> dict[str, Any]:
@@ -69,10 +66,24 @@ def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tupl
     return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)
 
 
-def setting_at(setting: Setting, place: int) -> Setting:
-    """A call's setting as a look at one of its steps sees it: of `timesteps` and `signals` that step's alone."""
+def threshold_at(thresholds: Iterable[Threshold], one: DetectorAt, setting: Setting, steps: int) -> Threshold:
+    """The threshold of one look of a call.
+
+    Args:
+        thresholds: Among which it is looked for.
+        one: The look.
+        setting: The call's, with the timesteps of all its steps.
+        steps: How many it has. Thresholds made with another number don't hold, also at the first step, since those of
+            one budget belong together.
+
+    Raises:
+        NotCalibratedError, WeightsError: As `found`.
+    """
+    place = one.step(steps)
     signals = None if setting.signals is None else setting.signals[place : place + 1]
-    return replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
+    here = replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
+    alike = [each for each in thresholds if each.setting.steps == setting.steps and "budget" in each.options]
+    return found(alike, one, here, f"calibrate --points {one.budget.split(' at ')[1].replace(' ', '')}")
 
 
 def levels_ahead(scheduler: Any, timestep: float) -> list[tuple[float, float]]:
@@ -99,14 +110,10 @@ def due_detectors(
     for one in asked:
         step = one.step(steps)
         try:
-            threshold = found(thresholds, one, setting_at(setting, step), f"calibrate --points {_points(asked)}")
+            threshold = threshold_at(thresholds, one, setting, steps)
         except NotCalibratedError:
             if is_optional:
                 return {}
             threshold = None
         due.setdefault(step, []).append((one, threshold))
     return due
-
-
-def _points(asked: Sequence[DetectorAt]) -> str:
-    return ",".join(f"{point:g}" for point in sorted({one.point for one in asked}))
