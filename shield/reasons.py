@@ -40,7 +40,7 @@ FLAGS: frozenset[str] = frozenset(get_args(FlagKind))
 # Kind -> its sentence. In braces: fields of Reason, and what `describe` makes of several of them.
 SENTENCES: dict[ReasonKind, str] = {
     # Something was found: FLAGS.
-    "above_threshold": "{detector}{of} {value:.4g} is above {threshold:.4g}",
+    "above_threshold": "{detector}{of} {value:.4g} is above {threshold:.4g}{late}",
     "concept": "the prompt mentions {work} ({how})",
     "copy": "the picture copies {work} ({detector} {value:.3f})",
     "given_copy": "given picture {detail} copies {work} ({detector} {value:.3f})",
@@ -120,4 +120,5 @@ def describe(reason: Reason) -> str:
     at = "" if reason.step is None else f"step {reason.step + 1}"
     of = "" if reason.work is None else f" of {reason.work}" + (at and f" at {at}")
     how = reason.detail if reason.value is None else f"{reason.detail}, {reason.value:.3f}"
-    return SENTENCES[reason.kind].format(**asdict(reason), of=of, after=at and f" after {at}", how=how)
+    late = f" at {at}" if reason.step and not of else ""
+    return SENTENCES[reason.kind].format(**asdict(reason), of=of, after=at and f" after {at}", how=how, late=late)
