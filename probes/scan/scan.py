@@ -12,15 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.drawing.draw import (
-    USUAL_DETECTORS,
-    Sampling,
-    aligned,
-    drawn_by_pipeline,
-    jobs_for,
-    record_stage,
-    record_works,
-)
+from probes.drawing.draw import USUAL_DETECTORS, Sampling, aligned, jobs_for, record_stage, record_works
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
@@ -40,7 +32,6 @@ from probes.scan.stream import STAGE, items_of, record_stream
 from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
-from shield.model.assets import stored_thresholds
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4
@@ -113,6 +104,7 @@ def scan(
     hardware: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    points: Sequence[float] | None = None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -120,6 +112,8 @@ def scan(
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
+    ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
+    picture is then drawn as far as the last (probes/drawing/trajectories.py).
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``pipe`` is the
     model, where it is loaded already; ``model`` is then what it is called.
 
@@ -128,6 +122,8 @@ def scan(
     """
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
+    if points and (steps > 1 or early_exit):
+        raise BadRequestError("A trajectory's points say which steps are read; leave --steps and --early-exit out.")
     config: dict[str, Any] = {
         "model": model,
         "column": column,
@@ -137,6 +133,7 @@ def scan(
         "steps": steps,
         "pictures": pictures,
     }
+    config |= {"points": list(points)} if points else {}
     if pictures:
         if shard or early_exit or (hardware and hardware != ExecutionConfig(batch_size=hardware.batch_size)):
             raise BadRequestError(
@@ -158,6 +155,7 @@ def scan(
         hardware.channels_last,
         hardware.compiled,
         pipe=pipe,
+        points=tuple(points) if points else None,
     )
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
@@ -298,11 +296,8 @@ def _with_pictures(
     judge, limits = judge_for(manifest, panel)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scorers = ScoringConfig(model, tuple(detectors), steps).scorers()
-    draw = aligned(
-        drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
-        testbed_alignment() if manifest else None,
-    )
+    reading = ScoringConfig(model, tuple(detectors), steps, sampling, points=config.get("points"))
+    draw = aligned(reading.draw(subject, pictures=True), testbed_alignment() if manifest else None)
     with (
         Run.start(
             out,

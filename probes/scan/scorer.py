@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
+from probes.drawing.trajectories import drawn_along, looks_for
 from probes.inputs.prompts import Target
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
@@ -52,7 +53,8 @@ class ScoringConfig:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
-    ``pipe`` is the model itself, where it is loaded already.
+    ``pipe`` is the model itself, where it is loaded already. ``points`` of the schedule are scored instead of the first
+    steps.
     """
 
     model: str
@@ -67,6 +69,15 @@ class ScoringConfig:
     compiled: bool = False
     places: Mapping[str, str] = field(default_factory=_named_places)
     pipe: Any = field(default=None, repr=False, compare=False)
+    points: tuple[float, ...] | None = None
+
+    def draw(self, subject: Subject, pictures: bool = False) -> Draw:
+        """What scores prompts, and draws them with ``pictures``. BadRequestError for a detector without points."""
+        thresholds = stored_thresholds()
+        if self.points:
+            asked = looks_for(self.scorers(), self.points)
+            return drawn_along(subject, self.sampling, asked, pictures=pictures, thresholds=thresholds)
+        return drawn_by_pipeline(subject, self.sampling, self.scorers(), pictures=pictures, thresholds=thresholds)
 
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
@@ -106,9 +117,7 @@ class Scorer:
             self.subject.denoiser.to(memory_format=torch.channels_last)
         if reading.compiled:
             self.subject.denoiser.compile()
-        self.draw: Draw = drawn_by_pipeline(
-            self.subject, reading.sampling, reading.scorers(), pictures=False, thresholds=stored_thresholds()
-        )
+        self.draw: Draw = reading.draw(self.subject)
 
     @cached_property
     def sha256(self) -> str:
