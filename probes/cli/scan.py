@@ -96,6 +96,7 @@ def scan(
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
     from probes.testbed.checkpoint import Checkpoint
+    from shield.runtime.trajectory import USUAL_POINTS
 
     if points and not trajectory:
         raise typer.BadParameter("--points goes with --trajectory.")
