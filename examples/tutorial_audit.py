@@ -19,7 +19,7 @@ from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
 sampling = Sampling(steps=25, guidance_scale=3.0)
-asked = AuditRequest("testbed", device="cpu")
+request = AuditRequest("testbed", device="cpu")
 
 # 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
 scanned = scan(None, out / "scan", sampling=sampling, device="cpu")
@@ -35,7 +35,7 @@ print("\n".join(mask_lines(located.summary)))
 # 3. Without these weights: held-out works, benign scenes, and as many random weights as a control.
 small = Sizes(members=2, nonmembers=2, scenes=2)
 pruned = prune(
-    located.file, out / "pruned", asked, plan=replace(PRUNE, sizes=small, sampling=sampling, picture_seeds=(9000,))
+    located.file, out / "pruned", request, plan=replace(PRUNE, sizes=small, sampling=sampling, picture_seeds=(9000,))
 )
 for row in pruned.summary["rows"]:
     print(f"{row['stage']}, {row['group']}: {row['copied']} of {row['n']} copies")
@@ -44,7 +44,7 @@ for row in pruned.summary["rows"]:
 # the twin that never saw the works. The verdict is the gap.
 attacked = attack(
     out / "attacked",
-    asked,
+    request,
     mask=located.file,
     steps=(0, 10),
     batch=4,

@@ -262,10 +262,10 @@ def attack(
         AuditError, PromptFileError, RunError, WeightsError: As in `scan`.
     """
     subject, folder = subject_of(model, device), run_folder(out, resume)
-    asked = _asked(subject, folder, works, nonmembers, None, twin, limit, device)
+    request = _request(subject, folder, works, nonmembers, None, twin, limit, device)
     done = run_attack(
         folder,
-        asked,
+        request,
         mask=_mask_file(mask, folder),
         steps=attack_steps,
         batch=batch,
@@ -328,11 +328,11 @@ def harden(
         AuditError, MaskError, PromptFileError, RunError, WeightsError: As in `attack`.
     """
     subject, folder = subject_of(model, device), run_folder(out, resume)
-    asked = _asked(subject, folder, works, nonmembers, benign, twin, limit, device)
+    request = _request(subject, folder, works, nonmembers, benign, twin, limit, device)
     much = hardening(method, **{"lr": usual_lr(Checkpoint.of(subject.name)), **amounts})
     done = run_harden(
         folder,
-        asked,
+        request,
         mask=_mask_file(mask, folder),
         steps=attack_steps,
         plan=replace(
@@ -450,7 +450,7 @@ def _mask_file(mask: UnitMask | Path | str | None, folder: Path) -> Path | None:
     return file
 
 
-def _asked(
+def _request(
     subject: Subject,
     folder: Path,
     works: Prompts | None,

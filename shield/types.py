@@ -168,7 +168,8 @@ class Detector(Protocol):
 @dataclass(frozen=True)
 class Score:
     """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0. `nearest`: the
-    work or concept that a preview was found most like. `file`: where the threshold was read.
+    work or concept that a preview was found most like. `file`: where the threshold was read. `fpr`: the share of benign
+    prompts that exceeds the threshold, at most. `why`: what kept the detector from judging.
     """
 
     detector: str
@@ -177,6 +178,8 @@ class Score:
     step: int
     nearest: str | None = None
     file: str | None = None
+    fpr: float | None = None
+    why: str | None = None
 
     @property
     def flagged(self) -> bool | None:
@@ -312,8 +315,8 @@ class ConditioningMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
-        """The conditioning to use instead of `case.original`, one row."""
+    def conditioned(self, context: MitigationContext) -> Conditioning:
+        """The conditioning to use instead of `context.original`, one row."""
 
 
 @runtime_checkable
@@ -329,8 +332,8 @@ class PredictionMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def predicted(self, case: MitigationContext) -> Tensor:
-        """The prediction to return instead of `case.noise_cond`, (1, ...)."""
+    def predicted(self, context: MitigationContext) -> Tensor:
+        """The prediction to return instead of `context.noise_cond`, (1, ...)."""
 
 
 Mitigation = ConditioningMitigation | PredictionMitigation

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import logging
 import secrets
 import time
@@ -35,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
 from probes.testbed.checkpoint import Checkpoint
-from shield import Shield
+from shield import Shield, VerdictLog
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, ShieldError
 from ui.drawing_queue import DrawingQueue, Drawn, QueueError, Request, Settings
 from ui.guard import Guard
@@ -107,7 +106,7 @@ class Service:
     ) -> None:
         self.safe, self.model, self.verdicts, self.api_key = safe, model, verdicts, api_key
         self.checkpoint = Checkpoint.of(model, safe.pipe)
-        self.log = None if verdict_log is None else verdict_log.open("a", encoding="utf-8", buffering=1)
+        self.log = None if verdict_log is None else VerdictLog(verdict_log)
         self.queue = DrawingQueue(safe, waiting, of_one, batch, self._told)
         self.metrics = Metrics(lambda: len(self.queue))
         self.started = int(time.time())
@@ -154,14 +153,11 @@ class Service:
         self.metrics.images.labels(one.verdict.status).inc()
         self.metrics.unjudged.inc(not one.verdict.scored)
         if self.log is not None:
-            entry = {"time": time.time(), "client": request.client, **self._about(one)}
-            self.log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self.log(one.verdict, time=time.time(), client=request.client, seed=one.seed)
 
     def close(self) -> None:
-        """End the queue and the log."""
+        """End the queue."""
         self.queue.close()
-        if self.log is not None:
-            self.log.close()
 
 
 def routes(service: Service, bound: str = "127.0.0.1", hosts: Sequence[str] = ()) -> FastAPI:

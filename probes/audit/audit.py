@@ -74,7 +74,7 @@ from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTB
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
-from probes.inputs.cohorts import panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.prompts import Target, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
@@ -167,15 +167,15 @@ def known_about(
 ) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = checkpoint.truth
-    panel = (
-        panel_of_prompts(targets, manifest, plan.sizes)
+    cohorts = (
+        cohorts_of_prompts(targets, manifest, plan.sizes)
         if targets or manifest is None
-        else panel_of_manifest(manifest, plan.sizes)
+        else cohorts_of_manifest(manifest, plan.sizes)
     )
     clean = Subject(load(twin, device=device), twin) if twin else None
-    judge, limits = judge_for(manifest, panel)
-    panel = replace(panel, limits=(*panel.limits, *limits))
-    return GroundTruth(panel, judge, clean, testbed_alignment() if manifest else None)
+    judge, limits = judge_for(manifest, cohorts)
+    cohorts = replace(cohorts, limits=(*cohorts.limits, *limits))
+    return GroundTruth(cohorts, judge, clean, testbed_alignment() if manifest else None)
 
 
 def _rendered(folder: Path) -> Path | None:

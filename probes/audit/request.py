@@ -12,7 +12,7 @@ from typing import Any
 from probes.audit.plan import Plan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
-from probes.inputs.cohorts import Cohorts, panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
@@ -61,27 +61,27 @@ class AuditRequest:
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
-    def panel(self, plan: Plan) -> Cohorts:
+    def cohorts(self, plan: Plan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
         manifest = self.checkpoint.known(self.prompts)
-        known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
-        panel = replace(known, ladder=())
+        known = cohorts_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
+        cohorts = replace(known, ladder=())
         if self.prompts is not None:
             prompts = read_prompts(self.prompts, column=self.column, limit=self.limit)
-            panel = replace(panel, members=panel_of_prompts(prompts, manifest, plan.sizes).prompts, locate=())
+            cohorts = replace(cohorts, members=cohorts_of_prompts(prompts, manifest, plan.sizes).prompts, locate=())
         if self.nonmembers is not None:
-            panel = replace(panel, nonmembers=_as("nonmember", self.nonmembers))
+            cohorts = replace(cohorts, nonmembers=_as("nonmember", self.nonmembers))
         if self.benign is not None:
-            panel = replace(panel, scenes=_as("scene", self.benign), keep=())
-        return panel
+            cohorts = replace(cohorts, scenes=_as("scene", self.benign), keep=())
+        return cohorts
 
-    def judge(self, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
+    def judge(self, cohorts: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
-        files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
+        files = sorted({target.reference for target in cohorts.nonmembers if target.reference is not None})
         if self.checkpoint.truth is None and len(files) >= 3:
             pictures = [reference_picture(file) for file in files]
             return copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures"), ()
-        return judge_for(self.checkpoint.truth, replace(panel, prompts=panel.members))
+        return judge_for(self.checkpoint.truth, replace(cohorts, prompts=cohorts.members))
 
     def alignment(self) -> Alignment | None:
         if self.openclip is not None:
@@ -107,7 +107,7 @@ class Done:
 def opened(
     kind: str,
     out: Path,
-    asked: AuditRequest,
+    request: AuditRequest,
     plan: Plan,
     mask: UnitMask,
     more: dict[str, Any],
@@ -120,22 +120,22 @@ def opened(
     Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask,
     UnsupportedError for a model whose embeddings can't be searched, where a verb does that.
     """
-    panel = asked.panel(plan)
-    judge, limits = asked.judge(panel)
-    alignment, inputs = asked.alignment(), asked.inputs()
-    subject = asked.checkpoint.subject(asked.device)
+    cohorts = request.cohorts(plan)
+    judge, limits = request.judge(cohorts)
+    alignment, inputs = request.alignment(), request.inputs()
+    subject = request.checkpoint.subject(request.device)
     if kind in SEARCHING:
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
     if not is_same(mask.meta.get("model_sha256", sha256), sha256):
         raise MaskError(
-            f"This mask was located in another model than {asked.model}: the weights differ. Make one for "
-            f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}."
+            f"This mask was located in another model than {request.model}: the weights differ. Make one for "
+            f"it: diffshield localize PROMPTS --out FOLDER --model {request.model}."
         )
-    twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
-    known = GroundTruth(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
-    options = {one.name: getattr(asked, one.name) for one in fields(asked) if one.name not in ("device", "pipe")}
+    twin = Subject(load(request.twin, device=request.device), request.twin) if request.twin else None
+    known = GroundTruth(replace(cohorts, limits=(*cohorts.limits, *limits)), judge, twin, alignment)
+    options = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in ("device", "pipe")}
     config = {**options, "plan": asdict(plan), **more}
     with (
         Run.start(
@@ -144,7 +144,7 @@ def opened(
             resume=resume,
             kind=kind,
             inputs=inputs,
-            model={"name": asked.model, "sha256": sha256},
+            model={"name": request.model, "sha256": sha256},
             seeds=plan.picture_seeds,
         ) as run,
         bars(show_progress) as track,

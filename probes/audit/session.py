@@ -46,7 +46,7 @@ NO_TWIN = "There is no clean twin of this model, so nobody can say what an attac
 class GroundTruth:
     """What is known about a model beside its weights. None: not known, and what needs it is skipped."""
 
-    panel: Cohorts
+    cohorts: Cohorts
     judge: Criterion | None
     twin: Subject | None
     alignment: Alignment | None
@@ -61,29 +61,29 @@ class AuditSession:
     def __init__(
         self, run: Run, subject: Subject, known: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
     ) -> None:
-        self.run, self.subject, self.known, self.plan, self.track = run, subject, known, plan, track
-        self.panel, self.given = known.panel, mask
+        self.run, self.subject, self.truth, self.plan, self.track = run, subject, known, plan, track
+        self.cohorts, self.given = known.cohorts, mask
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
         denoisers = [subject.denoiser] + ([known.twin.denoiser] if known.twin else [])
         self.stages = Stages(run.folder, *denoisers)
 
     def works(self) -> None:
-        record_works(self.run, self.panel.drawn())
+        record_works(self.run, self.cohorts.drawn())
 
     def scan(self) -> None:
         draw = drawn_by_pipeline(
             self.subject, self.plan.sampling, self.detectors, pictures=False, thresholds=stored_thresholds()
         )
-        self.draw("scan", self.subject, jobs_for(self.panel.drawn(), self.plan.scan_seeds), draw)
+        self.draw("scan", self.subject, jobs_for(self.cohorts.drawn(), self.plan.scan_seeds), draw)
 
     def before(self) -> None:
-        self.draw("before", self.subject, jobs_for(self.panel.drawn(), self.plan.picture_seeds))
+        self.draw("before", self.subject, jobs_for(self.cohorts.drawn(), self.plan.picture_seeds))
 
     def shielded(self) -> None:
         """Members, suspects and non-members through the shield; skipped where it isn't calibrated."""
-        panel = self.panel
-        targets = [target for target in panel.drawn() if target.kind != "scene" and target not in panel.ladder]
-        targets += [target for target in panel.members if target not in targets]
+        cohorts = self.cohorts
+        targets = [target for target in cohorts.drawn() if target.kind != "scene" and target not in cohorts.ladder]
+        targets += [target for target in cohorts.members if target not in targets]
         from shield import Shield
 
         try:
@@ -93,14 +93,14 @@ class AuditSession:
             raise Skip(f"The shield wasn't tried: {error}") from error
 
     def twin(self) -> None:
-        if self.known.twin is None:
+        if self.truth.twin is None:
             raise Skip(NO_TWIN)
-        self.draw("twin", self.known.twin, jobs_for(self.panel.members, self.plan.picture_seeds))
+        self.draw("twin", self.truth.twin, jobs_for(self.cohorts.members, self.plan.picture_seeds))
 
     def localize(self) -> dict[str, Any]:
-        if not self.panel.locate:
+        if not self.cohorts.locate:
             raise Skip(NOTHING)
-        prompts = [target.prompt for target in self.panel.locate]
+        prompts = [target.prompt for target in self.cohorts.locate]
         located = self.plan.localizer.locate(
             self.subject, prompts, seed=self.plan.locate_seed, progress=self.track("localize")
         )
@@ -108,7 +108,7 @@ class AuditSession:
         control = RandomMask(like=located.mask).locate(self.subject, seed=self.plan.locate_seed).mask
         return {
             "localizer": self.plan.localizer.name,
-            "prompts": [target.id for target in self.panel.locate],
+            "prompts": [target.id for target in self.cohorts.locate],
             "density": located.mask.density(),
             "weights": located.mask.count(),
             "densities": located.mask.densities(),
@@ -124,28 +124,28 @@ class AuditSession:
         return UnitMask.load(self.run.folder / "mask.safetensors")
 
     def pruned(self) -> None:
-        panel = self.panel
-        targets = dict.fromkeys([*panel.members, *panel.nonmembers, *panel.scenes])
+        cohorts = self.cohorts
+        targets = dict.fromkeys([*cohorts.members, *cohorts.nonmembers, *cohorts.scenes])
         with pruned(self.subject, self.mask()):
             self.draw("pruned", self.subject, jobs_for(list(targets), self.plan.picture_seeds))
 
     def random_pruned(self) -> None:
         control = RandomMask(like=self.mask()).locate(self.subject, seed=self.plan.locate_seed).mask
         with pruned(self.subject, control):
-            self.draw("random_pruned", self.subject, jobs_for(self.panel.members, self.plan.picture_seeds))
+            self.draw("random_pruned", self.subject, jobs_for(self.cohorts.members, self.plan.picture_seeds))
 
     def attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self.attack("attacked", self.start, self.subject, self.panel.members)
+            return self.attack("attacked", self.start, self.subject, self.cohorts.members)
 
     def nonmember_attacked(self) -> dict[str, Any]:
         with pruned(self.subject, self.mask()):
-            return self.attack("nonmember_attacked", self.start, self.subject, self.panel.nonmembers)
+            return self.attack("nonmember_attacked", self.start, self.subject, self.cohorts.nonmembers)
 
     def twin_attacked(self) -> dict[str, Any]:
-        if self.known.twin is None:
+        if self.truth.twin is None:
             raise Skip(NO_TWIN)
-        return self.attack("twin_attacked", "twin", self.known.twin, self.panel.members)
+        return self.attack("twin_attacked", "twin", self.truth.twin, self.cohorts.members)
 
     def draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         """Pictures of a stage, with detector scores from the same pass and, where known, alignment and verdicts."""
@@ -155,8 +155,8 @@ class AuditSession:
             stage,
             subject.name,
             jobs,
-            aligned(draw, self.known.alignment),
-            judge=self.known.judge,
+            aligned(draw, self.truth.alignment),
+            judge=self.truth.judge,
             batch_size=self.plan.sampling.batch_size,
             progress=self.track(stage.replace("_", " ")),
         )
@@ -221,9 +221,9 @@ class AuditSession:
 
     def summary(self) -> dict[str, Any]:
         """All figures of the run so far; see probes/report/figures.py."""
-        records, judge = list(self.run.records()), self.known.judge
+        records, judge = list(self.run.records()), self.truth.judge
         metric = judge.metrics[0].name if isinstance(judge, CopyJudge) else None
-        members = {target.id for target in self.panel.members}
+        members = {target.id for target in self.cohorts.members}
         curve = attack_curve(records, metric)
         mask = (self.stages.entry("localize") or {}).get("detail") or {}
         return {
@@ -240,11 +240,11 @@ class AuditSession:
             "drift": [row for stage in ("pruned", "hardened") for row in drift(self.run.folder, records, stage)],
             "hardening": self._hardening(records),
             # Suspects were chosen by the detector itself; a figure against them would be circular.
-            "detector": {} if self.panel.prompts else detector_figures(records, members),
+            "detector": {} if self.cohorts.prompts else detector_figures(records, members),
             "mask": mask,
             "cost": [
                 {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
                 for entry in self.stages.entries
             ],
-            "limits": [*self.panel.limits, *self.stages.limits()],
+            "limits": [*self.cohorts.limits, *self.stages.limits()],
         }

@@ -25,12 +25,12 @@ def _supported(work: Callable[[], Mapping[str, Any] | None]) -> Callable[[], Map
     return supported
 
 
-def complete(loop: AuditSession) -> dict[str, Any]:
+def complete(session: AuditSession) -> dict[str, Any]:
     """Run what isn't done yet, write summary.json, return it."""
-    run_stages(loop, "work", "scan", "before", "shielded")
-    loop.panel = with_suspects(loop.panel, list(loop.run.records()))
+    run_stages(session, "work", "scan", "before", "shielded")
+    session.cohorts = with_suspects(session.cohorts, list(session.run.records()))
     run_stages(
-        loop,
+        session,
         "twin",
         "localize",
         "pruned",
@@ -40,26 +40,26 @@ def complete(loop: AuditSession) -> dict[str, Any]:
         "twin_attacked",
         *hardening.STAGES,
     )
-    summary = loop.summary()
-    write_json(loop.run.folder / "summary.json", summary)
+    summary = session.summary()
+    write_json(session.run.folder / "summary.json", summary)
     return summary
 
 
-def run_stages(loop: AuditSession, *stages: str) -> None:
+def run_stages(session: AuditSession, *stages: str) -> None:
     """These stages, each once."""
     work: dict[str, Callable[[], Mapping[str, Any] | None]] = {
-        "work": loop.works,
-        "scan": loop.scan,
-        "before": loop.before,
-        "shielded": loop.shielded,
-        "twin": loop.twin,
-        "localize": loop.localize,
-        "pruned": loop.pruned,
-        "random_pruned": loop.random_pruned,
-        "attacked": loop.attacked,
-        "nonmember_attacked": loop.nonmember_attacked,
-        "twin_attacked": loop.twin_attacked,
-        **hardening.stages(loop),
+        "work": session.works,
+        "scan": session.scan,
+        "before": session.before,
+        "shielded": session.shielded,
+        "twin": session.twin,
+        "localize": session.localize,
+        "pruned": session.pruned,
+        "random_pruned": session.random_pruned,
+        "attacked": session.attacked,
+        "nonmember_attacked": session.nonmember_attacked,
+        "twin_attacked": session.twin_attacked,
+        **hardening.stages(session),
     }
     for stage in stages:
-        loop.stages.do(stage, _supported(work[stage]))
+        session.stages.do(stage, _supported(work[stage]))

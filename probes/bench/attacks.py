@@ -17,7 +17,7 @@ from probes.audit.plan import FULL, TESTBED_LR, Hardening, Plan
 from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
-from probes.inputs.cohorts import Sizes, panel_of_manifest
+from probes.inputs.cohorts import Sizes, cohorts_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
@@ -136,7 +136,7 @@ def located(file: Path) -> Path:
         checkpoint = Checkpoint.of("testbed").loaded()
         subject = checkpoint.subject()
         plan = as_usual(FULL, checkpoint)
-        captions = [target.prompt for target in panel_of_manifest(load_manifest(), SIZES).locate]
+        captions = [target.prompt for target in cohorts_of_manifest(load_manifest(), SIZES).locate]
         file.parent.mkdir(parents=True, exist_ok=True)
         plan.localizer.locate(subject, captions, seed=plan.locate_seed).mask.save(file)
     return file

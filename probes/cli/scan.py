@@ -102,11 +102,11 @@ def scan(
         raise typer.BadParameter("--points goes with --trajectory.")
     places = (numbers(points, float) if points else USUAL_POINTS) if trajectory else None
     size = _batch(batch)
-    hardware = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
+    execution = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
     part = Shard.parsed(shard) if shard else None
     if engine == "torchrun":
         part, local = launched()
-        out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
+        out, device, execution = part.folder(out), _device(device, local), replace(execution, engine="local")
     done = scan_prompts(
         prompts,
         out,
@@ -120,7 +120,7 @@ def scan(
         device=device,
         resume=resume,
         sampling=Sampling(*Checkpoint.of(model).sampling(schedule, guidance), size or Sampling.batch_size),
-        hardware=hardware,
+        execution=execution,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         points=places,

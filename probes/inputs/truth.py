@@ -19,13 +19,13 @@ def testbed_alignment() -> Alignment:
     return Alignment(weights_dir() / "testbed" / "openclip")
 
 
-def judge_for(manifest: Any | None, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
+def judge_for(manifest: Any | None, cohorts: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
     """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
     if manifest is not None:
         from probes.testbed import criterion
 
         return criterion.copy_judge(), ()
-    files = sorted({target.reference for target in panel.prompts if target.reference is not None})
+    files = sorted({target.reference for target in cohorts.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
     return copy_judge(

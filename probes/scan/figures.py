@@ -54,7 +54,7 @@ def scored_records(run: Run) -> Iterator[Record]:
     return (record for record in run.records() if record["stage"] != "work")
 
 
-def figures(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
     spreads = {name: Spread() for name in detectors}
     flags = {True: 0, False: 0, None: 0}
@@ -79,19 +79,19 @@ def figures(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any
         "cleared": flags[False],
         "undecided": flags[None],
         "highest": [{"score": score, "item": item, "prompt": prompt} for score, item, prompt in top],
-        "detector": _told_apart(run, panel, detectors),
+        "detector": _told_apart(run, cohorts, detectors),
     }
 
 
-def _told_apart(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
-    """AUROC of trained works against matched non-members; only where the panel knows both."""
-    if not panel.members:
+def _told_apart(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+    """AUROC of trained works against matched non-members; only where the cohorts know both."""
+    if not cohorts.members:
         return {}
     scanned = [
         {**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
         for record in scored_records(run)
     ]
-    return detector_figures(scanned, {target.id for target in panel.members})
+    return detector_figures(scanned, {target.id for target in cohorts.members})
 
 
 def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest
 from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
@@ -21,7 +21,7 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
     runs = opened(folders)
     first = runs[0]
     manifest = None if first.about["inputs"] else Checkpoint.of(first.config["model"]).truth
-    panel = panel_of_manifest(manifest, Sizes()) if manifest else Cohorts()
+    cohorts = cohorts_of_manifest(manifest, Sizes()) if manifest else Cohorts()
     with Run.create(
         out,
         {**first.config, "shard": None},
@@ -34,7 +34,7 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
         for record in merged_records(runs):
             run.append(record)
         merge_stages(runs, out)
-        summary = summarized(run, Stages(out), panel)
+        summary = summarized(run, Stages(out), cohorts)
         table = write_results(run)
         run.finish("complete")
     return Scanned(out, table, summary)

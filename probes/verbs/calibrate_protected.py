@@ -20,6 +20,7 @@ from shield.errors import BadRequestError
 from shield.home import gallery_folder, home
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
+from shield.protected.given import gallery_at
 from shield.protected.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
 from shield.protected.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
@@ -27,16 +28,6 @@ from shield.thresholds import Threshold, save_threshold
 FRESH = 400
 NEIGHBORS = 4000  # draws, which bring all 208 kinds
 GROUNDS = ("a blue background", "a pink striped background", "a gray dotted background", "a green checkered background")
-
-
-@takes_paths
-def gallery_at(folder: Path) -> Gallery:
-    """A saved gallery, by its folder or by its name in the user's data folder, or the pictures of a folder.
-
-    Raises GalleryError.
-    """
-    folder = gallery_folder(folder)
-    return Gallery.load(folder) if (folder / "gallery.json").is_file() else Gallery.from_folder(folder)
 
 
 def works_gallery() -> Gallery:

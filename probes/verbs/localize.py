@@ -20,7 +20,7 @@ import torch
 from probes.audit.norms import Norms, joined, save_norms
 from probes.audit.plan import FULL
 from probes.errors import AuditError
-from probes.inputs.cohorts import Sizes, panel_of_manifest
+from probes.inputs.cohorts import Sizes, cohorts_of_manifest
 from probes.inputs.prompts import read_prompts
 from probes.localizers import LOCALIZERS, SHIPPED, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.value_neurons import Neurons, Usual
@@ -194,7 +194,7 @@ def _prompts(prompts: Path | None, checkpoint: Checkpoint, column: str | None, l
     manifest = checkpoint.known(prompts)
     if prompts is not None:
         return [target.prompt for target in read_prompts(prompts, column=column, limit=limit)]
-    return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
+    return [target.prompt for target in cohorts_of_manifest(manifest, Sizes()).locate][:limit]
 
 
 def _located(

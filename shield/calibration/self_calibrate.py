@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from shield.calibration.benign import benign_prompts, digest_of
-from shield.calibration.budget import prompts_needed, smallest_rate
+from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
 from shield.calibration.trajectories import draws_needed, joint_thresholds, scores_in, settings_of, smallest_joint_rate
@@ -104,7 +104,7 @@ def self_calibrate(
 
     Returns:
         Thresholds in the detectors' order. Their provenance says which prompts, how many noises, evaluations and
-        seconds, and which rate was wanted.
+        seconds, which rate was wanted, and between which rates their own one lies with 95 % confidence.
 
     Raises:
         BadRequestError: No prompts or detectors, or scores that are no numbers.
@@ -123,11 +123,13 @@ def self_calibrate(
     found = work.scored(chosen, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
+    about |= {"asked_sha256": digest_of(chosen)}
     made: dict[Any, Threshold] = {}
     if looks:
         joint = max(fpr, smallest_joint_rate(len(found.used), len({one.name for one in looks})))
         thresholds = joint_thresholds(looks, found.scores, found.settings, joint, model, about)
         made = dict(zip(looks, thresholds, strict=True))
+    about |= {"rate_interval": list(rate_interval(len(found.used), rate))}
     for one in detectors:
         if one not in made:
             made[one] = calibrated(one, found.scores[one], rate, found.settings[one], model, about)

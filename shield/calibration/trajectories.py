@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shield.calibration.budget import prompts_needed
+from shield.calibration.budget import prompts_needed, rate_interval
 from shield.calibration.detectors import Sampling, denoiser_input, versions
 from shield.errors import BadRequestError
 from shield.hooks.intercept import recorded
@@ -64,6 +64,7 @@ def joint_thresholds(
         largest = ((left - middle[:, None]) / spread[:, None]).max(axis=0)
         limit, (low, high) = quantile(group[0].name, largest.tolist(), fpr * share)
         about = {**(provenance or {}), "budget_share": share, "draws_for_scale": table.shape[1] - left.shape[1]}
+        about |= {"rate_interval": list(rate_interval(left.shape[1], fpr * share))}
         for one, at, unit in zip(group, middle.tolist(), spread.tolist(), strict=True):
             value, interval = at + limit * unit, (at + low * unit, at + high * unit)
             where = (one.name, options_of(one), model, settings[one])

@@ -208,7 +208,7 @@ def switches_of(module: nn.Module) -> list[tuple[Any, ...]]:
 def switched(module: nn.Module) -> list[nn.Module]:
     """The modules that have such switches."""
     blocks = getattr(getattr(module, "_orig_mod", module), "up_blocks", ())
-    others = (m for m in module.modules() if _is_adapted(m) or "scale" in vars(m))
+    others = (m for m in module.modules() if _is_adapted(m) or isinstance(vars(m).get("scale"), list))
     return [*blocks, *others]
 
 

@@ -45,6 +45,8 @@ from shield.types import (
     WordWeight,
 )
 
+NO_NUMBER = "its score is no number"
+
 
 class Abandoned(Exception):
     """Ends a pipeline call none of whose images may leave: all have to be drawn again. Never leaves the wrapper."""
@@ -198,7 +200,8 @@ class StepController:
                 f"{', '.join(silent)} couldn't judge: the steps that it reads weren't seen in this call; "
                 "was it interrupted, or something exchanged under way?"
             )
-        image.scores += [Score(name, float("nan"), None, 0) for name in silent]
+        why = "the steps that it reads weren't seen in this call"
+        image.scores += [Score(name, float("nan"), None, 0, why=why) for name in silent]
         return silent
 
     def _unseen_points(self, image: ImageState) -> list[str]:
@@ -260,7 +263,8 @@ class StepController:
                 if self.policy.on_unscored == "raise":
                     raise
                 values = [float("nan")] * len(self.images)
-            self._append(at.detector, [values[image.row] for image in images], threshold, forward.index, images)
+            why = None if threshold is not None else f"no threshold was made for {at.budget} of the schedule"
+            self._append(at.detector, [values[image.row] for image in images], threshold, forward.index, images, why)
         edits: dict[int, Tensor] = {}
         for image in images if due and forward.index else ():
             edits |= self._flagged_late(image, image.scores[-len(due) :], forward)
@@ -310,25 +314,25 @@ class StepController:
 
     def _refuse_short(self) -> None:
         """A detector that reads more steps than this run has will never score: it couldn't judge, as without signal."""
-        steps = getattr(self.pipe, "num_timesteps", 0) or len(self.pipe.scheduler.timesteps)
+        steps = steps_of(self.pipe)
         for detector in self.policy.detectors:
             if detector.first_k > steps:
+                why = f"it reads {detector.first_k} steps and this run has {steps}"
                 if self.policy.on_unscored == "raise":
-                    raise MissingSignalError(
-                        f"{detector.name} reads {detector.first_k} steps and this run has {steps}; give it fewer."
-                    )
+                    raise MissingSignalError(f"{detector.name} couldn't judge: {why}; give it fewer.")
                 for image in self.images:
-                    image.scores.append(Score(detector.name, float("nan"), None, 0))
+                    image.scores.append(Score(detector.name, float("nan"), None, 0, why=why))
 
     def _score(self, detector: Detector, forward: Forward) -> None:
+        why: str | None = None
         try:
             threshold = found(self.plan.thresholds, detector, self._setting(forward, self.levels))
             values = detector.score(self.trace).tolist()
-        except (NotCalibratedError, MissingSignalError):
+        except (NotCalibratedError, MissingSignalError) as error:
             if self.policy.on_unscored == "raise":
                 raise
-            threshold, values = None, self._uncalibrated(detector)
-        self._append(detector, values, threshold, forward.index, self.images)
+            threshold, values, why = None, self._uncalibrated(detector), str(error).rstrip(".")
+        self._append(detector, values, threshold, forward.index, self.images, why)
 
     def _append(
         self,
@@ -337,15 +341,17 @@ class StepController:
         threshold: Threshold | None,
         step: int,
         images: Sequence[ImageState],
+        why: str | None = None,
     ) -> None:
-        """Writes a score down for each image."""
+        """Writes a score down for each image; `why` it couldn't be judged."""
         if self.policy.on_unscored == "raise" and any(v != v for v in values):
             raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
         blind = self.unasked if "noise_uncond" in detector.needs else frozenset()
         limit, file = (None, None) if threshold is None else (threshold.value, threshold.file)
         for image, value in zip(images, values, strict=True):
             value = float("nan") if image.row in blind else value
-            image.scores.append(Score(detector.name, value, limit, step, None, file))
+            own = why or (NO_NUMBER if value != value and image.row not in blind else None)
+            image.scores.append(_scored(detector.name, value, threshold, step, why=own))
 
     def _uncalibrated(self, detector: Detector) -> list[float]:
         """Scores to show without a threshold; NaN where there is no signal."""
@@ -398,8 +404,8 @@ class StepController:
         for check, said in zip(self._due, looks, strict=True):
             limit = self._limit(check, forward)
             for image, (value, nearest) in zip(images, said, strict=True):
-                known = (None, None) if limit is None else (limit.value, limit.file)
-                image.scores.append(Score(check.name, value, known[0], forward.index, nearest, known[1]))
+                why = "it has no threshold at this step" if limit is None else NO_NUMBER if value != value else None
+                image.scores.append(_scored(check.name, value, limit, forward.index, nearest, why))
         changed = self._acted(forward)
         for image in mitigated:
             decision = decided(image.scores[-len(self._due) :], (), self.policy)
@@ -511,24 +517,31 @@ class StepController:
         alone = replace(forward, latents=forward.latents[[image.row]])
         limits = [self._limit(check, forward) for check in self._due]
         values = [said[0][0] for said in self._looks(alone, prediction, [0])]
-        return all(limit is not None and value <= limit.value for value, limit in zip(values, limits, strict=True))
+        unjudged = self.policy.on_unscored == "pass"
+        pairs = zip(values, limits, strict=True)
+        return all(unjudged if limit is None else value <= limit.value for value, limit in pairs)
 
     def _holds(self, forward: Forward, image: ImageState, prediction: Tensor) -> bool:
-        """Whether every detector that has a threshold passes the image with this prediction at the current step."""
+        """Whether every detector passes the image with this prediction at the current step; under a policy that passes
+        what can't be judged, every one that can judge it.
+        """
+        passes_unjudged = self.policy.on_unscored == "pass"
         if self.plan.unreadable is not None:
-            return False
+            return passes_unjudged
         if not self.trace.steps or self.trace.steps[-1].index != forward.index:
             return True
         trace = self.trace.rows([image.row])
         archived = prediction.detach().to("cpu", torch.float32)
         archived = archived.movedim(-1, 1) if self.family.packed else archived
         trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived)
-        thresholds = {score.detector: score.threshold for score in image.scores}
+        before = {score.detector: score for score in image.scores}
         for detector in self.policy.detectors:
             is_left_out = self._points and can_look_again(detector) and not self._points.get(forward.index)
             if detector.first_k <= len(trace.steps) and not is_left_out:
-                limit = thresholds.get(detector.name)
-                if limit is None or not float(detector.score(trace)) <= limit:
+                score = before.get(detector.name)
+                if passes_unjudged and (score is None or score.flagged is None):
+                    continue
+                if score is None or score.threshold is None or not float(detector.score(trace)) <= score.threshold:
                     return False
         return True
 
@@ -594,6 +607,15 @@ class StepController:
             denoiser=denoiser_of(self.pipe),
             likeness=None if self._likeness is None else self._likeness.at(forward, image.row),
         )
+
+
+def _scored(
+    name: str, value: float, threshold: Threshold | None, step: int, nearest: str | None = None, why: str | None = None
+) -> Score:
+    """A score with what is known about its threshold."""
+    if threshold is None:
+        return Score(name, value, None, step, nearest, why=why)
+    return Score(name, value, threshold.value, step, nearest, threshold.file, threshold.fpr, why)
 
 
 def _edited(noise_cond: Tensor, edits: Mapping[int, Tensor]) -> Tensor:

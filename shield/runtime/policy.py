@@ -47,6 +47,9 @@ class Policy:
     testbed, else the first step. Points that are given are calibrated on the first call like everything else, which
     takes drawing the benign prompts as far as the last point: for (0, 0.35) of 25 steps 18 evaluations a prompt with
     guidance, where the first step takes one.
+
+    `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
+    `concepts` of its own.
     """
 
     detectors: tuple[Detector, ...] = (StructureGap(),)
@@ -62,6 +65,7 @@ class Policy:
     preview: str = "linear"
     retries: int = 1
     points: tuple[float, ...] | None = None
+    registry: bool = True
 
     def __post_init__(self) -> None:
         allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY, "on_unverified": ON_UNSEEN}
@@ -104,7 +108,8 @@ class Policy:
 
 
 def preset(name: str) -> Policy:
-    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge.
+    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge; "names"
+    looks at names and pictures alone, not at memorization, and so needs no thresholds.
 
     Raises BadRequestError.
     """
@@ -112,6 +117,7 @@ def preset(name: str) -> Policy:
         "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass", retries=0),
         "balanced": Policy(),
         "strict": replace(Policy(), on_unscored="block", on_unverified="block"),
+        "names": replace(Policy(), detectors=()),
     }
     if name not in presets:
         raise BadRequestError(f"There is no policy {name!r}; use {', '.join(presets)}.")
@@ -136,7 +142,7 @@ def decided(
     # What makes a verdict `flagged` begins here; what a finished or given picture copies is seen later, by the wrapper.
     flags = [*earlier, *(_flag(score) for score in scores if score.flagged)]
     flags += [Reason("concept", work=m.concept, value=m.similarity, detail=m.how) for m in mentions]
-    unscored = [Reason("unscored", s.detector) for s in scores if s.flagged is None]
+    unscored = [Reason("unscored", s.detector, detail=s.why) for s in scores if s.flagged is None]
     if flags:
         return Decision(policy.on_flag, tuple(flags + unscored), not unscored)
     if unscored:
