@@ -40,7 +40,7 @@ def calibrate(
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
     points: Annotated[
         str | None,
-        typer.Option(help="Shares of the schedule to score at, such as 0,0.35, with one false-alarm rate for all."),
+        typer.Option(help="Shares of the schedule to score at, such as 0,0.18, with one false-alarm rate for all."),
     ] = None,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,

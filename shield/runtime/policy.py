@@ -45,7 +45,7 @@ class Policy:
     from its first step: a call of its own for each mitigation that is tried, and none with `retries=0`, where it is
     blocked. By default the usual points where thresholds for all of them are at hand, as they are for the shipped
     testbed, else the first step. Points that are given are calibrated on the first call like everything else, which
-    takes drawing the benign prompts as far as the last point: for (0, 0.35) of 25 steps 18 evaluations a prompt with
+    takes drawing the benign prompts as far as the last point: for (0, 0.18) of 25 steps 10 evaluations a prompt with
     guidance, where the first step takes one.
 
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
@@ -82,7 +82,7 @@ class Policy:
                     f"{option} are shares from 0 to 1 of the schedule; {getattr(self, option)} was given."
                 )
         if self.points == ():
-            raise BadRequestError("points names one share of the schedule at least, as in (0, 0.35); () was given.")
+            raise BadRequestError("points names one share of the schedule at least, as in (0, 0.18); () was given.")
 
     @property
     def horizon(self) -> int:

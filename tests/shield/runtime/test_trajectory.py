@@ -16,9 +16,9 @@ from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.model.prediction import prediction_type
 from shield.runtime.policy import Policy, preset
 from shield.runtime.settings import models_of
-from shield.runtime.trajectory import DetectorAt, can_look_again, detectors_at
+from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
 from shield.thresholds import load_thresholds, save_threshold
-from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, noises, options, state
+from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, noises, options, state, thresholds
 
 POINTS = (0.0, 0.5)  # steps 1 and 2 of 3
 NULL = Policy(mitigations=(NullPrompt(),), points=POINTS)
@@ -151,22 +151,17 @@ def test_on_flag_report_tells_the_step_and_changes_nothing(pipe):
 
 
 def test_without_points_the_usual_ones_count_where_thresholds_for_all_are_at_hand(pipe):
-    from tests.shield.calls import thresholds
+    plain, asked = thresholds(pipe, HIGH), detectors_at((StructureGap(),), USUAL_POINTS)
+    made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", Sampling(6, 5.0, 25))
+    made = [replace(t, value=HIGH) for t in made]
 
-    plain, late = thresholds(pipe, HIGH), detectors_at((StructureGap(),), (0.0, 0.35))
-    result = Shield(pipe, thresholds=plain)(PROMPTS[0], **options(1))
-    assert [s.step for s in result.verdicts[0].scores] == [0]
-    sampling = Sampling(STEPS, 5.0, 25)
-    made = calibrate_trajectory(pipe, Policy().followed, NEGATIVES, [0], 0.1, "tiny", sampling)
-    assert [t.options for t in made] == [one.options for one in late]
-    assert [s.step for s in Shield(pipe, thresholds=[*plain, *made])(PROMPTS[0], **options(1)).verdicts[0].scores] == [
-        0,
-        1,
-    ]
-    half = Shield(pipe, thresholds=[*plain, made[0]])(PROMPTS[0], **options(1))
-    assert [s.step for s in half.verdicts[0].scores] == [0]
-    other = Shield(pipe, thresholds=[*plain, *made])(PROMPTS[0], **options(1, guidance_scale=2.0))
-    assert [s.step for s in other.verdicts[0].scores] == [0]
+    def steps(held, **more):
+        call = options(1, **{"num_inference_steps": 6, **more})
+        return [score.step for score in Shield(pipe, thresholds=held)(PROMPTS[0], **call).verdicts[0].scores]
+
+    assert steps(plain) == [0] and steps([*plain, *made]) == [0, 1]
+    assert steps([*plain, made[0]]) == [0]
+    assert steps([*plain, *made], guidance_scale=2.0) == steps([*plain, *made], num_inference_steps=12) == [0]
 
 
 def test_given_points_without_thresholds_are_told_with_the_command(pipe):
