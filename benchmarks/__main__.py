@@ -25,6 +25,7 @@ BENCHMARKS = (
     "copy_scores",
     "gallery_queries",
     "shield_overhead",
+    "shield_paths",
     "attack_batching",
     "localization_cost",
     "scan_throughput",

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from probes import pruners
 from probes.attacks import AdversarialEmbedding
-from probes.audit.audit import Audited, as_usual
+from probes.audit.audit import as_usual
 from probes.audit.audit import audit as run_audit
 from probes.audit.plan import FULL, Plan
 from probes.audit.request import AuditRequest, Done, read_mask
@@ -25,6 +25,7 @@ from probes.inputs.truth import copy_judge
 from probes.localizers import FFNSubspace
 from probes.model.loading import subject_of
 from probes.paths import as_path
+from probes.report.summary import Summary
 from probes.runs.table import Table
 from probes.scan.scan import scan as run_scan
 from probes.testbed import criterion
@@ -52,8 +53,8 @@ class Results:
     """
 
     folder: Path
-    report: Path | None
-    summary: dict[str, Any] = field(repr=False)
+    report: Path
+    summary: Summary = field(repr=False)
     table: Table = field(repr=False)
 
     def images(self, **fields: Any) -> list[Image]:
@@ -437,7 +438,7 @@ def judge(
     return copy_judge(background, "pictures that don't copy each other").judge(ours, theirs)
 
 
-def _results(done: Done | Audited) -> Results:
+def _results(done: Done) -> Results:
     return Results(done.folder, done.report, done.summary, Table(done.folder))
 
 

@@ -18,9 +18,6 @@ from shield.model.conditioning import Conditioning
 from shield.model.prediction import converted
 from shield.reasons import Reason
 
-SIGNALS = ("latents", "noise_cond", "noise_uncond", "late", "shifted")
-ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer
-ENDING = "ending:"  # and a module path: where in the picture that layer attends to the last text token
 STATUSES = ("passed", "mitigated", "blocked")
 
 
@@ -155,7 +152,7 @@ class Detector(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What to record: names of SIGNALS, ATTENTION and ENDING with a module path, "redrawn:" with a number."""
+        """What to record: names of shield/signals.py."""
 
     @property
     def first_k(self) -> int:

@@ -15,7 +15,6 @@ from shield.errors import NotCalibratedError, ShieldError, WeightsError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, once_more
 from shield.hooks.latents import movable
-from shield.hooks.recording import watched_layers
 from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load
@@ -232,7 +231,7 @@ class Shield(StandIn):
         """Runs the pipeline, watched, and compares what came out with the gallery."""
         watcher = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
-        layers = watched_layers(self.policy.needs)
+        layers = self.policy.signals.layers
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, watcher.moves),

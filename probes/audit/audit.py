@@ -46,31 +46,18 @@ Other files of an audit's run folder::
 
     stages.json    [{"stage", "status": "complete" | "skipped" | "partial", "seconds", "evaluations" (denoiser calls per
                    image, summed), "records", "why" (if skipped), "detail": {...}}]
-    summary.json   {"format": 1, "model", "model_sha256", "quick", "criterion": {...}, "rows": [...], "curve": [...],
-                   "gaps": [...], "ladder": [...], "utility": {...}?, "detector": {...}, "mask": {...}, "cost": [...],
-                   "limits": [str, ...]}
-        rows       [{"stage", "group": "members" | "nonmembers" | "prompts", "rung": int?, "n", "works", "unscored",
-                     "copied", "rate", "low", "high", "interval", "median_score"}]     intervals over whole works
-        curve      [{"stage": one of summary.ATTACK_STAGES, "attack_steps", ... as rows}]
-        gaps       [{"stage": attacked | hardened_attacked, "attack_steps", "control": a stage, "gap", "low", "high",
-                     "n", "n_control", "unscored"}]                    members' rate minus the control's
-        ladder     rows of stage "before" by rung
-        utility    {"alignment_before", "alignment_after", "loss", "low", "high", "n", "scenes", "unscored"} or null:
-                   benign scenes, before and after pruning
-        hardening  {"hardener", "works", "dev", "keep", "epochs", "checks", ..., "utility" (as above), "drift"} or null
-        drift      [{"stage", "group", "value", "low", "high", "n", "works", "unscored", "seeds"}]  see
-                   probes/report/drift.py
-        limits     sentences: what couldn't be judged or was left out, and why
+    summary.json   see probes/report/summary.py
     mask.safetensors, embeddings/<stage>/<item>.safetensors, report.html, pictures/<stage>/<item>-s<seed>[-a<steps>].png
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
+from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
@@ -79,19 +66,11 @@ from probes.inputs.prompts import Target, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
+from probes.report.html import write_report
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What an audit wrote: its folder, its report (None if it couldn't be rendered) and its figures."""
-
-    folder: Path
-    report: Path | None
-    summary: dict[str, Any] = field(repr=False)
 
 
 @takes_paths
@@ -109,7 +88,7 @@ def audit(
     plan: Plan | None = None,
     show_progress: bool = True,
     pipe: Any = None,
-) -> Audited:
+) -> Done:
     """Run the whole loop into ``out`` and render its report.
 
     ``model`` is "testbed", a folder or a hub id, or what a loaded ``pipe`` is called; ``twin`` a clean model that never
@@ -141,7 +120,7 @@ def audit(
         with bars(show_progress) as track:
             summary = complete(AuditSession(run, subject, known, plan, track))
         run.finish("complete")
-    return Audited(out, _rendered(out), summary)
+    return Done(out, write_report(out), summary)
 
 
 def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
@@ -176,9 +155,3 @@ def known_about(
     judge, limits = judge_for(manifest, cohorts)
     cohorts = replace(cohorts, limits=(*cohorts.limits, *limits))
     return GroundTruth(cohorts, judge, clean, testbed_alignment() if manifest else None)
-
-
-def _rendered(folder: Path) -> Path | None:
-    from probes.report.html import write_report
-
-    return write_report(folder)

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from probes.audit.session import AuditSession
 from probes.drawing.draw import jobs_for
 from probes.hardeners.training import fine_tune, hardened
 from probes.inputs.pictures import reference_picture
@@ -31,11 +32,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json
-from probes.runs.stage_log import Skip
 from probes.types import Goal, Memory, Pair
-
-if TYPE_CHECKING:
-    from probes.audit.session import AuditSession
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
 NO_KEEP = (
@@ -43,21 +40,6 @@ NO_KEEP = (
     "harden takes them with --benign."
 )
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
-
-
-STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hardened_nonmember_attacked")
-
-
-def stages(session: AuditSession) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
-    """Stage -> its work, for Loop.do."""
-    return {
-        "surrogates": lambda: surrogates(session),
-        "kept": lambda: kept(session),
-        "harden": lambda: harden(session),
-        "hardened": lambda: draw(session),
-        "hardened_attacked": lambda: attack(session, "hardened_attacked", members(session)),
-        "hardened_nonmember_attacked": lambda: attack(session, "hardened_nonmember_attacked", nonmembers(session)),
-    }
 
 
 def members(session: AuditSession) -> list[Target]:
@@ -80,10 +62,24 @@ def dev(session: AuditSession) -> list[Target]:
     ]
 
 
+def has_memories(session: AuditSession) -> str | None:
+    return None if members(session) else NO_MEMORY
+
+
+def has_captions(session: AuditSession) -> str | None:
+    return None if session.cohorts.keep[: session.plan.hardening.keep] else NO_KEEP
+
+
+def has_material(session: AuditSession) -> str | None:
+    return None if session.stages.complete("surrogates") and session.stages.complete("kept") else NO_KEEP
+
+
+def has_weights(session: AuditSession) -> str | None:
+    return None if session.stages.complete("harden") else NO_WEIGHTS
+
+
 def surrogates(session: AuditSession) -> None:
     plan, targets = session.plan.hardening, [*members(session), *dev(session)]
-    if not members(session):
-        raise Skip(NO_MEMORY)
     seeds = range(plan.first_seed, plan.first_seed + plan.tries)
     with pruned(session.subject, session.mask()):
         session.draw("surrogates", session.subject, jobs_for(targets, list(seeds)))
@@ -92,21 +88,16 @@ def surrogates(session: AuditSession) -> None:
 def kept(session: AuditSession) -> None:
     plan = session.plan.hardening
     targets = [replace(target, kind="kept") for target in session.cohorts.keep[: plan.keep]]
-    if not members(session) or not targets:
-        raise Skip(NO_KEEP if members(session) else NO_MEMORY)
     session.draw("kept", session.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
 
 
 def harden(session: AuditSession) -> dict[str, Any]:
     """The training. What was trained, for how long, and what the checks on dev works found."""
-    if not session.stages.complete("surrogates") or not session.stages.complete("kept"):
-        raise Skip(NO_KEEP if members(session) else NO_MEMORY)
-    plan, works, records = session.plan.hardening, [*members(session), *dev(session)], list(session.run.records())
-    keep = _pairs_of(session, [record for record in records if record["stage"] == "kept"])
-    memories, borrowed = _memories(session, works, [r for r in records if r["stage"] == "surrogates"], keep)
-    check = (
-        Check(session, memories[len(members(session)) :]) if dev(session) and session.truth.judge is not None else None
-    )
+    plan, works = session.plan.hardening, [*members(session), *dev(session)]
+    keep = _pairs_of(session, session.records("kept"))
+    memories, borrowed = _memories(session, works, session.records("surrogates"), keep)
+    judged = session.truth.judge is not None and dev(session)
+    check = EarlyStop(session, memories[len(members(session)) :]) if judged else None
     tuned = fine_tune(
         session.subject,
         plan.hardener,
@@ -140,14 +131,17 @@ def draw(session: AuditSession) -> None:
         session.draw("hardened", session.subject, jobs_for(list(targets), session.plan.picture_seeds))
 
 
-def attack(session: AuditSession, stage: str, targets: Sequence[Target]) -> dict[str, Any]:
+def attack_members(session: AuditSession) -> dict[str, Any]:
     with hardened(session.subject, _weights(session)):
-        return session.attack(stage, "hardened", session.subject, targets)
+        return session.attack("hardened_attacked", "hardened", session.subject, members(session))
+
+
+def attack_nonmembers(session: AuditSession) -> dict[str, Any]:
+    with hardened(session.subject, _weights(session)):
+        return session.attack("hardened_nonmember_attacked", "hardened", session.subject, nonmembers(session))
 
 
 def _weights(session: AuditSession) -> Path:
-    if not session.stages.complete("harden"):
-        raise Skip(NO_WEIGHTS)
     return session.run.folder / "harden" / "hardened.safetensors"
 
 
@@ -191,7 +185,7 @@ def _memories(
     return memories, len(works) - len(found)
 
 
-class Check:
+class EarlyStop:
     """Ends a training when no dev work comes out any more, neither from its caption nor from the attack."""
 
     def __init__(self, session: AuditSession, memories: Sequence[Memory]) -> None:

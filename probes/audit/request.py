@@ -20,6 +20,7 @@ from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
 from probes.paths import as_path
+from probes.report.summary import Summary
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
 from probes.testbed.checkpoint import Checkpoint
@@ -100,7 +101,7 @@ class Done:
 
     folder: Path
     report: Path
-    summary: dict[str, Any] = field(repr=False)
+    summary: Summary = field(repr=False)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from probes.audit.norms import Norms, load_norms
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localizers import FFNSubspace, RandomMask
-from probes.metrics import CopyJudge
 from probes.model.layers import matching_weights
 from probes.pruners import pruned
 from probes.report.drift import drift
@@ -42,10 +41,7 @@ class Sweep:
         The session must have drawn stage "before" already. MaskError if the norms are another model's.
         """
         rows = [self._point(session, k) for k in self.ks]
-        before = rate_row(
-            [r for r in session.run.records() if r["stage"] == "before" and r["item"] in _members(session)],
-            _metric(session),
-        )
+        before = rate_row([r for r in session.records("before") if r["item"] in session.members], session.metric)
         (session.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
         return rows
 
@@ -62,7 +58,7 @@ class Sweep:
             "density": mask.density(),
             "weights": mask.count(),
             **_figures(session, records, ours),
-            "random": rate_row([r for r in records if r["stage"] == random], _metric(session)),
+            "random": rate_row([r for r in records if r["stage"] == random], session.metric),
         }
 
     def mask(self, denoiser: torch.nn.Module, k: float) -> UnitMask:
@@ -95,19 +91,10 @@ def sweep(norms: Path, ks: Sequence[float]) -> Sweep:
 
 def _figures(session: AuditSession, records: Sequence[Record], stage: str) -> dict[str, Any]:
     """Rate of copies among members, alignment of scenes before and after, and their drift."""
-    members = _members(session)
+    members = session.members
     ours = [record for record in records if record["stage"] == stage]
     return {
-        **rate_row([record for record in ours if record["item"] in members], _metric(session)),
+        **rate_row([record for record in ours if record["item"] in members], session.metric),
         "utility": utility(records, stage),
         "drift": drift(session.run.folder, records, stage),
     }
-
-
-def _members(session: AuditSession) -> set[str]:
-    return {target.id for target in session.cohorts.members}
-
-
-def _metric(session: AuditSession) -> str | None:
-    judge = session.truth.judge
-    return judge.metrics[0].name if isinstance(judge, CopyJudge) else None

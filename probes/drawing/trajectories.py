@@ -18,7 +18,7 @@ from probes.model.generate import generators, quiet
 from probes.types import Subject
 from shield.calibration.trajectories import scores_in, settings_of
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of
 from shield.runtime.trajectory import DetectorAt, can_look_again, detectors_at

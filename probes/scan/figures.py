@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from probes.inputs.cohorts import Cohorts
-from probes.report.figures import detector_figures, ladder, stage_rows
+from probes.report.figures import detector_figures
+from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
@@ -121,26 +122,18 @@ def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
 
 def report_fields(
     run: Run, stages: Stages, metric: str | None, criterion: dict[str, Any], limits: Iterable[str]
-) -> dict[str, Any]:
-    """The rest of summary.json, in the layout that a report reads (probes/audit/audit.py)."""
+) -> Measured:
+    """The rest of summary.json, in the layout that a report reads."""
     records = list(scored_records(run)) if stages.complete("before") else []
-    items = {record["item"] for record in records}
-    return {
-        "format": 1,
-        "model": run.about["model"]["name"],
-        "model_sha256": run.about["model"]["sha256"],
-        "criterion": criterion,
-        "rows": stage_rows(records, items, metric),
-        "ladder": ladder(records, metric),
-        "curve": [],
-        "gaps": [],
-        "utility": None,
-        "mask": {},
-        "cost": [
-            {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")} for entry in stages.entries
-        ],
-        "limits": [*limits, *stages.limits()],
-    }
+    return summary_of(
+        run,
+        records,
+        stages.entries,
+        members={record["item"] for record in records},
+        metric=metric,
+        criterion=criterion,
+        limits=[*limits, *stages.limits()],
+    )
 
 
 def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any]]:

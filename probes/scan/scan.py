@@ -205,7 +205,7 @@ def _scores(
             run.note(hardware={**asdict(execution), "batch_size": started.batch_size})
 
             def work() -> dict[str, Any]:
-                threshold = (stages.entry(STAGE) or {}).get("detail", {}).get("threshold")
+                threshold = stages.detail(STAGE).get("threshold")
                 items = items_of(shard.own(source), seeds, together)
                 for spent in record_stream(
                     run, engine, items, _chunk(started, together), total=total, progress=track("scan")
@@ -235,10 +235,9 @@ def summarized(run: Run, stages: Stages, cohorts: Cohorts) -> dict[str, Any]:
     """Make and write summary.json of a run with scores."""
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
-    detail = (stages.entry(STAGE) or {}).get("detail", {})
     summary = {
         **figures(run, cohorts, detectors),
-        "threshold": detail.get("threshold"),
+        "threshold": stages.detail(STAGE).get("threshold"),
         **report_fields(run, stages, None, {}, cohorts.limits),
         "early_exit": early_exit_figures(run, Boundary(**early)) if early else None,
     }

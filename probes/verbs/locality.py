@@ -36,7 +36,6 @@ from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
 from probes.localizers import FFNSubspace, ValueNeurons
-from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
 from probes.paths import takes_paths
@@ -44,6 +43,7 @@ from probes.pruners import pruned
 from probes.report import locality_plots
 from probes.report.figures import rate_row
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.runs.folder import sha256_of, write_json
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
@@ -253,17 +253,15 @@ class _Study:
 
         return masks
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         session = self.session
-        records = [record for record in session.run.records() if record["stage"] == "locality"]
-        metric = session.truth.judge.metrics[0].name if isinstance(session.truth.judge, CopyJudge) else None
-        entry = session.stages.entry("analyze") or {}
+        records = session.records("locality")
         summary = session.summary()
-        row = rate_row(records, metric, stage="locality", group="members", rung=None)
+        row = rate_row(records, session.metric, stage="locality", group="members", rung=None)
         return {
             **summary,
             "rows": [*summary["rows"], *([row] if records else [])],
-            "locality": {**(entry.get("detail") or {}), "searches": row, "steps": session.plan.attack.steps},
+            "locality": {**session.stages.detail("analyze"), "searches": row, "steps": session.plan.attack.steps},
         }
 
 

@@ -24,6 +24,7 @@ from probes.paths import takes_paths
 from probes.pruners import save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.runs.folder import Record, sha256_of, write_json
 
 PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
@@ -57,7 +58,7 @@ def prune(
         run_stages(session, "work", "before", "pruned", "random_pruned")
         curve = points.draw(session) if points is not None else []
         records = list(session.run.records())
-        summary = {
+        summary: Summary = {
             **session.summary(),
             "scores": score_changes(records, plan.detectors),
             "tradeoff": curve,

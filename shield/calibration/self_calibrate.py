@@ -28,7 +28,8 @@ from shield.calibration.trajectories import draws_needed, joint_thresholds, scor
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
-from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of
+from shield.hooks.recording import recorded
 from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory

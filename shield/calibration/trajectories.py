@@ -19,7 +19,7 @@ import torch
 from shield.calibration.budget import prompts_needed, rate_interval
 from shield.calibration.detectors import Sampling, denoiser_input, versions
 from shield.errors import BadRequestError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of, running_setting
 from shield.runtime.trajectory import DetectorAt

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import denoiser_of
 from shield.hooks.latents import Moves
@@ -236,9 +235,9 @@ class StepController:
         elif forward.index < self.policy.horizon or any(image.is_followed for image in self.images):
             scored = self._with_reference(forward)
             if forward.index == 0:
-                self._count(extra_calls(self.policy.needs))
+                self._count(self.policy.signals.extra_calls)
                 self._refuse_short()
-            step = record(scored, self.policy.needs, self.family.packed)
+            step = record(scored, self.policy.signals, self.family.packed)
             if forward.index < self.policy.horizon:
                 self._scored_first(step, forward)
             edits = self._scored_at(step, forward)

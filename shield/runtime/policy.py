@@ -10,6 +10,7 @@ from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.reasons import Reason
 from shield.rewriters import ClauseDrop, ConceptSubstitution
 from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
+from shield.signals import Signals
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
 ON_FLAG = ("mitigate", "block", "report")
@@ -100,6 +101,11 @@ class Policy:
         if self.points is None:
             return self.detectors
         return (*(one for one in self.detectors if not can_look_again(one)), *self.followed)
+
+    @property
+    def signals(self) -> Signals:
+        """The same as data. Raises MissingSignalError for one that nobody records."""
+        return Signals.named(self.needs)
 
     @property
     def needs(self) -> frozenset[str]:

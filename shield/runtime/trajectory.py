@@ -15,8 +15,9 @@ from torch import Tensor
 from shield.errors import NotCalibratedError
 from shield.hooks.steps import step_at
 from shield.model.prediction import noise_levels
+from shield.signals import TENSORS
 from shield.thresholds import Setting, Threshold, found, options_of
-from shield.types import SIGNALS, Detector, Step, Trace
+from shield.types import Detector, Step, Trace
 
 # Where every policy looks when thresholds for it are at hand; chosen on the testbed's dev split.
 USUAL_POINTS = (0.0, 0.18)
@@ -56,7 +57,7 @@ Due = Mapping[int, Sequence[tuple[DetectorAt, Threshold | None]]]
 
 def can_look_again(detector: Detector) -> bool:
     """Whether a detector reads one step, and of it what every step shows."""
-    return detector.first_k == 1 and detector.needs <= set(SIGNALS[:3])
+    return detector.first_k == 1 and detector.needs <= set(TENSORS)
 
 
 def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tuple[DetectorAt, ...]:
