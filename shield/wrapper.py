@@ -182,7 +182,9 @@ class Shield(StandIn):
         effort = Effort(self.fpr, self.seconds, as_prompts(prompts))
         with alone(self.pipe):
             calls = service_calls(self.pipe, sizes, strengths, steps, call)
-            return self._made.ahead(self.pipe, self.policy.detectors, calls, self._models(), self.thresholds, effort)
+            return self._made.ahead(
+                self.pipe, self.policy.calibrated_ahead, calls, self._models(), self.thresholds, effort
+            )
 
     @property
     def screen(self) -> Screen | None:

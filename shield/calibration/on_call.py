@@ -100,7 +100,7 @@ class OnCall:
     def ahead(
         self,
         pipe: Any,
-        detectors: Sequence[Detector],
+        detectors: Sequence[Detector | DetectorAt],
         calls: Sequence[Mapping[str, Any]],
         models: Models,
         given: Sequence[Threshold],
@@ -114,7 +114,7 @@ class OnCall:
         held: list[Threshold] = []
         for call in calls if detectors else ():
             made = self._answer(pipe, detectors, call_arguments(call), models, given, effort, makes=True)
-            setting = foretold_setting(pipe, call_arguments(call), max(one.first_k for one in detectors), models)
+            setting = foretold_setting(pipe, call_arguments(call), _horizon(detectors), models)
             found_here = [_given(given, one, setting) or _first(made, one, setting) for one in detectors]
             held += [one for one in found_here if one is not None and one not in held]
             self._made = [*(one for one in made if one not in self._made), *self._made]
@@ -131,8 +131,7 @@ class OnCall:
         makes: bool,
     ) -> list[Threshold]:
         looks = [one for one in detectors if isinstance(one, DetectorAt)]
-        horizon = max(WHOLE if one in looks else one.first_k for one in detectors)
-        setting = foretold_setting(pipe, call, horizon, models)
+        setting = foretold_setting(pipe, call, _horizon(detectors), models)
         shown = [one for one in detectors if one in looks or one.first_k <= len(setting.timesteps)]
         needed = [one for one in shown if _given(given, one, setting) is None]
         kept = [one for one in self._made if effort.is_met(one)]
@@ -231,6 +230,11 @@ def _bar(said: str) -> Iterator[Callable[[Progress], None] | None]:
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("calibrating", total=None)
         yield lambda far: bar.update(task, completed=far.done, total=far.total)
+
+
+def _horizon(detectors: Sequence[Detector | DetectorAt]) -> int:
+    """How many first steps of a schedule their settings name."""
+    return max(WHOLE if isinstance(one, DetectorAt) else one.first_k for one in detectors)
 
 
 def _given(thresholds: Iterable[Threshold], detector: Detector | DetectorAt, setting: Setting) -> Threshold | None:

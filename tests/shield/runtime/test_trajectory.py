@@ -183,6 +183,14 @@ def test_given_points_are_calibrated_on_the_first_call_and_kept(pipe):
     assert [replace(s, file=None) for s in again.verdicts[0].scores] == [replace(s, file=None) for s in scores]
 
 
+def test_a_service_calibrates_its_points_ahead(pipe):
+    safe = Shield(pipe, NULL, fpr=0.2, calibrate="auto", thresholds=[])
+    made = safe.calibrate(steps=STEPS, guidance_scale=4.0)
+    assert sorted(t.options["point"] for t in made) == list(POINTS)
+    result, rows = counted(pipe, lambda: safe(PROMPTS[0], **options(1, guidance_scale=4.0)))
+    assert len(rows) <= 2 * STEPS and [s.step for s in result.verdicts[0].scores] == [0, 1]
+
+
 def test_thresholds_of_points_are_kept_in_files_beside_those_of_before(pipe, tmp_path):
     made = joint(pipe, 1.0, 2.0)
     for threshold in made:
