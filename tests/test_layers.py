@@ -15,7 +15,7 @@ MAY_IMPORT = {"shield": {"shield"}, "probes": {"shield", "probes"}, "ui": {"shie
 ORDER = {
     "shield": """
         errors home version method_table
-        model_names
+        benign model_names
         thresholds reasons signals
         model
         types
