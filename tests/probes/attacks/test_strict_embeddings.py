@@ -22,7 +22,7 @@ def test_a_searched_embedding_is_unverified_with_and_without_a_gallery():
     subject = Subject(pipe, "testbed")
     latents, start = encode_pictures(subject, [open_image(work.file)])[0], encode_prompts(subject, work.captions[:1])[0]
     (found,) = AdversarialEmbedding(steps=2, batch=1).search(subject, [Goal(work.id, latents, start, 0)])
-    embeds = found.embeds[2][None].to(pipe.device, pipe.dtype)
+    embeds = found.prompt_embeds[2][None].to(pipe.device, pipe.dtype)
     gallery = Gallery()
     gallery.add([(another.id, open_image(another.file))])
     for given in (None, gallery):
