@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from probes.cli.main import app, main
-from probes.cli.options import Device, Model
+from probes.cli.options import Concepts, Device, GalleryAt, Model, Thresholds
 from shield.errors import BadRequestError
 from shield.extras import extras_named
 
@@ -41,6 +41,12 @@ def ui(
     protected: Annotated[
         Path | None, typer.Option(help="Folder of concepts and gallery; by default RUNS/protected.")
     ] = None,
+    concepts: Annotated[
+        list[str] | None,
+        typer.Option(help="What a new --protected begins with: a name, or a registry (.toml); repeat it."),
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Folder of pictures that a new --protected begins with.")] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
     device: Device = "auto",
 ) -> None:
     """Open the page in a browser: shield a prompt, edit what is protected, look into audits."""
@@ -51,7 +57,7 @@ def ui(
         )
     with extras_named("ui"):
         from ui import app as application
-    page = application.page_of(model, runs, protected, device)
+    page = application.page_of(model, runs, protected, device, concepts or (), gallery, thresholds)
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
     try:
@@ -66,12 +72,10 @@ def ui(
 @app.command()
 def serve(
     model: Model = "testbed",
-    policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
-    gallery: Annotated[
-        Path | None, typer.Option(help="A saved gallery, with its threshold, of protected pictures.")
-    ] = None,
-    concepts: Annotated[Path | None, typer.Option(help="A registry of protected concepts (TOML).")] = None,
-    thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
+    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    gallery: GalleryAt = None,
+    concepts: Concepts = None,
+    thresholds: Thresholds = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
     ] = "127.0.0.1",
@@ -104,15 +108,9 @@ def serve(
         import uvicorn
 
         from ui import service
-    from shield import Concepts, Gallery, Shield, load
+    from shield import Shield, load
 
-    safe = Shield(
-        load(model, device),
-        policy,
-        thresholds=thresholds,
-        gallery=Gallery.load(gallery) if gallery else None,
-        concepts=Concepts.load(concepts) if concepts else None,
-    )
+    safe = Shield(load(model, device), policy, gallery, list(concepts or ()) or None, thresholds)
     if api_key is None and host not in LOCAL:
         typer.echo("diffshield: everyone who reaches this service can use it; --api-key asks for a key.", err=True)
     served = service.Service(

@@ -18,12 +18,15 @@ import typer.core
 
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
+from probes.cli.gallery import gallery_app
 from probes.cli.methods import register as register_methods
 from probes.cli.models import models_app
 from probes.cli.options import (
     Column,
+    Concepts,
     Device,
     FailOnFlag,
+    GalleryAt,
     Guidance,
     Json,
     Limit,
@@ -32,6 +35,7 @@ from probes.cli.options import (
     OwnGuidance,
     OwnSteps,
     Resume,
+    Thresholds,
     exit_if,
     listed,
     numbers,
@@ -86,6 +90,7 @@ app.add_typer(testbed_app, name="testbed")
 app.add_typer(bench_app, name="bench")
 app.add_typer(traps_app, name="traps")
 app.add_typer(models_app, name="models")
+app.add_typer(gallery_app, name="gallery")
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
 Works = Annotated[
@@ -120,7 +125,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
-    policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
+    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    concepts: Concepts = None,
+    gallery: GalleryAt = None,
+    thresholds: Thresholds = None,
     device: Device = "auto",
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
@@ -128,7 +136,8 @@ def generate(
     """Draw one prompt behind the shield, and say what the shield saw."""
     from probes.verbs.generate import Request, shown
 
-    found = shown(Request(prompt, model, seed, steps, guidance, policy, device), out, compare=compare)
+    protecting = (tuple(concepts or ()), gallery, thresholds)
+    found = shown(Request(prompt, model, seed, steps, guidance, policy, device, *protecting), out, compare=compare)
     printed(found, as_json, _generated(found))
     exit_if(found["flagged"], fail_on_flag)
 

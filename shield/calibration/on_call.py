@@ -177,7 +177,7 @@ def _made(
     where: str,
 ) -> list[Threshold]:
     names = " and ".join(one.name for one in detectors)
-    on_cpu = denoiser_of(pipe).device.type == "cpu"
+    on_cpu = pipe._execution_device.type == "cpu"  # what is offloaded lies on the CPU, and runs elsewhere
     seconds = CPU_SECONDS if effort.seconds is None and on_cpu else effort.seconds
     said = (
         f"Calibrating {names} for this checkpoint ({models.denoiser[:12]}) on benign prompts, once for latents of "
