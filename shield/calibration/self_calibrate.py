@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shield.calibration.benign import benign_prompts, digest_of
+from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures

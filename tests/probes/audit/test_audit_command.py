@@ -6,19 +6,18 @@ import pytest
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.audit import audit
-from probes.audit.plan import Hardening, Plan
+from probes.audit.plan import AuditPlan, Hardening
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
-from probes.runs.folder import RunError
 from tests.tiny import tiny_sd
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
-PLAN = Plan(
+PLAN = AuditPlan(
     Sizes(2, 2, 1, 2, 1),
     picture_seeds=(1,),
     scan_seeds=(3,),

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.report.figures import group_of
 from probes.report.html import write_report
-from probes.runs.folder import Run, RunError
-from probes.scan.scan import lines_of, scan
+from probes.runs.folder import Run
+from probes.scan.scan import format_scan, scan
 from probes.testbed.manifest import load_manifest
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
@@ -90,8 +90,8 @@ def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     assert (found["n"], found["n_nonmembers"]) == (len(scores["members"]), len(scores["nonmembers"]))
     wins = mannwhitneyu(scores["members"], scores["nonmembers"]).statistic
     assert found["auroc"] == pytest.approx(wins / found["n"] / found["n_nonmembers"])
-    assert any("AUROC" in line for line in lines_of(done.summary))
-    assert any("no threshold" in line for line in lines_of(done.summary))
+    assert any("AUROC" in line for line in format_scan(done.summary))
+    assert any("no threshold" in line for line in format_scan(done.summary))
 
 
 def test_mistakes_leave_no_run(file, tmp_path):
