@@ -42,7 +42,8 @@ from probes.scan.stream import STAGE, record_stream, turns_of
 from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
-from shield.model.assets import stored_thresholds
+from shield.runtime.arguments import as_thresholds
+from shield.thresholds import Threshold
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4
@@ -124,6 +125,7 @@ def scan(
     execution: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    thresholds: Path | None = None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -131,8 +133,9 @@ def scan(
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
-    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``pipe`` is the
-    model, where it is loaded already; ``model`` is then what it is called.
+    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
+    is a folder of those that flag, by default the stored ones. ``pipe`` is the model, where it is loaded already;
+    ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
@@ -148,13 +151,16 @@ def scan(
         "steps": steps,
         "pictures": pictures,
     }
+    limits = None if thresholds is None else as_thresholds(thresholds)
+    if thresholds is not None:
+        config["thresholds"] = str(thresholds)
     if pictures:
         if shard or early_exit or (execution and execution != ExecutionConfig(batch_size=execution.batch_size)):
             raise BadRequestError(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress)
+        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
     scoring = ScoringConfig(
@@ -168,6 +174,7 @@ def scan(
         execution.dtype,
         execution.channels_last,
         execution.compiled,
+        thresholds=limits,
         pipe=pipe,
     )
     config |= {
@@ -297,6 +304,7 @@ def _with_pictures(
     device: str,
     resume: bool,
     show_progress: bool,
+    thresholds: Sequence[Threshold] | None,
 ) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
@@ -305,9 +313,9 @@ def _with_pictures(
     judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scorers = ScoringConfig(model, tuple(detectors), steps).scorers()
+    scoring = ScoringConfig(model, tuple(detectors), steps, thresholds=thresholds)
     draw = aligned(
-        drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
+        drawn_by_pipeline(subject, sampling, scoring.scorers(), thresholds=scoring.known_thresholds()),
         testbed_alignment() if manifest else None,
     )
     with (

@@ -26,7 +26,7 @@ from shield.model import assets
 from shield.model.assets import stored_thresholds
 from shield.model.memory import out_of_memory
 from shield.model_names import values_of
-from shield.thresholds import options_of
+from shield.thresholds import Threshold, options_of
 from shield.types import Detector
 
 # What a CPU gets without being asked: larger batches don't make it faster.
@@ -48,7 +48,7 @@ class ScoringConfig:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
-    ``pipe`` is the model itself, where it is loaded already.
+    ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
     """
 
     model: str
@@ -62,7 +62,12 @@ class ScoringConfig:
     channels_last: bool = False
     compiled: bool = False
     places: Mapping[str, str] = field(default_factory=_named_places)
+    thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
+
+    def known_thresholds(self) -> Sequence[Threshold]:
+        """Those given, else those that are stored where the work is done."""
+        return stored_thresholds() if self.thresholds is None else self.thresholds
 
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
@@ -103,7 +108,7 @@ class PromptScorer:
         if config.compiled:
             self.subject.denoiser.compile()
         self.draw: Draw = drawn_by_pipeline(
-            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=stored_thresholds()
+            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=config.known_thresholds()
         )
 
     @cached_property
