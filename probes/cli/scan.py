@@ -81,6 +81,9 @@ def scan(
     shard: Annotated[
         str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them together.")
     ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -124,6 +127,7 @@ def scan(
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         points=places,
+        thresholds=thresholds,
     )
     _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 

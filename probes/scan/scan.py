@@ -34,6 +34,8 @@ from probes.scan.stream import STAGE, record_stream, turns_of
 from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
+from shield.runtime.arguments import as_thresholds
+from shield.thresholds import Threshold
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4
@@ -116,6 +118,7 @@ def scan(
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
     points: Sequence[float] | None = None,
+    thresholds: Path | None = None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -125,8 +128,9 @@ def scan(
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
     ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
     picture is then drawn as far as the last (probes/drawing/trajectories.py).
-    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``pipe`` is the
-    model, where it is loaded already; ``model`` is then what it is called.
+    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
+    is a folder of those that flag, by default the stored ones. ``pipe`` is the model, where it is loaded already;
+    ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
@@ -145,29 +149,20 @@ def scan(
         "pictures": pictures,
     }
     config |= {"points": list(points)} if points else {}
+    limits = None if thresholds is None else as_thresholds(thresholds)
+    if thresholds is not None:
+        config["thresholds"] = str(thresholds)
     if pictures:
         if shard or early_exit or (execution and execution != ExecutionConfig(batch_size=execution.batch_size)):
             raise BadRequestError(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress)
+        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
-    scoring = ScoringConfig(
-        model,
-        tuple(detectors),
-        steps,
-        sampling,
-        execution.batch_size,
-        None,
-        device,
-        execution.dtype,
-        execution.channels_last,
-        execution.compiled,
-        pipe=pipe,
-        points=tuple(points) if points else None,
-    )
+    scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
+    scoring = replace(scoring, points=tuple(points) if points else None)
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
@@ -182,6 +177,31 @@ def scan(
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
     return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
+
+
+def _scoring(
+    checkpoint: Checkpoint,
+    detectors: Sequence[str],
+    steps: int,
+    sampling: Sampling,
+    execution: ExecutionConfig,
+    device: str,
+    limits: Sequence[Threshold] | None,
+) -> ScoringConfig:
+    """How every worker scores."""
+    return ScoringConfig(
+        checkpoint.name,
+        tuple(detectors),
+        steps,
+        sampling,
+        execution.batch_size,
+        device=device,
+        dtype=execution.dtype,
+        channels_last=execution.channels_last,
+        compiled=execution.compiled,
+        thresholds=limits,
+        pipe=checkpoint.pipe,
+    )
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
@@ -295,6 +315,7 @@ def _with_pictures(
     device: str,
     resume: bool,
     show_progress: bool,
+    thresholds: Sequence[Threshold] | None,
 ) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
@@ -303,8 +324,10 @@ def _with_pictures(
     judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    reading = ScoringConfig(model, tuple(detectors), steps, sampling, points=config.get("points"))
-    draw = aligned(reading.draw(subject, pictures=True), testbed_alignment() if manifest else None)
+    scoring = ScoringConfig(
+        model, tuple(detectors), steps, sampling, thresholds=thresholds, points=config.get("points")
+    )
+    draw = aligned(scoring.draw(subject, pictures=True), testbed_alignment() if manifest else None)
     with (
         Run.start(
             out,

@@ -27,7 +27,7 @@ from shield.model import assets
 from shield.model.assets import stored_thresholds
 from shield.model.memory import out_of_memory
 from shield.model_names import values_of
-from shield.thresholds import options_of
+from shield.thresholds import Threshold, options_of
 from shield.types import Detector
 
 # What a CPU gets without being asked: larger batches don't make it faster.
@@ -49,8 +49,8 @@ class ScoringConfig:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
-    ``pipe`` is the model itself, where it is loaded already. ``points`` of the schedule are scored instead of the first
-    steps.
+    ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
+    ``points`` of the schedule are scored instead of the first steps.
     """
 
     model: str
@@ -64,16 +64,21 @@ class ScoringConfig:
     channels_last: bool = False
     compiled: bool = False
     places: Mapping[str, str] = field(default_factory=_named_places)
+    thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
     points: tuple[float, ...] | None = None
 
     def draw(self, subject: Subject, pictures: bool = False) -> Draw:
         """What scores prompts, and draws them with ``pictures``. BadRequestError for a detector without points."""
-        thresholds = stored_thresholds()
+        thresholds = self.known_thresholds()
         if self.points:
             asked = looks_for(self.scorers(), self.points)
             return drawn_along(subject, self.sampling, asked, pictures=pictures, thresholds=thresholds)
         return drawn_by_pipeline(subject, self.sampling, self.scorers(), pictures=pictures, thresholds=thresholds)
+
+    def known_thresholds(self) -> Sequence[Threshold]:
+        """Those given, else those that are stored where the work is done."""
+        return stored_thresholds() if self.thresholds is None else self.thresholds
 
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""

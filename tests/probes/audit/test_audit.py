@@ -10,43 +10,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from probes.attacks import AdversarialEmbedding
-from probes.audit.plan import AuditPlan, Hardening
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
-from probes.drawing.draw import Sampling
-from probes.hardeners import CaptionFineTuning
-from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
 from probes.inputs.truth import copy_judge
-from probes.localizers import FFNSubspace
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Run
 from probes.runs.progress import bars
 from probes.types import Goal, Subject, UnitMask
+from tests.probes.audit.small import PLAN
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
-
-PLAN = AuditPlan(
-    Sizes(2, 2, 1, 1, 1),
-    picture_seeds=(1, 2),
-    scan_seeds=(3,),
-    sampling=Sampling(2, 5.0, 4),
-    localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-    attack=AdversarialEmbedding(steps=2, batch=1),
-    snapshots=(0, 2),
-    hardening=Hardening(
-        members=2,
-        dev=1,
-        keep=2,
-        tries=1,
-        hardener=CaptionFineTuning(1.0, 1, 1),
-        schedule=FineTuning(epochs=1, updates=1, batch=2),
-    ),
-)
 
 
 @pytest.fixture(scope="module")

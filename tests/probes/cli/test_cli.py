@@ -19,7 +19,7 @@ from probes.testbed.negatives import negative_captions
 from probes.verbs.calibrate import calibrate_detectors
 from probes.verbs.generate import Request, side_by_side
 from shield.errors import BadRequestError
-from tests.probes.tiny_testbed import tiny_testbed
+from tests.probes.tiny_testbed import calibrating, tiny_testbed
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
 
@@ -61,24 +61,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder, and a user's, whose thresholds `diffshield calibrate` made for the tiny model."""
     folder = tmp_path_factory.mktemp("weights")
-    negatives = folder / "negatives.txt"
-    negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
     done = call(
-        "calibrate",
+        *calibrating(folder / "negatives.txt"),
         "--model",
         model,
-        "--detectors",
-        "structure_gap",
-        "--prompts",
-        negatives,
-        "--seeds",
-        3,
-        "--fpr",
-        0.05,
-        "--steps",
-        2,
-        "--device",
-        "cpu",
         "--json",
         DIFFSHIELD_WEIGHTS=folder,
         DIFFSHIELD_HOME=folder,
