@@ -163,20 +163,7 @@ def scan(
         return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
-    scoring = ScoringConfig(
-        model,
-        tuple(detectors),
-        steps,
-        sampling,
-        execution.batch_size,
-        None,
-        device,
-        execution.dtype,
-        execution.channels_last,
-        execution.compiled,
-        thresholds=limits,
-        pipe=pipe,
-    )
+    scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
@@ -191,6 +178,31 @@ def scan(
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
     return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
+
+
+def _scoring(
+    checkpoint: Checkpoint,
+    detectors: Sequence[str],
+    steps: int,
+    sampling: Sampling,
+    execution: ExecutionConfig,
+    device: str,
+    limits: Sequence[Threshold] | None,
+) -> ScoringConfig:
+    """How every worker scores."""
+    return ScoringConfig(
+        checkpoint.name,
+        tuple(detectors),
+        steps,
+        sampling,
+        execution.batch_size,
+        device=device,
+        dtype=execution.dtype,
+        channels_last=execution.channels_last,
+        compiled=execution.compiled,
+        thresholds=limits,
+        pipe=checkpoint.pipe,
+    )
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
