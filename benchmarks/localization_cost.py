@@ -6,9 +6,9 @@ from benchmarks.timing import Figure, figure
 from probes.audit.audit import as_usual
 from probes.audit.plan import FULL
 from probes.localizers import FFNSubspace
+from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.manifest import load_manifest
-from probes.types import Localizer, Subject
-from shield.model.loading import load
+from probes.types import Localizer
 
 PROMPTS = 10
 # Steps, conditions (memorized and base prompt), and the two halves of guidance.
@@ -17,11 +17,12 @@ REFERENCE = 51 * 2 * 2
 
 def measure() -> list[Figure]:
     """The published setting (50 steps, the first 10 watched) and the testbed audit's own, on ten works' captions."""
-    subject = Subject(load("testbed"), "testbed")
+    checkpoint = Checkpoint.of("testbed").loaded()
+    subject = checkpoint.subject()
     captions = [work.captions[0] for work in load_manifest().works(split="dev", memorization="VM")[:PROMPTS]]
     localizers: dict[str, Localizer] = {
         "as published": FFNSubspace(),
-        "as in an audit": as_usual(FULL, subject).localizer,
+        "as in an audit": as_usual(FULL, checkpoint).localizer,
     }
     found = []
     for name, localizer in localizers.items():

@@ -35,7 +35,7 @@ def measure() -> list[Figure]:
                 folder / "run",
                 model=str(folder / "model"),
                 sampling=Sampling(3, 5.0, BATCH),
-                hardware=ExecutionConfig(batch_size=BATCH),
+                execution=ExecutionConfig(batch_size=BATCH),
                 device="cpu",
                 show_progress=False,
             )

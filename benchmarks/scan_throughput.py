@@ -42,10 +42,10 @@ def measure() -> list[Figure]:
     manifest = load_manifest()
     captions = [caption for item in manifest.items for caption in item.captions]
     targets = [Target(f"prompt-{n}", captions[n % len(captions)] + " " * (n // len(captions))) for n in range(PROMPTS)]
-    reading = ScoringConfig(
+    config = ScoringConfig(
         "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
     )
-    with InProcess(reading) as engine, tempfile.TemporaryDirectory() as folder:
+    with InProcess(config) as engine, tempfile.TemporaryDirectory() as folder:
         engine.started(targets[0])
         subject = engine.scorer.subject
         limit = bare(subject, [target.prompt for target in targets])

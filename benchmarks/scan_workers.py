@@ -20,12 +20,12 @@ BATCH, PROMPTS, REPEATS, WORKERS = 16, 256, 3, (1, 2, 4)
 def measure() -> list[Figure]:
     """Loading and starting are left out; efficiency is speed over workers times one worker's."""
     targets = [Target(f"prompt-{n}", f"a cat and {n} donuts on a blue background") for n in range(PROMPTS)]
-    reading = ScoringConfig(
+    config = ScoringConfig(
         "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
     )
     speeds, records = {}, set()
     for workers in WORKERS:
-        with RayActors(reading, workers) as engine, tempfile.TemporaryDirectory() as folder:
+        with RayActors(config, workers) as engine, tempfile.TemporaryDirectory() as folder:
             engine.started(targets[0])
             written: list[bytes] = []
 

@@ -10,6 +10,7 @@ from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.scan.scan import lines_of as scan_lines
 from probes.scan.scan import scan
+from probes.testbed.checkpoint import Checkpoint
 from probes.verbs.attack import ATTACK, attack
 from probes.verbs.attack import lines_of as attack_lines
 from probes.verbs.localize import base_prompts, localize
@@ -18,21 +19,23 @@ from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
 sampling = Sampling(steps=25, guidance_scale=3.0)
-asked = AuditRequest("testbed", device="cpu")
+request = AuditRequest("testbed", device="cpu")
 
 # 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
 scanned = scan(None, out / "scan", sampling=sampling, device="cpu")
 print("\n".join(scan_lines(scanned.summary)[-4:]))
 
 # 2. Where is it? Feed-forward weights that works of the dev split drive harder than benign scenes do.
-localizer = replace(TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), "testbed"))
+localizer = replace(
+    TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), Checkpoint.of("testbed"))
+)
 located = localize(None, out / "mask", localizer=localizer, limit=4, device="cpu")
 print("\n".join(mask_lines(located.summary)))
 
 # 3. Without these weights: held-out works, benign scenes, and as many random weights as a control.
 small = Sizes(members=2, nonmembers=2, scenes=2)
 pruned = prune(
-    located.file, out / "pruned", asked, plan=replace(PRUNE, sizes=small, sampling=sampling, picture_seeds=(9000,))
+    located.file, out / "pruned", request, plan=replace(PRUNE, sizes=small, sampling=sampling, picture_seeds=(9000,))
 )
 for row in pruned.summary["rows"]:
     print(f"{row['stage']}, {row['group']}: {row['copied']} of {row['n']} copies")
@@ -41,7 +44,7 @@ for row in pruned.summary["rows"]:
 # the twin that never saw the works. The verdict is the gap.
 attacked = attack(
     out / "attacked",
-    asked,
+    request,
     mask=located.file,
     steps=(0, 10),
     batch=4,

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from probes import pruners
 from probes.attacks import AdversarialEmbedding
-from probes.audit.audit import Audited, as_usual
+from probes.audit.audit import as_usual
 from probes.audit.audit import audit as run_audit
 from probes.audit.plan import FULL, Plan
 from probes.audit.request import AuditRequest, Done, read_mask
@@ -25,10 +25,11 @@ from probes.inputs.truth import copy_judge
 from probes.localizers import FFNSubspace
 from probes.model.loading import subject_of
 from probes.paths import as_path
+from probes.report.summary import Summary
 from probes.runs.table import Table
 from probes.scan.scan import scan as run_scan
 from probes.testbed import criterion
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Judgement, Localizer, Pruner, Subject, UnitMask
 from probes.verbs.attack import ATTACK
 from probes.verbs.attack import attack as run_attack
@@ -52,8 +53,8 @@ class Results:
     """
 
     folder: Path
-    report: Path | None
-    summary: dict[str, Any] = field(repr=False)
+    report: Path
+    summary: Summary = field(repr=False)
     table: Table = field(repr=False)
 
     def images(self, **fields: Any) -> list[Image]:
@@ -162,6 +163,7 @@ def localize(
     subject, folder = subject_of(model, device), run_folder(out, resume)
     file = prompt_file(prompts, folder, "prompts")
     sampling = _sampling(subject, steps, guidance_scale)
+    checkpoint = Checkpoint.of(subject.name, subject.pipe)
     own: dict[str, Any] = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     if unknown := options.keys() - OPTIONS.keys():
         raise BadRequestError(f"There is no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}.")
@@ -169,11 +171,11 @@ def localize(
     if not isinstance(method, str):
         localizer = replace(method, **options) if options else method  # type: ignore[type-var]
     elif method == FFNSubspace.name and base is None:
-        localizer = replace(as_usual(FULL, subject).localizer, **own, **options)
+        localizer = replace(as_usual(FULL, checkpoint).localizer, **own, **options)
     else:
         against = base if isinstance(base, str) else prompt_file(base, folder, "base")
         named = None if against is None else str(against)
-        localizer = localizer_of(method, named, {**OPTIONS, **own, **options}, file, subject.name, limit=limit)
+        localizer = localizer_of(method, named, {**OPTIONS, **own, **options}, file, checkpoint, limit=limit)
     return run_localize(
         file,
         folder,
@@ -261,10 +263,10 @@ def attack(
         AuditError, PromptFileError, RunError, WeightsError: As in `scan`.
     """
     subject, folder = subject_of(model, device), run_folder(out, resume)
-    asked = _asked(subject, folder, works, nonmembers, None, twin, limit, device)
+    request = _request(subject, folder, works, nonmembers, None, twin, limit, device)
     done = run_attack(
         folder,
-        asked,
+        request,
         mask=_mask_file(mask, folder),
         steps=attack_steps,
         batch=batch,
@@ -327,11 +329,11 @@ def harden(
         AuditError, MaskError, PromptFileError, RunError, WeightsError: As in `attack`.
     """
     subject, folder = subject_of(model, device), run_folder(out, resume)
-    asked = _asked(subject, folder, works, nonmembers, benign, twin, limit, device)
-    much = hardening(method, **{"lr": usual_lr(subject.name), **amounts})
+    request = _request(subject, folder, works, nonmembers, benign, twin, limit, device)
+    much = hardening(method, **{"lr": usual_lr(Checkpoint.of(subject.name)), **amounts})
     done = run_harden(
         folder,
-        asked,
+        request,
         mask=_mask_file(mask, folder),
         steps=attack_steps,
         plan=replace(
@@ -423,7 +425,7 @@ def judge(
     """
     if len(images) != len(references):
         raise BadRequestError(f"Each image needs its own reference: {len(images)} and {len(references)} were given.")
-    if model is not None and (model not in SHIPPED or unrelated is not None):
+    if model is not None and (unrelated is not None or Checkpoint.of(model).truth is None):
         raise BadRequestError(
             f"Thresholds are shipped for {' and '.join(SHIPPED)}; else give unrelated pictures and no model."
         )
@@ -436,7 +438,7 @@ def judge(
     return copy_judge(background, "pictures that don't copy each other").judge(ours, theirs)
 
 
-def _results(done: Done | Audited) -> Results:
+def _results(done: Done) -> Results:
     return Results(done.folder, done.report, done.summary, Table(done.folder))
 
 
@@ -449,7 +451,7 @@ def _mask_file(mask: UnitMask | Path | str | None, folder: Path) -> Path | None:
     return file
 
 
-def _asked(
+def _request(
     subject: Subject,
     folder: Path,
     works: Prompts | None,
@@ -472,4 +474,4 @@ def _asked(
 
 
 def _sampling(subject: Subject, steps: int | None, guidance_scale: float | None) -> Sampling:
-    return Sampling(*usual_sampling(subject.name, subject.pipe, steps, guidance_scale))
+    return Sampling(*Checkpoint.of(subject.name, subject.pipe).sampling(steps, guidance_scale))

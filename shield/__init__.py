@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from shield.protected.meaning import Meaning
     from shield.rewriters import REWRITERS, ClauseDrop, ConceptSubstitution, LanguageModel, TokenAttribution
     from shield.runtime.policy import Policy
+    from shield.runtime.verdicts import VerdictLog
     from shield.thresholds import Threshold
     from shield.types import Detector, Mention, Mitigation, Rewriter, Score, Trace, Verdict
     from shield.version import __version__
@@ -100,6 +101,7 @@ _NAMES = {
     "shield.protected.gallery": ("Gallery",),
     "shield.protected.meaning": ("Meaning",),
     "shield.runtime.policy": ("Policy",),
+    "shield.runtime.verdicts": ("VerdictLog",),
     "shield.thresholds": ("Threshold",),
     "shield.types": ("Detector", "Mention", "Mitigation", "Rewriter", "Score", "Trace", "Verdict"),
     "shield.wrapper": ("Shield",),
@@ -155,6 +157,7 @@ __all__ = [
     "UnknownAttributeError",
     "UnsupportedPipelineError",
     "Verdict",
+    "VerdictLog",
     "WeightsError",
     "__version__",
     "load",

@@ -50,7 +50,7 @@ SENTENCES: dict[ReasonKind, str] = {
     "exhausted": "no mitigation passed the detectors",
     "unsteered": "nothing could be done about it: the steps that draw it weren't seen",
     # A detector or a comparison couldn't judge the image.
-    "unscored": "{detector} couldn't judge",
+    "unscored": "{detector} couldn't judge{because}",
     "unreadable": "{detail}",  # why no step under this scheduler can be judged
     "empty_prompt": "the prompt is empty, so no prediction without it is left to compare with",
     "unchecked": "what {detail} draws was compared with nothing: there is no gallery",
@@ -120,4 +120,6 @@ def describe(reason: Reason) -> str:
     at = "" if reason.step is None else f"step {reason.step + 1}"
     of = "" if reason.work is None else f" of {reason.work}" + (at and f" at {at}")
     how = reason.detail if reason.value is None else f"{reason.detail}, {reason.value:.3f}"
-    return SENTENCES[reason.kind].format(**asdict(reason), of=of, after=at and f" after {at}", how=how)
+    because = "" if reason.detail is None else f": {reason.detail}"
+    said = {"of": of, "after": at and f" after {at}", "how": how, "because": because}
+    return SENTENCES[reason.kind].format(**asdict(reason), **said)

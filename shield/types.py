@@ -18,9 +18,6 @@ from shield.model.conditioning import Conditioning
 from shield.model.prediction import converted
 from shield.reasons import Reason
 
-SIGNALS = ("latents", "noise_cond", "noise_uncond", "late", "shifted")
-ATTENTION = "attention:"  # and a module path: the attention shares of one cross-attention layer
-ENDING = "ending:"  # and a module path: where in the picture that layer attends to the last text token
 STATUSES = ("passed", "mitigated", "blocked")
 
 
@@ -155,7 +152,7 @@ class Detector(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What to record: names of SIGNALS, ATTENTION and ENDING with a module path, "redrawn:" with a number."""
+        """What to record: names of shield/signals.py."""
 
     @property
     def first_k(self) -> int:
@@ -168,7 +165,8 @@ class Detector(Protocol):
 @dataclass(frozen=True)
 class Score:
     """One detector's number for one image. `threshold` None: nobody calibrated it. `step` counts from 0. `nearest`: the
-    work or concept that a preview was found most like. `file`: where the threshold was read.
+    work or concept that a preview was found most like. `file`: where the threshold was read. `fpr`: the share of benign
+    prompts that exceeds the threshold, at most. `why`: what kept the detector from judging.
     """
 
     detector: str
@@ -177,6 +175,8 @@ class Score:
     step: int
     nearest: str | None = None
     file: str | None = None
+    fpr: float | None = None
+    why: str | None = None
 
     @property
     def flagged(self) -> bool | None:
@@ -312,8 +312,8 @@ class ConditioningMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
-        """The conditioning to use instead of `case.original`, one row."""
+    def conditioned(self, context: MitigationContext) -> Conditioning:
+        """The conditioning to use instead of `context.original`, one row."""
 
 
 @runtime_checkable
@@ -329,8 +329,8 @@ class PredictionMitigation(Protocol):
     @property
     def needs_prompt(self) -> bool: ...
 
-    def predicted(self, case: MitigationContext) -> Tensor:
-        """The prediction to return instead of `case.noise_cond`, (1, ...)."""
+    def predicted(self, context: MitigationContext) -> Tensor:
+        """The prediction to return instead of `context.noise_cond`, (1, ...)."""
 
 
 Mitigation = ConditioningMitigation | PredictionMitigation

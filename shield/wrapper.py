@@ -1,6 +1,5 @@
 """`Shield`: a diffusers pipeline that watches itself. Call it like the pipeline; the output has `.verdicts`."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,37 +8,41 @@ from time import perf_counter
 from typing import Any
 
 from shield.calibration.on_call import MODES, Effort, OnCall, log
-from shield.errors import BadRequestError, NotCalibratedError, ShieldError, WeightsError
+from shield.calibration.setting_call import service_calls
+from shield.errors import NotCalibratedError, ShieldError, WeightsError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted, once_more
 from shield.hooks.latents import movable
-from shield.hooks.recording import watched_layers
 from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load
 from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
+from shield.protected.concepts import shipped_concepts
 from shield.protected.gallery import Gallery
 from shield.reasons import Reason, ReasonKind
 from shield.runtime.arguments import (
+    as_callback,
     as_gallery,
     as_mode,
     as_pipeline,
     as_policy,
+    as_prompts,
     as_rate,
     as_screen,
     as_seconds,
     as_thresholds,
-    check_request,
 )
 from shield.runtime.blind_spots import BlindSpots
 from shield.runtime.controller import ImageState, Plan, StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
+from shield.runtime.requested import bound_arguments, requested_images, says_something
 from shield.runtime.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
+from shield.runtime.verdicts import tell, verdict_of
 from shield.thresholds import Threshold
 from shield.types import Nearest, Screen, Verdict
 
@@ -55,26 +58,35 @@ _TAKES: dict[str, Callable[[Any], Any]] = {
     "calibration": lambda given: as_mode(given, MODES),
     "fpr": as_rate,
     "seconds": as_seconds,
+    "on_verdict": as_callback,
 }
 
 
 class Shield(StandIn):
     """Wraps a pipeline so that memorized and protected pictures don't leave it.
 
-    `policy`: a Policy or a preset's name. `gallery`: finished pictures are checked against it, and previews with
-    Policy(watch_steps=...). `concepts`: prompts are screened for them, a Concepts by spelling, a Meaning also by what
-    they mean. `thresholds`: a folder or Threshold objects; by default the shipped ones. What isn't flagged is bit-equal
-    to the bare pipeline's on the same seed and costs no denoiser call.
+    `policy`: a Policy or a preset's name. `gallery`: a folder of pictures, a list of files or pictures, a saved
+    gallery's folder or name, or a Gallery; finished pictures are checked against it, and previews with
+    Policy(watch_steps=...). `concepts`: a registry's file, a list of names, a Concepts (by spelling) or a Meaning (also
+    by what they mean); prompts are screened for them. True stands for the names that ship, which every preset screens
+    for by default, and False for none. `thresholds`: a folder or Threshold objects; by default the shipped ones. What
+    isn't flagged is bit-equal to the bare pipeline's on the same seed and costs no denoiser call.
 
     `calibrate`: with "auto" the first call at a setting that no threshold holds for makes one, from the benign prompts
     that ship, and keeps it on this machine ($DIFFSHIELD_HOME, else the user's data folder); with "never" nothing is
-    made or read there. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may take,
-    by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is larger. The
-    logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
+    made or read there, and a call that no threshold holds for can't be judged. By default "auto", but "never" where
+    `thresholds` are given. `fpr` is the false-alarm rate that is wanted and `seconds` the time that one setting may
+    take, by default 120 on a CPU: where that is short, fewer prompts are scored, and the threshold's own `fpr` is
+    larger. The logger `shield` says at INFO what is made, and a progress bar shows it where stderr is a terminal.
+    `calibrate()` does it ahead, at the start of a service.
+
+    `on_verdict` is called with each Verdict before the call returns, for instance a VerdictLog, which appends it to a
+    file; the logger `shield.verdicts` has a record for each at INFO.
 
     A Shield takes its pipeline's place: `safe.scheduler = other`, `safe.load_lora_weights(file)` and every other
     attribute reach the pipeline, and methods that return it (`safe.to("cuda")`) return the Shield. Its own attributes
-    are the constructor's arguments, which can be set later too (`calibrate` as `calibration`), and `model_sha256`.
+    are the constructor's arguments, which can be set later too (`calibrate` as `calibration`), `calibrate()`, `screen`
+    and `model_sha256`.
 
     Threads may share a Shield, and pipelines with Shields of their own a denoiser: calls that have a part in common
     wait for each other. So don't wait within a callback for another thread's call of the same model. A bare pipeline's
@@ -95,6 +107,7 @@ class Shield(StandIn):
         "concepts",
         "fpr",
         "gallery",
+        "on_verdict",
         "pipe",
         "policy",
         "seconds",
@@ -105,18 +118,21 @@ class Shield(StandIn):
         self,
         pipe: Any,
         policy: Policy | str = "balanced",
-        gallery: Gallery | None = None,
-        concepts: Screen | None = None,
+        gallery: Gallery | Path | str | Sequence[Any] | None = None,
+        concepts: Screen | Path | str | Sequence[Any] | bool | None = None,
         thresholds: Path | str | Iterable[Threshold] | None = None,
-        calibrate: str = "auto",
+        calibrate: str | None = None,
         fpr: float = 0.01,
         seconds: float | None = None,
+        on_verdict: Callable[[Verdict], Any] | None = None,
     ) -> None:
         self.pipe: Any = pipe
         self.policy: Policy = policy  # type: ignore[assignment]
-        self.gallery, self.concepts = gallery, concepts
+        self.gallery: Gallery | None = gallery  # type: ignore[assignment]
+        self.concepts: Screen | None = concepts  # type: ignore[assignment]
         self.thresholds: list[Threshold] = thresholds  # type: ignore[assignment]
-        self.calibration, self.fpr, self.seconds = calibrate, fpr, seconds
+        self.calibration: str = calibrate or ("auto" if thresholds is None else "never")
+        self.fpr, self.seconds, self.on_verdict = fpr, seconds, on_verdict
         self._made = OnCall()
         self._recognized = RecognizedModels()
         self._own: str | None = None
@@ -130,6 +146,46 @@ class Shield(StandIn):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _TAKES[name](value) if name in _TAKES else value)
+
+    def calibrate(
+        self,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        strengths: Sequence[float] | None = None,
+        steps: int | Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        fpr: float | None = None,
+        **call: Any,
+    ) -> list[Threshold]:
+        """Makes and keeps now what later calls would make, for a service to run at start. What is known costs nothing,
+        and of several processes one makes it while the others wait.
+
+        Args:
+            sizes: (height, width) of the pictures that will be asked for; the pipeline's own by default.
+            strengths: Of image to image and inpainting, likewise.
+            steps: Numbers of steps, likewise. Most detectors read the first step alone, whose timestep few schedulers
+                make depend on it.
+            prompts: Benign prompts instead of those that ship: all of them, as far as `seconds` allow.
+            fpr: The wanted false-alarm rate, which becomes the Shield's own.
+            call: Other arguments of the calls, such as a distilled model's `guidance_scale`.
+
+        Returns:
+            The thresholds that hold there, one for each detector and setting. Those that were given or shipped come
+            first. `fpr` of each is the rate it stands for, larger than the wanted one where time was short.
+
+        Raises:
+            BadRequestError: The pipeline takes no such argument, or there are no prompts.
+            ShieldError: The pipeline can't be calibrated.
+        """
+        self.fpr = self.fpr if fpr is None else fpr
+        effort = Effort(self.fpr, self.seconds, as_prompts(prompts))
+        with alone(self.pipe):
+            calls = service_calls(self.pipe, sizes, strengths, steps, call)
+            return self._made.ahead(self.pipe, self.policy.detectors, calls, self._models(), self.thresholds, effort)
+
+    @property
+    def screen(self) -> Screen | None:
+        """What prompts are screened for: `concepts`, else the names that ship, where the policy has it so."""
+        return shipped_concepts() if self.concepts is None and self.policy.registry else self.concepts
 
     @property
     def family(self) -> Family:
@@ -148,11 +204,11 @@ class Shield(StandIn):
 
     def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         started = perf_counter()
-        request, named = _bound(self.pipe, args, kwargs)
+        request, named = bound_arguments(self.pipe, args, kwargs)
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
         call = _Call(blind_spots.arguments(request, named), request, blind_spots)
         generator = request.get("generator")
-        images, models = _watched(request, self.concepts), self._models()
+        images, models = requested_images(request, self.screen), self._models()
         before = perf_counter() - started
         thresholds = self._thresholds(request, models)
         started = perf_counter()
@@ -172,7 +228,7 @@ class Shield(StandIn):
         """Runs the pipeline, watched, and compares what came out with the gallery."""
         watcher = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
-        layers = watched_layers(self.policy.needs)
+        layers = self.policy.signals.layers
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, watcher.moves),
@@ -229,7 +285,7 @@ class Shield(StandIn):
         stacked = self.family.layout == "stacked"
         named = [request.get(name) for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3")]
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
-        negative = any(_says_something(n) or (zeros and n is not None) for n in named)
+        negative = any(says_something(n) or (zeros and n is not None) for n in named)
         given = [request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds")]
         separate = request.get("negative_prompt") is not None or all(given)  # as Flux decides
         scale = self._guidance_scale(request)
@@ -240,7 +296,7 @@ class Shield(StandIn):
             models=models,
             guided=not stacked and separate and scale > 1.0,
             own_uncond=negative or any(given),
-            screen=self.concepts,
+            screen=self.screen,
             watch=self._watch(),
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
             gallery=self.gallery,
@@ -315,7 +371,11 @@ class Shield(StandIn):
                 drawn.pictures = blanked(drawn.pictures, image.row)
         seconds = before + drawn.seconds + perf_counter() - started
         share = 1000.0 * seconds / max(len(drawn.images), 1)
-        verdicts = [_verdict(image, drawn.nearest[image.row], share) for image in drawn.images]
+        verdicts = [verdict_of(image, drawn.nearest[image.row], share) for image in drawn.images]
+        for verdict in verdicts:
+            tell(verdict)
+            if self.on_verdict is not None:
+                self.on_verdict(verdict)
         return with_verdicts(drawn.output, drawn.pictures, verdicts)
 
     def _nearest(self, pictures: Any, output_type: str, images: Sequence[ImageState]) -> list[Nearest | None]:
@@ -345,65 +405,3 @@ class _Drawn:
     nearest: list[Nearest | None]
     seconds: float
     calls: int
-
-
-def _bound(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pipeline call's arguments by name, defaults included, checked; and those that were given, by name.
-
-    Raises BadRequestError.
-    """
-    signature = inspect.signature(type(pipe).__call__)
-    try:
-        bound = signature.bind(pipe, *args, **kwargs)
-    except TypeError as error:
-        raise BadRequestError(f"{type(pipe).__name__} can't be called like this: {error}.") from None
-    names = list(signature.parameters)[1:]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    bound.apply_defaults()
-    check_request(bound.arguments)
-    return dict(bound.arguments), given
-
-
-def _watched(request: Mapping[str, Any], screen: Screen | None) -> list[ImageState]:
-    """One ImageState per image the call makes, in the pipeline's order."""
-    prompt = request.get("prompt")
-    prompts: list[str | None] = [prompt] if isinstance(prompt, str) else list(prompt or ())
-    if prompt is None:
-        prompts = [None] * len(request["prompt_embeds"])
-    prompts = [_joined(text, row, request) for row, text in enumerate(prompts)]
-    copies = request.get("num_images_per_prompt", 1)
-    texts = [p for p in prompts for _ in range(copies)]
-    mentions = {p: screen.found(p) for p in set(prompts) if p} if screen else {}
-    return [ImageState(row, text, mentions.get(text, ()) if text else ()) for row, text in enumerate(texts)]
-
-
-def _joined(prompt: str | None, row: int, request: Mapping[str, Any]) -> str | None:
-    """A prompt with those that other text encoders are given instead of it."""
-    if prompt is None:
-        return None
-    others = (request.get("prompt_2"), request.get("prompt_3"))
-    texts = [other[row : row + 1] if isinstance(other, list | tuple) else [other] for other in others]
-    return ", ".join(dict.fromkeys([prompt, *(text for some in texts for text in some if text)]))
-
-
-def _says_something(negative: Any) -> bool:
-    return any(negative) if isinstance(negative, list | tuple) else bool(negative)
-
-
-def _verdict(image: ImageState, nearest: Any, milliseconds: float) -> Verdict:
-    mitigated = image.action == "mitigate"
-    return Verdict(
-        index=image.row,
-        prompt=image.prompt,
-        status={"mitigate": "mitigated", "block": "blocked"}.get(image.action, "passed"),
-        scores=tuple(image.scores),
-        reasons=image.reasons,
-        mitigation=image.mitigation.name if mitigated and image.mitigation else None,
-        rewritten_prompt=image.rewritten if mitigated else None,
-        concepts=tuple(m.concept for m in image.mentions),
-        nearest=nearest,
-        scored=image.scored,
-        token_weights=image.weights,
-        extra_calls=image.extra_calls,
-        milliseconds=milliseconds,
-    )

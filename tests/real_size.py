@@ -109,7 +109,7 @@ def use(folder: Path) -> dict[str, Any]:
         sampling=Sampling(2, 5.0, 1),
         device="cpu",
         detectors=["structure_gap", "noise_gap"],
-        hardware=ExecutionConfig(batch_size=1, dtype="bfloat16"),
+        execution=ExecutionConfig(batch_size=1, dtype="bfloat16"),
         seeds=[500],
         show_progress=False,
     )

@@ -16,7 +16,7 @@ ORDER = {
     "shield": """
         errors home version method_table
         model_names
-        thresholds reasons
+        thresholds reasons signals
         model
         types
         hooks

@@ -45,12 +45,14 @@ def page_of(
     model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None, device: str = "auto"
 ) -> Page:
     """Everything behind a page. Raises RegistryError, GalleryError, WeightsError for folders that can't be read."""
+    from probes.testbed.checkpoint import Checkpoint
     from shield.protected.concepts import Concepts
 
     folder = protected or runs / "protected"
-    concepts, works = testbed_seed() if model in SHIPPED else ([], [])
+    known = Checkpoint.of(model).truth is not None
+    concepts, works = testbed_seed() if known else ([], [])
     seed = [] if (folder / "concepts.toml").exists() else [*concepts, *Concepts.load().concepts]
-    names = [model, *(SHIPPED if model in SHIPPED else ())]
+    names = [model, *(SHIPPED if known else ())]
     folders = Folders(runs)
     models = Models(names, device)
     return Page(models, Protected(folder, seed, works), folders, Audits(folders, device, models=models.names))

@@ -20,6 +20,7 @@ from shield.model.families import family_of
 from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
 from shield.runtime.policy import preset
+from shield.signals import Signals
 from shield.thresholds import Threshold
 from shield.types import Detector, MitigationContext, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
@@ -191,7 +192,7 @@ class _Watch:
 
     def __call__(self, forward: Forward) -> None:
         try:
-            step = record(forward, self.detector.needs, family_of(self.pipe).packed)
+            step = record(forward, Signals.named(self.detector.needs), family_of(self.pipe).packed)
             score = _finite(float(self.detector.score(Trace([step]))[0]))
         except MissingSignalError:
             score = None

@@ -28,11 +28,10 @@ def misspelled(name: str) -> str:
 
 def _memorized(model: str) -> str | None:
     """The caption of the testbed's work that was shown most often, of those kept for judging."""
-    from shield.model.loading import SHIPPED
+    from probes.testbed.checkpoint import Checkpoint
 
-    if model not in SHIPPED:
+    truth = Checkpoint.of(model).truth
+    if truth is None:
         return None
-    from probes.testbed.manifest import load_manifest
-
-    works = [w for w in load_manifest().works(split="heldout", memorization="VM") if w.captions]
+    works = [w for w in truth.works(split="heldout", memorization="VM") if w.captions]
     return max(works, key=lambda work: work.exposures).captions[0] if works else None

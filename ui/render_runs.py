@@ -14,6 +14,7 @@ from probes.report import html as report
 from probes.report import mask_plots, plots
 from probes.report.figures import MATERIAL, group_of
 from probes.report.sheets import COLUMNS, thumbnail
+from probes.report.summary import stored_summary
 from probes.report.wording import wording_of
 from probes.runs.folder import Record, Run
 from ui.folders import Listed
@@ -41,7 +42,7 @@ def runs_table(runs: Sequence[Listed]) -> Markup:
 def summary(run: Run, records: Sequence[Record]) -> Markup:
     """What was found in plain words, and what the run can't say."""
     answers = [record for record in records if ANSWER <= record.keys()]
-    figures = report.figures_of(run, answers)
+    figures = stored_summary(run, answers)
     head = Markup('<p class="ds-note">{} of {}, {}, {} records</p>').format(
         run.about.get("kind", "run"),
         figures["model"] or (run.about.get("model") or {}).get("name") or "?",
@@ -101,7 +102,7 @@ def stages(entries: Sequence[Mapping[str, Any]]) -> Markup:
 def curves(run: Run, records: Sequence[Record]) -> Markup:
     """Ladder, attack beside its controls, and mask by layer: those that this run has."""
     answers = [record for record in records if ANSWER <= record.keys()]
-    figures, drawn = report.figures_of(run, answers), []
+    figures, drawn = stored_summary(run, answers), []
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = figures["criterion"].get("decides") or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import logging
 import secrets
 import time
@@ -34,8 +33,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
-from probes.testbed.sampling import usual_sampling
-from shield import Shield
+from probes.testbed.checkpoint import Checkpoint
+from shield import Shield, VerdictLog
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, ShieldError
 from ui.drawing_queue import DrawingQueue, Drawn, QueueError, Request, Settings
 from ui.guard import Guard
@@ -106,7 +105,8 @@ class Service:
         api_key: str | None = None,
     ) -> None:
         self.safe, self.model, self.verdicts, self.api_key = safe, model, verdicts, api_key
-        self.log = None if verdict_log is None else verdict_log.open("a", encoding="utf-8", buffering=1)
+        self.checkpoint = Checkpoint.of(model, safe.pipe)
+        self.log = None if verdict_log is None else VerdictLog(verdict_log)
         self.queue = DrawingQueue(safe, waiting, of_one, batch, self._told)
         self.metrics = Metrics(lambda: len(self.queue))
         self.started = int(time.time())
@@ -127,7 +127,7 @@ class Service:
         if wish.model not in (None, self.model):
             raise HTTPException(404, f"The model {wish.model!r} isn't served here; {self.model} is.")
         size = None if wish.size == "auto" else self._size(wish.size)
-        steps, guidance = usual_sampling(self.model, self.safe.pipe, wish.steps, wish.guidance)
+        steps, guidance = self.checkpoint.sampling(wish.steps, wish.guidance)
         first = secrets.randbits(62) if wish.seed is None else wish.seed
         seeds = [(first + place) % 2**63 for place in range(wish.n)]
         return Request(client, wish.prompt, seeds, Settings(steps, guidance, size, wish.negative_prompt))
@@ -153,14 +153,11 @@ class Service:
         self.metrics.images.labels(one.verdict.status).inc()
         self.metrics.unjudged.inc(not one.verdict.scored)
         if self.log is not None:
-            entry = {"time": time.time(), "client": request.client, **self._about(one)}
-            self.log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self.log(one.verdict, time=time.time(), client=request.client, seed=one.seed)
 
     def close(self) -> None:
-        """End the queue and the log."""
+        """End the queue."""
         self.queue.close()
-        if self.log is not None:
-            self.log.close()
 
 
 def routes(service: Service, bound: str = "127.0.0.1", hosts: Sequence[str] = ()) -> FastAPI:

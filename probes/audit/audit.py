@@ -46,54 +46,31 @@ Other files of an audit's run folder::
 
     stages.json    [{"stage", "status": "complete" | "skipped" | "partial", "seconds", "evaluations" (denoiser calls per
                    image, summed), "records", "why" (if skipped), "detail": {...}}]
-    summary.json   {"format": 1, "model", "model_sha256", "quick", "criterion": {...}, "rows": [...], "curve": [...],
-                   "gaps": [...], "ladder": [...], "utility": {...}?, "detector": {...}, "mask": {...}, "cost": [...],
-                   "limits": [str, ...]}
-        rows       [{"stage", "group": "members" | "nonmembers" | "prompts", "rung": int?, "n", "works", "unscored",
-                     "copied", "rate", "low", "high", "interval", "median_score"}]     intervals over whole works
-        curve      [{"stage": one of summary.ATTACK_STAGES, "attack_steps", ... as rows}]
-        gaps       [{"stage": attacked | hardened_attacked, "attack_steps", "control": a stage, "gap", "low", "high",
-                     "n", "n_control", "unscored"}]                    members' rate minus the control's
-        ladder     rows of stage "before" by rung
-        utility    {"alignment_before", "alignment_after", "loss", "low", "high", "n", "scenes", "unscored"} or null:
-                   benign scenes, before and after pruning
-        hardening  {"hardener", "works", "dev", "keep", "epochs", "checks", ..., "utility" (as above), "drift"} or null
-        drift      [{"stage", "group", "value", "low", "high", "n", "works", "unscored", "seeds"}]  see
-                   probes/report/drift.py
-        limits     sentences: what couldn't be judged or was left out, and why
+    summary.json   see probes/report/summary.py
     mask.safetensors, embeddings/<stage>/<item>.safetensors, report.html, pictures/<stage>/<item>-s<seed>[-a<steps>].png
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
+from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
-from probes.inputs.cohorts import panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.prompts import Target, read_prompts
-from probes.inputs.truth import judge_for, manifest_of, testbed_alignment
+from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
+from probes.report.html import write_report
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
-
-TWINS = {"testbed": "testbed-clean"}
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What an audit wrote: its folder, its report (None if it couldn't be rendered) and its figures."""
-
-    folder: Path
-    report: Path | None
-    summary: dict[str, Any] = field(repr=False)
 
 
 @takes_paths
@@ -111,7 +88,7 @@ def audit(
     plan: Plan | None = None,
     show_progress: bool = True,
     pipe: Any = None,
-) -> Audited:
+) -> Done:
     """Run the whole loop into ``out`` and render its report.
 
     ``model`` is "testbed", a folder or a hub id, or what a loaded ``pipe`` is called; ``twin`` a clean model that never
@@ -120,14 +97,15 @@ def audit(
     summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
     another run; PromptFileError, WeightsError as they say.
     """
-    shipped = model in TWINS
-    if prompts is None and not shipped:
+    checkpoint = Checkpoint.of(model, pipe)
+    if prompts is None and checkpoint.twin is None:
         raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file with --prompts.")
     targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
-    twin = twin or TWINS.get(model)
+    twin = twin or checkpoint.twin
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
-    plan = plan or as_usual(QUICK if quick else FULL, subject)
+    checkpoint = checkpoint.loaded(device)
+    subject = checkpoint.subject()
+    plan = plan or as_usual(QUICK if quick else FULL, checkpoint)
     config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit, "plan": asdict(plan)}
     with Run.start(
         out,
@@ -138,21 +116,21 @@ def audit(
         model={"name": model, "sha256": subject.sha256()},
         seeds=plan.picture_seeds,
     ) as run:
-        known = known_about(model, targets, plan, device, twin)
+        known = known_about(checkpoint, targets, plan, device, twin)
         with bars(show_progress) as track:
             summary = complete(AuditSession(run, subject, known, plan, track))
         run.finish("complete")
-    return Audited(out, _rendered(out), summary)
+    return Done(out, write_report(out), summary)
 
 
-def as_usual(plan: Plan, subject: Subject) -> Plan:
+def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """The plan with the steps, the guidance and, on the testbed, the localizer's setting and learning rate that this
     model asks for.
     """
-    steps, guidance = usual_sampling(subject.name, subject.pipe)
-    localizer, hardening, manifest = plan.localizer, plan.hardening, manifest_of(subject.name)
-    if manifest is not None:
-        scenes = manifest.scenes(split="dev")[:BASE_SCENES]
+    steps, guidance = checkpoint.sampling()
+    localizer, hardening = plan.localizer, plan.hardening
+    if checkpoint.truth is not None:
+        scenes = checkpoint.truth.scenes(split="dev")[:BASE_SCENES]
         localizer = replace(TESTBED_LOCALIZER, base=tuple(scene.caption for scene in scenes))
         hardening = replace(hardening, schedule=replace(hardening.schedule, lr=TESTBED_LR))
     return replace(
@@ -163,21 +141,17 @@ def as_usual(plan: Plan, subject: Subject) -> Plan:
     )
 
 
-def known_about(model: str, targets: list[Target], plan: Plan, device: str, twin: str | None) -> GroundTruth:
+def known_about(
+    checkpoint: Checkpoint, targets: list[Target], plan: Plan, device: str, twin: str | None
+) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
-    manifest = manifest_of(model)
-    panel = (
-        panel_of_prompts(targets, manifest, plan.sizes)
+    manifest = checkpoint.truth
+    cohorts = (
+        cohorts_of_prompts(targets, manifest, plan.sizes)
         if targets or manifest is None
-        else panel_of_manifest(manifest, plan.sizes)
+        else cohorts_of_manifest(manifest, plan.sizes)
     )
     clean = Subject(load(twin, device=device), twin) if twin else None
-    judge, limits = judge_for(manifest, panel)
-    panel = replace(panel, limits=(*panel.limits, *limits))
-    return GroundTruth(panel, judge, clean, testbed_alignment() if manifest else None)
-
-
-def _rendered(folder: Path) -> Path | None:
-    from probes.report.html import write_report
-
-    return write_report(folder)
+    judge, limits = judge_for(manifest, cohorts)
+    cohorts = replace(cohorts, limits=(*cohorts.limits, *limits))
+    return GroundTruth(cohorts, judge, clean, testbed_alignment() if manifest else None)

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from probes.audit.session import AuditSession
 from probes.drawing.draw import jobs_for
 from probes.hardeners.training import fine_tune, hardened
 from probes.inputs.pictures import reference_picture
@@ -31,11 +32,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Record, write_json
-from probes.runs.stage_log import Skip
 from probes.types import Goal, Memory, Pair
-
-if TYPE_CHECKING:
-    from probes.audit.session import AuditSession
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
 NO_KEEP = (
@@ -45,78 +42,76 @@ NO_KEEP = (
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
 
 
-STAGES = ("surrogates", "kept", "harden", "hardened", "hardened_attacked", "hardened_nonmember_attacked")
-
-
-def stages(loop: AuditSession) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
-    """Stage -> its work, for Loop.do."""
-    return {
-        "surrogates": lambda: surrogates(loop),
-        "kept": lambda: kept(loop),
-        "harden": lambda: harden(loop),
-        "hardened": lambda: draw(loop),
-        "hardened_attacked": lambda: attack(loop, "hardened_attacked", members(loop)),
-        "hardened_nonmember_attacked": lambda: attack(loop, "hardened_nonmember_attacked", nonmembers(loop)),
-    }
-
-
-def members(loop: AuditSession) -> list[Target]:
+def members(session: AuditSession) -> list[Target]:
     """The members that are removed."""
-    return [target for target in loop.panel.members if target.reference is not None][: loop.plan.hardening.members]
-
-
-def nonmembers(loop: AuditSession) -> Sequence[Target]:
-    """The non-members that are drawn and attacked again."""
-    return loop.panel.nonmembers[: loop.plan.hardening.controls]
-
-
-def dev(loop: AuditSession) -> list[Target]:
-    """The works that are removed with them and decide when to stop."""
-    taken = {target.id for target in members(loop)}
-    return [target for target in loop.panel.locate if target.reference is not None and target.id not in taken][
-        : loop.plan.hardening.dev
+    return [target for target in session.cohorts.members if target.reference is not None][
+        : session.plan.hardening.members
     ]
 
 
-def surrogates(loop: AuditSession) -> None:
-    plan, targets = loop.plan.hardening, [*members(loop), *dev(loop)]
-    if not members(loop):
-        raise Skip(NO_MEMORY)
+def nonmembers(session: AuditSession) -> Sequence[Target]:
+    """The non-members that are drawn and attacked again."""
+    return session.cohorts.nonmembers[: session.plan.hardening.controls]
+
+
+def dev(session: AuditSession) -> list[Target]:
+    """The works that are removed with them and decide when to stop."""
+    taken = {target.id for target in members(session)}
+    return [target for target in session.cohorts.locate if target.reference is not None and target.id not in taken][
+        : session.plan.hardening.dev
+    ]
+
+
+def has_memories(session: AuditSession) -> str | None:
+    return None if members(session) else NO_MEMORY
+
+
+def has_captions(session: AuditSession) -> str | None:
+    return None if session.cohorts.keep[: session.plan.hardening.keep] else NO_KEEP
+
+
+def has_material(session: AuditSession) -> str | None:
+    return None if session.stages.complete("surrogates") and session.stages.complete("kept") else NO_KEEP
+
+
+def has_weights(session: AuditSession) -> str | None:
+    return None if session.stages.complete("harden") else NO_WEIGHTS
+
+
+def surrogates(session: AuditSession) -> None:
+    plan, targets = session.plan.hardening, [*members(session), *dev(session)]
     seeds = range(plan.first_seed, plan.first_seed + plan.tries)
-    with pruned(loop.subject, loop.mask()):
-        loop.draw("surrogates", loop.subject, jobs_for(targets, list(seeds)))
+    with pruned(session.subject, session.mask()):
+        session.draw("surrogates", session.subject, jobs_for(targets, list(seeds)))
 
 
-def kept(loop: AuditSession) -> None:
-    plan = loop.plan.hardening
-    targets = [replace(target, kind="kept") for target in loop.panel.keep[: plan.keep]]
-    if not members(loop) or not targets:
-        raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
-    loop.draw("kept", loop.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
+def kept(session: AuditSession) -> None:
+    plan = session.plan.hardening
+    targets = [replace(target, kind="kept") for target in session.cohorts.keep[: plan.keep]]
+    session.draw("kept", session.subject, jobs_for(targets, [plan.first_seed + plan.tries]))
 
 
-def harden(loop: AuditSession) -> dict[str, Any]:
+def harden(session: AuditSession) -> dict[str, Any]:
     """The training. What was trained, for how long, and what the checks on dev works found."""
-    if not loop.stages.complete("surrogates") or not loop.stages.complete("kept"):
-        raise Skip(NO_KEEP if members(loop) else NO_MEMORY)
-    plan, works, records = loop.plan.hardening, [*members(loop), *dev(loop)], list(loop.run.records())
-    keep = _pairs_of(loop, [record for record in records if record["stage"] == "kept"])
-    memories, borrowed = _memories(loop, works, [r for r in records if r["stage"] == "surrogates"], keep)
-    check = Check(loop, memories[len(members(loop)) :]) if dev(loop) and loop.known.judge is not None else None
+    plan, works = session.plan.hardening, [*members(session), *dev(session)]
+    keep = _pairs_of(session, session.records("kept"))
+    memories, borrowed = _memories(session, works, session.records("surrogates"), keep)
+    judged = session.truth.judge is not None and dev(session)
+    check = EarlyStop(session, memories[len(members(session)) :]) if judged else None
     tuned = fine_tune(
-        loop.subject,
+        session.subject,
         plan.hardener,
         memories,
         keep,
         plan.schedule,
-        loop.run.folder / "harden",
+        session.run.folder / "harden",
         check=check,
-        progress=loop.track("harden"),
+        progress=session.track("harden"),
     )
     return {
         "hardener": plan.hardener.name,
-        "works": [target.id for target in members(loop)],
-        "dev": [target.id for target in dev(loop)],
+        "works": [target.id for target in members(session)],
+        "dev": [target.id for target in dev(session)],
         "keep": len(keep),
         "borrowed_surrogates": borrowed,
         "rounds": tuned.rounds,
@@ -129,42 +124,47 @@ def harden(loop: AuditSession) -> dict[str, Any]:
     }
 
 
-def draw(loop: AuditSession) -> None:
-    scenes = loop.panel.scenes[: loop.plan.hardening.controls]
-    targets = dict.fromkeys([*members(loop), *nonmembers(loop), *scenes])
-    with hardened(loop.subject, _weights(loop)):
-        loop.draw("hardened", loop.subject, jobs_for(list(targets), loop.plan.picture_seeds))
+def draw(session: AuditSession) -> None:
+    scenes = session.cohorts.scenes[: session.plan.hardening.controls]
+    targets = dict.fromkeys([*members(session), *nonmembers(session), *scenes])
+    with hardened(session.subject, _weights(session)):
+        session.draw("hardened", session.subject, jobs_for(list(targets), session.plan.picture_seeds))
 
 
-def attack(loop: AuditSession, stage: str, targets: Sequence[Target]) -> dict[str, Any]:
-    with hardened(loop.subject, _weights(loop)):
-        return loop.attack(stage, "hardened", loop.subject, targets)
+def attack_members(session: AuditSession) -> dict[str, Any]:
+    with hardened(session.subject, _weights(session)):
+        return session.attack("hardened_attacked", "hardened", session.subject, members(session))
 
 
-def _weights(loop: AuditSession) -> Path:
-    if not loop.stages.complete("harden"):
-        raise Skip(NO_WEIGHTS)
-    return loop.run.folder / "harden" / "hardened.safetensors"
+def attack_nonmembers(session: AuditSession) -> dict[str, Any]:
+    with hardened(session.subject, _weights(session)):
+        return session.attack("hardened_nonmember_attacked", "hardened", session.subject, nonmembers(session))
 
 
-def _pairs(loop: AuditSession, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
+def _weights(session: AuditSession) -> Path:
+    return session.run.folder / "harden" / "hardened.safetensors"
+
+
+def _pairs(session: AuditSession, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
     """Pictures with their prompts, as the denoiser sees them."""
 
     def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
-        return list(encode_pictures(loop.subject, [reference_picture(path) for path in some]).cpu())
+        return list(encode_pictures(session.subject, [reference_picture(path) for path in some]).cpu())
 
-    latents = in_batches(encoded, pictures, loop.plan.sampling.batch_size)
-    return [Pair(*pair) for pair in zip(latents, encode_prompts(loop.subject, prompts).cpu(), strict=True)]
+    latents = in_batches(encoded, pictures, session.plan.sampling.batch_size)
+    return [Pair(*pair) for pair in zip(latents, encode_prompts(session.subject, prompts).cpu(), strict=True)]
 
 
-def _pairs_of(loop: AuditSession, records: Sequence[Record]) -> list[Pair]:
+def _pairs_of(session: AuditSession, records: Sequence[Record]) -> list[Pair]:
     return _pairs(
-        loop, [record["prompt"] for record in records], [loop.run.folder / record["picture"] for record in records]
+        session,
+        [record["prompt"] for record in records],
+        [session.run.folder / record["picture"] for record in records],
     )
 
 
 def _memories(
-    loop: AuditSession, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
+    session: AuditSession, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
 ) -> tuple[list[Memory], int]:
     """Works with their surrogates, and for how many of these the pruned model drew nothing but copies.
 
@@ -172,11 +172,11 @@ def _memories(
     """
     usable = {record["item"]: record for record in reversed(drawn) if not record["copied"]}
     found = [work.id for work in works if work.id in usable]
-    surrogates = dict(zip(found, _pairs_of(loop, [usable[item] for item in found]), strict=True)) if found else {}
+    surrogates = dict(zip(found, _pairs_of(session, [usable[item] for item in found]), strict=True)) if found else {}
     memories = []
     for work, pair in zip(
         works,
-        _pairs(loop, [work.prompt for work in works], [work.reference for work in works if work.reference]),
+        _pairs(session, [work.prompt for work in works], [work.reference for work in works if work.reference]),
         strict=True,
     ):
         number = zlib.crc32(work.id.encode())
@@ -185,12 +185,12 @@ def _memories(
     return memories, len(works) - len(found)
 
 
-class Check:
+class EarlyStop:
     """Ends a training when no dev work comes out any more, neither from its caption nor from the attack."""
 
-    def __init__(self, loop: AuditSession, memories: Sequence[Memory]) -> None:
-        self._loop, self._goals = loop, [memory.goal for memory in memories]
-        self._file = loop.run.folder / "harden" / "checks.json"
+    def __init__(self, session: AuditSession, memories: Sequence[Memory]) -> None:
+        self._session, self._goals = session, [memory.goal for memory in memories]
+        self._file = session.run.folder / "harden" / "checks.json"
         self._file.parent.mkdir(exist_ok=True)  # a first check may come before the first checkpoint
 
     def rows(self) -> list[dict[str, Any]]:
@@ -198,9 +198,9 @@ class Check:
         return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
 
     def __call__(self, epoch: int) -> bool:
-        attack = self._loop.plan.attack
+        attack = self._session.plan.attack
         goals = [replace(goal, seed=zlib.crc32(f"check {epoch} {goal.id}".encode())) for goal in self._goals]
-        found = attack.search(self._loop.subject, goals)
+        found = attack.search(self._session.subject, goals)
         row = {
             "epoch": epoch,
             **self._came_out("caption", [goal.prompt_embeds for goal in goals]),
@@ -210,19 +210,19 @@ class Check:
         return row["caption_judged"] * row["attack_judged"] > 0 and not row["caption"] and not row["attack"]
 
     def _came_out(self, name: str, embeds: Sequence[torch.Tensor]) -> dict[str, int]:
-        loop, judge = self._loop, self._loop.known.judge
+        session, judge = self._session, self._session.truth.judge
         assert judge is not None
-        sampling, plan = loop.plan.sampling, loop.plan.hardening
+        sampling, plan = session.plan.sampling, session.plan.hardening
         seed = plan.first_seed + plan.tries + 1
         pictures = generate(
-            loop.subject.pipe,
+            session.subject.pipe,
             torch.stack(list(embeds)),
             [seed] * len(embeds),
             steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
             batch_size=sampling.batch_size,
         )
-        works = {target.id: target for target in dev(loop)}
+        works = {target.id: target for target in dev(session)}
         references = [reference_picture(works[goal.id].reference) for goal in self._goals]
         copied = [one.copied for one in judge.judge(pictures, references)]
         return {name: copied.count(True), f"{name}_judged": len(copied) - copied.count(None)}

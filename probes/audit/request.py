@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from probes.audit.plan import Plan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
-from probes.inputs.cohorts import Cohorts, panel_of_manifest, panel_of_prompts
+from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target, read_prompts
-from probes.inputs.truth import copy_judge, judge_for, manifest_for, manifest_of, testbed_alignment
+from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
 from probes.paths import as_path
+from probes.report.summary import Summary
 from probes.runs.folder import Run, describe_input
 from probes.runs.progress import bars
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
 
@@ -51,35 +54,40 @@ class AuditRequest:
         for name in ("prompts", "nonmembers", "benign", "openclip"):
             object.__setattr__(self, name, as_path(getattr(self, name)))
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model, and what is known about it."""
+        return Checkpoint.of(self.model, self.pipe)
+
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
-    def panel(self, plan: Plan) -> Cohorts:
+    def cohorts(self, plan: Plan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
-        manifest = manifest_for(self.model, self.prompts)
-        known = panel_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
-        panel = replace(known, ladder=())
+        manifest = self.checkpoint.known(self.prompts)
+        known = cohorts_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
+        cohorts = replace(known, ladder=())
         if self.prompts is not None:
             prompts = read_prompts(self.prompts, column=self.column, limit=self.limit)
-            panel = replace(panel, members=panel_of_prompts(prompts, manifest, plan.sizes).prompts, locate=())
+            cohorts = replace(cohorts, members=cohorts_of_prompts(prompts, manifest, plan.sizes).prompts, locate=())
         if self.nonmembers is not None:
-            panel = replace(panel, nonmembers=_as("nonmember", self.nonmembers))
+            cohorts = replace(cohorts, nonmembers=_as("nonmember", self.nonmembers))
         if self.benign is not None:
-            panel = replace(panel, scenes=_as("scene", self.benign), keep=())
-        return panel
+            cohorts = replace(cohorts, scenes=_as("scene", self.benign), keep=())
+        return cohorts
 
-    def judge(self, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
+    def judge(self, cohorts: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
-        files = sorted({target.reference for target in panel.nonmembers if target.reference is not None})
-        if manifest_of(self.model) is None and len(files) >= 3:
+        files = sorted({target.reference for target in cohorts.nonmembers if target.reference is not None})
+        if self.checkpoint.truth is None and len(files) >= 3:
             pictures = [reference_picture(file) for file in files]
             return copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures"), ()
-        return judge_for(manifest_of(self.model), replace(panel, prompts=panel.members))
+        return judge_for(self.checkpoint.truth, replace(cohorts, prompts=cohorts.members))
 
     def alignment(self) -> Alignment | None:
         if self.openclip is not None:
             return Alignment(self.openclip)
-        return testbed_alignment() if manifest_of(self.model) is not None else None
+        return testbed_alignment() if self.checkpoint.truth is not None else None
 
 
 def _as(kind: str, file: Path) -> tuple[Target, ...]:
@@ -93,14 +101,14 @@ class Done:
 
     folder: Path
     report: Path
-    summary: dict[str, Any] = field(repr=False)
+    summary: Summary = field(repr=False)
 
 
 @contextmanager
 def opened(
     kind: str,
     out: Path,
-    asked: AuditRequest,
+    request: AuditRequest,
     plan: Plan,
     mask: UnitMask,
     more: dict[str, Any],
@@ -113,22 +121,22 @@ def opened(
     Everything that a user can get wrong is read before the run folder is made. MaskError for another model's mask,
     UnsupportedError for a model whose embeddings can't be searched, where a verb does that.
     """
-    panel = asked.panel(plan)
-    judge, limits = asked.judge(panel)
-    alignment, inputs = asked.alignment(), asked.inputs()
-    subject = Subject(load(asked.model, device=asked.device) if asked.pipe is None else asked.pipe, asked.model)
+    cohorts = request.cohorts(plan)
+    judge, limits = request.judge(cohorts)
+    alignment, inputs = request.alignment(), request.inputs()
+    subject = request.checkpoint.subject(request.device)
     if kind in SEARCHING:
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
     if not is_same(mask.meta.get("model_sha256", sha256), sha256):
         raise MaskError(
-            f"This mask was located in another model than {asked.model}: the weights differ. Make one for "
-            f"it: diffshield localize PROMPTS --out FOLDER --model {asked.model}."
+            f"This mask was located in another model than {request.model}: the weights differ. Make one for "
+            f"it: diffshield localize PROMPTS --out FOLDER --model {request.model}."
         )
-    twin = Subject(load(asked.twin, device=asked.device), asked.twin) if asked.twin else None
-    known = GroundTruth(replace(panel, limits=(*panel.limits, *limits)), judge, twin, alignment)
-    options = {name: value for name, value in vars(asked).items() if name not in ("device", "pipe")}
+    twin = Subject(load(request.twin, device=request.device), request.twin) if request.twin else None
+    known = GroundTruth(replace(cohorts, limits=(*cohorts.limits, *limits)), judge, twin, alignment)
+    options = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in ("device", "pipe")}
     config = {**options, "plan": asdict(plan), **more}
     with (
         Run.start(
@@ -137,7 +145,7 @@ def opened(
             resume=resume,
             kind=kind,
             inputs=inputs,
-            model={"name": asked.model, "sha256": sha256},
+            model={"name": request.model, "sha256": sha256},
             seeds=plan.picture_seeds,
         ) as run,
         bars(show_progress) as track,

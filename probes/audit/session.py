@@ -1,4 +1,7 @@
-"""The stages of an audit, one method each; probes/audit/audit.py says what they write."""
+"""One audit while it runs: the model, what is known about it, the run folder, and how pictures and attacks get there.
+
+The stages are above it: probes/audit/stages.py names them.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes.audit.search import Searches
-from probes.drawing.draw import (
-    Draw,
-    Job,
-    aligned,
-    drawn_by_pipeline,
-    drawn_by_shield,
-    jobs_for,
-    record_stage,
-    record_works,
-)
+from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.prompts import Target
-from probes.localizers import RandomMask
 from probes.metrics import Alignment, CopyJudge
-from probes.pruners import pruned
 from probes.report.drift import drift
-from probes.report.figures import attack_curve, detector_figures, gaps, ladder, stage_rows, utility
+from probes.report.figures import detector_figures, utility
+from probes.report.summary import Summary, summary_of
 from probes.runs.folder import Record, Run, record_id
 from probes.runs.progress import Track
 from probes.runs.stage_log import Skip, Stages
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
-from shield.errors import NotCalibratedError
-from shield.model.assets import stored_thresholds
 from shield.types import Detector
 
 if TYPE_CHECKING:
@@ -39,113 +30,60 @@ if TYPE_CHECKING:
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."
 NO_NONMEMBER = "There is no matched non-member with a picture, so an attack's success can't be told from injection."
-NO_TWIN = "There is no clean twin of this model, so nobody can say what an attack injects into a model without it."
 
 
 @dataclass(frozen=True)
 class GroundTruth:
     """What is known about a model beside its weights. None: not known, and what needs it is skipped."""
 
-    panel: Cohorts
+    cohorts: Cohorts
     judge: Criterion | None
     twin: Subject | None
     alignment: Alignment | None
 
 
 class AuditSession:
-    """One audit: every stage once, in order, each resumable. The verbs prune and attack are some stages of it.
+    """What an audit's stages share. The records of the run are read once and held.
 
     ``mask`` takes the place of stage "localize"; an empty one leaves the model as it is.
     """
 
     def __init__(
-        self, run: Run, subject: Subject, known: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
+        self, run: Run, subject: Subject, truth: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
     ) -> None:
-        self.run, self.subject, self.known, self.plan, self.track = run, subject, known, plan, track
-        self.panel, self.given = known.panel, mask
+        self.run, self.subject, self.truth, self.plan, self.track = run, subject, truth, plan, track
+        self.cohorts, self.given = truth.cohorts, mask
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
-        denoisers = [subject.denoiser] + ([known.twin.denoiser] if known.twin else [])
+        denoisers = [subject.denoiser] + ([truth.twin.denoiser] if truth.twin else [])
         self.stages = Stages(run.folder, *denoisers)
+        run.hold()
 
-    def works(self) -> None:
-        record_works(self.run, self.panel.drawn())
+    def records(self, stage: str) -> list[Record]:
+        """What the run holds of a stage."""
+        return [record for record in self.run.records() if record["stage"] == stage]
 
-    def scan(self) -> None:
-        draw = drawn_by_pipeline(
-            self.subject, self.plan.sampling, self.detectors, pictures=False, thresholds=stored_thresholds()
-        )
-        self.draw("scan", self.subject, jobs_for(self.panel.drawn(), self.plan.scan_seeds), draw)
+    @property
+    def members(self) -> set[str]:
+        """Ids of the works that are judged."""
+        return {target.id for target in self.cohorts.members}
 
-    def before(self) -> None:
-        self.draw("before", self.subject, jobs_for(self.panel.drawn(), self.plan.picture_seeds))
+    @property
+    def metric(self) -> str | None:
+        """The score that copies are told by; None without a copy criterion."""
+        return self.truth.judge.metrics[0].name if isinstance(self.truth.judge, CopyJudge) else None
 
-    def shielded(self) -> None:
-        """Members, suspects and non-members through the shield; skipped where it isn't calibrated."""
-        panel = self.panel
-        targets = [target for target in panel.drawn() if target.kind != "scene" and target not in panel.ladder]
-        targets += [target for target in panel.members if target not in targets]
-        from shield import Shield
-
-        try:
-            draw = drawn_by_shield(Shield(self.subject.pipe, calibrate="never"), self.plan.sampling)
-            self.draw("shielded", self.subject, jobs_for(targets, self.plan.picture_seeds), draw)
-        except NotCalibratedError as error:
-            raise Skip(f"The shield wasn't tried: {error}") from error
-
-    def twin(self) -> None:
-        if self.known.twin is None:
-            raise Skip(NO_TWIN)
-        self.draw("twin", self.known.twin, jobs_for(self.panel.members, self.plan.picture_seeds))
-
-    def localize(self) -> dict[str, Any]:
-        if not self.panel.locate:
-            raise Skip(NOTHING)
-        prompts = [target.prompt for target in self.panel.locate]
-        located = self.plan.localizer.locate(
-            self.subject, prompts, seed=self.plan.locate_seed, progress=self.track("localize")
-        )
-        located.mask.save(self.run.folder / "mask.safetensors")
-        control = RandomMask(like=located.mask).locate(self.subject, seed=self.plan.locate_seed).mask
-        return {
-            "localizer": self.plan.localizer.name,
-            "prompts": [target.id for target in self.panel.locate],
-            "density": located.mask.density(),
-            "weights": located.mask.count(),
-            "densities": located.mask.densities(),
-            "iou_random": located.mask.iou(control),
-        }
+    @property
+    def located(self) -> bool:
+        """Whether there is a mask."""
+        return self.given is not None or self.stages.complete("localize")
 
     def mask(self) -> UnitMask:
         """The located or the given mask; Skip if nothing was located."""
         if self.given is not None:
             return self.given
-        if not self.stages.complete("localize"):
+        if not self.located:
             raise Skip(NOTHING)
         return UnitMask.load(self.run.folder / "mask.safetensors")
-
-    def pruned(self) -> None:
-        panel = self.panel
-        targets = dict.fromkeys([*panel.members, *panel.nonmembers, *panel.scenes])
-        with pruned(self.subject, self.mask()):
-            self.draw("pruned", self.subject, jobs_for(list(targets), self.plan.picture_seeds))
-
-    def random_pruned(self) -> None:
-        control = RandomMask(like=self.mask()).locate(self.subject, seed=self.plan.locate_seed).mask
-        with pruned(self.subject, control):
-            self.draw("random_pruned", self.subject, jobs_for(self.panel.members, self.plan.picture_seeds))
-
-    def attacked(self) -> dict[str, Any]:
-        with pruned(self.subject, self.mask()):
-            return self.attack("attacked", self.start, self.subject, self.panel.members)
-
-    def nonmember_attacked(self) -> dict[str, Any]:
-        with pruned(self.subject, self.mask()):
-            return self.attack("nonmember_attacked", self.start, self.subject, self.panel.nonmembers)
-
-    def twin_attacked(self) -> dict[str, Any]:
-        if self.known.twin is None:
-            raise Skip(NO_TWIN)
-        return self.attack("twin_attacked", "twin", self.known.twin, self.panel.members)
 
     def draw(self, stage: str, subject: Subject, jobs: Sequence[Job], draw: Draw | None = None) -> None:
         """Pictures of a stage, with detector scores from the same pass and, where known, alignment and verdicts."""
@@ -155,8 +93,8 @@ class AuditSession:
             stage,
             subject.name,
             jobs,
-            aligned(draw, self.known.alignment),
-            judge=self.known.judge,
+            aligned(draw, self.truth.alignment),
+            judge=self.truth.judge,
             batch_size=self.plan.sampling.batch_size,
             progress=self.track(stage.replace("_", " ")),
         )
@@ -201,7 +139,7 @@ class AuditSession:
 
     def _repeat(self, stage: str, start: str, items: set[str]) -> None:
         done = self.run.done_ids()
-        for record in [record for record in self.run.records() if record["stage"] == start and record["item"] in items]:
+        for record in [record for record in self.records(start) if record["item"] in items]:
             identity = record_id(
                 self.run.config,
                 record["prompt"],
@@ -214,37 +152,25 @@ class AuditSession:
             if identity not in done:
                 self.run.append({**record, "id": identity, "stage": stage, "attack_steps": 0})
 
-    def _hardening(self, records: Sequence[Record]) -> dict[str, Any] | None:
-        if not self.stages.complete("harden"):
-            return None
-        return {**(self.stages.entry("harden") or {})["detail"], "utility": utility(records, "hardened")}
-
-    def summary(self) -> dict[str, Any]:
-        """All figures of the run so far; see probes/report/figures.py."""
-        records, judge = list(self.run.records()), self.known.judge
-        metric = judge.metrics[0].name if isinstance(judge, CopyJudge) else None
-        members = {target.id for target in self.panel.members}
-        curve = attack_curve(records, metric)
-        mask = (self.stages.entry("localize") or {}).get("detail") or {}
+    def summary(self) -> Summary:
+        """All figures of the run so far."""
+        records, judge = list(self.run.records()), self.truth.judge
+        hardened = self.stages.detail("harden") if self.stages.complete("harden") else None
         return {
-            "format": 1,
+            **summary_of(
+                self.run,
+                records,
+                self.stages.entries,
+                members=self.members,
+                metric=self.metric,
+                criterion=judge.describe() if isinstance(judge, CopyJudge) else {},
+                limits=[*self.cohorts.limits, *self.stages.limits()],
+            ),
             "model": self.subject.name,
-            "model_sha256": self.run.about["model"].get("sha256"),
             "quick": self.run.config.get("quick", False),
-            "criterion": judge.describe() if isinstance(judge, CopyJudge) else {},
-            "rows": stage_rows(records, members, metric),
-            "curve": curve,
-            "gaps": gaps(curve),
-            "ladder": ladder(records, metric),
-            "utility": utility(records),
             "drift": [row for stage in ("pruned", "hardened") for row in drift(self.run.folder, records, stage)],
-            "hardening": self._hardening(records),
+            "hardening": None if hardened is None else {**hardened, "utility": utility(records, "hardened")},
             # Suspects were chosen by the detector itself; a figure against them would be circular.
-            "detector": {} if self.panel.prompts else detector_figures(records, members),
-            "mask": mask,
-            "cost": [
-                {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")}
-                for entry in self.stages.entries
-            ],
-            "limits": [*self.panel.limits, *self.stages.limits()],
+            "detector": {} if self.cohorts.prompts else detector_figures(records, self.members),
+            "mask": self.stages.detail("localize"),
         }

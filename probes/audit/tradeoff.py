@@ -13,7 +13,6 @@ from probes.audit.norms import Norms, load_norms
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localizers import FFNSubspace, RandomMask
-from probes.metrics import CopyJudge
 from probes.model.layers import matching_weights
 from probes.pruners import pruned
 from probes.report.drift import drift
@@ -36,32 +35,30 @@ class Sweep:
     base: Norms
     ks: tuple[float, ...]
 
-    def draw(self, loop: AuditSession) -> list[dict[str, Any]]:
+    def draw(self, session: AuditSession) -> list[dict[str, Any]]:
         """Members and benign scenes for each k, and members with as many random weights; writes tradeoff.svg.
 
-        The loop must have drawn stage "before" already. MaskError if the norms are another model's.
+        The session must have drawn stage "before" already. MaskError if the norms are another model's.
         """
-        rows = [self._point(loop, k) for k in self.ks]
-        before = rate_row(
-            [r for r in loop.run.records() if r["stage"] == "before" and r["item"] in _members(loop)], _metric(loop)
-        )
-        (loop.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
+        rows = [self._point(session, k) for k in self.ks]
+        before = rate_row([r for r in session.records("before") if r["item"] in session.members], session.metric)
+        (session.run.folder / "tradeoff.svg").write_text(tradeoff_plot(rows, before), encoding="utf-8")
         return rows
 
-    def _point(self, loop: AuditSession, k: float) -> dict[str, Any]:
-        mask = self.mask(loop.subject.denoiser, k)
-        control = RandomMask(like=mask).locate(loop.subject, seed=loop.plan.locate_seed).mask
+    def _point(self, session: AuditSession, k: float) -> dict[str, Any]:
+        mask = self.mask(session.subject.denoiser, k)
+        control = RandomMask(like=mask).locate(session.subject, seed=session.plan.locate_seed).mask
         ours, random = f"sweep-{k:g}", f"sweep_random-{k:g}"
-        members = list(loop.panel.members)
-        self._stage(loop, ours, mask, [*members, *loop.panel.scenes])
-        self._stage(loop, random, control, members)
-        records = list(loop.run.records())
+        members = list(session.cohorts.members)
+        self._stage(session, ours, mask, [*members, *session.cohorts.scenes])
+        self._stage(session, random, control, members)
+        records = list(session.run.records())
         return {
             "k": k,
             "density": mask.density(),
             "weights": mask.count(),
-            **_figures(loop, records, ours),
-            "random": rate_row([r for r in records if r["stage"] == random], _metric(loop)),
+            **_figures(session, records, ours),
+            "random": rate_row([r for r in records if r["stage"] == random], session.metric),
         }
 
     def mask(self, denoiser: torch.nn.Module, k: float) -> UnitMask:
@@ -76,12 +73,12 @@ class Sweep:
                 )
         return replace(self.localizer, k=k).mask(weights, self.target, self.base)
 
-    def _stage(self, loop: AuditSession, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
+    def _stage(self, session: AuditSession, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:
         def work() -> None:
-            with pruned(loop.subject, mask):
-                loop.draw(stage, loop.subject, jobs_for(targets, loop.plan.picture_seeds))
+            with pruned(session.subject, mask):
+                session.draw(stage, session.subject, jobs_for(targets, session.plan.picture_seeds))
 
-        loop.stages.do(stage, work)
+        session.stages.do(stage, work)
 
 
 def sweep(norms: Path, ks: Sequence[float]) -> Sweep:
@@ -92,21 +89,12 @@ def sweep(norms: Path, ks: Sequence[float]) -> Sweep:
     return Sweep(localizer, target, base, tuple(sorted(set(ks))))
 
 
-def _figures(loop: AuditSession, records: Sequence[Record], stage: str) -> dict[str, Any]:
+def _figures(session: AuditSession, records: Sequence[Record], stage: str) -> dict[str, Any]:
     """Rate of copies among members, alignment of scenes before and after, and their drift."""
-    members = _members(loop)
+    members = session.members
     ours = [record for record in records if record["stage"] == stage]
     return {
-        **rate_row([record for record in ours if record["item"] in members], _metric(loop)),
+        **rate_row([record for record in ours if record["item"] in members], session.metric),
         "utility": utility(records, stage),
-        "drift": drift(loop.run.folder, records, stage),
+        "drift": drift(session.run.folder, records, stage),
     }
-
-
-def _members(loop: AuditSession) -> set[str]:
-    return {target.id for target in loop.panel.members}
-
-
-def _metric(loop: AuditSession) -> str | None:
-    judge = loop.known.judge
-    return judge.metrics[0].name if isinstance(judge, CopyJudge) else None

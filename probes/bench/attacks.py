@@ -17,16 +17,14 @@ from probes.audit.plan import FULL, TESTBED_LR, Hardening, Plan
 from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
-from probes.inputs.cohorts import Sizes, panel_of_manifest
+from probes.inputs.cohorts import Sizes, cohorts_of_manifest
 from probes.report.format import interval, share
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
+from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.manifest import load_manifest
-from probes.testbed.sampling import verb_sampling
-from probes.types import Subject
 from probes.verbs.attack import attack
 from probes.verbs.harden import harden
-from shield.model.loading import load
 
 STEPS = (0, 1, 10, 25, 50, 150)
 AGAIN = STEPS[:-1]  # on a hardened model, and on dev works while it is trained
@@ -76,7 +74,7 @@ def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
         FULL,
         sizes=SIZES,
         picture_seeds=tuple(range(9000, 9000 + seeds)),
-        sampling=Sampling(*verb_sampling("testbed", None, None), batch_size=32),
+        sampling=Sampling(*Checkpoint.of("testbed").sampling(), batch_size=32),
         attack=replace(FULL.attack, batch=DRAWS),
     )
     return plan if hardening is None else replace(plan, hardening=hardening)
@@ -135,9 +133,10 @@ def hardened(name: str, runs: Path, seeds: int) -> dict[str, Any]:
 def located(file: Path) -> Path:
     """The mask that an audit would prune, located with dev works, in a file."""
     if not file.exists():
-        subject = Subject(load("testbed"), "testbed")
-        plan = as_usual(FULL, subject)
-        captions = [target.prompt for target in panel_of_manifest(load_manifest(), SIZES).locate]
+        checkpoint = Checkpoint.of("testbed").loaded()
+        subject = checkpoint.subject()
+        plan = as_usual(FULL, checkpoint)
+        captions = [target.prompt for target in cohorts_of_manifest(load_manifest(), SIZES).locate]
         file.parent.mkdir(parents=True, exist_ok=True)
         plan.localizer.locate(subject, captions, seed=plan.locate_seed).mask.save(file)
     return file

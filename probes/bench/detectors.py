@@ -27,7 +27,7 @@ from probes.runs.folder import write_json
 from probes.testbed.negatives import KINDS, negative_captions, spilling
 from shield.calibration.detectors import Sampling, scored
 from shield.detectors import DETECTORS
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.model.loading import load
 from shield.types import Detector
 

@@ -174,6 +174,7 @@ def localize(
     as_json: Json = False,
 ) -> None:
     """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
+    from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.localize import lines_of, localizer_of
     from probes.verbs.localize import localize as locate
 
@@ -187,7 +188,7 @@ def localize(
         "conditional_only": conditional_only,
         "unit": unit,
     }
-    localizer = localizer_of(method, base, options, prompts, model, column, limit)
+    localizer = localizer_of(method, base, options, prompts, Checkpoint.of(model), column, limit)
     done = locate(
         prompts,
         out,
@@ -229,9 +230,9 @@ def prune(
     from probes.verbs.prune import PRUNE, lines_of
     from probes.verbs.prune import prune as compare
 
-    asked = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
+    request = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = compare(mask, out, asked, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
+    done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -277,11 +278,11 @@ def attack(
     from probes.verbs.attack import ATTACK, lines_of
     from probes.verbs.attack import attack as bring_back
 
-    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
     plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     done = bring_back(
         out,
-        asked,
+        request,
         mask=mask,
         steps=numbers(at, int),
         init=init,
@@ -322,14 +323,14 @@ def locality(
     from probes.verbs.locality import LOCALITY, lines_of
     from probes.verbs.locality import locality as analyze
 
-    asked = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
     plan = replace(
         LOCALITY,
         sampling=_sampling(model, steps, guidance),
         localizer=replace(LOCALITY.localizer, k=k),
         attack=replace(LOCALITY.attack, steps=budget, batch=batch),
     )
-    done = analyze(out, asked, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
+    done = analyze(out, request, mask=mask, works=works, starts=starts, masks=listed(masks), plan=plan, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -375,12 +376,13 @@ def harden(
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
+    from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.harden import HARDEN, hardening, lines_of, usual_lr
     from probes.verbs.harden import harden as remove
 
-    asked = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    request = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
     if lr is None:
-        lr = usual_lr(model)
+        lr = usual_lr(Checkpoint.of(model))
     plan = replace(
         HARDEN,
         sampling=_sampling(model, steps, guidance),
@@ -390,7 +392,7 @@ def harden(
             method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr, batch=together, rank=rank
         ),
     )
-    done = remove(out, asked, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
+    done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
     _reported(done, as_json, lines_of(done.summary))
 
 
@@ -456,9 +458,9 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
 
 def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:
     from probes.drawing.draw import Sampling
-    from probes.testbed.sampling import verb_sampling
+    from probes.testbed.checkpoint import Checkpoint
 
-    return Sampling(*verb_sampling(model, steps, guidance))
+    return Sampling(*Checkpoint.of(model).sampling(steps, guidance))
 
 
 def _fail(sentence: str, status: int = FAILED) -> Any:

@@ -88,14 +88,14 @@ def scan(
     from probes.scan.scan import ExecutionConfig, lines_of
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
-    from probes.testbed.sampling import verb_sampling
+    from probes.testbed.checkpoint import Checkpoint
 
     size = _batch(batch)
-    hardware = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
+    execution = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
     part = Shard.parsed(shard) if shard else None
     if engine == "torchrun":
         part, local = launched()
-        out, device, hardware = part.folder(out), _device(device, local), replace(hardware, engine="local")
+        out, device, execution = part.folder(out), _device(device, local), replace(execution, engine="local")
     done = scan_prompts(
         prompts,
         out,
@@ -108,8 +108,8 @@ def scan(
         pictures=pictures,
         device=device,
         resume=resume,
-        sampling=Sampling(*verb_sampling(model, schedule, guidance), size or Sampling.batch_size),
-        hardware=hardware,
+        sampling=Sampling(*Checkpoint.of(model).sampling(schedule, guidance), size or Sampling.batch_size),
+        execution=execution,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
     )

@@ -25,7 +25,7 @@ from probes.runs.progress import Progress
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.hooks.shared_uncond import SharedUncond, shareable
 from shield.model.conditioning import encoded
 from shield.model.families import family_of

@@ -47,7 +47,7 @@ class Sizes:
     scenes: int = 20
 
 
-def panel_of_manifest(manifest: Any, sizes: Sizes) -> Cohorts:
+def cohorts_of_manifest(manifest: Any, sizes: Sizes) -> Cohorts:
     """Heldout works of the top two rungs as members, the rest of the ladder, heldout non-members and scenes.
 
     Verbatim works only: a template's reference is one of many right pictures.
@@ -87,7 +87,7 @@ def _spread(groups: Sequence[Sequence[Target]], count: int) -> list[Target]:
     return turns[:count]
 
 
-def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Cohorts:
+def cohorts_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Cohorts:
     """A user's prompts. With a manifest, prompts that equal a caption get its truth, and its controls take part."""
     if manifest is None:
         return Cohorts(
@@ -99,7 +99,7 @@ def panel_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Siz
             ),
         )
     prompts = tuple(with_truth(targets, manifest))
-    controls = panel_of_manifest(manifest, sizes)
+    controls = cohorts_of_manifest(manifest, sizes)
     return Cohorts(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
 
 
@@ -114,7 +114,7 @@ def with_truth(targets: Iterable[Target], manifest: Any | None) -> Iterator[Targ
 
 
 def _with_truth(target: Target, known: Target | None) -> Target:
-    """The user's prompt with a manifest's truth; it stays a prompt: the panel's works are others."""
+    """The user's prompt with a manifest's truth; it stays a prompt: the cohorts' works are others."""
     return (
         target
         if known is None
@@ -124,30 +124,30 @@ def _with_truth(target: Target, known: Target | None) -> Target:
     )
 
 
-def with_suspects(panel: Cohorts, records: Sequence[Mapping[str, Any]]) -> Cohorts:
+def with_suspects(cohorts: Cohorts, records: Sequence[Mapping[str, Any]]) -> Cohorts:
     """A user's prompts after stages "scan" and "before": suspects are shared out between locating and judging."""
-    if not panel.prompts:
-        return panel
+    if not cohorts.prompts:
+        return cohorts
     suspected = {record["item"] for record in records if record.get("flagged") or record.get("copied")}
-    suspects = [target for target in panel.prompts if target.id in suspected]
+    suspects = [target for target in cohorts.prompts if target.id in suspected]
     locate, members = suspects[::2], suspects[1::2]
-    limits = panel.limits
+    limits = cohorts.limits
     if len(suspects) == 1:
         members = suspects
         limits += ("Only one prompt looks memorized; the weights were located with it and judged by it.",)
-    return replace(panel, locate=tuple(locate), members=tuple(members), limits=limits)
+    return replace(cohorts, locate=tuple(locate), members=tuple(members), limits=limits)
 
 
-def with_dev(panel: Cohorts) -> Cohorts:
+def with_dev(cohorts: Cohorts) -> Cohorts:
     """Members and ordinary captions shared out, where nobody did: a third of the members decides when to stop."""
-    if panel.locate and panel.keep:
-        return panel
-    if not panel.locate and len(panel.members) > 2:
-        panel = replace(
-            panel,
-            locate=panel.members[::3],
-            members=tuple(member for place, member in enumerate(panel.members) if place % 3),
+    if cohorts.locate and cohorts.keep:
+        return cohorts
+    if not cohorts.locate and len(cohorts.members) > 2:
+        cohorts = replace(
+            cohorts,
+            locate=cohorts.members[::3],
+            members=tuple(member for place, member in enumerate(cohorts.members) if place % 3),
         )
-    if not panel.keep:
-        panel = replace(panel, keep=panel.scenes[::2], scenes=panel.scenes[1::2])
-    return panel
+    if not cohorts.keep:
+        cohorts = replace(cohorts, keep=cohorts.scenes[::2], scenes=cohorts.scenes[1::2])
+    return cohorts

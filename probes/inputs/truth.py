@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from probes.errors import AuditError
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.pictures import reference_picture
 from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.types import Criterion
-from shield.model.loading import SHIPPED
-
-
-def manifest_of(model: str) -> Any | None:
-    """The testbed's ground truth for either twin; None for every other model."""
-    if model not in SHIPPED:
-        return None
-    from probes.testbed.manifest import load_manifest
-
-    return load_manifest()
-
-
-def manifest_for(model: str, prompts: Path | None) -> Any | None:
-    """The same, of a verb that needs either. AuditError without prompts for a model nothing is known about."""
-    manifest = manifest_of(model)
-    if manifest is None and prompts is None:
-        raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file.")
-    return manifest
 
 
 def testbed_alignment() -> Alignment:
@@ -39,13 +19,13 @@ def testbed_alignment() -> Alignment:
     return Alignment(weights_dir() / "testbed" / "openclip")
 
 
-def judge_for(manifest: Any | None, panel: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
+def judge_for(manifest: Any | None, cohorts: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
     """A copy criterion calibrated on pictures that aren't copies of each other, and what to say about it."""
     if manifest is not None:
         from probes.testbed import criterion
 
         return criterion.copy_judge(), ()
-    files = sorted({target.reference for target in panel.prompts if target.reference is not None})
+    files = sorted({target.reference for target in cohorts.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
     return copy_judge(

@@ -58,14 +58,14 @@ def rate_row(records: Sequence[Record], metric: str | None, **labels: Any) -> Ro
     }
 
 
-def stage_rows(records: Sequence[Record], panel: Collection[str], metric: str | None) -> list[Row]:
-    """A row for each picture stage and group; of the works only those in ``panel``, so that stages compare."""
+def stage_rows(records: Sequence[Record], members: Collection[str], metric: str | None) -> list[Row]:
+    """A row for each picture stage and group; of the works only those in ``members``, so that stages compare."""
     rows = []
     for stage in PICTURE_STAGES:
         chosen = [
             record
             for record in records
-            if record["stage"] == stage and (group_of(record) != "members" or record["item"] in panel)
+            if record["stage"] == stage and (group_of(record) != "members" or record["item"] in members)
         ]
         for group in dict.fromkeys(map(group_of, chosen)):
             if group != "scenes":

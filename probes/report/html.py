@@ -7,7 +7,6 @@ left out.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -21,6 +20,7 @@ from probes.metrics.statistics import bootstrap_mean
 from probes.report import figures as summary
 from probes.report import locality_plots, mask_plots, plots
 from probes.report.sheets import sheets
+from probes.report.summary import deciding_metric, read_json, stored_summary
 from probes.report.wording import wording_of
 from probes.runs.folder import Record, Run, RunError, write_json
 
@@ -114,7 +114,7 @@ def write_report(folder: Path | str) -> Path:
     records = [_checked(run.folder, record) for record in run.records()]
     if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
-    figures = figures_of(run, records)
+    figures = stored_summary(run, records)
     sentences = plain_words(figures, records)
     write_json(run.folder / "report.json", {"format": FORMAT, "run": run.about, "sentences": sentences, **figures})
     page = (
@@ -134,7 +134,7 @@ def write_report(folder: Path | str) -> Path:
             stage_names=STAGES,
             locality_names=LOCALITY,
             control_names=CONTROLS,
-            stages=_read_json(run.folder / "stages.json") or [],
+            stages=read_json(run.folder / "stages.json") or [],
         )
     )
     path = run.folder / "report.html"
@@ -145,51 +145,6 @@ def write_report(folder: Path | str) -> Path:
     except OSError as error:
         raise RunError(f"Can't write {path}: {error.strerror or error}.") from error
     return path
-
-
-def figures_of(run: Run, records: Sequence[Record]) -> dict[str, Any]:
-    """The run's summary.json, or the same tables from its records where there is none (a run that was stopped)."""
-    stored = _read_json(run.folder / "summary.json")
-    if stored is None:
-        metric = _deciding({}, records)
-        panel = {record["item"] for record in records if record["stage"] == "before"}
-        curve = summary.attack_curve(records, metric)
-        stored = {
-            "model": run.about["model"].get("name"),
-            "rows": summary.stage_rows(records, panel, metric),
-            "curve": curve,
-            "gaps": summary.gaps(curve),
-            "ladder": summary.ladder(records, metric),
-            "limits": [
-                f"The run ({run.status}) has written no summary: these figures are from the "
-                f"{len(records)} records it holds."
-            ],
-        }
-    empty: dict[str, Any] = {
-        "rows": [],
-        "curve": [],
-        "gaps": [],
-        "ladder": [],
-        "limits": [],
-        "criterion": {},
-        "detector": {},
-        "mask": {},
-        "utility": None,
-        "model": None,
-        "tradeoff": [],
-        "drift": [],
-        "scores": [],
-        "hardening": None,
-        "locality": None,
-    }
-    pruned = run.about.get("kind") != "attack" or run.config.get("mask") is not None
-    return {
-        **empty,
-        **stored,
-        "criterion": stored.get("criterion") or {},
-        "pruned": pruned,
-        "attack": str(run.config.get("attack") or "adversarial_embedding"),
-    }
 
 
 def _checked(folder: Path, record: Record) -> Record:
@@ -213,7 +168,7 @@ def _number(value: Any) -> bool:
 
 def sentences_of(folder: Path | str) -> list[str]:
     """The sentences of a report that was written. RunError if there is none."""
-    report = _read_json(Path(folder) / "report.json")
+    report = read_json(Path(folder) / "report.json")
     if report is None:
         raise RunError(f"{folder} has no report yet. Make one with: diffshield report {folder}")
     return report["sentences"]
@@ -340,7 +295,7 @@ def percent(value: float) -> str:
 def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Markup]:
     drawn = {}
     if any(row["rate"] is not None for row in figures["ladder"]):
-        metric = _deciding(figures["criterion"], records) or "no metric"
+        metric = deciding_metric(figures["criterion"], records) or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
         scores = ladder_scores(records, metric)
         drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
@@ -373,23 +328,6 @@ def ladder_scores(records: Iterable[Record], metric: str) -> list[dict[str, Any]
         mean = bootstrap_mean([value for value, _ in pairs], [item for _, item in pairs])
         rows.append({"rung": rung, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n})
     return rows
-
-
-def _deciding(criterion: Mapping[str, Any], records: Sequence[Record]) -> str | None:
-    """Name of the copy metric whose verdict counts: as the criterion says, else the first score of a judged record."""
-    if criterion.get("decides"):
-        return criterion["decides"]
-    judged = next((r for r in records if r.get("copied") is not None and r.get("scores")), None)
-    return next(iter(judged["scores"])) if judged else None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} can't be read: {error}") from error
 
 
 def _environment() -> Environment:

@@ -112,6 +112,7 @@ class Run:
         self.folder = folder
         self.about = about
         self._file = records
+        self._held: list[Record] | None = None
 
     @classmethod
     def create(
@@ -247,11 +248,19 @@ class Run:
         except ValueError as error:
             raise RunError(f"Record {record['id']} has a number that isn't finite: write null and say why.") from error
         _write_line(self._file, line.encode("utf-8", "surrogatepass") + b"\n", self.folder)
+        if self._held is not None:
+            self._held.append(json.loads(line))
+
+    def hold(self) -> None:
+        """Read the records once and keep them from here on, for a run whose stages ask for them again and again."""
+        self._held = list(self.records())
 
     def records(self) -> Iterator[Record]:
         """All complete records in the order of writing, a torn last line left out. RunError for damage elsewhere."""
         path = self.folder / "records.jsonl"
-        if path.exists():
+        if self._held is not None:
+            yield from self._held[:]
+        elif path.exists():
             yield from _read_records(path)
 
     def done_ids(self) -> set[str]:

@@ -72,6 +72,10 @@ class Stages:
     def entry(self, stage: str) -> dict[str, Any] | None:
         return next((entry for entry in self.entries if entry["stage"] == stage), None)
 
+    def detail(self, stage: str) -> dict[str, Any]:
+        """What a stage left to say; empty without it."""
+        return (self.entry(stage) or {}).get("detail") or {}
+
     def complete(self, stage: str) -> bool:
         entry = self.entry(stage)
         return entry is not None and entry["status"] == "complete"

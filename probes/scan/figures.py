@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from probes.inputs.cohorts import Cohorts
-from probes.report.figures import detector_figures, ladder, stage_rows
+from probes.report.figures import detector_figures
+from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Record, Run
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
@@ -54,7 +55,7 @@ def scored_records(run: Run) -> Iterator[Record]:
     return (record for record in run.records() if record["stage"] != "work")
 
 
-def figures(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
     spreads = {name: Spread() for name in detectors}
     flags = {True: 0, False: 0, None: 0}
@@ -79,19 +80,19 @@ def figures(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any
         "cleared": flags[False],
         "undecided": flags[None],
         "highest": [{"score": score, "item": item, "prompt": prompt} for score, item, prompt in top],
-        "detector": _told_apart(run, panel, detectors),
+        "detector": _told_apart(run, cohorts, detectors),
     }
 
 
-def _told_apart(run: Run, panel: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
-    """AUROC of trained works against matched non-members; only where the panel knows both."""
-    if not panel.members:
+def _told_apart(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+    """AUROC of trained works against matched non-members; only where the cohorts know both."""
+    if not cohorts.members:
         return {}
     scanned = [
         {**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
         for record in scored_records(run)
     ]
-    return detector_figures(scanned, {target.id for target in panel.members})
+    return detector_figures(scanned, {target.id for target in cohorts.members})
 
 
 def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
@@ -121,26 +122,18 @@ def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
 
 def report_fields(
     run: Run, stages: Stages, metric: str | None, criterion: dict[str, Any], limits: Iterable[str]
-) -> dict[str, Any]:
-    """The rest of summary.json, in the layout that a report reads (probes/audit/audit.py)."""
+) -> Measured:
+    """The rest of summary.json, in the layout that a report reads."""
     records = list(scored_records(run)) if stages.complete("before") else []
-    items = {record["item"] for record in records}
-    return {
-        "format": 1,
-        "model": run.about["model"]["name"],
-        "model_sha256": run.about["model"]["sha256"],
-        "criterion": criterion,
-        "rows": stage_rows(records, items, metric),
-        "ladder": ladder(records, metric),
-        "curve": [],
-        "gaps": [],
-        "utility": None,
-        "mask": {},
-        "cost": [
-            {key: entry.get(key) for key in ("stage", "status", "seconds", "evaluations")} for entry in stages.entries
-        ],
-        "limits": [*limits, *stages.limits()],
-    }
+    return summary_of(
+        run,
+        records,
+        stages.entries,
+        members={record["item"] for record in records},
+        metric=metric,
+        criterion=criterion,
+        limits=[*limits, *stages.limits()],
+    )
 
 
 def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest
-from probes.inputs.truth import manifest_of
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest
 from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.scan import Scanned, summarized
 from probes.scan.shards import merge_stages, merged_records, opened
+from probes.testbed.checkpoint import Checkpoint
 
 
 @takes_paths
@@ -20,8 +20,8 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
     """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
     runs = opened(folders)
     first = runs[0]
-    manifest = None if first.about["inputs"] else manifest_of(first.config["model"])
-    panel = panel_of_manifest(manifest, Sizes()) if manifest else Cohorts()
+    manifest = None if first.about["inputs"] else Checkpoint.of(first.config["model"]).truth
+    cohorts = cohorts_of_manifest(manifest, Sizes()) if manifest else Cohorts()
     with Run.create(
         out,
         {**first.config, "shard": None},
@@ -34,7 +34,7 @@ def merge(folders: Sequence[Path], out: Path) -> Scanned:
         for record in merged_records(runs):
             run.append(record)
         merge_stages(runs, out)
-        summary = summarized(run, Stages(out), panel)
+        summary = summarized(run, Stages(out), cohorts)
         table = write_results(run)
         run.finish("complete")
     return Scanned(out, table, summary)

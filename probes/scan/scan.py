@@ -22,10 +22,9 @@ from probes.drawing.draw import (
     record_works,
 )
 from probes.errors import EarlyExitError
-from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_truth
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_truth
 from probes.inputs.prompts import Target, each_prompt, read_prompts
-from probes.inputs.truth import judge_for, manifest_for, testbed_alignment
-from probes.model.loading import load
+from probes.inputs.truth import judge_for, testbed_alignment
 from probes.paths import takes_paths
 from probes.runs.folder import Run, describe_input, is_of_model, write_json
 from probes.runs.progress import bars
@@ -38,7 +37,7 @@ from probes.scan.pilot import EarlyExit, boundary_of
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
 from probes.scan.stream import STAGE, items_of, record_stream
-from probes.types import Subject
+from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
 from shield.model.assets import stored_thresholds
@@ -80,16 +79,18 @@ class Prompts:
     Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError.
     """
 
-    def __init__(self, file: Path | None, model: str, column: str | None = None, limit: int | None = None) -> None:
-        self.manifest = manifest_for(model, file)
+    def __init__(
+        self, file: Path | None, checkpoint: Checkpoint, column: str | None = None, limit: int | None = None
+    ) -> None:
+        self.manifest = checkpoint.known(file)
         self.inputs = [describe_input(file)] if file else []
         self._file, self._column, self._limit = file, column, limit
-        self.panel = Cohorts() if file else panel_of_manifest(self.manifest, Sizes())
+        self.cohorts = Cohorts() if file else cohorts_of_manifest(self.manifest, Sizes())
         self.count = sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Target]:
         if self._file is None:
-            return iter(self.panel.drawn())
+            return iter(self.cohorts.drawn())
         return with_truth(each_prompt(self._file, column=self._column, limit=self._limit), self.manifest)
 
 
@@ -109,7 +110,7 @@ def scan(
     device: str = "auto",
     resume: bool = False,
     show_progress: bool = True,
-    hardware: ExecutionConfig | None = None,
+    execution: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
     pipe: Any = None,
@@ -125,7 +126,7 @@ def scan(
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
     """
-    sampling = sampling or Sampling()
+    sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
     config: dict[str, Any] = {
         "model": model,
@@ -137,42 +138,41 @@ def scan(
         "pictures": pictures,
     }
     if pictures:
-        if shard or early_exit or (hardware and hardware != ExecutionConfig(batch_size=hardware.batch_size)):
+        if shard or early_exit or (execution and execution != ExecutionConfig(batch_size=execution.batch_size)):
             raise BadRequestError(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        subject = Subject(load(model, device=device) if pipe is None else pipe, model)
-        return _with_pictures(prompts, out, config, sampling, subject, resume, show_progress)
-    hardware = hardware or ExecutionConfig(batch_size=sampling.batch_size)
-    source = Prompts(prompts, model, column, limit)
-    reading = ScoringConfig(
+        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress)
+    execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
+    source = Prompts(prompts, checkpoint, column, limit)
+    scoring = ScoringConfig(
         model,
         tuple(detectors),
         steps,
         sampling,
-        hardware.batch_size,
+        execution.batch_size,
         None,
         device,
-        hardware.dtype,
-        hardware.channels_last,
-        hardware.compiled,
+        execution.dtype,
+        execution.channels_last,
+        execution.compiled,
         pipe=pipe,
     )
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
-        "dtype": hardware.dtype,
+        "dtype": execution.dtype,
     }
     boundary = None
     if early_exit:
-        boundary = _boundary(source, out, config, reading, hardware, early_exit, resume, show_progress)
+        boundary = _boundary(source, out, config, scoring, execution, early_exit, resume, show_progress)
     config |= {
         "early_exit": asdict(boundary) if boundary else None,
         "shard": [shard.index, shard.of] if shard else None,
     }
-    reading = replace(reading, boundary=boundary)
+    scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
-    return _scores(source, out, config, reading, hardware, shard or Shard(), resume, show_progress, pilot)
+    return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
@@ -187,8 +187,8 @@ def _scores(
     source: Prompts,
     out: Path,
     config: dict[str, Any],
-    reading: ScoringConfig,
-    hardware: ExecutionConfig,
+    scoring: ScoringConfig,
+    execution: ExecutionConfig,
     shard: Shard,
     resume: bool,
     show_progress: bool,
@@ -197,17 +197,17 @@ def _scores(
     """Scores of the shard's prompts. EngineError for an unknown engine, EarlyExitError for another model's pilot."""
     seeds, together = config["seeds"], config["early_exit"] is not None
     total = shard.count(source.count) * (1 if together else len(seeds))
-    with _engine(reading, hardware) as engine, bars(show_progress) as track:
+    with _engine(scoring, execution) as engine, bars(show_progress) as track:
         started = engine.started(next(iter(source)))
-        about = {"name": reading.model, "sha256": started.sha256, "values": started.values}
+        about = {"name": scoring.model, "sha256": started.sha256, "values": started.values}
         if pilot is not None and not is_of_model(Run.open(pilot), about):
-            raise EarlyExitError(f"The pilot {pilot} was made with other weights than {reading.model} has now.")
+            raise EarlyExitError(f"The pilot {pilot} was made with other weights than {scoring.model} has now.")
         with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds, model=about) as run:
             stages = Stages(run.folder)
-            run.note(hardware={**asdict(hardware), "batch_size": started.batch_size})
+            run.note(hardware={**asdict(execution), "batch_size": started.batch_size})
 
             def work() -> dict[str, Any]:
-                threshold = (stages.entry(STAGE) or {}).get("detail", {}).get("threshold")
+                threshold = stages.detail(STAGE).get("threshold")
                 items = items_of(shard.own(source), seeds, together)
                 for spent in record_stream(
                     run, engine, items, _chunk(started, together), total=total, progress=track("scan")
@@ -217,7 +217,7 @@ def _scores(
                 return {"threshold": threshold}
 
             stages.do(STAGE, work)
-            summary = summarized(run, stages, source.panel)
+            summary = summarized(run, stages, source.cohorts)
             table = write_results(run)
             run.finish("complete")
     return Scanned(out, table, summary)
@@ -227,21 +227,20 @@ def _chunk(started: Started, together: bool) -> int:
     return started.batch_size * (ROUNDS_AHEAD if together else 1)
 
 
-def _engine(reading: ScoringConfig, hardware: ExecutionConfig) -> Engine:
-    if hardware.engine not in ENGINES:
-        raise BadRequestError(f"There is no engine {hardware.engine!r}; use {', '.join(ENGINES)}.")
-    return ENGINES[hardware.engine](reading, hardware.workers, hardware.address)
+def _engine(scoring: ScoringConfig, execution: ExecutionConfig) -> Engine:
+    if execution.engine not in ENGINES:
+        raise BadRequestError(f"There is no engine {execution.engine!r}; use {', '.join(ENGINES)}.")
+    return ENGINES[execution.engine](scoring, execution.workers, execution.address)
 
 
-def summarized(run: Run, stages: Stages, panel: Cohorts) -> dict[str, Any]:
+def summarized(run: Run, stages: Stages, cohorts: Cohorts) -> dict[str, Any]:
     """Make and write summary.json of a run with scores."""
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
-    detail = (stages.entry(STAGE) or {}).get("detail", {})
     summary = {
-        **figures(run, panel, detectors),
-        "threshold": detail.get("threshold"),
-        **report_fields(run, stages, None, {}, panel.limits),
+        **figures(run, cohorts, detectors),
+        "threshold": stages.detail(STAGE).get("threshold"),
+        **report_fields(run, stages, None, {}, cohorts.limits),
         "early_exit": early_exit_figures(run, Boundary(**early)) if early else None,
     }
     write_json(run.folder / "summary.json", summary)
@@ -252,8 +251,8 @@ def _boundary(
     source: Prompts,
     out: Path,
     config: dict[str, Any],
-    reading: ScoringConfig,
-    hardware: ExecutionConfig,
+    scoring: ScoringConfig,
+    execution: ExecutionConfig,
     early_exit: EarlyExit,
     resume: bool,
     show_progress: bool,
@@ -266,7 +265,7 @@ def _boundary(
         small = _Chosen(source, chosen)
         whole = {**config, "early_exit": None, "shard": None, "pilot": len(chosen)}
         again = resume or (folder / "run.json").exists()
-        _scores(small, folder, whole, reading, hardware, Shard(), again, show_progress)
+        _scores(small, folder, whole, scoring, execution, Shard(), again, show_progress)
     return boundary_of(folder, config, early_exit.error)
 
 
@@ -274,7 +273,7 @@ class _Chosen(Prompts):
     """Some prompts of a file, as a scan's prompts."""
 
     def __init__(self, source: Prompts, chosen: Sequence[Target]) -> None:
-        self.manifest, self.inputs, self.panel = source.manifest, source.inputs, Cohorts()
+        self.manifest, self.inputs, self.cohorts = source.manifest, source.inputs, Cohorts()
         self._chosen, self.count = chosen, len(chosen)
 
     def __iter__(self) -> Iterator[Target]:
@@ -286,15 +285,16 @@ def _with_pictures(
     out: Path,
     config: dict[str, Any],
     sampling: Sampling,
-    subject: Subject,
+    checkpoint: Checkpoint,
+    device: str,
     resume: bool,
     show_progress: bool,
 ) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
-    manifest = manifest_for(model, prompts)
-    panel = _panel(prompts, manifest, config["column"], config["limit"])
-    judge, limits = judge_for(manifest, panel)
+    subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
+    cohorts = _cohorts(prompts, manifest, config["column"], config["limit"])
+    judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
     scorers = ScoringConfig(model, tuple(detectors), steps).scorers()
@@ -315,8 +315,8 @@ def _with_pictures(
         bars(show_progress) as track,
     ):
         stages = Stages(run.folder, subject.denoiser)
-        stages.do("work", lambda: record_works(run, panel.drawn()))
-        jobs, batch = jobs_for(panel.drawn(), seeds), sampling.batch_size
+        stages.do("work", lambda: record_works(run, cohorts.drawn()))
+        jobs, batch = jobs_for(cohorts.drawn(), seeds), sampling.batch_size
         stages.do(
             "before",
             lambda: record_stage(
@@ -325,8 +325,8 @@ def _with_pictures(
         )
         metric, criterion = criterion_fields(judge)
         summary = {
-            **figures(run, panel, detectors),
-            **report_fields(run, stages, metric, criterion, [*panel.limits, *limits]),
+            **figures(run, cohorts, detectors),
+            **report_fields(run, stages, metric, criterion, [*cohorts.limits, *limits]),
         }
         write_json(run.folder / "summary.json", summary)
         table = write_results(run)
@@ -334,8 +334,8 @@ def _with_pictures(
     return Scanned(out, table, summary)
 
 
-def _panel(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:
+def _cohorts(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:
     if prompts is not None:
         targets = read_prompts(prompts, column=column, limit=limit)
-        return Cohorts(prompts=panel_of_prompts(targets, manifest, Sizes()).prompts)
-    return panel_of_manifest(manifest, Sizes())
+        return Cohorts(prompts=cohorts_of_prompts(targets, manifest, Sizes()).prompts)
+    return cohorts_of_manifest(manifest, Sizes())

@@ -97,17 +97,17 @@ class Started:
 class Scorer:
     """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
 
-    def __init__(self, reading: ScoringConfig) -> None:
-        os.environ.update(reading.places)
-        self.reading = reading
-        pipe = load(reading.model, reading.device, reading.dtype) if reading.pipe is None else reading.pipe
-        self.subject = Subject(pipe, reading.model)
-        if reading.channels_last:
+    def __init__(self, config: ScoringConfig) -> None:
+        os.environ.update(config.places)
+        self.config = config
+        pipe = load(config.model, config.device, config.dtype) if config.pipe is None else config.pipe
+        self.subject = Subject(pipe, config.model)
+        if config.channels_last:
             self.subject.denoiser.to(memory_format=torch.channels_last)
-        if reading.compiled:
+        if config.compiled:
             self.subject.denoiser.compile()
         self.draw: Draw = drawn_by_pipeline(
-            self.subject, reading.sampling, reading.scorers(), pictures=False, thresholds=stored_thresholds()
+            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=stored_thresholds()
         )
 
     @cached_property
@@ -116,8 +116,8 @@ class Scorer:
 
     def started(self, example: Target) -> Started:
         """Find the batch where none was given: on a GPU the largest that fits and pays, tried with this prompt."""
-        if self.reading.batch_size is not None:
-            self.batch_size = self.reading.batch_size
+        if self.config.batch_size is not None:
+            self.batch_size = self.config.batch_size
         elif self.subject.device.type == "cpu":
             self.batch_size = CPU_BATCH
         else:
@@ -150,16 +150,16 @@ class Scorer:
     def _goes_on(self, item: Item, row: Sequence[Drawn]) -> bool:
         if len(row) == len(item.seeds):
             return False
-        return self.reading.boundary is None or self.reading.boundary.decision(self._values(row)) is None
+        return self.config.boundary is None or self.config.boundary.decision(self._values(row)) is None
 
     def _decided(self, row: list[Drawn]) -> list[Drawn]:
         """With early exit every record of a prompt holds the prompt's mean and the decision."""
-        if self.reading.boundary is None:
+        if self.config.boundary is None:
             return row
         values = self._values(row)
         mean = None if None in values else mean_of(values)
-        about = {"prompt_score": mean, "prompt_flagged": self.reading.boundary.decision(values)}
+        about = {"prompt_score": mean, "prompt_flagged": self.config.boundary.decision(values)}
         return [replace(drawn, more={**drawn.more, **about}) for drawn in row]
 
     def _values(self, row: Sequence[Drawn]) -> list[float | None]:
-        return [drawn.scores[self.reading.detectors[0]] for drawn in row]
+        return [drawn.scores[self.config.detectors[0]] for drawn in row]

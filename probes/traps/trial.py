@@ -25,15 +25,14 @@ from probes.attacks.adversarial_embedding import AdversarialEmbedding
 from probes.errors import TrapError
 from probes.metrics.statistics import auroc
 from probes.model.generate import encode_pictures, encode_prompts
-from probes.model.loading import load
 from probes.model.training_loss import frozen, training_loss
 from probes.paths import takes_paths
 from probes.runs.folder import Record, Run, describe_input, record_id, write_json
 from probes.runs.progress import bars
+from probes.testbed.checkpoint import Checkpoint
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
-from shield.model.loading import SHIPPED
 from shield.protected.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")
@@ -96,10 +95,11 @@ def trial(
     WeightsError, and UnsupportedError for a model with several text encoders.
     """
     measure = measure or Measure()
-    if traps is None and model not in SHIPPED:
+    checkpoint = Checkpoint.of(model)
+    if traps is None and checkpoint.truth is None:
         raise TrapError(f"Which traps {model} may have seen isn't known: give their folder with --traps.")
     known = read_traps(traps) if traps is not None else shipped_traps()
-    subject = Subject(load(model, device=device), model)
+    subject = checkpoint.subject(device)
     encode_prompts(subject, [""])  # refuses other families before a run folder is made
     config = {"model": model, "traps": known.sha256, "measure": asdict(measure)}
     inputs = [] if traps is None else [describe_input(traps / "manifest.json")]

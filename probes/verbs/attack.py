@@ -15,7 +15,6 @@ from typing import Any
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import ladder, lines_of_ladder
-from probes.audit.audit import TWINS
 from probes.audit.plan import Plan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
@@ -44,7 +43,7 @@ UNPRUNED = "No mask was given: the model was attacked as it is."
 @takes_paths
 def attack(
     out: Path,
-    asked: AuditRequest | None = None,
+    request: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     steps: Sequence[int] | None = None,
@@ -61,25 +60,25 @@ def attack(
     ``method`` is a name of ATTACKS; ``steps`` are STEPS by default, and the LEVELS of a paraphrase.
 
     One search to the last of ``steps`` is judged at each of them, on seeds that it never saw. The testbed's own twin
-    is used unless ``asked`` names another; a control that there is nothing for is skipped and said so. Raises
+    is used unless ``request`` names another; a control that there is nothing for is skipped and said so. Raises
     BadRequestError (steps, init), MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
-    asked = asked or AuditRequest()
-    asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
+    request = request or AuditRequest()
+    request = replace(request, twin=request.twin or request.checkpoint.twin)
     steps = steps or (LEVELS if method == Paraphrase.name else STEPS)
     plan = attack_plan(plan, steps, init, init_prompt, batch, method)
     selected = read_mask(mask) if mask is not None else UnitMask({})
     more: dict[str, Any] = {"mask": None if mask is None else sha256_of(mask_file(mask))}
     if method != AdversarialEmbedding.name:
         more["attack"] = method
-    with opened("attack", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        run_stages(loop, "work", loop.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
-        summary = loop.summary()
+    with opened("attack", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
+        run_stages(session, "work", session.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
+        summary = session.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
         summary |= {"attack": method, "verdicts": verdicts(summary["gaps"], wording_of(method))}
         if method == Paraphrase.name:
-            summary["ladder_of_paraphrases"] = ladder(list(loop.run.records()))
+            summary["ladder_of_paraphrases"] = ladder(list(session.run.records()))
         write_json(out / "summary.json", summary)
     return Done(out, write_report(out), summary)
 

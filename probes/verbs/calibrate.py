@@ -11,10 +11,9 @@ from probes.inputs.prompts import read_prompts
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.paths import takes_paths
 from probes.runs.progress import added_up
+from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.negatives import KINDS, dev_negatives
-from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError, GalleryError
-from shield.model.loading import SHIPPED
 from shield.protected.pictures import UNREADABLE, open_image, picture_files
 from shield.thresholds import Threshold, save_threshold
 
@@ -41,7 +40,6 @@ def calibrate_detectors(
     (probes/testbed/negatives.py): BadRequestError for another model, for an unknown detector, and for too few
     negatives.
     """
-    from probes.model.loading import load
     from shield.calibration.detectors import Sampling
     from shield.calibration.detectors import calibrate as calibrated_by
     from shield.detectors import DETECTORS
@@ -49,14 +47,16 @@ def calibrate_detectors(
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
         raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
-    if prompts is None and model not in SHIPPED:
+    checkpoint = Checkpoint.of(model)
+    if prompts is None and checkpoint.truth is None:
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
-    pipe = load(model, device=device)
+    checkpoint = checkpoint.loaded(device)
+    pipe = checkpoint.pipe
     captions = (
         [target.prompt for target in read_prompts(prompts)] if prompts else dev_negatives(pipe, negatives, progress)
     )
     source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)} that bring out no work"
-    sampling = Sampling(*usual_sampling(model, pipe, steps, guidance_scale), batch_size)
+    sampling = Sampling(*checkpoint.sampling(steps, guidance_scale), batch_size)
     thresholds = calibrated_by(
         pipe,
         [DETECTORS[name]() for name in detectors],

@@ -14,13 +14,13 @@ import numpy as np
 from probes.inputs.prompts import read_prompts
 from probes.paths import takes_paths
 from probes.runs.progress import added_up
+from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.negatives import dev_negatives
-from probes.testbed.sampling import usual_sampling
 from shield.errors import BadRequestError
 from shield.home import gallery_folder, home
-from shield.model.loading import SHIPPED
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
+from shield.protected.given import gallery_at
 from shield.protected.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
 from shield.protected.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
@@ -28,16 +28,6 @@ from shield.thresholds import Threshold, save_threshold
 FRESH = 400
 NEIGHBORS = 4000  # draws, which bring all 208 kinds
 GROUNDS = ("a blue background", "a pink striped background", "a gray dotted background", "a green checkered background")
-
-
-@takes_paths
-def gallery_at(folder: Path) -> Gallery:
-    """A saved gallery, by its folder or by its name in the user's data folder, or the pictures of a folder.
-
-    Raises GalleryError.
-    """
-    folder = gallery_folder(folder)
-    return Gallery.load(folder) if (folder / "gallery.json").is_file() else Gallery.from_folder(folder)
 
 
 def works_gallery() -> Gallery:
@@ -152,21 +142,22 @@ def calibrate_watch(
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
     BadRequestError for another model without prompts, and for too few of them.
     """
-    from probes.model.loading import load
     from shield.calibration.detectors import Sampling
     from shield.calibration.previews import calibrate_watch as calibrated_by
 
-    on_testbed = model in SHIPPED
-    if prompts is None and not on_testbed:
+    checkpoint = Checkpoint.of(model)
+    known = checkpoint.truth is not None
+    if prompts is None and not known:
         raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
-    works = gallery_at(gallery) if gallery is not None else works_gallery() if on_testbed else None
+    works = gallery_at(gallery) if gallery is not None else works_gallery() if known else None
     screen = None
     if openclip is not None:
-        screen = Meaning(Concepts.load(*registry) if registry or not on_testbed else testbed_concepts(), openclip)
-    pipe = load(model, device=device)
+        screen = Meaning(Concepts.load(*registry) if registry or not known else testbed_concepts(), openclip)
+    checkpoint = checkpoint.loaded(device)
+    pipe = checkpoint.pipe
     benign = [t.prompt for t in read_prompts(prompts)] if prompts else dev_negatives(pipe, progress=progress)
     source = str(prompts) if prompts else "testbed dev nonmembers and scenes that bring out no work"
-    sampling = Sampling(*usual_sampling(model, pipe, schedule, guidance_scale), batch_size)
+    sampling = Sampling(*checkpoint.sampling(schedule, guidance_scale), batch_size)
     made = calibrated_by(
         pipe,
         steps,

@@ -9,14 +9,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from probes.audit.audit import TWINS
 from probes.inputs.pictures import reference_picture
 from probes.metrics import ReferenceIndex
 from probes.model.generate import generate
-from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.runs.folder import record_id
-from probes.testbed.sampling import usual_sampling
+from probes.testbed.checkpoint import Checkpoint
 from shield.wrapper import Shield
 
 
@@ -48,13 +46,13 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
     Returns prompt, seed, flagged, verdict (the shield's), pictures (label -> path) and copies (label -> what it
     resembles; the testbed only, elsewhere nobody knows the works).
     """
-    pipe = load(request.model, device=request.device)
-    pictures, verdict = _shielded(pipe, request)
+    checkpoint = Checkpoint.of(request.model).loaded(request.device)
+    pictures, verdict = _shielded(checkpoint, request)
     if compare:
-        pictures = {"bare": _bare(pipe, request), **pictures}
-        if request.model in TWINS:
-            pictures["clean twin"] = _bare(load(TWINS[request.model], device=request.device), request)
-    copies, work = _resemblances(request, pictures) if request.model in TWINS else ({}, {})
+        pictures = {"bare": _bare(checkpoint, request), **pictures}
+        if checkpoint.twin is not None:
+            pictures["clean twin"] = _bare(Checkpoint.of(checkpoint.twin).loaded(request.device), request)
+    copies, work = _resemblances(request, pictures) if checkpoint.twin is not None else ({}, {})
     paths = _saved(out, request, pictures)
     if compare:
         strip = side_by_side({**work, **pictures})
@@ -69,17 +67,17 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
     }
 
 
-def _bare(pipe: Any, request: Request) -> Image.Image:
-    steps, scale = usual_sampling(request.model, pipe, request.steps, request.guidance_scale)
-    return generate(pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale)[0]
+def _bare(checkpoint: Checkpoint, request: Request) -> Image.Image:
+    steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
+    return generate(checkpoint.pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale)[0]
 
 
-def _shielded(pipe: Any, request: Request) -> tuple[dict[str, Image.Image], dict[str, Any]]:
+def _shielded(checkpoint: Checkpoint, request: Request) -> tuple[dict[str, Image.Image], dict[str, Any]]:
     import torch
 
     noise = torch.Generator("cpu").manual_seed(request.seed)
-    steps, scale = usual_sampling(request.model, pipe, request.steps, request.guidance_scale)
-    output = Shield(pipe, policy=request.policy, calibrate="never")(
+    steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
+    output = Shield(checkpoint.pipe, policy=request.policy, calibrate="never")(
         request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise]
     )
     return {"shielded": output.images[0]}, output.verdicts[0].to_dict()

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.audit import TWINS
 from probes.audit.plan import TESTBED_LR, Hardening, Plan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
@@ -20,10 +19,10 @@ from probes.errors import AuditError
 from probes.hardeners import HARDENERS
 from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
-from probes.inputs.truth import manifest_of
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.runs.folder import sha256_of, write_json
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import UnitMask
 from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts
 from shield.errors import BadRequestError
@@ -36,7 +35,7 @@ UNPRUNED = "No mask was given: surrogates come from the model as it is, and borr
 @takes_paths
 def harden(
     out: Path,
-    asked: AuditRequest | None = None,
+    request: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     steps: Sequence[int] = STEPS,
@@ -51,17 +50,17 @@ def harden(
     writes the hardened model as a diffusers checkpoint. Raises AuditError, BadRequestError (steps), MaskError,
     PromptFileError, RunError, WeightsError.
     """
-    asked = asked or AuditRequest()
-    asked = replace(asked, twin=asked.twin or TWINS.get(asked.model))
+    request = request or AuditRequest()
+    request = replace(request, twin=request.twin or request.checkpoint.twin)
     plan = attack_plan(plan, steps, plan.init, plan.init_prompt, plan.attack.batch)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise AuditError(f"{save} exists and isn't empty; choose another folder for the hardened checkpoint.")
     selected = read_mask(mask) if mask is not None else UnitMask({})
     more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "hardener": plan.hardening.hardener.name}
-    with opened("harden", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        loop.panel = with_dev(loop.panel)
+    with opened("harden", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
+        session.cohorts = with_dev(session.cohorts)
         run_stages(
-            loop,
+            session,
             "work",
             "before",
             "twin",
@@ -73,14 +72,14 @@ def harden(
             "hardened_attacked",
             "hardened_nonmember_attacked",
         )
-        summary = loop.summary()
+        summary = session.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
         summary["verdicts"] = verdicts(summary["gaps"])
         summary["saved"] = str(save) if save else None
         write_json(out / "summary.json", summary)
-        if save is not None and loop.stages.complete("harden") and not (save.is_dir() and any(save.iterdir())):
-            save_hardened(loop.subject, out / "harden" / "hardened.safetensors", save)
+        if save is not None and session.stages.complete("harden") and not (save.is_dir() and any(save.iterdir())):
+            save_hardened(session.subject, out / "harden" / "hardened.safetensors", save)
     return Done(out, write_report(out), summary)
 
 
@@ -100,9 +99,9 @@ def hardening(method: str, **amounts: Any) -> Hardening:
     return Hardening(**ours, hardener=HARDENERS[method](), schedule=FineTuning(**schedule))
 
 
-def usual_lr(model: str) -> float:
+def usual_lr(checkpoint: Checkpoint) -> float:
     """The learning rate where none is given."""
-    return FineTuning.lr if manifest_of(model) is None else TESTBED_LR
+    return FineTuning.lr if checkpoint.truth is None else TESTBED_LR
 
 
 def lines_of(summary: Mapping[str, Any]) -> list[str]:

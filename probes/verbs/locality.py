@@ -35,9 +35,7 @@ from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import Target
-from probes.inputs.truth import manifest_of
 from probes.localizers import FFNSubspace, ValueNeurons
-from probes.metrics import CopyJudge
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
 from probes.paths import takes_paths
@@ -45,6 +43,7 @@ from probes.pruners import pruned
 from probes.report import locality_plots
 from probes.report.figures import rate_row
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.runs.folder import sha256_of, write_json
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
@@ -73,7 +72,7 @@ class Start:
 @takes_paths
 def locality(
     out: Path,
-    asked: AuditRequest | None = None,
+    request: AuditRequest | None = None,
     *,
     mask: Path | None = None,
     works: int = 4,
@@ -89,7 +88,7 @@ def locality(
     compared with. ``masks`` names the localizers whose masks are compared: ffn_subspace, value_neurons. Raises
     AuditError, BadRequestError, MaskError, PromptFileError, RunError, WeightsError.
     """
-    asked = asked or AuditRequest()
+    request = request or AuditRequest()
     if starts < 2:
         raise BadRequestError(f"Locality compares two or more searches for each work, not {starts}.")
     unknown = set(masks) - {FFNSubspace.name, ValueNeurons.name}
@@ -98,7 +97,7 @@ def locality(
             f"Locality compares masks of {FFNSubspace.name} and {ValueNeurons.name}, not of "
             f"{', '.join(sorted(unknown))}."
         )
-    if ValueNeurons.name in masks and asked.nonmembers is None and manifest_of(asked.model) is None:
+    if ValueNeurons.name in masks and request.nonmembers is None and request.checkpoint.truth is None:
         raise BadRequestError(
             f"{ValueNeurons.name} compares with prompts that weren't memorized: give them with --nonmembers."
         )
@@ -109,11 +108,11 @@ def locality(
         "starts": starts,
         "masks": list(masks),
     }
-    with opened("locality", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        run_stages(loop, "work")
-        study = _Study(loop, works, starts, masks, asked)
+    with opened("locality", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
+        run_stages(session, "work")
+        study = _Study(session, works, starts, masks, request)
         for stage, work in (("search", study.search), ("locality", study.draw), ("analyze", study.analyze)):
-            loop.stages.do(stage, work)
+            session.stages.do(stage, work)
         summary = study.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
@@ -126,28 +125,32 @@ def locality(
 class _Study:
     """The stages of one analysis."""
 
-    def __init__(self, loop: AuditSession, works: int, starts: int, masks: Sequence[str], asked: AuditRequest) -> None:
-        self.loop, self.masks, self.asked = loop, masks, asked
-        self.works = [work for work in loop.panel.members if work.reference is not None][:works]
+    def __init__(
+        self, session: AuditSession, works: int, starts: int, masks: Sequence[str], request: AuditRequest
+    ) -> None:
+        self.session, self.masks, self.request = session, masks, request
+        self.works = [work for work in session.cohorts.members if work.reference is not None][:works]
         self.starts = [Start(work, number) for work in self.works for number in range(starts)]
         self.searches = Searches(
-            loop.run.folder / "embeddings" / "locality", loop.plan.attack, (0, loop.plan.attack.steps), "noise"
+            session.run.folder / "embeddings" / "locality", session.plan.attack, (0, session.plan.attack.steps), "noise"
         )
 
     def search(self) -> dict[str, Any]:
         if not self.starts:
             raise Skip(NO_GOAL)
-        with pruned(self.loop.subject, self.loop.mask()):
-            self.searches.search(self.loop.subject, [start.target for start in self.starts], self.loop.track("search"))
-        return {"attack": asdict(self.loop.plan.attack)}
+        with pruned(self.session.subject, self.session.mask()):
+            self.searches.search(
+                self.session.subject, [start.target for start in self.starts], self.session.track("search")
+            )
+        return {"attack": asdict(self.session.plan.attack)}
 
     def draw(self) -> None:
         """One picture of each result, judged; its record names the work."""
-        loop, steps = self.loop, self.loop.plan.attack.steps
+        session, steps = self.session, self.session.plan.attack.steps
         if not self.starts:
             raise Skip(NO_GOAL)
         by_target = {start.target.id: start for start in self.starts}
-        draw = drawn_by_pipeline(loop.subject, loop.plan.sampling)
+        draw = drawn_by_pipeline(session.subject, session.plan.sampling)
 
         def named(jobs: Sequence[Job]) -> list[Drawn]:
             return [
@@ -158,21 +161,21 @@ class _Study:
         jobs = [
             Job(start.target, seed, self.searches.embeds(start.target)[steps], steps)
             for start in self.starts
-            for seed in loop.plan.picture_seeds
+            for seed in session.plan.picture_seeds
         ]
-        with pruned(loop.subject, loop.mask()):
-            loop.draw("locality", loop.subject, jobs, named)
+        with pruned(session.subject, session.mask()):
+            session.draw("locality", session.subject, jobs, named)
 
     def analyze(self) -> dict[str, Any]:
         """All three analyses of the searches that brought their work back."""
         if not self.starts:
             raise Skip(NO_GOAL)
-        won, subject, seed = self._won(), self.loop.subject, self.loop.plan.locate_seed
+        won, subject, seed = self._won(), self.session.subject, self.session.plan.locate_seed
         groups = self._groups(won)
         if not any(len(block) > 1 for block in groups["results"]):
             raise Skip(TOO_FEW)
         flagged = {group: groups[group] for group in ("results", "captions")}
-        with pruned(subject, self.loop.mask()):
+        with pruned(subject, self.session.mask()):
             activated = activation_rows(subject, {**flagged, "starts": groups["starts"]}, seed)
             masks = [row for name in self.masks for row in mask_rows(subject, flagged, name, self._maker(name, seed))]
         distances = {
@@ -191,7 +194,7 @@ class _Study:
     def _won(self) -> list[Start]:
         copied = {
             (record["item"], record["start"])
-            for record in self.loop.run.records()
+            for record in self.session.run.records()
             if record["stage"] == "locality" and record["copied"]
         }
         return [start for start in self.starts if (start.work.id, start.number) in copied]
@@ -201,24 +204,24 @@ class _Study:
 
     def _groups(self, won: Sequence[Start]) -> Groups:
         """All embeddings to compare; results and starts in a block for each work."""
-        steps, others = self.loop.plan.attack.steps, self.loop.panel.nonmembers
+        steps, others = self.session.plan.attack.steps, self.session.cohorts.nonmembers
 
         def blocks(starts: Sequence[Start], at: int) -> list[list[torch.Tensor]]:
             return [[self._embeds(start, at) for start in starts if start.work == work] for work in self.works]
 
         def captions(targets: Sequence[Target]) -> list[list[torch.Tensor]]:
-            return [list(encode_prompts(self.loop.subject, [target.prompt for target in targets]).cpu())]
+            return [list(encode_prompts(self.session.subject, [target.prompt for target in targets]).cpu())]
 
         groups = {
             "results": blocks(won, steps),
             "starts": blocks(self.starts, 0),
-            "captions": captions(self.loop.panel.members),
+            "captions": captions(self.session.cohorts.members),
         }
         return {**groups, "captions of non-members": captions(others)} if others else groups
 
     def _stay(self, won: Sequence[Start]) -> dict[str, Any]:
         """How many results lie nearest to their own start, among the starts of their work."""
-        steps, near, moved = self.loop.plan.attack.steps, 0, []
+        steps, near, moved = self.session.plan.attack.steps, 0, []
         for start in won:
             result = self._embeds(start, steps)
             away = {
@@ -231,36 +234,34 @@ class _Study:
         return {"n": len(won), "nearest_to_own_start": near, "moved": float(np.mean(moved))}
 
     def _maker(self, name: str, seed: int) -> Maker:
-        loop = self.loop
+        session = self.session
         if name == FFNSubspace.name:
-            return subspace_masks(loop.subject, loop.plan.localizer, seed)
+            return subspace_masks(session.subject, session.plan.localizer, seed)
         negatives = (
-            tuple(target.prompt for target in loop.panel.nonmembers)
-            if self.asked.nonmembers
-            else base_prompts("nonmembers", [], self.asked.model)
+            tuple(target.prompt for target in session.cohorts.nonmembers)
+            if self.request.nonmembers
+            else base_prompts("nonmembers", [], self.request.checkpoint)
         )
         localizer = ValueNeurons(negatives=negatives)
-        usual, track = localizer.usual(loop.subject, seed), loop.track(name)
+        usual, track = localizer.usual(session.subject, seed), session.track(name)
 
         def masks(names: Sequence[str], embeds: torch.Tensor) -> list[UnitMask]:
             found = neurons_of(
-                loop.run, localizer, loop.subject, {one: one for one in names}, embeds, usual, seed, track
+                session.run, localizer, session.subject, {one: one for one in names}, embeds, usual, seed, track
             )
-            return [localizer.mask(loop.subject, [one]) for one in found]
+            return [localizer.mask(session.subject, [one]) for one in found]
 
         return masks
 
-    def summary(self) -> dict[str, Any]:
-        loop = self.loop
-        records = [record for record in loop.run.records() if record["stage"] == "locality"]
-        metric = loop.known.judge.metrics[0].name if isinstance(loop.known.judge, CopyJudge) else None
-        entry = loop.stages.entry("analyze") or {}
-        summary = loop.summary()
-        row = rate_row(records, metric, stage="locality", group="members", rung=None)
+    def summary(self) -> Summary:
+        session = self.session
+        records = session.records("locality")
+        summary = session.summary()
+        row = rate_row(records, session.metric, stage="locality", group="members", rung=None)
         return {
             **summary,
             "rows": [*summary["rows"], *([row] if records else [])],
-            "locality": {**(entry.get("detail") or {}), "searches": row, "steps": loop.plan.attack.steps},
+            "locality": {**session.stages.detail("analyze"), "searches": row, "steps": session.plan.attack.steps},
         }
 
 

@@ -20,19 +20,18 @@ import torch
 from probes.audit.norms import Norms, joined, save_norms
 from probes.audit.plan import FULL
 from probes.errors import AuditError
-from probes.inputs.cohorts import Sizes, panel_of_manifest
+from probes.inputs.cohorts import Sizes, cohorts_of_manifest
 from probes.inputs.prompts import read_prompts
-from probes.inputs.truth import manifest_for, manifest_of
 from probes.localizers import LOCALIZERS, SHIPPED, Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.localizers.value_neurons import Neurons, Usual
 from probes.model.generate import encode_prompts
 from probes.model.layers import matching_weights
-from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.report import mask_plots
 from probes.runs.folder import Run, describe_input, record_id, write_json
 from probes.runs.progress import Progress, bars
 from probes.runs.stage_log import Stages
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Localizer, Subject, UnitMask
 from shield.errors import BadRequestError
 
@@ -80,8 +79,8 @@ def localize(
     Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError, UnsupportedError and
     WeightsError.
     """
-    ordinary = prompts is None and isinstance(localizer, Curvature)
-    used = ordinary_prompts(model)[:limit] if ordinary else _prompts(prompts, model, column, limit)
+    checkpoint, ordinary = Checkpoint.of(model, pipe), prompts is None and isinstance(localizer, Curvature)
+    used = ordinary_prompts(checkpoint)[:limit] if ordinary else _prompts(prompts, checkpoint, column, limit)
     config = {
         "model": model,
         "column": column,
@@ -91,7 +90,7 @@ def localize(
         "options": {name: value for name, value in vars(localizer).items() if name != "like"},
     }
     inputs = [describe_input(prompts)] if prompts else []
-    subject = Subject(load(model, device=device) if pipe is None else pipe, model)
+    subject = checkpoint.subject(device)
     if hasattr(localizer, "modules"):
         matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
     about: dict[str, Any] = {
@@ -114,7 +113,7 @@ def localizer_of(
     base: str | None,
     options: Mapping[str, Any],
     prompts: Path | None,
-    model: str,
+    checkpoint: Checkpoint,
     column: str | None = None,
     limit: int | None = None,
 ) -> AnyLocalizer:
@@ -139,7 +138,7 @@ def localizer_of(
     if options["unit"] not in ("weight", "neuron"):
         raise BadRequestError(f"A unit is weight or neuron, not {options['unit']!r}.")
     base = base or ("nonmembers" if method == ValueNeurons.name else "null")
-    compared = base_prompts(base, _prompts(prompts, model, column, limit), model)
+    compared = base_prompts(base, _prompts(prompts, checkpoint, column, limit), checkpoint)
     try:
         if method == ValueNeurons.name:
             return ValueNeurons(negatives=compared)
@@ -148,7 +147,7 @@ def localizer_of(
         raise BadRequestError(str(error)) from error
 
 
-def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ...]:
+def base_prompts(base: str, prompts: Sequence[str], checkpoint: Checkpoint) -> tuple[str, ...]:
     """Prompts to compare with: "null", "paraphrase", the testbed's dev "nonmembers" or "scenes", or a prompt file.
 
     A paraphrase is the prompt's own words in another order: it drives the same words without being the memorized
@@ -159,20 +158,20 @@ def base_prompts(base: str, prompts: Sequence[str], model: str) -> tuple[str, ..
     if base == "paraphrase":
         return tuple(reordered(prompt) for prompt in prompts)
     if base in ("nonmembers", "scenes"):
-        manifest = manifest_of(model)
+        manifest = checkpoint.truth
         if manifest is None:
-            raise AuditError(f"Nobody knows the {base} of {model}: give a file of such prompts with --base.")
+            raise AuditError(f"Nobody knows the {base} of {checkpoint.name}: give a file of such prompts with --base.")
         if base == "scenes":
             return tuple(scene.caption for scene in manifest.scenes(split="dev"))
         return tuple(item.captions[0] for item in manifest.nonmembers(split="dev"))
     return tuple(target.prompt for target in read_prompts(Path(base)))
 
 
-def ordinary_prompts(model: str) -> list[str]:
+def ordinary_prompts(checkpoint: Checkpoint) -> list[str]:
     """The testbed's dev non-members and scenes, in turn. AuditError for a model nothing is known about."""
-    manifest = manifest_of(model)
+    manifest = checkpoint.truth
     if manifest is None:
-        raise AuditError(f"Nobody knows the ordinary prompts of {model}: give a file of them.")
+        raise AuditError(f"Nobody knows the ordinary prompts of {checkpoint.name}: give a file of them.")
     nonmembers = [item.captions[0] for item in manifest.nonmembers(split="dev")]
     scenes = [scene.caption for scene in manifest.scenes(split="dev")]
     pairs = [caption for both in zip(nonmembers, scenes, strict=False) for caption in both]
@@ -191,11 +190,11 @@ def reordered(prompt: str) -> str:
     return " ".join(shuffled)
 
 
-def _prompts(prompts: Path | None, model: str, column: str | None, limit: int | None) -> list[str]:
-    manifest = manifest_for(model, prompts)
+def _prompts(prompts: Path | None, checkpoint: Checkpoint, column: str | None, limit: int | None) -> list[str]:
+    manifest = checkpoint.known(prompts)
     if prompts is not None:
         return [target.prompt for target in read_prompts(prompts, column=column, limit=limit)]
-    return [target.prompt for target in panel_of_manifest(manifest, Sizes()).locate][:limit]
+    return [target.prompt for target in cohorts_of_manifest(manifest, Sizes()).locate][:limit]
 
 
 def _located(

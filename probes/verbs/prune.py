@@ -24,6 +24,7 @@ from probes.paths import takes_paths
 from probes.pruners import save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.runs.folder import Record, sha256_of, write_json
 
 PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
@@ -33,7 +34,7 @@ PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tupl
 def prune(
     mask: Path,
     out: Path,
-    asked: AuditRequest | None = None,
+    request: AuditRequest | None = None,
     *,
     plan: Plan = PRUNE,
     ks: Sequence[float] = (),
@@ -47,18 +48,18 @@ def prune(
     norms that localize left beside the mask, without collecting activations again. ``save`` writes the pruned model
     as a diffusers checkpoint. Raises MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
-    asked, selected = asked or AuditRequest(), read_mask(mask)
+    request, selected = request or AuditRequest(), read_mask(mask)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
     norms = mask_file(mask).with_name("norms.safetensors")
     points = sweep(norms, ks) if ks else None
     more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks)}
-    with opened("prune", out, asked, plan, selected, more, resume=resume, show_progress=show_progress) as loop:
-        run_stages(loop, "work", "before", "pruned", "random_pruned")
-        curve = points.draw(loop) if points is not None else []
-        records = list(loop.run.records())
-        summary = {
-            **loop.summary(),
+    with opened("prune", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
+        run_stages(session, "work", "before", "pruned", "random_pruned")
+        curve = points.draw(session) if points is not None else []
+        records = list(session.run.records())
+        summary: Summary = {
+            **session.summary(),
             "scores": score_changes(records, plan.detectors),
             "tradeoff": curve,
             "saved": str(save) if save else None,
@@ -71,7 +72,7 @@ def prune(
         }
         write_json(out / "summary.json", summary)
         if save is not None and not (save.is_dir() and any(save.iterdir())):
-            save_pruned(loop.subject, selected, save)
+            save_pruned(session.subject, selected, save)
     return Done(out, write_report(out), summary)
 
 

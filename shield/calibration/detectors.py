@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shield.errors import BadRequestError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.model.families import family_of
 from shield.runtime.settings import models_of, running_setting
 from shield.thresholds import Setting, Threshold, calibrated

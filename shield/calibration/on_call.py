@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from shield.calibration.benign import digest_of
 from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store
@@ -35,11 +36,18 @@ log = logging.getLogger("shield")
 @dataclass(frozen=True)
 class Effort:
     """What a calibration is to reach and may cost: the false-alarm rate, and the time (None: 120 s on a CPU, and as
-    long as it takes elsewhere).
+    long as it takes elsewhere). `prompts`: benign ones instead of those that ship.
     """
 
     fpr: float = 0.01
     seconds: float | None = None
+    prompts: tuple[str, ...] | None = None
+
+    def is_met(self, threshold: Threshold) -> bool:
+        """Whether a threshold was made for this rate and, where prompts are named, on these."""
+        about = threshold.provenance
+        own = self.prompts is None or about.get("asked_sha256") == digest_of(list(self.prompts))
+        return own and about.get("wanted_fpr") == self.fpr
 
 
 class OnCall:
@@ -87,6 +95,29 @@ class OnCall:
             self._answers[key] = (tuple(given), answer)  # kept, so that no other object gets a threshold's id
         return self._answers[key][1]
 
+    def ahead(
+        self,
+        pipe: Any,
+        detectors: Sequence[Detector],
+        calls: Sequence[Mapping[str, Any]],
+        models: Models,
+        given: Sequence[Threshold],
+        effort: Effort,
+    ) -> list[Threshold]:
+        """The thresholds that these calls, arguments by name, will ask for: found or made, each once.
+
+        Raises:
+            ShieldError: As `foretold_setting` and `self_calibrate`.
+        """
+        held: list[Threshold] = []
+        for call in calls if detectors else ():
+            made = self._answer(pipe, detectors, call_arguments(call), models, given, effort, makes=True)
+            setting = foretold_setting(pipe, call_arguments(call), max(one.first_k for one in detectors), models)
+            found_here = [_given(given, one, setting) or _first(made, one, setting) for one in detectors]
+            held += [one for one in found_here if one is not None and one not in held]
+            self._made = [*(one for one in made if one not in self._made), *self._made]
+        return held
+
     def _answer(
         self,
         pipe: Any,
@@ -100,10 +131,10 @@ class OnCall:
         setting = foretold_setting(pipe, call, max(one.first_k for one in detectors), models)
         shown = [one for one in detectors if one.first_k <= len(setting.timesteps)]
         needed = [one for one in shown if _given(given, one, setting) is None]
-        kept = [one for one in self._made if one.provenance.get("wanted_fpr") == effort.fpr]
+        kept = [one for one in self._made if effort.is_met(one)]
         if makes and any(_first(kept, one, setting) is None for one in needed):
             own = Store().of_checkpoint(models.denoiser)
-            kept += [one for one in own if one.provenance.get("wanted_fpr") == effort.fpr]
+            kept += [one for one in own if effort.is_met(one)]
         held = [(one, _first(kept, one, setting)) for one in needed]
         missing = [one for one, threshold in held if threshold is None]
         made = self._once(pipe, missing, call, setting, models, effort) if makes and missing else []
@@ -121,7 +152,8 @@ class OnCall:
         """The thresholds of one setting, which are made by one process and kept for the others."""
         named = [[one.name, options_of(one)] for one in detectors]
         alike = setting if any(one.first_k > 1 for one in detectors) else _first_step_alone(setting)
-        entry, store = [named, alike, effort.fpr], Store()
+        asked = [] if effort.prompts is None else [digest_of(list(effort.prompts))]
+        entry, store = [named, alike, effort.fpr, *asked], Store()
 
         def make() -> list[Threshold]:
             where = store.entry(models.denoiser, entry)
@@ -153,12 +185,23 @@ def _made(
     )
     log.info(said)
     with _bar(said) as progress:
-        made = self_calibrate(pipe, detectors, call, fpr=effort.fpr, seconds=seconds, models=models, progress=progress)
+        made = self_calibrate(
+            pipe,
+            detectors,
+            call,
+            fpr=effort.fpr,
+            prompts=effort.prompts,
+            seconds=seconds,
+            models=models,
+            progress=progress,
+        )
     about = made[0].provenance
     short = f" instead of {effort.fpr:.2%}, which the time didn't allow" if made[0].fpr > effort.fpr else ""
+    low, high = about["rate_interval"]
     log.info(
         f"Calibrated {names} on {made[0].negatives} prompts in {about['seconds']:.0f} s ({about['evaluations']} "
-        f"denoiser evaluations): at most {made[0].fpr:.2%} of prompts like these are flagged{short}."
+        f"denoiser evaluations): at most {made[0].fpr:.2%} of prompts like these are flagged{short}; "
+        f"with 95 % confidence between {low:.2%} and {high:.2%}."
     )
     return made
 

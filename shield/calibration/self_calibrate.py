@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 from shield.calibration.benign import benign_prompts, digest_of
-from shield.calibration.budget import prompts_needed, smallest_rate
+from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
-from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of
+from shield.hooks.recording import recorded
 from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
@@ -101,7 +102,7 @@ def self_calibrate(
 
     Returns:
         Thresholds in the detectors' order. Their provenance says which prompts, how many noises, evaluations and
-        seconds, and which rate was wanted.
+        seconds, which rate was wanted, and between which rates their own one lies with 95 % confidence.
 
     Raises:
         BadRequestError: No prompts or detectors, or scores that are no numbers.
@@ -119,6 +120,7 @@ def self_calibrate(
     found = work.scored(chosen, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
+    about |= {"asked_sha256": digest_of(chosen), "rate_interval": list(rate_interval(len(found.used), rate))}
     return [calibrated(d, found.scores[d.name], rate, found.settings[d.name], model, about) for d in detectors]
 
 

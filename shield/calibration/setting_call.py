@@ -5,8 +5,9 @@ it takes the first one; where a service calibrates before anybody called, smooth
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from shield.calibration.untouched import untouched
-from shield.errors import TraceError
+from shield.errors import BadRequestError, TraceError
 from shield.hooks.calls import hooked, named_arguments
 from shield.hooks.intercept import micro_conditioning
 from shield.model.families import family_of
@@ -64,6 +65,50 @@ def with_pictures(pipe: Any, call: Mapping[str, Any], seed: int = NOISE) -> dict
     height, width = picture_size(pipe, call.get("height"), call.get("width"))
     made = {name: _mask(height, width) if name == "mask_image" else _colors(height, width, seed) for name in missing}
     return {**call, **made}
+
+
+def service_calls(
+    pipe: Any,
+    sizes: Sequence[tuple[int, int]] | None,
+    strengths: Sequence[float] | None,
+    steps: int | Sequence[int] | None,
+    more: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The calls that a service will make: each size with each strength and number of steps, and `more` in all of them.
+
+    Args:
+        pipe: A loaded pipeline; where it takes its pictures' size, pictures of these sizes are made.
+        sizes: (height, width) in pixels; None: the pipeline's own.
+        strengths: Of image to image; None: the pipeline's own.
+        steps: Numbers of steps; None: the pipeline's own.
+        more: The calls' other arguments.
+
+    Raises:
+        BadRequestError: The pipeline takes none of these, or a value is none.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    unknown = next((name for name in (*more, *(["strength"] if strengths else [])) if name not in takes), None)
+    if unknown is not None:
+        raise BadRequestError(f"A call of {type(pipe).__name__} takes no {unknown}; leave it out.")
+    counts = (steps,) if steps is None or isinstance(steps, int) else tuple(steps)
+    calls = []
+    for size, strength, count in product(sizes or (None,), strengths or (None,), counts or (None,)):
+        chosen = {"strength": strength, "num_inference_steps": count, **_sized(pipe, size, takes)}
+        calls.append({**more, **{name: value for name, value in chosen.items() if value is not None}})
+    return calls
+
+
+def _sized(pipe: Any, size: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """A size as the pipeline takes it: as numbers, or as that of a picture."""
+    if size is None:
+        return {}
+    is_size = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+    if not is_size:
+        raise BadRequestError(f"Sizes are pairs (height, width) of pixels, as in [(1024, 1024)]; {size!r} was given.")
+    named = {"height": size[0], "width": size[1]}
+    if "height" in takes:
+        return named
+    return {name: value for name, value in with_pictures(pipe, named).items() if name not in named}
 
 
 def rows_of(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, Any]:

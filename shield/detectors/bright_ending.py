@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.types import ENDING, Trace
+from shield.signals import ENDING
+from shield.types import Trace
 
 LAYERS = tuple(f"down_blocks.0.attentions.{n}.transformer_blocks.0.attn2" for n in (0, 1))
 

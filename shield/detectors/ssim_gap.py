@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError
-from shield.hooks.extra_predictions import REDRAWN
+from shield.signals import REDRAWN
 from shield.types import Trace
 
 WINDOW, SIGMA, STABLE = 7, 1.5, (0.01**2, 0.03**2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shield.errors import MissingSignalError
-from shield.types import ENDING
+from shield.signals import ENDING
 
 
 def token_shares(layer: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:

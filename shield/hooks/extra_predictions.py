@@ -4,8 +4,6 @@ Every question is one of the current step's reruns with something changed (the n
 step of the picture's own: not a bit of it changes. Each costs extra denoiser calls for every image.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,31 +15,19 @@ from shield.model.prediction import noise_levels
 if TYPE_CHECKING:
     from shield.hooks.forward import Forward
 
-REDRAWN = "redrawn:"  # and a number: what the prompt predicts from that many other noises
 SHIFT = 0.25  # root mean square of the shift along the gap; a noise's is 1
 SEED = 20260101
 
 
-def redraws(needs: Iterable[str]) -> int:
-    """How many other noises these signals ask for; the largest number counts."""
-    return max((int(name.removeprefix(REDRAWN)) for name in needs if name.startswith(REDRAWN)), default=0)
-
-
-def extra_calls(needs: Iterable[str]) -> int:
-    """How many extra denoiser calls these signals cost each image."""
-    needs = frozenset(needs)
-    return 2 * len(needs & {"late", "shifted"}) + redraws(needs)
-
-
-def late(pipe: Any, forward: "Forward") -> "Forward":
-    """The same latents and conditioning, asked about at the third-last timestep."""
+def late(pipe: Any, forward: "Forward") -> dict[str, Any]:
+    """The same latents and conditioning, asked about at the third-last timestep: what that changes in the step."""
     timestep = float(pipe.scheduler.timesteps[-3:][0])
     signal, noise = noise_levels(pipe.scheduler, timestep)
     cond, uncond = _both(pipe, forward, timestep, None)
-    return replace(forward, timestep=timestep, signal=signal, noise=noise, noise_cond=cond, noise_uncond=uncond)
+    return {"timestep": timestep, "signal": signal, "noise": noise, "noise_cond": cond, "noise_uncond": uncond}
 
 
-def shifted(pipe: Any, forward: "Forward") -> "Forward | None":
+def shifted(pipe: Any, forward: "Forward") -> dict[str, Any] | None:
     """The same step at latents that are moved by SHIFT along the gap; None without an unconditional prediction.
 
     Along the gap of the predicted noise, whichever way the model writes its predictions.
@@ -53,17 +39,17 @@ def shifted(pipe: Any, forward: "Forward") -> "Forward | None":
     size = gap.flatten(1).pow(2).mean(1).sqrt().view(-1, *[1] * (gap.ndim - 1))
     moved = (forward.latents.float() + SHIFT * gap / size.clamp_min(1e-12)).to(forward.latents)
     cond, uncond = _both(pipe, forward, None, moved)
-    return replace(forward, latents=moved, noise_cond=cond, noise_uncond=uncond)
+    return {"latents": moved, "noise_cond": cond, "noise_uncond": uncond}
 
 
-def redrawn(forward: "Forward", count: int) -> list["Forward"]:
+def redrawn(forward: "Forward", count: int) -> list[dict[str, Any]]:
     """The same step from `count` other noises, the same ones for every image and every call; no unconditional half."""
     rows, one = range(len(forward.noise_cond)), forward.latents[:1]
     generator, found = torch.Generator().manual_seed(SEED), []
     for _ in range(count):
         noise = torch.randn(one.shape, generator=generator).to(one).expand_as(forward.latents)
         cond = forward.rerun(rows, forward.conditioning, latents=noise)
-        found.append(replace(forward, latents=noise, noise_cond=cond, noise_uncond=None))
+        found.append({"latents": noise, "noise_cond": cond, "noise_uncond": None})
     return found
 
 

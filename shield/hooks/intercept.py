@@ -8,9 +8,8 @@ after it, also after an exception, the denoiser holds the hooks that it held bef
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -18,28 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shield.errors import MissingSignalError, TraceError
+from shield.errors import TraceError
 from shield.hooks.attention import attention_watched
 from shield.hooks.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
 from shield.hooks.companion import Companion
 from shield.hooks.custody import ASIDE, BESIDE, COND, UNCOND, Custody
-from shield.hooks.extra_predictions import REDRAWN
 from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.forward import Forward
-from shield.hooks.recording import record, watched_layers
 from shield.hooks.running import alone
 from shield.hooks.steps import StepCount, observed
-from shield.model.conditioning import Conditioning, null_conditioning, read, written
-from shield.model.families import Family, family_of
-from shield.model.prediction import noise_levels, prediction_type, refuse_unreadable, unreadable
+from shield.model.conditioning import Conditioning, read, written
+from shield.model.families import family_of
+from shield.model.prediction import noise_levels, prediction_type, unreadable
 from shield.model.schedules import refuse_inverse
-from shield.types import ATTENTION, ENDING, SIGNALS, Trace
 
 _DEPTH: ContextVar[int] = ContextVar("depth", default=0)
 
 
 OnForward = Callable[[Forward], Tensor | None]
-PredictUncond = Callable[[Forward], Tensor]
 OnInputs = Callable[[dict[str, Any], int, bool], dict[str, Any] | None]
 
 
@@ -327,91 +322,3 @@ def once_more() -> Iterator[None]:
         yield
     finally:
         _DEPTH.reset(token)
-
-
-class _Enough(Exception):
-    """Ends a pipeline call once the wanted steps are recorded. Never leaves recorded()."""
-
-
-def _checked_needs(needs: Iterable[str]) -> frozenset[str]:
-    unknown = {name for name in needs if not name.startswith((ATTENTION, ENDING, REDRAWN))} - set(SIGNALS)
-    if unknown:
-        raise MissingSignalError(f"Unknown signals {sorted(unknown)}; known: {', '.join(SIGNALS)}.")
-    return frozenset(needs)
-
-
-@contextmanager
-def recorded(
-    pipe: Any,
-    needs: Iterable[str],
-    first_k: int | None = None,
-    stop: bool = False,
-    extra_uncond: "bool | PredictUncond" = False,
-) -> Iterator[Trace]:
-    """Records `needs` (of types.SIGNALS) of one pipeline call's first `first_k` steps (all when None).
-
-    `stop=True` ends the pipeline call quietly once those steps are recorded: the block is left at that point, without
-    the call's result. `extra_uncond=True` predicts the empty prompt beside every recorded step that has no
-    unconditional prediction (guidance off, or distilled): one more denoiser call. A function there is asked instead,
-    with the Forward; probes/shared_uncond.py is one. The trace stays valid after the block. Nothing is changed, so
-    pictures are bit-equal.
-
-        with recorded(pipe, {"noise_cond", "noise_uncond"}, first_k=1, stop=True) as trace:
-            pipe(prompts)
-        scores = NoiseGap().score(trace)
-
-    Raises MissingSignalError (unknown signal), UnsupportedPipelineError (also for a scheduler that the shield doesn't
-    know), TraceError (two pipeline calls in one block).
-    """
-    needs = _checked_needs(needs)
-    family, trace = family_of(pipe), Trace()
-    if needs:
-        refuse_unreadable(pipe.scheduler)
-    predict = partial(_predicted_null, pipe) if extra_uncond is True else extra_uncond or None
-    recorder = _Recorder(family, needs, first_k, stop, trace, predict if "noise_uncond" in needs else None)
-    with ExitStack() as stack:
-        if stop:
-            stack.enter_context(suppress(_Enough))
-        stack.enter_context(intercepted(pipe, recorder, layers=watched_layers(needs)))
-        yield trace
-
-
-def _predicted_null(pipe: Any, forward: Forward) -> Tensor:
-    """What the denoiser predicts for the empty prompt on every row of this step."""
-    rows = range(len(forward.noise_cond))
-    return forward.rerun(rows, null_conditioning(pipe, forward.conditioning.embeds.shape[1]).repeated(len(rows)))
-
-
-class _Recorder:
-    """An `on_forward` that only writes down."""
-
-    def __init__(
-        self,
-        family: Family,
-        needs: frozenset[str],
-        first_k: int | None,
-        stop: bool,
-        trace: Trace,
-        predict_uncond: PredictUncond | None,
-    ) -> None:
-        self.family, self.needs, self.trace, self.predict_uncond = family, needs, trace, predict_uncond
-        self.first_k = float("inf") if first_k is None else first_k
-        self.stop = stop
-
-    def __call__(self, forward: Forward) -> None:
-        if forward.index >= self.first_k:
-            if self.stop:
-                raise _Enough
-            return
-        self.trace.micro_conditioning = forward.micro_conditioning
-        if (forward.noise_uncond is None or forward.other_micro) and self.predict_uncond is not None:
-            forward = replace(forward, noise_uncond=self.predict_uncond(forward))
-        step = record(forward, self.needs, self.family.packed)
-        completes = forward.index < len(self.trace.steps)
-        if completes:
-            self.trace.steps[-1] = step
-        else:
-            self.trace.steps.append(step)
-        whole = self.family.layout == "stacked" or completes or forward.noise_uncond is not None
-        if self.stop and whole and len(self.trace.steps) >= self.first_k:
-            raise _Enough

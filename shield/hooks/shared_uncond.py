@@ -21,11 +21,11 @@ import torch
 from shield.hooks.forward import Forward
 from shield.model.conditioning import Conditioning, null_conditioning
 from shield.model.families import family_of
-from shield.types import ATTENTION, Detector
+from shield.signals import ENDING, Signals
+from shield.types import Detector
 
 # Predictions kept at a time: a quarter of a gigabyte for SDXL's latents in float32.
 KEPT = 1024
-_SIGNALS = frozenset({"latents", "noise_cond", "noise_uncond"})
 
 
 def shareable(pipe: Any, detectors: Sequence[Detector], guidance_scale: float) -> bool:
@@ -36,14 +36,15 @@ def shareable(pipe: Any, detectors: Sequence[Detector], guidance_scale: float) -
     """
     family = family_of(pipe)
     embeds_scale = getattr(getattr(pipe, family.denoiser).config, "time_cond_proj_dim", None) is not None
-    reads = frozenset().union(*(detector.needs for detector in detectors))
+    reads = Signals.named(name for detector in detectors for name in detector.needs)
     return (
         bool(detectors)
         and all(detector.first_k == 1 for detector in detectors)
         and guidance_scale > 1.0
         and family.layout == "stacked"
         and not embeds_scale
-        and all(name in _SIGNALS or name.startswith(ATTENTION) for name in reads)
+        and not reads.extra_calls
+        and not any(layer.startswith(ENDING) for layer in reads.layers)
     )
 
 

@@ -33,16 +33,16 @@ class AttentionDamp:
     name: ClassVar[str] = "attention_damp"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
+    def conditioned(self, context: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError where the prompt's length isn't known or it leaves no padding."""
-        if case.length is None:
+        if context.length is None:
             raise MissingSignalError("attention_damp needs to know where the prompt ends; its length isn't known here.")
-        embeds = case.original.embeds
-        first = case.length - (1 if self.end else 0)
+        embeds = context.original.embeds
+        first = context.length - (1 if self.end else 0)
         if first >= embeds.shape[1]:
             raise MissingSignalError(f"attention_damp needs padding; the prompt fills all {embeds.shape[1]} tokens.")
-        padding = embeds[:, :1].expand_as(embeds) if self.fill == "begin" else self._null(case)
-        return replace(case.original, embeds=torch.cat([embeds[:, :first], padding[:, first:]], dim=1))
+        padding = embeds[:, :1].expand_as(embeds) if self.fill == "begin" else self._null(context)
+        return replace(context.original, embeds=torch.cat([embeds[:, :first], padding[:, first:]], dim=1))
 
-    def _null(self, case: MitigationContext) -> torch.Tensor:
-        return case.null.fitted(case.original.embeds.shape[1]).embeds.to(case.original.embeds)
+    def _null(self, context: MitigationContext) -> torch.Tensor:
+        return context.null.fitted(context.original.embeds.shape[1]).embeds.to(context.original.embeds)

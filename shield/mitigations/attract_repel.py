@@ -36,21 +36,21 @@ class AttractRepel:
     name: ClassVar[str] = "attract_repel"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: MitigationContext) -> Tensor:
+    def predicted(self, context: MitigationContext) -> Tensor:
         """c' with u + g (c' - u) = u + g (plus - u) - r (c - u). Raises MissingSignalError where it can't be had."""
-        if case.noise_uncond is None:
+        if context.noise_uncond is None:
             raise MissingSignalError("attract_repel needs classifier-free guidance; this run has none.")
-        if "bias" not in case.memory:
-            case.memory["layers"] = early_layers(case.denoiser)
-            case.memory["bias"] = self._bias(case, case.memory["layers"])
-        with attention_biased(case.denoiser, case.memory["layers"], case.memory["bias"]):
-            plus = case.rerun(case.original).to(case.noise_cond)
-        return plus - (self.repulsion / case.guidance_scale) * (case.noise_cond - case.noise_uncond)
+        if "bias" not in context.memory:
+            context.memory["layers"] = early_layers(context.denoiser)
+            context.memory["bias"] = self._bias(context, context.memory["layers"])
+        with attention_biased(context.denoiser, context.memory["layers"], context.memory["bias"]):
+            plus = context.rerun(context.original).to(context.noise_cond)
+        return plus - (self.repulsion / context.guidance_scale) * (context.noise_cond - context.noise_uncond)
 
-    def _bias(self, case: MitigationContext, layers: list[str]) -> Tensor:
+    def _bias(self, context: MitigationContext, layers: list[str]) -> Tensor:
         """(T,) to add to the logits."""
-        with attention_watched(case.denoiser, layers) as shares:
-            case.rerun(case.original)
+        with attention_watched(context.denoiser, layers) as shares:
+            context.rerun(context.original)
         share = torch.stack([shares[layer][0].float() for layer in layers]).mean(0)
         return spikes(share, self.spike).to(share) * math.log(self.damping)
 

@@ -33,24 +33,24 @@ class EmbeddingDescent:
     name: ClassVar[str] = "embedding_descent"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
+    def conditioned(self, context: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError when guidance is off."""
-        if case.noise_uncond is None:
+        if context.noise_uncond is None:
             raise MissingSignalError("embedding_descent needs classifier-free guidance; this run has none.")
-        dtype, uncond = case.original.embeds.dtype, case.noise_uncond.detach().float()
-        first = _size(case.noise_cond.detach().float() - uncond)
+        dtype, uncond = context.original.embeds.dtype, context.noise_uncond.detach().float()
+        first = _size(context.noise_cond.detach().float() - uncond)
         with torch.inference_mode(False), torch.enable_grad():
-            embeds = case.original.embeds.detach().clone().float().requires_grad_(True)
+            embeds = context.original.embeds.detach().clone().float().requires_grad_(True)
             optimizer = torch.optim.AdamW([embeds], lr=self.learning_rate)
             for _ in range(self.iterations):
-                used = replace(case.original, embeds=embeds.to(dtype))
-                size = _size(case.rerun(used).float() - uncond)
+                used = replace(context.original, embeds=embeds.to(dtype))
+                size = _size(context.rerun(used).float() - uncond)
                 if size <= self.share * first:
                     break
                 (embeds.grad,) = torch.autograd.grad(size, [embeds])
                 embeds.grad[:, 0] = 0.0
                 optimizer.step()
-        return replace(case.original, embeds=_begin_kept(embeds.detach(), case.original.embeds).to(dtype))
+        return replace(context.original, embeds=_begin_kept(embeds.detach(), context.original.embeds).to(dtype))
 
 
 def _size(gap: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ class EmbeddingMix:
     name: ClassVar[str] = "embedding_mix"
     needs_prompt: ClassVar[bool] = True
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
+    def conditioned(self, context: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError without a rewritten prompt."""
-        if case.safe is None:
+        if context.safe is None:
             raise MissingSignalError("embedding_mix needs a rewritten prompt; none was accepted.")
-        return case.original.mixed(case.safe, self.weight)
+        return context.original.mixed(context.safe, self.weight)

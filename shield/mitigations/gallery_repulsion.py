@@ -35,49 +35,49 @@ class GalleryRepulsion:
     name: ClassVar[str] = "gallery_repulsion"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: MitigationContext) -> Tensor:
+    def predicted(self, context: MitigationContext) -> Tensor:
         """c' with u + g (c' - u) = the guided prediction, moved. Raises MissingSignalError without a gallery."""
-        if case.likeness is None:
+        if context.likeness is None:
             raise MissingSignalError("gallery_repulsion needs a gallery; give the shield one.")
-        cond = case.noise_cond.detach().float()
-        if case.noise_uncond is None:
-            return self._moved(case, cond).to(case.noise_cond)
-        uncond, scale = case.noise_uncond.detach().float(), case.guidance_scale
-        guided = uncond + self._scale(case, uncond + scale * (cond - uncond)) * (cond - uncond)
-        return (uncond + (self._moved(case, guided) - uncond) / scale).to(case.noise_cond)
+        cond = context.noise_cond.detach().float()
+        if context.noise_uncond is None:
+            return self._moved(context, cond).to(context.noise_cond)
+        uncond, scale = context.noise_uncond.detach().float(), context.guidance_scale
+        guided = uncond + self._scale(context, uncond + scale * (cond - uncond)) * (cond - uncond)
+        return (uncond + (self._moved(context, guided) - uncond) / scale).to(context.noise_cond)
 
-    def _scale(self, case: MitigationContext, guided: Tensor) -> float:
+    def _scale(self, context: MitigationContext, guided: Tensor) -> float:
         """The guidance scale that is left."""
-        assert case.likeness is not None
-        if not self.despecify or case.guidance_scale <= 1.0:
-            return case.guidance_scale
-        similar = min(max(2.0 * float(case.likeness(guided)[0]), 0.0), 1.0)
-        return 1.0 + (case.guidance_scale - 1.0) * (1.0 - similar)
+        assert context.likeness is not None
+        if not self.despecify or context.guidance_scale <= 1.0:
+            return context.guidance_scale
+        similar = min(max(2.0 * float(context.likeness(guided)[0]), 0.0), 1.0)
+        return 1.0 + (context.guidance_scale - 1.0) * (1.0 - similar)
 
-    def _moved(self, case: MitigationContext, guided: Tensor) -> Tensor:
+    def _moved(self, context: MitigationContext, guided: Tensor) -> Tensor:
         """Down the slope of the correlation to the limit, or as near as ROUNDS of Newton's steps come."""
-        assert case.likeness is not None
+        assert context.likeness is not None
         with torch.inference_mode(False), torch.enable_grad():
             moved = guided.clone()
             for _ in range(ROUNDS):
                 moved = moved.detach().requires_grad_(True)
-                similar, work = case.likeness(moved)
+                similar, work = context.likeness(moved)
                 if float(similar.detach()) <= self.limit:
                     break
-                case.memory.setdefault("works", set()).add(work)
+                context.memory.setdefault("works", set()).add(work)
                 (slope,) = torch.autograd.grad(similar, [moved])
                 way = (similar.detach() - self.limit) * slope / slope.pow(2).sum().clamp_min(1e-12)
-                moved = moved.detach() - self._enough(case, moved.detach(), way) * way
+                moved = moved.detach() - self._enough(context, moved.detach(), way) * way
         return moved.detach()
 
-    def _enough(self, case: MitigationContext, start: Tensor, way: Tensor) -> float:
+    def _enough(self, context: MitigationContext, start: Tensor, way: Tensor) -> float:
         """How much of the way is needed: the least that reaches the limit, or all of it."""
-        assert case.likeness is not None
+        assert context.likeness is not None
         short, far = 0.0, 1.0
-        if float(case.likeness(start - way)[0]) > self.limit:
+        if float(context.likeness(start - way)[0]) > self.limit:
             return far
         for _ in range(HALVINGS):
             middle = (short + far) / 2
-            above = float(case.likeness(start - middle * way)[0]) > self.limit
+            above = float(context.likeness(start - middle * way)[0]) > self.limit
             short, far = (middle, far) if above else (short, middle)
         return far

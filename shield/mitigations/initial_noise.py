@@ -43,57 +43,59 @@ class InitialNoise:
     name: ClassVar[str] = "initial_noise"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: MitigationContext) -> Tensor:
+    def predicted(self, context: MitigationContext) -> Tensor:
         """(1, ...). Raises MissingSignalError when guidance is off or the first step is over."""
-        if case.noise_uncond is None:
+        if context.noise_uncond is None:
             raise MissingSignalError("initial_noise needs classifier-free guidance; this run has none.")
-        if case.step == 0:
-            return self._restarted(case, case.noise_uncond)
-        if "gaps" not in case.memory:
-            raise MissingSignalError(f"initial_noise works at the first step; this is step {case.step + 1}.")
-        return case.noise_uncond if case.step < self.unguided * case.steps else case.noise_cond
+        if context.step == 0:
+            return self._restarted(context, context.noise_uncond)
+        if "gaps" not in context.memory:
+            raise MissingSignalError(f"initial_noise works at the first step; this is step {context.step + 1}.")
+        return context.noise_uncond if context.step < self.unguided * context.steps else context.noise_cond
 
-    def _restarted(self, case: MitigationContext, uncond: Tensor) -> Tensor:
+    def _restarted(self, context: MitigationContext, uncond: Tensor) -> Tensor:
         """Moves the latents; c' with u + g (c' - u) = the guided prediction at the new ones."""
-        if case.latents is None or case.move is None:
+        if context.latents is None or context.move is None:
             raise MissingSignalError("initial_noise needs the latents, which this call doesn't show.")
-        start = case.latents.detach().float()
-        case.memory["gaps"] = [_size(case.noise_cond.float() - uncond.float()).item()]
-        moved = self._by_difference(case, start) if self.way == "difference" else self._by_gradient(case, start)
-        moved = resized(moved, start).to(case.latents)
-        case.move(moved)
-        there = case.rerun(case.null, moved).to(uncond)
-        gap = torch.zeros_like(there) if self.unguided > 0 else case.rerun(case.original, moved).to(uncond) - there
-        return uncond + (there - uncond) / case.guidance_scale + gap
+        start = context.latents.detach().float()
+        context.memory["gaps"] = [_size(context.noise_cond.float() - uncond.float()).item()]
+        moved = self._by_difference(context, start) if self.way == "difference" else self._by_gradient(context, start)
+        moved = resized(moved, start).to(context.latents)
+        context.move(moved)
+        there = context.rerun(context.null, moved).to(uncond)
+        gap = (
+            torch.zeros_like(there) if self.unguided > 0 else context.rerun(context.original, moved).to(uncond) - there
+        )
+        return uncond + (there - uncond) / context.guidance_scale + gap
 
-    def _by_difference(self, case: MitigationContext, x: Tensor) -> Tensor:
+    def _by_difference(self, context: MitigationContext, x: Tensor) -> Tensor:
         for _ in range(self.iterations):
-            gap = self._gap(case, x)
-            x = x - self.rate * (self._gap(case, self._ahead(x, gap)) - gap)
+            gap = self._gap(context, x)
+            x = x - self.rate * (self._gap(context, self._ahead(x, gap)) - gap)
         return x
 
-    def _by_gradient(self, case: MitigationContext, start: Tensor) -> Tensor:
+    def _by_gradient(self, context: MitigationContext, start: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             x = start.clone().requires_grad_(True)
             optimizer = torch.optim.AdamW([x], lr=self.learning_rate, weight_decay=0.0)
             for _ in range(5 * self.iterations):
-                gap = self._gap(case, x)
-                case.memory["gaps"].append(_size(gap).item())
-                if case.memory["gaps"][-1] <= self.share * case.memory["gaps"][0]:
+                gap = self._gap(context, x)
+                context.memory["gaps"].append(_size(gap).item())
+                if context.memory["gaps"][-1] <= self.share * context.memory["gaps"][0]:
                     break
-                (x.grad,) = torch.autograd.grad(self._loss(case, x, gap), [x])
+                (x.grad,) = torch.autograd.grad(self._loss(context, x, gap), [x])
                 optimizer.step()
         return x.detach()
 
-    def _loss(self, case: MitigationContext, x: Tensor, gap: Tensor) -> Tensor:
+    def _loss(self, context: MitigationContext, x: Tensor, gap: Tensor) -> Tensor:
         if self.way == "descent":
             return _size(gap)
-        ahead = self._gap(case, self._ahead(x, gap.detach()))
+        ahead = self._gap(context, self._ahead(x, gap.detach()))
         return (ahead - gap).pow(2).sum() + self.prior * x.pow(2).sum()
 
-    def _gap(self, case: MitigationContext, x: Tensor) -> Tensor:
-        like = case.noise_cond
-        cond, uncond = (case.rerun(asked, x.to(like.dtype)) for asked in (case.original, case.null))
+    def _gap(self, context: MitigationContext, x: Tensor) -> Tensor:
+        like = context.noise_cond
+        cond, uncond = (context.rerun(asked, x.to(like.dtype)) for asked in (context.original, context.null))
         return cond.float() - uncond.float()
 
     def _ahead(self, x: Tensor, gap: Tensor) -> Tensor:

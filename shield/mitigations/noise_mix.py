@@ -30,13 +30,13 @@ class NoiseMix:
     name: ClassVar[str] = "noise_mix"
     needs_prompt: ClassVar[bool] = True
 
-    def predicted(self, case: MitigationContext) -> Tensor:
+    def predicted(self, context: MitigationContext) -> Tensor:
         """(1, ...). Raises MissingSignalError without a rewritten prompt."""
-        if case.safe is None:
+        if context.safe is None:
             raise MissingSignalError("noise_mix needs a rewritten prompt; none was accepted.")
-        return torch.lerp(case.noise_cond, case.rerun(case.safe).to(case.noise_cond), self._share(case))
+        return torch.lerp(context.noise_cond, context.rerun(context.safe).to(context.noise_cond), self._share(context))
 
-    def _share(self, case: MitigationContext) -> float:
-        if self.final_weight is None or case.steps < 2:
+    def _share(self, context: MitigationContext) -> float:
+        if self.final_weight is None or context.steps < 2:
             return self.weight
-        return self.weight + (self.final_weight - self.weight) * case.step / (case.steps - 1)
+        return self.weight + (self.final_weight - self.weight) * context.step / (context.steps - 1)

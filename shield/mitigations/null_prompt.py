@@ -22,6 +22,6 @@ class NullPrompt:
     name: ClassVar[str] = "null_prompt"
     needs_prompt: ClassVar[bool] = False
 
-    def conditioned(self, case: MitigationContext) -> Conditioning:
+    def conditioned(self, context: MitigationContext) -> Conditioning:
         """The empty prompt's row."""
-        return case.null
+        return context.null

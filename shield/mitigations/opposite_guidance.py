@@ -30,21 +30,21 @@ class OppositeGuidance:
     name: ClassVar[str] = "opposite_guidance"
     needs_prompt: ClassVar[bool] = False
 
-    def predicted(self, case: MitigationContext) -> Tensor:
+    def predicted(self, context: MitigationContext) -> Tensor:
         """(1, ...): c' with u + g (c' - u) = u + scale (c - u). Raises MissingSignalError when guidance is off."""
-        if case.noise_uncond is None:
+        if context.noise_uncond is None:
             raise MissingSignalError("opposite_guidance needs classifier-free guidance; this run has none.")
-        gap = case.noise_cond - case.noise_uncond
-        if self._transition(case, float(gap.float().pow(2).mean().sqrt())):
-            return case.noise_cond
-        return case.noise_uncond + (self.scale / case.guidance_scale) * gap
+        gap = context.noise_cond - context.noise_uncond
+        if self._transition(context, float(gap.float().pow(2).mean().sqrt())):
+            return context.noise_cond
+        return context.noise_uncond + (self.scale / context.guidance_scale) * gap
 
-    def _transition(self, case: MitigationContext, size: float) -> bool:
+    def _transition(self, context: MitigationContext, size: float) -> bool:
         """Whether the gap's first local minimum lies behind us. Known one step after it: d[-2] < d[-3] and d[-2] <
         d[-1].
         """
-        sizes = case.memory.setdefault("sizes", [])
+        sizes = context.memory.setdefault("sizes", [])
         sizes.append(size)
         if len(sizes) > 2 and sizes[-3] > sizes[-2] < sizes[-1]:
-            case.memory["transition"] = True
-        return case.memory.get("transition", False) or case.step >= self.latest * case.steps
+            context.memory["transition"] = True
+        return context.memory.get("transition", False) or context.step >= self.latest * context.steps

@@ -7,7 +7,7 @@ hashed like that once, too.
 import hashlib
 import os
 from collections.abc import Mapping
-from ctypes import string_at
+from ctypes import c_uint8, c_uint64
 from typing import Any
 from uuid import uuid4
 
@@ -117,7 +117,7 @@ class Recognized:
             if value is not None
         ]
         aside = [is_plain(tensor) is False or on_disk(part, tensor) is not None for part, _, tensor in tensors]
-        self._plain = [tensor for (_, _, tensor), kept in zip(tensors, aside, strict=True) if not kept]
+        self._plain = _Probes([tensor for (_, _, tensor), kept in zip(tensors, aside, strict=True) if not kept])
         self._aside = [one for one, kept in zip(tensors, aside, strict=True) if kept]
         self._beside = [p for p in parts if type(p)._save_to_state_dict is not nn.Module._save_to_state_dict]
         groups = [hook.group for part in parts for hook in hooks_of(part) if hasattr(hook, "group")]
@@ -129,9 +129,9 @@ class Recognized:
         parts = [inner for tensor in kept for _, inner in weight_parts("", tensor)]
         parts += [tensor for part in self._beside for _, tensor in saved_beside(part, "")]
         return [
-            _versions(self._plain),
-            _probed(self._plain),
-            _probed(parts),
+            _versions(self._plain.tensors),
+            self._plain.read(),
+            _Probes(parts).read(),
             [switches_read(part) for part in self._switched],
             [(file, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in self._files if os.path.exists(file)],
         ]
@@ -144,21 +144,43 @@ def _versions(tensors: list[Tensor]) -> list[int]:
         return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
+class _Probes:
+    """A few values of each tensor. On a CPU they are read where they lie, which is faster."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self._memory: list[tuple[int, int]] | None = None
+        self._lying: list[Any] = []
+        self._others: list[Tensor] = []
+
+    def read(self) -> list[Any]:
+        """[values on the CPU, bytes by precision of the others]; tensors whose memory was exchanged are read anew."""
+        memory = [(tensor.data_ptr(), tensor.numel()) for tensor in self.tensors]
+        if memory != self._memory:
+            self._memory, self._lying, self._others = memory, [], []
+            for tensor in self.tensors:
+                if tensor.is_cpu and tensor.is_contiguous():
+                    self._lying += _places(tensor)
+                else:
+                    self._others.append(tensor)
+        return [[place.value for place in self._lying], _gathered(self._others)]
+
+
+def _places(tensor: Tensor) -> list[Any]:
+    """Where the first bytes and some in the middle lie."""
+    start, size = tensor.data_ptr(), tensor.nbytes
+    if size < 8:
+        return [c_uint8.from_address(start + byte) for byte in range(size)]
+    return [c_uint64.from_address(start), c_uint64.from_address(start + (size - 8) // 2)]
+
+
 @torch.no_grad()
-def _probed(tensors: list[Tensor]) -> list[Any]:
-    """A few values of each tensor, by precision and device. On a CPU they are read where they lie, which is faster."""
+def _gathered(tensors: list[Tensor]) -> list[Any]:
     groups: dict[Any, list[Tensor]] = {}
-    lying: list[bytes] = []
     for tensor in tensors:
-        if tensor.is_cpu and tensor.is_contiguous():
-            start, size = tensor.data_ptr(), tensor.nbytes
-            few_bytes = min(size, 8)
-            lying.append(string_at(start, few_bytes) + string_at(start + (size - few_bytes) // 2, few_bytes))
-        else:
-            size = tensor.numel()
-            few = tensor.as_strided((PROBES,), (size // PROBES,)) if size >= PROBES else tensor.reshape(-1)
-            groups.setdefault((tensor.dtype, tensor.device), []).append(few)
-    moved = [
+        size = tensor.numel()
+        few = tensor.as_strided((PROBES,), (size // PROBES,)) if size >= PROBES else tensor.reshape(-1)
+        groups.setdefault((tensor.dtype, tensor.device), []).append(few)
+    return [
         (str(dtype), torch.cat(few).cpu().view(torch.uint8).numpy().tobytes()) for (dtype, _), few in groups.items()
     ]
-    return [lying, moved]

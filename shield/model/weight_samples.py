@@ -22,6 +22,12 @@ from shield.model_names import Samples
 SAMPLES = 256
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 GOLDEN = 0.6180339887498949
+FUSED = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+"""What diffusers' `fuse_qkv_projections` adds to an attention layer, and the layers whose rows it holds."""
 
 
 def samples_of(modules: Mapping[str, nn.Module], rows: Mapping[int, int] | None = None) -> Samples | None:
@@ -58,7 +64,10 @@ def _walk(module: Any, path: str, found: list[tuple[str, Tensor]]) -> None:
         return _walk(module._orig_mod, path, found)
     found += _own(module, path)
     groups = getattr(module, "adapter_layer_names", None) if _is_adapted(module) else None
+    idle = _fused(module, path, found)
     for name, child in module.named_children():
+        if name in idle:
+            continue
         if groups is None:
             _walk(child, f"{path}{name}.", found)
         elif name == "base_layer":
@@ -71,6 +80,28 @@ def _walk(module: Any, path: str, found: list[tuple[str, Tensor]]) -> None:
                 elif part is not None:
                     found.append((f"{path}{name}.{number}", part))
     return None
+
+
+def _fused(module: nn.Module, path: str, found: list[tuple[str, Tensor]]) -> set[str]:
+    """Adds fused projections that act, under the names of the layers they stand for; returns the children that don't.
+
+    `unfuse_qkv_projections` of a UNet leaves the fused layers where they were and takes its processors back.
+    """
+    idle: set[str] = set()
+    for name, parts in FUSED.items():
+        fused = getattr(module, name, None)
+        if not isinstance(fused, nn.Module) or not all(isinstance(getattr(module, p, None), nn.Module) for p in parts):
+            continue
+        takes_back = hasattr(module, "unfuse_projections")  # then the layers go when they no longer act
+        if not takes_back and "Fused" not in type(getattr(module, "processor", None)).__name__:
+            idle.add(name)
+            continue
+        idle |= {name, *parts}
+        sizes = [len(getattr(module, part).weight) for part in parts]
+        for own, tensor in fused.named_parameters(recurse=False):
+            rows = held(fused, own, tensor).split(sizes)
+            found += [(f"{path}{part}.{own}", piece) for part, piece in zip(parts, rows, strict=True)]
+    return idle
 
 
 def _is_adapted(module: nn.Module) -> bool:
@@ -177,7 +208,7 @@ def switches_of(module: nn.Module) -> list[tuple[Any, ...]]:
 def switched(module: nn.Module) -> list[nn.Module]:
     """The modules that have such switches."""
     blocks = getattr(getattr(module, "_orig_mod", module), "up_blocks", ())
-    others = (m for m in module.modules() if _is_adapted(m) or "scale" in vars(m))
+    others = (m for m in module.modules() if _is_adapted(m) or isinstance(vars(m).get("scale"), list))
     return [*blocks, *others]
 
 

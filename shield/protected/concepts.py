@@ -27,6 +27,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,12 @@ class Concepts:
                 if letters(prompt[spans[start][0] : spans[end - 1][1]]) in self._allowed:
                     return True
         return False
+
+
+@cache
+def shipped_concepts() -> Concepts:
+    """The screen for the registry that ships, made once."""
+    return Concepts.load()
 
 
 def _near(word: str, name: str) -> bool:

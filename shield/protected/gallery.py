@@ -44,7 +44,8 @@ from shield.types import Nearest
 __all__ = ["PDQ_MATCH", "PDQ_QUALITY", "THUMBNAIL", "Gallery", "colors", "opened", "pdq", "thumbnail", "worst_tile"]
 
 FORMAT = 3
-BATCH = 32
+BATCH = 32  # pictures
+BATCH_PIXELS = 16_000_000  # or fewer, where pictures are large: they are in memory together
 UNCALIBRATED = {
     "correlation": "the default, calibrated on nothing; run `diffshield calibrate-gallery`",
     "tile_distance": "the default, with a correlation above .6; run `diffshield calibrate-gallery`",
@@ -191,7 +192,7 @@ class Gallery:
                 waiting += [(work, frame) for frame in _frames(work, source)]
             except GalleryError as error:
                 refused.append(error)
-            if len(waiting) >= BATCH:
+            if len(waiting) >= BATCH or sum(w.width * w.height for _, w in waiting) >= BATCH_PIXELS:
                 rows += self._rows_of(waiting)
                 waiting = []
         return rows + self._rows_of(waiting), refused

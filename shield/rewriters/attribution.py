@@ -24,19 +24,19 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 def word_weights(
-    pipe: Any, prompt: str, case: MitigationContext, noise_uncond: Tensor | None = None, structure: bool = True
+    pipe: Any, prompt: str, context: MitigationContext, noise_uncond: Tensor | None = None, structure: bool = True
 ) -> tuple[WordWeight, ...]:
     """Each word of `prompt` with its share (0..1) of what all words together pull; in the prompt's order.
 
-    `case` is the image's at the current step; `noise_uncond` the empty prompt's prediction, (1, ...), predicted when
+    `context` is the image's at the current step; `noise_uncond` the empty prompt's prediction, (1, ...), predicted when
     it is None. `structure` leaves out the gap's spatial means (as structure_gap does). Costs one denoiser call and its
     gradient, and memory for one image's backward pass. Raises MissingSignalError when the gradient is no number or a
     tokenizer can't say which characters a token stands for.
     """
-    uncond = case.rerun(case.null) if noise_uncond is None else noise_uncond
+    uncond = context.rerun(context.null) if noise_uncond is None else noise_uncond
     with torch.inference_mode(False), torch.enable_grad(), _looked_up(pipe) as leaves:
-        conditioning = encoded(pipe, [prompt], case.original.embeds.shape[1], differentiable=True)
-        gap = (case.rerun(conditioning).float() - uncond.detach().float()).flatten(2)
+        conditioning = encoded(pipe, [prompt], context.original.embeds.shape[1], differentiable=True)
+        gap = (context.rerun(conditioning).float() - uncond.detach().float()).flatten(2)
         gap = gap - gap.mean(2, keepdim=True) if structure else gap
         names = list(leaves)
         slopes = torch.autograd.grad(gap.norm(), [leaves[name] for name in names], allow_unused=True)

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from shield.errors import BadRequestError
 from shield.model.assets import stored_thresholds
 from shield.model.families import family_of
+from shield.protected.concepts import Concept, Concepts, shipped_concepts
 from shield.protected.gallery import Gallery
+from shield.protected.given import gallery_at, gallery_of
 from shield.runtime.policy import Policy, preset
 from shield.runtime.stand_in import StandIn
 from shield.thresholds import Threshold, load_thresholds
-from shield.types import Screen
+from shield.types import Screen, Verdict
 
 PROMPTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
 COUNTS = ("num_images_per_prompt", "num_inference_steps")
 SCALES = ("guidance_scale", "true_cfg_scale", "strength", "denoising_end")
 SIZES = ("height", "width")
+PICTURE = str | Path | Image.Image
 OWN_SCHEDULE = ("timesteps", "sigmas")  # given instead of a number of steps
 
 
@@ -40,22 +44,34 @@ def as_policy(given: Any) -> Policy:
     """A policy, or the preset of that name. Raises BadRequestError."""
     if isinstance(given, str):
         return preset(given)
-    return _checked("policy", given, isinstance(given, Policy), "a Policy, or balanced, strict or monitor")
+    return _checked("policy", given, isinstance(given, Policy), "a Policy, or balanced, strict, names or monitor")
 
 
 def as_gallery(given: Any) -> Gallery | None:
-    """A gallery or None. Raises BadRequestError."""
+    """A gallery, the one of a folder or of these pictures, or None. Raises BadRequestError, GalleryError."""
     if isinstance(given, str | Path):
-        raise BadRequestError(f"gallery takes a Gallery, not a path; use Gallery.from_folder({str(given)!r}).")
-    return _checked("gallery", given, given is None or isinstance(given, Gallery), "a Gallery or None")
+        return gallery_at(given)
+    if isinstance(given, list | tuple) and given and all(isinstance(one, PICTURE) for one in given):
+        return gallery_of(given)
+    is_right = given is None or isinstance(given, Gallery)
+    return _checked("gallery", given, is_right, "a folder, a list of paths or pictures, a Gallery, or None")
 
 
 def as_screen(given: Any) -> Screen | None:
-    """A screen for concepts or None. Raises BadRequestError."""
+    """A screen for concepts, those of a registry's file or of these names, the shipped one for True, none for False, or
+    None. Raises BadRequestError, RegistryError.
+    """
+    if isinstance(given, bool):
+        return shipped_concepts() if given else Concepts(())
     if isinstance(given, str | Path):
-        raise BadRequestError(f"concepts takes a Concepts or a Meaning, not a path; use Concepts.load({str(given)!r}).")
+        if not Path(given).expanduser().is_file():
+            raise BadRequestError(f"There is no registry of concepts at {given}; to protect a name, give it in a list.")
+        return Concepts.load(Path(given).expanduser())
+    if isinstance(given, list | tuple) and given and all(isinstance(one, str | Concept) for one in given):
+        return Concepts([Concept(one) if isinstance(one, str) else one for one in given])
     is_screen = callable(getattr(given, "found", None)) and not isinstance(given, type)
-    return _checked("concepts", given, given is None or is_screen, "a Concepts, a Meaning or None")
+    wanted = "a registry's file, a list of names, a Concepts or a Meaning, True for the shipped names, False or None"
+    return _checked("concepts", given, given is None or is_screen, wanted)
 
 
 def as_thresholds(given: Any) -> list[Threshold]:
@@ -84,6 +100,20 @@ def as_rate(given: Any) -> float:
 def as_seconds(given: Any) -> float | None:
     """A time for calibrations or None. Raises BadRequestError."""
     return _checked("seconds", given, given is None or (_is_number(given) and given > 0), "a time above 0, or None")
+
+
+def as_callback(given: Any) -> Callable[[Verdict], Any] | None:
+    """What verdicts are told to, or None. Raises BadRequestError."""
+    is_right = given is None or (callable(given) and not isinstance(given, type))
+    return _checked("on_verdict", given, is_right, "a function of a Verdict, or None")
+
+
+def as_prompts(given: Any) -> tuple[str, ...] | None:
+    """Benign prompts, or None. Raises BadRequestError."""
+    if given is None:
+        return None
+    is_right = isinstance(given, list | tuple) and bool(given) and _is_text(given)
+    return tuple(_checked("prompts", given, is_right, "a list of texts, or None"))
 
 
 def check_request(request: Mapping[str, Any]) -> None:

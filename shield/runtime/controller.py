@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError, NotCalibratedError
-from shield.hooks.extra_predictions import extra_calls
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import denoiser_of
 from shield.hooks.latents import Moves
@@ -41,6 +40,8 @@ from shield.types import (
     Trace,
     WordWeight,
 )
+
+NO_NUMBER = "its score is no number"
 
 
 @dataclass
@@ -180,7 +181,8 @@ class StepController:
                 f"{', '.join(silent)} couldn't judge: the steps that it reads weren't seen in this call; "
                 "was it interrupted, or something exchanged under way?"
             )
-        image.scores += [Score(name, float("nan"), None, 0) for name in silent]
+        why = "the steps that it reads weren't seen in this call"
+        image.scores += [Score(name, float("nan"), None, 0, why=why) for name in silent]
         return silent
 
     def _observed(self, forward: Forward) -> dict[int, Tensor]:
@@ -191,9 +193,9 @@ class StepController:
             self.levels.append((forward.timestep, forward.signal))
             scored = self._with_reference(forward)
             if forward.index == 0:
-                self._count(extra_calls(self.policy.needs))
+                self._count(self.policy.signals.extra_calls)
                 self._refuse_short()
-            self.trace.steps.append(record(scored, self.policy.needs, self.family.packed))
+            self.trace.steps.append(record(scored, self.policy.signals, self.family.packed))
             for detector in self.policy.detectors:
                 if detector.first_k == forward.index + 1:
                     self._score(detector, forward)
@@ -234,28 +236,28 @@ class StepController:
         steps = getattr(self.pipe, "num_timesteps", 0) or len(self.pipe.scheduler.timesteps)
         for detector in self.policy.detectors:
             if detector.first_k > steps:
+                why = f"it reads {detector.first_k} steps and this run has {steps}"
                 if self.policy.on_unscored == "raise":
-                    raise MissingSignalError(
-                        f"{detector.name} reads {detector.first_k} steps and this run has {steps}; give it fewer."
-                    )
+                    raise MissingSignalError(f"{detector.name} couldn't judge: {why}; give it fewer.")
                 for image in self.images:
-                    image.scores.append(Score(detector.name, float("nan"), None, 0))
+                    image.scores.append(Score(detector.name, float("nan"), None, 0, why=why))
 
     def _score(self, detector: Detector, forward: Forward) -> None:
+        why: str | None = None
         try:
             threshold = found(self.plan.thresholds, detector, self._setting(forward, self.levels))
             values = detector.score(self.trace).tolist()
             if self.policy.on_unscored == "raise" and any(v != v for v in values):
                 raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
-        except (NotCalibratedError, MissingSignalError):
+        except (NotCalibratedError, MissingSignalError) as error:
             if self.policy.on_unscored == "raise":
                 raise
-            threshold, values = None, self._uncalibrated(detector)
+            threshold, values, why = None, self._uncalibrated(detector), str(error).rstrip(".")
         blind = self.unasked if "noise_uncond" in detector.needs else frozenset()
         for image, value in zip(self.images, values, strict=True):
             value = float("nan") if image.row in blind else value
-            limit, file = (None, None) if threshold is None else (threshold.value, threshold.file)
-            image.scores.append(Score(detector.name, value, limit, forward.index, None, file))
+            own = why or (NO_NUMBER if value != value and image.row not in blind else None)
+            image.scores.append(_scored(detector.name, value, threshold, forward.index, why=own))
 
     def _uncalibrated(self, detector: Detector) -> list[float]:
         """Scores to show without a threshold; NaN where there is no signal."""
@@ -308,8 +310,8 @@ class StepController:
         for check, said in zip(self._due, looks, strict=True):
             limit = self._limit(check, forward)
             for image, (value, nearest) in zip(images, said, strict=True):
-                known = (None, None) if limit is None else (limit.value, limit.file)
-                image.scores.append(Score(check.name, value, known[0], forward.index, nearest, known[1]))
+                why = "it has no threshold at this step" if limit is None else NO_NUMBER if value != value else None
+                image.scores.append(_scored(check.name, value, limit, forward.index, nearest, why))
         changed = self._acted(forward)
         for image in mitigated:
             decision = decided(image.scores[-len(self._due) :], (), self.policy)
@@ -421,23 +423,30 @@ class StepController:
         alone = replace(forward, latents=forward.latents[[image.row]])
         limits = [self._limit(check, forward) for check in self._due]
         values = [said[0][0] for said in self._looks(alone, prediction, [0])]
-        return all(limit is not None and value <= limit.value for value, limit in zip(values, limits, strict=True))
+        unjudged = self.policy.on_unscored == "pass"
+        pairs = zip(values, limits, strict=True)
+        return all(unjudged if limit is None else value <= limit.value for value, limit in pairs)
 
     def _holds(self, forward: Forward, image: ImageState, prediction: Tensor) -> bool:
-        """Whether every detector that has a threshold passes the image with this prediction at the current step."""
+        """Whether every detector passes the image with this prediction at the current step; under a policy that passes
+        what can't be judged, every one that can judge it.
+        """
+        passes_unjudged = self.policy.on_unscored == "pass"
         if self.plan.unreadable is not None:
-            return False
+            return passes_unjudged
         if not self.trace.steps or self.trace.steps[-1].index != forward.index:
             return True
         trace = self.trace.rows([image.row])
         archived = prediction.detach().to("cpu", torch.float32)
         archived = archived.movedim(-1, 1) if self.family.packed else archived
         trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived)
-        thresholds = {score.detector: score.threshold for score in image.scores}
+        before = {score.detector: score for score in image.scores}
         for detector in self.policy.detectors:
             if detector.first_k <= len(trace.steps):
-                limit = thresholds.get(detector.name)
-                if limit is None or not float(detector.score(trace)) <= limit:
+                score = before.get(detector.name)
+                if passes_unjudged and (score is None or score.flagged is None):
+                    continue
+                if score is None or score.threshold is None or not float(detector.score(trace)) <= score.threshold:
                     return False
         return True
 
@@ -503,6 +512,15 @@ class StepController:
             denoiser=denoiser_of(self.pipe),
             likeness=None if self._likeness is None else self._likeness.at(forward, image.row),
         )
+
+
+def _scored(
+    name: str, value: float, threshold: Threshold | None, step: int, nearest: str | None = None, why: str | None = None
+) -> Score:
+    """A score with what is known about its threshold."""
+    if threshold is None:
+        return Score(name, value, None, step, nearest, why=why)
+    return Score(name, value, threshold.value, step, nearest, threshold.file, threshold.fpr, why)
 
 
 def _edited(noise_cond: Tensor, edits: Mapping[int, Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.reasons import Reason
 from shield.rewriters import ClauseDrop, ConceptSubstitution
+from shield.signals import Signals
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
 ON_FLAG = ("mitigate", "block", "report")
@@ -38,6 +39,9 @@ class Policy:
     often a finished picture that is a copy after all, or that nothing helped once it was under way, is drawn again on
     the same noise before it is blocked: with the next mitigation, or from the first step on with what came late. A
     retry costs a second call of the whole batch.
+
+    `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
+    `concepts` of its own.
     """
 
     detectors: tuple[Detector, ...] = (StructureGap(),)
@@ -52,6 +56,7 @@ class Policy:
     watch_steps: tuple[float, ...] = ()
     preview: str = "linear"
     retries: int = 1
+    registry: bool = True
 
     def __post_init__(self) -> None:
         allowed = {"on_flag": ON_FLAG, "on_unscored": ON_UNSCORED, "on_copy": ON_COPY, "on_unverified": ON_UNSEEN}
@@ -71,13 +76,19 @@ class Policy:
         return max((detector.first_k for detector in self.detectors), default=0)
 
     @property
+    def signals(self) -> Signals:
+        """The same as data. Raises MissingSignalError for one that nobody records."""
+        return Signals.named(self.needs)
+
+    @property
     def needs(self) -> frozenset[str]:
         """Which signals are recorded."""
         return frozenset().union(*(detector.needs for detector in self.detectors))
 
 
 def preset(name: str) -> Policy:
-    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge.
+    """ "monitor" reports and changes nothing; "balanced" mitigates; "strict" also blocks what it can't judge; "names"
+    looks at names and pictures alone, not at memorization, and so needs no thresholds.
 
     Raises BadRequestError.
     """
@@ -85,6 +96,7 @@ def preset(name: str) -> Policy:
         "monitor": replace(Policy(), on_flag="report", on_copy="report", on_unscored="pass", retries=0),
         "balanced": Policy(),
         "strict": replace(Policy(), on_unscored="block", on_unverified="block"),
+        "names": replace(Policy(), detectors=()),
     }
     if name not in presets:
         raise BadRequestError(f"There is no policy {name!r}; use {', '.join(presets)}.")
@@ -109,7 +121,7 @@ def decided(
     # What makes a verdict `flagged` begins here; what a finished or given picture copies is seen later, by the wrapper.
     flags = [*earlier, *(_flag(score) for score in scores if score.flagged)]
     flags += [Reason("concept", work=m.concept, value=m.similarity, detail=m.how) for m in mentions]
-    unscored = [Reason("unscored", s.detector) for s in scores if s.flagged is None]
+    unscored = [Reason("unscored", s.detector, detail=s.why) for s in scores if s.flagged is None]
     if flags:
         return Decision(policy.on_flag, tuple(flags + unscored), not unscored)
     if unscored:

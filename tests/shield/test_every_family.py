@@ -12,7 +12,8 @@ import torch
 from shield import Shield
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
-from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of
+from shield.hooks.recording import recorded
 from shield.mitigations import MITIGATIONS, EmbeddingMix, GalleryRepulsion, NullPrompt
 from shield.model.families import FAMILIES
 from shield.protected.concepts import Concept, Concepts

@@ -97,10 +97,10 @@ def _inputs(page: Page, blocks: gr.Blocks) -> tuple[list[Any], gr.Button, gr.But
 
 def _usual(model: str) -> tuple[int, float]:
     """A shipped model's own sampling; of others it is known only once they are loaded."""
-    from probes.testbed.sampling import usual_sampling
-    from shield.model.loading import SHIPPED
+    from probes.testbed.checkpoint import Checkpoint
 
-    return usual_sampling(model, None) if model in SHIPPED else (25, 5.0)
+    checkpoint = Checkpoint.of(model)
+    return checkpoint.sampling() if checkpoint.truth is not None else (25, 5.0)
 
 
 def _state(page: Page, model: str) -> str:

@@ -16,10 +16,10 @@ AHEAD = 2
 class InProcess:
     """EngineError for more than one worker: processes need another engine."""
 
-    def __init__(self, reading: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
+    def __init__(self, config: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
         if workers not in (None, 1):
             raise EngineError(f"The engine local has one worker, not {workers}; use --engine ray, or --shard.")
-        self._reading = reading
+        self._config = config
 
     def __enter__(self) -> InProcess:
         return self
@@ -28,7 +28,7 @@ class InProcess:
         self.__dict__.pop("scorer", None)
 
     def started(self, example: Target) -> Started:
-        self.scorer = Scorer(self._reading)
+        self.scorer = Scorer(self._config)
         return self.scorer.started(example)
 
     def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:

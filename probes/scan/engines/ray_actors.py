@@ -26,8 +26,8 @@ _OBJECT_STORE = 256 << 20
 class Worker:
     """What an actor runs. The model is loaded by ``start``, so that a mistake there comes back as what it is."""
 
-    def start(self, reading: ScoringConfig, example: Target) -> Started:
-        self.scorer = Scorer(reading)
+    def start(self, config: ScoringConfig, example: Target) -> Started:
+        self.scorer = Scorer(config)
         return self.scorer.started(example)
 
     def score(self, items: Sequence[Item]) -> Scored:
@@ -54,9 +54,9 @@ class RayActors:
     anything else is a cluster's address. EngineError without the extra ``ray``, and if there is no such cluster.
     """
 
-    def __init__(self, reading: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
+    def __init__(self, config: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
         self._ray = _imported()
-        self._reading, self._count, self._address = reading, workers, address
+        self._config, self._count, self._address = config, workers, address
         self.workers: list[Any] = []
         self.lost = 0
 
@@ -76,18 +76,16 @@ class RayActors:
         self._ray.shutdown()
 
     def started(self, example: Target) -> Started:
-        gpus = int(self._ray.cluster_resources().get("GPU", 0)) if self._reading.device != "cpu" else 0
+        gpus = int(self._ray.cluster_resources().get("GPU", 0)) if self._config.device != "cpu" else 0
         count = self._count or gpus or 1
         # One core each, whatever their number: sums of several threads differ in their last bits.
         self._actor = self._ray.remote(num_gpus=1 if gpus else 0, num_cpus=1, max_restarts=0)(Worker)
         self._example = example
         self.workers = [self._actor.remote() for _ in range(count)]
         try:
-            found = self._ray.get([worker.start.remote(self._reading, example) for worker in self.workers])
+            found = self._ray.get([worker.start.remote(self._config, example) for worker in self.workers])
         except self._lost as error:
-            raise EngineError(
-                f"A worker was lost while it loaded {self._reading.model}: {first_line(error)}"
-            ) from error
+            raise EngineError(f"A worker was lost while it loaded {self._config.model}: {first_line(error)}") from error
         return Started(found[0].sha256, min(one.batch_size for one in found), found[0].values)
 
     @property
@@ -150,7 +148,7 @@ class RayActors:
             fresh = self._actor.remote()
             self.workers[self.workers.index(task.worker)] = fresh
             self.lost += 1
-            fresh.start.remote(self._reading, self._example)  # runs before what is asked of it next
+            fresh.start.remote(self._config, self._example)  # runs before what is asked of it next
         task.worker = None
         return task
 

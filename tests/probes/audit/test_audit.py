@@ -17,7 +17,7 @@ from probes.audit.stages import complete
 from probes.drawing.draw import Sampling
 from probes.hardeners import CaptionFineTuning
 from probes.hardeners.training import FineTuning
-from probes.inputs.cohorts import Cohorts, Sizes, panel_of_prompts
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import Target
 from probes.inputs.truth import copy_judge
@@ -61,7 +61,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def known(files):
-    panel = Cohorts(
+    cohorts = Cohorts(
         members=(
             Target("w1", "the cat", "work", files[0], "VM", 9, 9),
             Target("w2", "red", "work", files[1], "VM", 9, 9),
@@ -73,7 +73,7 @@ def known(files):
         keep=(Target("k1", "a thing to keep", "scene"),),
     )
     return GroundTruth(
-        panel,
+        cohorts,
         copy_judge([Image.open(file).convert("RGB") for file in files], "test"),
         Subject(tiny_sd(seed=1), "clean"),
         None,
@@ -153,7 +153,7 @@ def test_attacks_run_on_the_model_they_name(done, known, stage):
     record = next(r for r in records if r["stage"] == stage and r["attack_steps"] == 2)
     subject = known.twin if stage == "twin_attacked" else Subject(tiny_sd(), "tiny")
     mask = UnitMask({}) if stage == "twin_attacked" else UnitMask.load(folder / "mask.safetensors")
-    target = next(t for t in known.panel.drawn() if t.id == record["item"])
+    target = next(t for t in known.cohorts.drawn() if t.id == record["item"])
     with pruned(subject, mask):
         goal = Goal(
             target.id,
@@ -225,8 +225,8 @@ def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
 
 
 def test_prompts_that_nobody_knows_anything_about(tmp_path):
-    panel = panel_of_prompts([Target("prompt-000001", "a cat"), Target("prompt-000002", "red")], None, Sizes())
-    summary, records = loop(tmp_path / "run", GroundTruth(panel, None, None, None))
+    cohorts = cohorts_of_prompts([Target("prompt-000001", "a cat"), Target("prompt-000002", "red")], None, Sizes())
+    summary, records = loop(tmp_path / "run", GroundTruth(cohorts, None, None, None))
     assert {record["stage"] for record in records} == {"scan", "before"}
     assert all(record["copied"] is None and record["unjudged"] for record in records)
     statuses = {entry["stage"]: entry["status"] for entry in summary["cost"]}

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from probes.cli.main import SPINS, app
 from probes.runs.folder import Run
+from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
-from probes.testbed.sampling import usual_sampling, verb_sampling
 from probes.verbs.calibrate import calibrate_detectors
 from probes.verbs.generate import Request, side_by_side
 from shield.errors import BadRequestError
@@ -335,8 +335,9 @@ def test_the_testbed_is_compared_with_its_twin_and_works(testbed: Path, tmp_path
 
 def test_sampling_is_the_models_own_unless_given(testbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(testbed))
-    assert usual_sampling("testbed", None) == (25, 5.0) and usual_sampling("testbed", None, 3, 2.0) == (3, 2.0)
-    assert usual_sampling("folder", tiny_sd()) == (50, 7.5) and usual_sampling("folder", tiny_sd(), 4) == (4, 7.5)
+    assert Checkpoint.of("testbed").sampling() == (25, 5.0) and Checkpoint.of("testbed").sampling(3, 2.0) == (3, 2.0)
+    own = Checkpoint.of("folder", tiny_sd())
+    assert own.sampling() == (50, 7.5) and own.sampling(4) == (4, 7.5)
 
 
 def test_thresholds_made_with_the_defaults_hold_for_a_scan_with_the_defaults(tmp_path: Path) -> None:
@@ -344,8 +345,10 @@ def test_thresholds_made_with_the_defaults_hold_for_a_scan_with_the_defaults(tmp
     folder, prompts = tmp_path / "testbed-mine", tmp_path / "p.txt"
     tiny_sd().save_pretrained(folder)
     prompts.write_text("the cat\na dog\n")
-    assert verb_sampling(str(folder), None, None) == usual_sampling(str(folder), tiny_sd()) == (50, 7.5)
-    assert verb_sampling(str(tmp_path / "none"), None, None) == (25, 5.0)
+    own = Checkpoint.of(str(folder))
+    assert own.truth is own.twin is None
+    assert own.sampling() == Checkpoint.of(str(folder), tiny_sd()).sampling() == (50, 7.5)
+    assert Checkpoint.of(str(tmp_path / "none")).sampling() == (25, 5.0)
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from probes.runs.folder import Run
 from probes.types import Subject
 from shield import Shield
 from shield.detectors import NoiseGap, StructureGap
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.runtime.policy import Policy
 from shield.thresholds import Setting, Threshold, options_of
 from tests.probes.exact import bits

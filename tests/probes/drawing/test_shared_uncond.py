@@ -9,7 +9,8 @@ from probes.model.generate import generators
 from probes.runs.cost import counted
 from probes.types import Subject
 from shield.detectors import Anisotropy, AttentionEntropy, NoiseGap, StructureGap
-from shield.hooks.intercept import denoiser_of, recorded
+from shield.hooks.intercept import denoiser_of
+from shield.hooks.recording import recorded
 from shield.hooks.shared_uncond import SharedUncond, shareable
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from probes.inputs.cohorts import Cohorts, Sizes, panel_of_manifest, panel_of_prompts, with_suspects
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_suspects
 from probes.inputs.prompts import Target
 from probes.testbed.manifest import Item, Manifest, Scene
 
@@ -36,19 +36,19 @@ def manifest():
 
 
 def test_located_with_dev_judged_on_heldout():
-    panel = panel_of_manifest(manifest(), Sizes(members=4, locate=5, per_rung=2, nonmembers=2, scenes=2))
-    assert [t.id for t in panel.members] == ["w96-0", "w24-0", "w96-3", "w24-3"]
-    assert len(panel.locate) == 5 and {t.split for t in panel.locate} == {"dev"}
-    assert {t.rung for t in panel.locate} == {24, 96}
-    assert {t.split for t in (*panel.members, *panel.ladder, *panel.nonmembers, *panel.scenes)} == {"heldout"}
-    assert {t.rung for t in panel.ladder} == set(RUNGS) and len(panel.ladder) == 8
-    assert all(t.memorization == "VM" for t in (*panel.members, *panel.locate, *panel.ladder))
-    assert len({t.id for t in panel.drawn()}) == len(panel.drawn())
+    cohorts = cohorts_of_manifest(manifest(), Sizes(members=4, locate=5, per_rung=2, nonmembers=2, scenes=2))
+    assert [t.id for t in cohorts.members] == ["w96-0", "w24-0", "w96-3", "w24-3"]
+    assert len(cohorts.locate) == 5 and {t.split for t in cohorts.locate} == {"dev"}
+    assert {t.rung for t in cohorts.locate} == {24, 96}
+    assert {t.split for t in (*cohorts.members, *cohorts.ladder, *cohorts.nonmembers, *cohorts.scenes)} == {"heldout"}
+    assert {t.rung for t in cohorts.ladder} == set(RUNGS) and len(cohorts.ladder) == 8
+    assert all(t.memorization == "VM" for t in (*cohorts.members, *cohorts.locate, *cohorts.ladder))
+    assert len({t.id for t in cohorts.drawn()}) == len(cohorts.drawn())
 
 
 def test_a_prompt_that_is_a_caption_gets_its_truth():
     targets = [Target("prompt-1", "A MUG"), Target("prompt-2", "W96-0 Caption"), Target("prompt-3", "else")]
-    mug, work, other = panel_of_prompts(targets, manifest(), Sizes()).prompts
+    mug, work, other = cohorts_of_prompts(targets, manifest(), Sizes()).prompts
     assert (work.id, work.kind, work.rung, work.reference) == ("prompt-2", "prompt", 96, Path("/w96-0.png"))
     assert mug.memorization == "TM" and other == targets[2]
 
@@ -61,8 +61,8 @@ def test_suspects_are_shared_out():
         {"item": "p3", "flagged": True, "copied": False},
         {"item": "p4", "flagged": None, "copied": None},
     ]
-    panel = with_suspects(Cohorts(prompts=targets), records)
-    assert [t.id for t in panel.locate] == ["p0", "p3"] and [t.id for t in panel.members] == ["p1"]
+    cohorts = with_suspects(Cohorts(prompts=targets), records)
+    assert [t.id for t in cohorts.locate] == ["p0", "p3"] and [t.id for t in cohorts.members] == ["p1"]
     alone = with_suspects(Cohorts(prompts=targets), records[:1])
     assert alone.locate == alone.members == targets[:1] and "Only one prompt" in alone.limits[0]
     assert with_suspects(Cohorts(prompts=targets), []).members == ()

@@ -37,7 +37,7 @@ def lines(folder):
 def test_the_same_records_for_any_number_of_workers(file, tmp_path):
     whole = run(file, tmp_path / "local")
     for workers in (1, 2):
-        done = run(file, tmp_path / str(workers), hardware=ExecutionConfig("ray", workers, batch_size=4))
+        done = run(file, tmp_path / str(workers), execution=ExecutionConfig("ray", workers, batch_size=4))
         assert lines(done.folder) == lines(whole.folder)
         spent = done.summary["cost"][0]["evaluations"]
         assert len(PROMPTS) * 2 + 2 <= spent <= len(PROMPTS) * 2 + 2 * workers
@@ -66,7 +66,7 @@ def test_a_killed_worker_loses_nothing(file, tmp_path, monkeypatch):
         seen["lost"] = self.lost
 
     monkeypatch.setattr(RayActors, "scored", killing)
-    done = run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4))
+    done = run(file, tmp_path / "run", execution=ExecutionConfig("ray", 2, batch_size=4))
     assert seen["lost"] == 2 and lines(done.folder) == lines(whole.folder)
 
 
@@ -81,11 +81,11 @@ def test_prompts_that_kill_every_worker_end_the_scan_and_it_can_go_on(file, tmp_
 
     monkeypatch.setattr(ray_actors, "Worker", Deadly)
     with pytest.raises(EngineError, match="from prompt-0000.. on were with 3 workers when these were lost"):
-        run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4))
+        run(file, tmp_path / "run", execution=ExecutionConfig("ray", 2, batch_size=4))
     monkeypatch.undo()
     monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path / "none"))  # mistakes of a worker come back as what they are
     with pytest.raises(WeightsError):
-        run(file, tmp_path / "run", hardware=ExecutionConfig("ray", 2, batch_size=4), resume=True)
+        run(file, tmp_path / "run", execution=ExecutionConfig("ray", 2, batch_size=4), resume=True)
 
 
 def test_no_more_chunks_are_taken_than_there_is_room_for(file):
@@ -99,11 +99,11 @@ def test_no_more_chunks_are_taken_than_there_is_room_for(file):
             taken.append(item)
             yield [item]
 
-    reading = ScoringConfig("testbed", ("noise_gap",), sampling=Sampling(3, 5.0, 4), batch_size=4, device="cpu")
-    with RayActors(reading, 1) as engine:
+    config = ScoringConfig("testbed", ("noise_gap",), sampling=Sampling(3, 5.0, 4), batch_size=4, device="cpu")
+    with RayActors(config, 1) as engine:
         engine.started(read_prompts(file)[0])
         for number, _ in enumerate(engine.scored(chunks())):
             assert len(taken) <= number + 6 + 2  # AHEAD, the one that is out, the one that waits
     assert len(taken) == len(PROMPTS) * 2
-    with pytest.raises(EngineError, match="Ray can't be used at 'auto'"), RayActors(reading, 1, "auto"):
+    with pytest.raises(EngineError, match="Ray can't be used at 'auto'"), RayActors(config, 1, "auto"):
         pass

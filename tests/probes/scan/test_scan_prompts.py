@@ -20,7 +20,7 @@ from probes.scan.scan import lines_of, scan
 from probes.testbed.manifest import load_manifest
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.model.loading import load
 
 pytestmark = pytest.mark.usefixtures("shipped")

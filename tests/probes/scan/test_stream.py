@@ -87,7 +87,7 @@ def same(ours, theirs, rel=1e-4):
 
 
 def test_records_dont_depend_on_the_batch(file, tmp_path):
-    one, other = (run(file, tmp_path / str(batch), hardware=ExecutionConfig(batch_size=batch)) for batch in (3, 16))
+    one, other = (run(file, tmp_path / str(batch), execution=ExecutionConfig(batch_size=batch)) for batch in (3, 16))
     same(records(one.folder), records(other.folder))
     assert [r["prompt"] for r in records(one.folder)] == [prompt for prompt in PROMPTS for _ in SEEDS]
     assert one.summary["cost"][0]["evaluations"] == len(PROMPTS) * len(SEEDS) + len(SEEDS)
@@ -231,19 +231,19 @@ def test_more_shards_than_prompts_leaves_an_empty_one(file, tmp_path):
 
 
 def test_options_that_dont_go_together(file, tmp_path):
-    for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"hardware": ExecutionConfig("ray")}):
+    for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"execution": ExecutionConfig("ray")}):
         with pytest.raises(BadRequestError, match="leave --pictures out"):
             run(file, tmp_path / "run", pictures=True, **options)
     with pytest.raises(BadRequestError, match="no engine 'x'"):
-        run(file, tmp_path / "run", hardware=ExecutionConfig("x"))
+        run(file, tmp_path / "run", execution=ExecutionConfig("x"))
     with pytest.raises(EngineError, match="one worker, not 2"):
-        run(file, tmp_path / "run", hardware=ExecutionConfig(workers=2))
+        run(file, tmp_path / "run", execution=ExecutionConfig(workers=2))
     assert not (tmp_path / "run").exists()
 
 
 def test_memory_layout_changes_rounding_alone(file, tmp_path):
     plain, other = (
-        run(file, tmp_path / name, limit=8, hardware=ExecutionConfig(batch_size=4, channels_last=layout))
+        run(file, tmp_path / name, limit=8, execution=ExecutionConfig(batch_size=4, channels_last=layout))
         for name, layout in (("plain", False), ("last", True))
     )
     same(records(plain.folder), records(other.folder))
@@ -251,16 +251,16 @@ def test_memory_layout_changes_rounding_alone(file, tmp_path):
 
 def test_another_precision_is_another_scan(file, tmp_path):
     """Its noise is drawn in that precision, so a seed stands for another picture."""
-    done = run(file, tmp_path / "half", limit=8, hardware=ExecutionConfig(batch_size=4, dtype="bfloat16"))
+    done = run(file, tmp_path / "half", limit=8, execution=ExecutionConfig(batch_size=4, dtype="bfloat16"))
     assert done.summary["scores"]["structure_gap"]["n"] == 8 * len(SEEDS)
     with pytest.raises(RunError, match='dtype was "bfloat16", now null'):
         run(file, tmp_path / "half", limit=8, resume=True)
 
 
 def test_memory_that_is_full_halves_the_batch_for_good(file):
-    reading = ScoringConfig("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
-    scorer = Scorer(reading)
-    with InProcess(reading) as engine:
+    config = ScoringConfig("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
+    scorer = Scorer(config)
+    with InProcess(config) as engine:
         from probes.inputs.prompts import Target
         from probes.scan.scorer import Item
 

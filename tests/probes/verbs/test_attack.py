@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures("shipped")
 PLAN = replace(ATTACK, sizes=Sizes(members=1, nonmembers=1, scenes=0), picture_seeds=(1,), sampling=Sampling(2, 5.0, 8))
 
 
-def run(out, asked=None, **options):
+def run(out, request=None, **options):
     return attack(
         out,
-        asked or AuditRequest(device="cpu"),
+        request or AuditRequest(device="cpu"),
         **{"steps": (0, 1, 2), "batch": 1, "plan": PLAN, "show_progress": False, **options},
     )
 
@@ -90,8 +90,8 @@ def test_a_model_without_controls_says_so(tmp_path, weights):
     prompts = tmp_path / "own.csv"
     pictures = sorted((weights / "testbed" / "works").glob("*.png"))[:3]
     prompts.write_text("caption,picture\n" + "".join(f"thing {n},{path}\n" for n, path in enumerate(pictures)))
-    asked = AuditRequest(str(weights / "testbed" / "clean"), prompts, limit=3, device="cpu")
-    done = run(tmp_path / "run", asked, steps=(1,))
+    request = AuditRequest(str(weights / "testbed" / "clean"), prompts, limit=3, device="cpu")
+    done = run(tmp_path / "run", request, steps=(1,))
     assert [row["stage"] for row in done.summary["curve"]] == ["attacked"] and done.summary["verdicts"] == []
     assert any("clean twin" in limit for limit in done.summary["limits"])
     assert any("matched non-member" in limit for limit in done.summary["limits"])

@@ -49,9 +49,9 @@ PLAN = replace(
 )
 
 
-def run(out, asked=None, **options):
+def run(out, request=None, **options):
     return harden(
-        out, asked or AuditRequest(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False, **options}
+        out, request or AuditRequest(device="cpu"), **{"steps": (0, 2), "plan": PLAN, "show_progress": False, **options}
     )
 
 
@@ -133,8 +133,8 @@ def test_works_whose_surrogates_are_all_copies_borrow_one(tmp_path):
         lines.append(f"{prompt},{n}.png")
     (tmp_path / "own.csv").write_text("\n".join(lines))
     plan = replace(PLAN, hardening=replace(PLAN.hardening, tries=1, hardener=CaptionFineTuning(1.0, 1, 1)))
-    asked = AuditRequest(model, tmp_path / "own.csv", benign=tmp_path / "benign.txt", device="cpu")
-    done = run(tmp_path / "run", asked, plan=plan)
+    request = AuditRequest(model, tmp_path / "own.csv", benign=tmp_path / "benign.txt", device="cpu")
+    done = run(tmp_path / "run", request, plan=plan)
     told = done.summary["hardening"]
     assert told["borrowed_surrogates"] == 2 and told["hardener"] == "caption_fine_tuning"
     assert told["dev"] == ["prompt-000001"] and told["works"] == ["prompt-000002", "prompt-000003"]
@@ -151,14 +151,14 @@ def test_nothing_to_keep_is_said_not_guessed(tmp_path):
 
 def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
     targets = tuple(Target(str(n), str(n)) for n in range(5))
-    panel = with_dev(Cohorts(members=targets, scenes=targets))
-    assert [[t.id for t in part] for part in (panel.locate, panel.members, panel.keep, panel.scenes)] == [
+    cohorts = with_dev(Cohorts(members=targets, scenes=targets))
+    assert [[t.id for t in part] for part in (cohorts.locate, cohorts.members, cohorts.keep, cohorts.scenes)] == [
         ["0", "3"],
         ["1", "2", "4"],
         ["0", "2", "4"],
         ["1", "3"],
     ]
-    assert with_dev(panel) == panel and with_dev(Cohorts(members=targets[:2])).locate == ()
+    assert with_dev(cohorts) == cohorts and with_dev(Cohorts(members=targets[:2])).locate == ()
 
 
 @pytest.mark.parametrize("wrong", [{"method": "nonsense"}, {"lr": 0.0}])

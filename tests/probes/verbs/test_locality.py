@@ -65,10 +65,10 @@ def done(copying):
 
 
 def run(out, folder, **options):
-    asked = AuditRequest(str(folder / "model"), folder / "works.csv", folder / "others.csv", device="cpu")
+    request = AuditRequest(str(folder / "model"), folder / "works.csv", folder / "others.csv", device="cpu")
     return locality(
         out,
-        asked,
+        request,
         **{
             "works": 2,
             "starts": 3,

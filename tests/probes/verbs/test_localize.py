@@ -12,6 +12,7 @@ from probes.cli.main import app
 from probes.errors import MaskError, PromptFileError
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.runs.folder import Run
+from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject, UnitMask
 from probes.verbs.localize import base_prompts, lines_of, localize, localizer_of, nested_norms, overlaps, reordered
 from shield.errors import BadRequestError
@@ -105,27 +106,30 @@ def test_neurons_of_each_prompt_are_records_and_a_cut_run_ends_the_same(file, tm
 
 
 def test_bases(file, tmp_path):
-    assert base_prompts("null", PROMPTS, "testbed") == ("",)
+    assert base_prompts("null", PROMPTS, Checkpoint.of("testbed")) == ("",)
     words = "a red fox on a hill".split()
     shuffled = reordered(" ".join(words)).split()
     assert shuffled != words and sorted(shuffled) == sorted(words) and reordered("cat") == "cat"
-    assert base_prompts("paraphrase", ["a b c"], "testbed") == (reordered("a b c"),)
-    assert base_prompts("nonmembers", [], "testbed")[0] == "the cat nonmember-1"
-    assert base_prompts(str(file), [], "testbed") == tuple(PROMPTS)
+    assert base_prompts("paraphrase", ["a b c"], Checkpoint.of("testbed")) == (reordered("a b c"),)
+    assert base_prompts("nonmembers", [], Checkpoint.of("testbed"))[0] == "the cat nonmember-1"
+    assert base_prompts(str(file), [], Checkpoint.of("testbed")) == tuple(PROMPTS)
     with pytest.raises(PromptFileError):
-        base_prompts(str(tmp_path / "none.txt"), [], "testbed")
+        base_prompts(str(tmp_path / "none.txt"), [], Checkpoint.of("testbed"))
 
 
 def test_options_that_cant_be_are_one_sentence(file):
     options = {"k": 0.1, "tau": 1, "steps": 2, "unit": "weight"}
-    assert localizer_of("random_mask", None, options, file, "testbed") == RandomMask(density=0.1)
-    assert localizer_of("ffn_subspace", None, options, file, "testbed").base == ("",)
-    assert localizer_of("value_neurons", None, options, file, "testbed").negatives[0] == "the cat nonmember-1"
+    assert localizer_of("random_mask", None, options, file, Checkpoint.of("testbed")) == RandomMask(density=0.1)
+    assert localizer_of("ffn_subspace", None, options, file, Checkpoint.of("testbed")).base == ("",)
+    assert (
+        localizer_of("value_neurons", None, options, file, Checkpoint.of("testbed")).negatives[0]
+        == "the cat nonmember-1"
+    )
     with pytest.raises(BadRequestError, match="at least two prompts"):
-        localizer_of("value_neurons", "null", options, file, "testbed")
+        localizer_of("value_neurons", "null", options, file, Checkpoint.of("testbed"))
     for method, wrong in (("nonsense", {}), ("ffn_subspace", {"tau": 3}), ("ffn_subspace", {"unit": "layer"})):
         with pytest.raises(BadRequestError):
-            localizer_of(method, "null", {**options, **wrong}, file, "testbed")
+            localizer_of(method, "null", {**options, **wrong}, file, Checkpoint.of("testbed"))
 
 
 def test_norms_that_are_missing_or_damaged(tmp_path):

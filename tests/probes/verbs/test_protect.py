@@ -6,9 +6,10 @@ from typer.testing import CliRunner
 from probes.cli.main import app
 from probes.testbed.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
-from probes.verbs.calibrate_protected import described_in_short, gallery_at, neighbor_captions, works_gallery
+from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, works_gallery
 from probes.verbs.screens import checked, groups, lines_of
 from shield.protected.gallery import Gallery
+from shield.protected.given import gallery_at
 from shield.protected.meaning import Meaning, found_limit
 from shield.thresholds import load_thresholds
 from tests.probes.tiny_testbed import tiny_testbed

@@ -4,15 +4,7 @@ import random
 
 import pytest
 
-from shield.calibration.budget import (
-    afforded,
-    expected_rate,
-    prompts_for,
-    prompts_needed,
-    rank_kept,
-    rate_interval,
-    smallest_rate,
-)
+from shield.calibration.budget import prompts_needed, rank_kept, rate_interval, smallest_rate
 from shield.errors import BadRequestError
 from shield.thresholds import quantile
 
@@ -35,10 +27,9 @@ def test_a_number_and_its_smallest_rate_go_both_ways(count):
 
 
 def test_ranks_and_rates_by_hand():
-    assert smallest_rate(99) == 0.01 and rank_kept(99, 0.01) == 99 and expected_rate(99, 0.01) == pytest.approx(0.01)
-    assert rank_kept(150, 0.01) == 150 and expected_rate(150, 0.01) == pytest.approx(1 / 151)  # ceil(149.49)
-    assert rank_kept(199, 0.01) == 198 and expected_rate(199, 0.01) == pytest.approx(2 / 200)
-    assert rank_kept(19, 0.1) == 18 and expected_rate(19, 0.1) == pytest.approx(0.1)
+    assert smallest_rate(99) == 0.01 and rank_kept(99, 0.01) == 99
+    assert rank_kept(150, 0.01) == 150  # ceil(149.49)
+    assert rank_kept(199, 0.01) == 198 and rank_kept(19, 0.1) == 18
 
 
 @pytest.mark.parametrize("count, fpr", [(99, 0.01), (150, 0.01), (40, 0.1), (7, 0.5)])
@@ -61,25 +52,6 @@ def test_intervals_by_drawing():
     assert 0.935 < sum(low <= rate <= high for rate in rates) / 2000 < 0.965
 
 
-def test_prompts_for_a_rate_with_confidence():
-    """Up to 18 prompts the largest score is kept at a rate of 0.1, so P(rate <= r) = 1 - (1 - r)^n."""
-    assert prompts_for(0.1, 0.5) == 9  # the rate itself needs 9, and 1 - 0.5^9 is more than enough
-    assert prompts_for(0.1, 0.2) == 14  # 0.8^13 = 0.055, 0.8^14 = 0.044
-    assert 1 - 0.8**13 < 0.95 < 1 - 0.8**14
-    with pytest.raises(BadRequestError, match="above the wanted one"):
-        prompts_for(0.1, 0.1)
-
-
-def test_what_a_budget_affords():
-    whole = afforded(0.01, 0.1, 60.0)
-    assert (whole.prompts, whole.fpr, whole.is_short) == (199, 0.01, False) and whole.seconds == pytest.approx(19.9)
-    short = afforded(0.01, 1.0, 49.5)
-    assert (short.prompts, short.fpr, short.wanted, short.is_short) == (49, 1 / 50, 0.01, True)
-    assert afforded(0.01, 100.0, 60.0).prompts == 1 and afforded(0.01, 100.0, 60.0).fpr == 0.5
-    assert afforded(0.001, 0.001, 60.0, most=500).prompts == 500
-    assert afforded(0.01, 0.1, 60.0, prompts=120).prompts == 120
-
-
 @pytest.mark.parametrize("wrong", [0.0, 1.0, -0.1, float("nan")])
 def test_rates_outside_are_refused(wrong):
     with pytest.raises(BadRequestError, match="between 0 and 1"):
@@ -87,8 +59,6 @@ def test_rates_outside_are_refused(wrong):
 
 
 def test_no_prompts_are_refused():
-    for call in (lambda: smallest_rate(0), lambda: rank_kept(0, 0.5), lambda: afforded(0.1, 1.0, 1.0, prompts=0)):
+    for call in (lambda: smallest_rate(0), lambda: rank_kept(0, 0.5)):
         with pytest.raises(BadRequestError, match="At least one benign prompt"):
             call()
-    with pytest.raises(BadRequestError, match="Times are positive"):
-        afforded(0.1, 0.0, 1.0)

@@ -69,8 +69,21 @@ def test_what_was_given_holds_before_anything_is_made(pipe, home):
     given = thresholds(pipe, 1e9)
     verdict = Shield(pipe, thresholds=given)("a cat", **one({})()).verdicts[0]
     assert verdict.scores[0].threshold == 1e9 and not list(home.rglob("*.json"))
-    verdict = Shield(pipe, fpr=RATE, thresholds=given)("a cat", height=128, width=64, **one({})()).verdicts[0]
+    verdict = Shield(pipe, fpr=RATE, thresholds=given, calibrate="auto")(
+        "a cat", height=128, width=64, **one({})()
+    ).verdicts[0]
     assert verdict.scored and verdict.scores[0].threshold < 1e9 and len(list(home.rglob("*.json"))) == 1
+
+
+def test_thresholds_that_are_given_are_all_there_are(pipe, home):
+    """Those of one prediction type don't judge a run of another, and none is made in their place."""
+    given = Shield(pipe, thresholds=thresholds(pipe))
+    assert given.calibration == "never" and Shield(pipe).calibration == "auto"
+    kind = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[pipe.scheduler.config.prediction_type]
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    with pytest.raises(NotCalibratedError):
+        given("a cat", **one({})())
+    assert not list(home.rglob("*"))
 
 
 def test_of_several_that_were_made_and_hold_the_call_takes_one(pipe, home):
@@ -86,7 +99,7 @@ def test_of_several_that_were_made_and_hold_the_call_takes_one(pipe, home):
 
 def test_without_enough_time_the_verdict_stands_for_a_larger_rate(pipe, home, caplog):
     with caplog.at_level(logging.INFO, "shield"):
-        Shield(pipe, thresholds=[], seconds=1e-9)("a cat", **one({})())
+        Shield(pipe, thresholds=[], calibrate="auto", seconds=1e-9)("a cat", **one({})())
     assert "at most 4.76% of prompts like these are flagged instead of 1.00%" in caplog.text
     assert str(home) in caplog.text and "on 20 prompts" in caplog.text
 
@@ -111,7 +124,7 @@ def test_options_of_calibration_are_checked(pipe, wrong, said):
 
 
 def test_a_policy_that_passes_what_it_cannot_judge_calibrates_too(pipe, home):
-    verdict = Shield(pipe, "monitor", fpr=RATE, thresholds=[])("a cat", **one({})()).verdicts[0]
+    verdict = Shield(pipe, "monitor", fpr=RATE, thresholds=[], calibrate="auto")("a cat", **one({})()).verdicts[0]
     assert verdict.scored and verdict.scores[0].flagged is not None
 
 

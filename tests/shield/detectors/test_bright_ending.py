@@ -8,8 +8,9 @@ from shield.detectors import BrightEnding, NoiseGap
 from shield.detectors.bright_ending import LAYERS, region
 from shield.errors import MissingSignalError
 from shield.hooks.attention import token_maps, token_shares
-from shield.hooks.intercept import recorded
-from shield.types import ENDING, Step, Trace
+from shield.hooks.recording import recorded
+from shield.signals import ENDING
+from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options
 
 ONE = ("a",)

@@ -7,7 +7,7 @@ import torch
 
 from shield.detectors import DETECTORS
 from shield.errors import MissingSignalError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.types import Detector, Step, Trace
 from tests.shield.calls import PROMPTS, STEPS, noises, options, state
 from tests.tiny import tiny_sd

@@ -7,7 +7,7 @@ import torch
 from shield import Shield
 from shield.detectors import Sharpness
 from shield.hooks.extra_predictions import SHIFT
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.runtime.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds

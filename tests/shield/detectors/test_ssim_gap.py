@@ -8,7 +8,7 @@ from shield import Shield
 from shield.detectors import SsimGap
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.errors import MissingSignalError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.runtime.policy import Policy
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options, thresholds

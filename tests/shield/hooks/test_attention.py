@@ -5,7 +5,7 @@ import torch
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
 from shield.hooks.attention import attention_biased, attention_watched, token_shares
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.types import Step, Trace
 from tests.shield.calls import PROMPTS, options
 

@@ -14,7 +14,8 @@ from shield import Shield
 from shield.detectors import StructureGap
 from shield.errors import MissingSignalError
 from shield.hooks.custody import Custody
-from shield.hooks.intercept import intercepted, recorded
+from shield.hooks.intercept import intercepted
+from shield.hooks.recording import recorded
 from shield.mitigations import InitialNoise, NullPrompt
 from shield.protected.concepts import Concept, Concepts
 from shield.reasons import Reason

@@ -18,7 +18,8 @@ from diffusers.hooks import (
 from shield import Shield
 from shield.hooks.extra_predictions import late
 from shield.hooks.feature_caches import FeatureCaches
-from shield.hooks.intercept import denoiser_of, intercepted, recorded
+from shield.hooks.intercept import denoiser_of, intercepted
+from shield.hooks.recording import recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.runtime.policy import Policy
 from shield.runtime.settings import caches_of

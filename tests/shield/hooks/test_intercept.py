@@ -7,7 +7,8 @@ import torch
 
 from shield.errors import MissingSignalError, TraceError, UnsupportedPipelineError
 from shield.hooks.calls import picked_rows
-from shield.hooks.intercept import intercepted, recorded
+from shield.hooks.intercept import intercepted
+from shield.hooks.recording import recorded
 from tests.shield.calls import PROMPTS, STEPS, noises, options, state
 
 ALL = ("latents", "noise_cond", "noise_uncond")

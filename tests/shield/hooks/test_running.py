@@ -14,7 +14,7 @@ from shield import Shield
 from shield.detectors import NoiseGap
 from shield.errors import TraceError
 from shield.hooks.attention import attention_watched
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.hooks.running import alone
 from shield.mitigations import NullPrompt
 from shield.protected.concepts import Concept, Concepts

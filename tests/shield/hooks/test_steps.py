@@ -5,7 +5,8 @@ import torch
 
 from shield import Shield
 from shield.errors import TraceError
-from shield.hooks.intercept import intercepted, recorded
+from shield.hooks.intercept import intercepted
+from shield.hooks.recording import recorded
 from shield.mitigations import NullPrompt
 from shield.runtime.policy import Policy
 from tests.shield.calls import noises, options, thresholds

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shield.errors import TraceError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, read, written
 from shield.model.families import FAMILIES, family_of
 

@@ -6,13 +6,14 @@ from peft import LoraConfig
 
 from shield import Shield, model_names
 from shield.errors import NotCalibratedError
+from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import Recognized, full_sha256, model_sha256
 from shield.runtime.policy import Policy
 from shield.runtime.settings import models_of
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import noises, options, thresholds
 from tests.tiny import tiny_scheduler, tiny_sd
-from tests.tiny_families import tiny_sdxl
+from tests.tiny_families import tiny_flux, tiny_sd3, tiny_sdxl
 
 
 def adapted(module):
@@ -65,6 +66,20 @@ def test_adapters_count_as_far_as_they_act(pipe):
     assert len({base, whole, model_sha256(pipe.unet)}) == 3
     pipe.unet.disable_adapters()
     assert model_sha256(pipe.unet) == base
+
+
+@pytest.mark.parametrize("make", [tiny_sd, tiny_flux, tiny_sd3], ids=["sd", "flux", "sd3"])
+def test_fused_projections_are_the_same_model_and_count_while_they_act(make):
+    model = denoiser_of(make())
+    base = model_sha256(model)
+    model.fuse_qkv_projections()
+    assert model_sha256(model) == base
+    fused = next(m for name, m in model.named_modules() if name.endswith(("to_qkv", "to_kv")))
+    with torch.no_grad():
+        fused.weight.mul_(2)
+    assert model_sha256(model) != base
+    model.unfuse_qkv_projections()
+    assert model_sha256(model) == base
 
 
 def test_int8_layers_and_a_group_on_disk(pipe, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from shield import Shield
 from shield.errors import UnsupportedPipelineError
-from shield.hooks.intercept import recorded
+from shield.hooks.recording import recorded
 from shield.mitigations import NullPrompt
 from shield.model.prediction import converted, noise_levels, prediction_type, unreadable
 from shield.model.schedules import KINDS, kind_of

@@ -9,7 +9,8 @@ from transformers import CLIPImageProcessor
 
 from shield import Gallery, Shield
 from shield.errors import TraceError
-from shield.hooks.intercept import once_more, recorded
+from shield.hooks.intercept import once_more
+from shield.hooks.recording import recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.runtime.controller import ImageState
 from shield.runtime.policy import Policy, preset

@@ -185,7 +185,7 @@ def test_without_a_threshold_the_command_is_named(pipe):
     blind = Shield(pipe, replace(preset("strict"), watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
     verdict = blind("a dog", **options(1)).verdicts[0]
     assert (verdict.status, verdict.scored) == ("blocked", False)
-    assert Reason("unscored", "gallery_preview") in verdict.reasons
+    assert Reason("unscored", "gallery_preview", detail="it has no threshold at this step") in verdict.reasons
 
 
 @pytest.mark.parametrize("gallery", [None, Gallery()], ids=["none", "empty"])
