@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.plots import plot
-from probes.runs.folder import versions, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import versions
 from shield.errors import ShieldError
 
 BENCHMARKS = (

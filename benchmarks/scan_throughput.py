@@ -18,13 +18,13 @@ import torch
 from benchmarks.reference_procedures import anisotropy, wen
 from benchmarks.timing import Figure, figure
 from probes.drawing.draw import Sampling
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.model.generate import generators
 from probes.runs.cost import counted
 from probes.runs.folder import Run
 from probes.scan.engines import InProcess
 from probes.scan.scorer import ScoringConfig
-from probes.scan.stream import items_of, record_stream
+from probes.scan.stream import record_stream, turns_of
 from probes.testbed.manifest import load_manifest
 from probes.types import Subject
 from shield.model.conditioning import encoded
@@ -41,7 +41,9 @@ def measure() -> list[Figure]:
     """Prompts a second, ratios of the same turn, and denoiser evaluations a prompt."""
     manifest = load_manifest()
     captions = [caption for item in manifest.items for caption in item.captions]
-    targets = [Target(f"prompt-{n}", captions[n % len(captions)] + " " * (n // len(captions))) for n in range(PROMPTS)]
+    targets = [
+        PromptRecord(f"prompt-{n}", captions[n % len(captions)] + " " * (n // len(captions))) for n in range(PROMPTS)
+    ]
     config = ScoringConfig(
         "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
     )
@@ -58,7 +60,7 @@ def measure() -> list[Figure]:
         return compared(works, subject)
 
 
-def one_by_one(score: Callable[[Any, str], Any], pipe: Any, targets: Sequence[Target]) -> float:
+def one_by_one(score: Callable[[Any, str], Any], pipe: Any, targets: Sequence[PromptRecord]) -> float:
     """Seconds for all of them."""
     start = time.perf_counter()
     for target in targets:
@@ -86,11 +88,11 @@ def compared(works: dict[str, tuple[Callable[[], float], int]], subject: Subject
     return found
 
 
-def scanned(engine: InProcess, targets: Sequence[Target], folder: Path) -> float:
+def scanned(engine: InProcess, targets: Sequence[PromptRecord], folder: Path) -> float:
     """Seconds of one pass into a fresh run folder, without making the folder, which a scan does once."""
     with tempfile.TemporaryDirectory(dir=folder) as place, Run.create(place, {"model": "testbed"}, kind="scan") as run:
         start = time.perf_counter()
-        spent = sum(one.evaluations for one in record_stream(run, engine, items_of(targets, [500], False), BATCH))
+        spent = sum(one.evaluations for one in record_stream(run, engine, turns_of(targets, [500], False), BATCH))
         taken = time.perf_counter() - start
     assert len(targets) <= spent <= len(targets) + 1, spent
     return taken

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from benchmarks.timing import Figure, figure, seconds
 from probes.drawing.draw import Sampling
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.runs.folder import Run
 from probes.scan.engines import RayActors
 from probes.scan.scorer import ScoringConfig
-from probes.scan.stream import items_of, record_stream
+from probes.scan.stream import record_stream, turns_of
 
 BATCH, PROMPTS, REPEATS, WORKERS = 16, 256, 3, (1, 2, 4)
 
 
 def measure() -> list[Figure]:
     """Loading and starting are left out; efficiency is speed over workers times one worker's."""
-    targets = [Target(f"prompt-{n}", f"a cat and {n} donuts on a blue background") for n in range(PROMPTS)]
+    targets = [PromptRecord(f"prompt-{n}", f"a cat and {n} donuts on a blue background") for n in range(PROMPTS)]
     config = ScoringConfig(
         "testbed", ("structure_gap", "noise_gap"), sampling=Sampling(batch_size=BATCH), batch_size=BATCH
     )
@@ -42,9 +42,9 @@ def measure() -> list[Figure]:
     return found
 
 
-def scanned(engine: RayActors, targets: list[Target], folder: Path) -> bytes:
+def scanned(engine: RayActors, targets: list[PromptRecord], folder: Path) -> bytes:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         with Run.create(place, {"model": "testbed"}, kind="scan") as run:
-            for _ in record_stream(run, engine, items_of(targets, [500], False), BATCH):
+            for _ in record_stream(run, engine, turns_of(targets, [500], False), BATCH):
                 pass
         return (Path(place) / "records.jsonl").read_bytes()

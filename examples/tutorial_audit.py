@@ -8,13 +8,10 @@ from probes.audit.plan import TESTBED_LOCALIZER
 from probes.audit.request import AuditRequest
 from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
-from probes.scan.scan import lines_of as scan_lines
-from probes.scan.scan import scan
+from probes.scan.scan import format_scan, scan
 from probes.testbed.checkpoint import Checkpoint
-from probes.verbs.attack import ATTACK, attack
-from probes.verbs.attack import lines_of as attack_lines
-from probes.verbs.localize import base_prompts, localize
-from probes.verbs.localize import lines_of as mask_lines
+from probes.verbs.attack import ATTACK, attack, format_attack
+from probes.verbs.localize import base_prompts, format_mask, localize
 from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
@@ -23,14 +20,14 @@ request = AuditRequest("testbed", device="cpu")
 
 # 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
 scanned = scan(None, out / "scan", sampling=sampling, device="cpu")
-print("\n".join(scan_lines(scanned.summary)[-4:]))
+print("\n".join(format_scan(scanned.summary)[-4:]))
 
 # 2. Where is it? Feed-forward weights that works of the dev split drive harder than benign scenes do.
 localizer = replace(
     TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), Checkpoint.of("testbed"))
 )
 located = localize(None, out / "mask", localizer=localizer, limit=4, device="cpu")
-print("\n".join(mask_lines(located.summary)))
+print("\n".join(format_mask(located.summary)))
 
 # 3. Without these weights: held-out works, benign scenes, and as many random weights as a control.
 small = Sizes(members=2, nonmembers=2, scenes=2)
@@ -50,5 +47,5 @@ attacked = attack(
     batch=4,
     plan=replace(ATTACK, sizes=small, sampling=sampling, picture_seeds=(9000,)),
 )
-print("\n".join(attack_lines(attacked.summary)))
+print("\n".join(format_attack(attacked.summary)))
 print(f"Reports: {pruned.report}, {attacked.report}")

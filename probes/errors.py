@@ -60,3 +60,7 @@ class TrapError(ProbeError):
 
 class AuditError(ProbeError):
     """An audit can't start, or can't continue with what its folder holds."""
+
+
+class RunError(ProbeError):
+    """A run folder can't be made, read or continued."""

@@ -1,5 +1,6 @@
 """`Shield`: a diffusers pipeline that watches itself. Call it like the pipeline; the output has `.verdicts`."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -141,8 +142,15 @@ class Shield(StandIn):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: Any = None, **options: Any) -> "Shield":
-        """`load(name, device, dtype)` and wrap it; `options` as for Shield."""
-        return cls(load(name, device, dtype), **options)
+        """Loads a checkpoint and wraps it: `options` of Shield are Shield's, others `load`'s (shield/model/loading.py),
+        as diffusers' from_pretrained takes them: variant, revision, token, torch_dtype.
+
+        Raises:
+            BadRequestError: As Shield and `load`.
+            WeightsError: As `load`.
+        """
+        own = {option: options.pop(option) for option in inspect.signature(cls).parameters if option in options}
+        return cls(load(name, device, dtype, **options), **own)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _TAKES[name](value) if name in _TAKES else value)

@@ -22,7 +22,7 @@ from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402
 from ui.models import Models  # noqa: E402
 from ui.page import Page  # noqa: E402
-from ui.protected import LARGEST, Protected, testbed_seed  # noqa: E402
+from ui.protected import LARGEST, Protected, pictures_in, testbed_seed  # noqa: E402
 from ui.tabs.audit import audit_tab  # noqa: E402
 from ui.tabs.protected import protected_tab  # noqa: E402
 from ui.tabs.shield import shield_tab  # noqa: E402
@@ -42,20 +42,57 @@ HEAD = (
 
 
 def page_of(
-    model: str = "testbed", runs: Path = Path("runs"), protected: Path | None = None, device: str = "auto"
+    model: str = "testbed",
+    runs: Path = Path("runs"),
+    protected: Path | None = None,
+    device: str = "auto",
+    concepts: Sequence[str] = (),
+    gallery: Path | None = None,
+    thresholds: Path | None = None,
 ) -> Page:
-    """Everything behind a page. Raises RegistryError, GalleryError, WeightsError for folders that can't be read."""
+    """Everything behind a page.
+
+    Args:
+        model: What the page draws with.
+        runs: Folder of the run folders.
+        protected: Folder of what is protected; RUNS/protected by default.
+        device: Where models run.
+        concepts: Names and registries' files that a new `protected` begins with, instead of those that ship.
+        gallery: Folder of pictures that it begins with.
+        thresholds: Folder of thresholds; by default those that are stored, and what is missing is made.
+
+    Raises:
+        RegistryError, GalleryError, WeightsError: A folder can't be read.
+        BadRequestError: `protected` holds something already, so it can't begin with anything.
+    """
     from probes.testbed.checkpoint import Checkpoint
-    from shield.protected.concepts import Concepts
+    from shield.protected.concepts import shipped_concepts
+    from shield.protected.given import concepts_of
+    from shield.runtime.arguments import as_thresholds
 
     folder = protected or runs / "protected"
     known = Checkpoint.of(model).truth is not None
-    concepts, works = testbed_seed() if known else ([], [])
-    seed = [] if (folder / "concepts.toml").exists() else [*concepts, *Concepts.load().concepts]
+    own, works = testbed_seed() if known else ([], [])
+    _refuse_begun(folder, "concepts.toml" if concepts else "", "works.json" if gallery else "")
+    named = concepts_of(concepts) if concepts else shipped_concepts()
+    seed = [*(own if not concepts else ()), *named.concepts]
+    works = works if gallery is None else pictures_in(gallery)
     names = [model, *(SHIPPED if known else ())]
     folders = Folders(runs)
     models = Models(names, device)
-    return Page(models, Protected(folder, seed, works), folders, Audits(folders, device, models=models.names))
+    given = None if thresholds is None else as_thresholds(thresholds)
+    audits = Audits(folders, device, models=models.names)
+    return Page(models, Protected(folder, seed, works), folders, audits, given)
+
+
+def _refuse_begun(folder: Path, *files: str) -> None:
+    """Raises BadRequestError where a folder of what is protected has one of these files."""
+    begun = [file for file in files if file and (folder / file).exists()]
+    if begun:
+        raise BadRequestError(
+            f"{folder} holds what is protected already ({', '.join(begun)}), which the page changes; name a new folder "
+            "with --protected to begin with other concepts or pictures."
+        )
 
 
 def build(page: Page) -> gr.Blocks:

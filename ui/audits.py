@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from probes.errors import AuditError
-from probes.runs.folder import Run, RunError
+from probes.errors import AuditError, RunError
+from probes.runs.folder import Run
 from shield.model.loading import SHIPPED
 from ui.folders import Folders, stages_of
 

@@ -136,7 +136,7 @@ def drawn(
     """
     policy = preset(asked.policy)
     steps = _Steps(SHIELDED, preview, tell)
-    output = _called(Shield(pipe, policy, gallery, concepts, thresholds, calibrate="never"), asked, steps)
+    output = _called(Shield(pipe, policy, gallery, concepts, thresholds), asked, steps)
     verdict, shielded = output.verdicts[0], output.images[0]
     watch = _Watch(pipe, asked, policy.detectors[0])
     steps = _Steps(

@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from probes.runs.folder import Record, Run, RunError
+from probes.errors import RunError
+from probes.runs.folder import Run
+from probes.runs.records import Record
 
 DEEPEST = 3
 MOST = 500

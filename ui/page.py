@@ -17,6 +17,7 @@ from ui.protected import Protected
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shield.thresholds import Threshold
     from ui.drawing import Drawing, DrawingRequest, Frame
 
 
@@ -28,6 +29,7 @@ class Page:
     protected: Protected
     folders: Folders
     audits: Audits
+    thresholds: list[Threshold] | None = None
     jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
@@ -39,7 +41,8 @@ class Page:
             from ui.drawing import drawn
 
             protected = self.protected
-            return drawn(loaded.pipe, asked, protected.gallery, protected.concepts, loaded.preview, tell)
+            gallery, concepts = protected.gallery, protected.concepts
+            return drawn(loaded.pipe, asked, gallery, concepts, loaded.preview, tell, self.thresholds)
 
     def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
         """The job, known as the one that this visitor is waiting for; an older one is canceled."""

@@ -27,7 +27,7 @@ from probes.runs.folder import write_json
 from shield.errors import GalleryError, RegistryError
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
-from shield.protected.pictures import UNREADABLE, frame_count, open_image
+from shield.protected.pictures import UNREADABLE, frame_count, open_image, picture_files
 
 KINDS = ("character", "person", "brand", "artist", "artwork", "landmark", "style")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -328,6 +328,14 @@ def _read_works(folder: Path) -> list[dict[str, str]]:
     if outside:
         raise GalleryError(f"{path} names a file outside of its folder ({outside[0]}); remove the entry.")
     return works
+
+
+def pictures_in(folder: Path) -> list[tuple[str, Path]]:
+    """The works of a folder of pictures, to begin with: (name, file) pairs. Raises GalleryError."""
+    files = picture_files(folder)
+    if not files:
+        raise GalleryError(f"{folder} holds no pictures (.png, .jpg, .webp and what else Pillow reads).")
+    return [(file.relative_to(folder).with_suffix("").as_posix(), file) for file in files]
 
 
 def testbed_seed() -> tuple[list[Concept], list[tuple[str, Path]]]:

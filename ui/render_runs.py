@@ -16,7 +16,8 @@ from probes.report.figures import MATERIAL, group_of
 from probes.report.sheets import COLUMNS, thumbnail
 from probes.report.summary import stored_summary
 from probes.report.wording import wording_of
-from probes.runs.folder import Record, Run
+from probes.runs.folder import Run
+from probes.runs.records import Record
 from ui.folders import Listed
 from ui.render import EMPTY, plot, table
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from probes.cli.main import app, main
-from probes.cli.options import Device, Model
+from probes.cli.options import Concepts, Device, GalleryAt, Model, Thresholds
 from shield.errors import BadRequestError
+from shield.extras import extras_named
 
 __all__ = ["app", "main"]
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-EXTRAS = {"ui": ("gradio",), "serve": ("fastapi", "uvicorn", "prometheus_client")}
-"""What the verbs of this module need beyond the core, by the extra that brings it."""
 
 
 @app.command()
@@ -43,6 +41,12 @@ def ui(
     protected: Annotated[
         Path | None, typer.Option(help="Folder of concepts and gallery; by default RUNS/protected.")
     ] = None,
+    concepts: Annotated[
+        list[str] | None,
+        typer.Option(help="What a new --protected begins with: a name, or a registry (.toml); repeat it."),
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Folder of pictures that a new --protected begins with.")] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
     device: Device = "auto",
 ) -> None:
     """Open the page in a browser: shield a prompt, edit what is protected, look into audits."""
@@ -51,8 +55,9 @@ def ui(
         typer.echo(
             "diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.", err=True
         )
-    application = _module("ui.app", "ui")
-    page = application.page_of(model, runs, protected, device)
+    with extras_named("ui"):
+        from ui import app as application
+    page = application.page_of(model, runs, protected, device, concepts or (), gallery, thresholds)
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
     try:
@@ -67,12 +72,10 @@ def ui(
 @app.command()
 def serve(
     model: Model = "testbed",
-    policy: Annotated[str, typer.Option(help="balanced, strict or monitor.")] = "balanced",
-    gallery: Annotated[
-        Path | None, typer.Option(help="A saved gallery, with its threshold, of protected pictures.")
-    ] = None,
-    concepts: Annotated[Path | None, typer.Option(help="A registry of protected concepts (TOML).")] = None,
-    thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
+    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    gallery: GalleryAt = None,
+    concepts: Concepts = None,
+    thresholds: Thresholds = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
     ] = "127.0.0.1",
@@ -101,18 +104,13 @@ def serve(
 
     Example: diffshield serve --model testbed --port 8000
     """
-    service = _module("ui.service", "serve")
-    import uvicorn
+    with extras_named("serve"):
+        import uvicorn
 
-    from shield import Concepts, Gallery, Shield, load
+        from ui import service
+    from shield import Shield, load
 
-    safe = Shield(
-        load(model, device),
-        policy,
-        thresholds=thresholds,
-        gallery=Gallery.load(gallery) if gallery else None,
-        concepts=Concepts.load(concepts) if concepts else None,
-    )
+    safe = Shield(load(model, device), policy, gallery, list(concepts or ()) or None, thresholds)
     if api_key is None and host not in LOCAL:
         typer.echo("diffshield: everyone who reaches this service can use it; --api-key asks for a key.", err=True)
     served = service.Service(
@@ -131,18 +129,6 @@ def _user(auth: str | None) -> tuple[str, str] | None:
     if not (name and colon and password):
         raise BadRequestError("--auth needs a name and a password with a colon between them: USER:PASSWORD.")
     return name, password
-
-
-def _module(name: str, extra: str) -> Any:
-    """A module that needs an extra's packages, which take seconds to import and which other verbs don't need."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS[extra]:
-            raise
-        raise BadRequestError(
-            f"diffshield {extra} needs {error.name}: pip install 'diffusion-shield[{extra}]'."
-        ) from None
 
 
 if __name__ == "__main__":

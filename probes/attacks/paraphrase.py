@@ -174,7 +174,7 @@ def paired_test(ones: Sequence[float] | np.ndarray, others: Sequence[float] | np
     return float((1 + (signs @ sizes >= observed).sum()) / (1 + DRAWS))
 
 
-def lines_of_ladder(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def format_ladder(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The ladder for a terminal."""
     return [
         f"Level {row['level']}: nothing could be judged."

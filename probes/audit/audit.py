@@ -56,19 +56,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, Plan
+from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTBED_LR, AuditPlan
 from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
 from probes.errors import AuditError
 from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
-from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.prompts import PromptRecord, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
 from probes.paths import takes_paths
 from probes.report.html import write_report
-from probes.runs.folder import Run, describe_input
+from probes.runs.folder import Run
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
 
@@ -85,7 +86,7 @@ def audit(
     twin: str | None = None,
     device: str = "auto",
     resume: bool = False,
-    plan: Plan | None = None,
+    plan: AuditPlan | None = None,
     show_progress: bool = True,
     pipe: Any = None,
 ) -> Done:
@@ -123,7 +124,7 @@ def audit(
     return Done(out, write_report(out), summary)
 
 
-def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
+def as_usual(plan: AuditPlan, checkpoint: Checkpoint) -> AuditPlan:
     """The plan with the steps, the guidance and, on the testbed, the localizer's setting and learning rate that this
     model asks for.
     """
@@ -142,7 +143,7 @@ def as_usual(plan: Plan, checkpoint: Checkpoint) -> Plan:
 
 
 def known_about(
-    checkpoint: Checkpoint, targets: list[Target], plan: Plan, device: str, twin: str | None
+    checkpoint: Checkpoint, targets: list[PromptRecord], plan: AuditPlan, device: str, twin: str | None
 ) -> GroundTruth:
     """Ground truth, criterion and twin for this model: all of it on the testbed, what there is elsewhere."""
     manifest = checkpoint.truth

@@ -27,11 +27,12 @@ from probes.audit.session import AuditSession
 from probes.drawing.draw import jobs_for
 from probes.hardeners.training import fine_tune, hardened
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.model.batches import in_batches
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
-from probes.runs.folder import Record, write_json
+from probes.runs.folder import write_json
+from probes.runs.records import Record
 from probes.types import Goal, Memory, Pair
 
 NO_MEMORY = "There is no work with a reference picture to remove, so nothing was hardened."
@@ -42,19 +43,19 @@ NO_KEEP = (
 NO_WEIGHTS = "The model wasn't hardened, so there is nothing to attack again."
 
 
-def members(session: AuditSession) -> list[Target]:
+def members(session: AuditSession) -> list[PromptRecord]:
     """The members that are removed."""
     return [target for target in session.cohorts.members if target.reference is not None][
         : session.plan.hardening.members
     ]
 
 
-def nonmembers(session: AuditSession) -> Sequence[Target]:
+def nonmembers(session: AuditSession) -> Sequence[PromptRecord]:
     """The non-members that are drawn and attacked again."""
     return session.cohorts.nonmembers[: session.plan.hardening.controls]
 
 
-def dev(session: AuditSession) -> list[Target]:
+def dev(session: AuditSession) -> list[PromptRecord]:
     """The works that are removed with them and decide when to stop."""
     taken = {target.id for target in members(session)}
     return [target for target in session.cohorts.locate if target.reference is not None and target.id not in taken][
@@ -164,7 +165,7 @@ def _pairs_of(session: AuditSession, records: Sequence[Record]) -> list[Pair]:
 
 
 def _memories(
-    session: AuditSession, works: Sequence[Target], drawn: Sequence[Record], keep: Sequence[Pair]
+    session: AuditSession, works: Sequence[PromptRecord], drawn: Sequence[Record], keep: Sequence[Pair]
 ) -> tuple[list[Memory], int]:
     """Works with their surrogates, and for how many of these the pruned model drew nothing but copies.
 

@@ -43,7 +43,7 @@ TESTBED_LR = 2e-4  # chosen on dev: at a larger model's 1e-5 so small a one hard
 
 
 @dataclass(frozen=True)
-class Plan:
+class AuditPlan:
     """How much an audit does. Pictures, scans and localization have seeds of their own; none is used twice."""
 
     sizes: Sizes = Sizes()
@@ -60,10 +60,10 @@ class Plan:
     hardening: Hardening = Hardening()
 
 
-FULL = Plan()
+FULL = AuditPlan()
 
 
-QUICK = Plan(
+QUICK = AuditPlan(
     sizes=Sizes(members=6, locate=12, per_rung=2, nonmembers=6, scenes=8),
     picture_seeds=(9000, 9001),
     scan_seeds=(500,),

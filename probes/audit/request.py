@@ -9,20 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
 from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.prompts import PromptRecord, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
 from probes.model.loading import load
 from probes.paths import as_path
 from probes.report.summary import Summary
-from probes.runs.folder import Run, describe_input
+from probes.runs.folder import Run
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
@@ -62,7 +63,7 @@ class AuditRequest:
     def inputs(self) -> list[dict[str, str]]:
         return [describe_input(path) for path in (self.prompts, self.nonmembers, self.benign) if path is not None]
 
-    def cohorts(self, plan: Plan) -> Cohorts:
+    def cohorts(self, plan: AuditPlan) -> Cohorts:
         """Members, matched non-members and benign scenes. AuditError without prompts for an unknown model."""
         manifest = self.checkpoint.known(self.prompts)
         known = cohorts_of_manifest(manifest, plan.sizes) if manifest is not None else Cohorts()
@@ -90,7 +91,7 @@ class AuditRequest:
         return testbed_alignment() if self.checkpoint.truth is not None else None
 
 
-def _as(kind: str, file: Path) -> tuple[Target, ...]:
+def _as(kind: str, file: Path) -> tuple[PromptRecord, ...]:
     """A file's prompts under another kind; their ids must not meet those of the works' file."""
     return tuple(replace(target, id=target.id.replace("prompt", kind), kind=kind) for target in read_prompts(file))
 
@@ -109,7 +110,7 @@ def opened(
     kind: str,
     out: Path,
     request: AuditRequest,
-    plan: Plan,
+    plan: AuditPlan,
     mask: UnitMask,
     more: dict[str, Any],
     *,

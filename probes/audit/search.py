@@ -13,7 +13,7 @@ import torch
 from probes.attacks import AnyAttack
 from probes.attacks.adversarial_embedding import initial_embeds
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.model.generate import encode_pictures
 from probes.runs.progress import Progress
 from probes.runs.tensors import read_tensors, write_tensors
@@ -30,20 +30,20 @@ class Searches:
     init: str = "caption"
     other: str | None = None
 
-    def file(self, target: Target) -> Path:
+    def file(self, target: PromptRecord) -> Path:
         return self.folder / f"{target.id}.safetensors"
 
-    def embeds(self, target: Target) -> dict[int, torch.Tensor]:
+    def embeds(self, target: PromptRecord) -> dict[int, torch.Tensor]:
         """Number of steps -> embedding (T, D), of a target that was searched."""
         _, stored = read_tensors(self.file(target))
         return {int(steps): embeds for steps, embeds in stored.items() if steps.isdigit()}
 
-    def prompts(self, target: Target) -> dict[int, str]:
+    def prompts(self, target: PromptRecord) -> dict[int, str]:
         """Number of steps -> the words found, of a target that was searched; empty where embeddings were."""
         header, _ = read_tensors(self.file(target))
         return {int(steps): text for steps, text in json.loads(header.get("prompts", "{}")).items()}
 
-    def search(self, subject: Subject, targets: Sequence[Target], progress: Progress) -> None:
+    def search(self, subject: Subject, targets: Sequence[PromptRecord], progress: Progress) -> None:
         """Search what isn't there yet. Every target needs a reference picture; PromptFileError if it is broken."""
         together = max(1, self.attack.rows // self.attack.batch)
         for start in range(0, len(targets), together):
@@ -54,7 +54,7 @@ class Searches:
                     self._save(target, one)
             progress(start + len(group), len(targets))
 
-    def goals(self, subject: Subject, targets: Sequence[Target]) -> list[Goal]:
+    def goals(self, subject: Subject, targets: Sequence[PromptRecord]) -> list[Goal]:
         latents = encode_pictures(subject, [reference_picture(t.reference) for t in targets if t.reference is not None])
         embeds = self._starts(subject, targets)
         words = [target.prompt if self.init == "caption" else (self.other or "") for target in targets]
@@ -63,13 +63,13 @@ class Searches:
             for row, target in enumerate(targets)
         ]
 
-    def _starts(self, subject: Subject, targets: Sequence[Target]) -> torch.Tensor:
+    def _starts(self, subject: Subject, targets: Sequence[PromptRecord]) -> torch.Tensor:
         if self.init != "noise":
             return initial_embeds(subject, self.init, [t.prompt for t in targets], seed=0, other=self.other)
         # Of the work's name, not its place, so that the start doesn't depend on who else is searched.
         return torch.cat([initial_embeds(subject, "noise", [t.prompt], seed=_number(f"start {t.id}")) for t in targets])
 
-    def _save(self, target: Target, found: Found) -> None:
+    def _save(self, target: PromptRecord, found: Found) -> None:
         embeds = {str(steps): value for steps, value in found.prompt_embeds.items()}
         words = {"prompts": json.dumps({str(steps): text for steps, text in found.prompts.items()})}
         write_tensors(

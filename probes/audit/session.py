@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 from probes.audit.search import Searches
 from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment, CopyJudge
 from probes.report.drift import drift
 from probes.report.figures import detector_figures, utility
 from probes.report.summary import Summary, summary_of
-from probes.runs.folder import Record, Run, record_id
+from probes.runs.folder import Run, record_id
 from probes.runs.progress import Track
+from probes.runs.records import Record
 from probes.runs.stage_log import Skip, Stages
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
 from shield.types import Detector
 
 if TYPE_CHECKING:
-    from probes.audit.plan import Plan
+    from probes.audit.plan import AuditPlan
 
 NOTHING = "No prompt was flagged or came out as a copy, so there is nothing to locate, prune or attack."
 NO_REFERENCE = "None of the memorized prompts has a reference picture, so an attack has no goal."
@@ -49,7 +50,13 @@ class AuditSession:
     """
 
     def __init__(
-        self, run: Run, subject: Subject, truth: GroundTruth, plan: Plan, track: Track, mask: UnitMask | None = None
+        self,
+        run: Run,
+        subject: Subject,
+        truth: GroundTruth,
+        plan: AuditPlan,
+        track: Track,
+        mask: UnitMask | None = None,
     ) -> None:
         self.run, self.subject, self.truth, self.plan, self.track = run, subject, truth, plan, track
         self.cohorts, self.given = truth.cohorts, mask
@@ -103,7 +110,7 @@ class AuditSession:
         # A detector's score of an embedding that an attack made isn't one of a prompt.
         return [] if any(job.prompt_embeds is not None for job in jobs) else self.detectors
 
-    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[Target]) -> dict[str, Any]:
+    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[PromptRecord]) -> dict[str, Any]:
         """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``."""
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:

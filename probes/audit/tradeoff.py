@@ -18,7 +18,7 @@ from probes.pruners import pruned
 from probes.report.drift import drift
 from probes.report.figures import rate_row, utility
 from probes.report.plots import tradeoff_plot
-from probes.runs.folder import Record
+from probes.runs.records import Record
 from probes.types import UnitMask
 from shield.errors import BadRequestError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from probes.attacks import ATTACKS
 from probes.audit.audit import as_usual
-from probes.audit.plan import FULL, TESTBED_LR, Hardening, Plan
+from probes.audit.plan import FULL, TESTBED_LR, AuditPlan, Hardening
 from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -68,7 +68,7 @@ def _searching(steps: int) -> AdversarialFineTuning:
     return replace(usual, attack=replace(usual.attack, steps=steps, batch=DRAWS))
 
 
-def plan_of(seeds: int, hardening: Hardening | None = None) -> Plan:
+def plan_of(seeds: int, hardening: Hardening | None = None) -> AuditPlan:
     """Sizes and budget of every run here."""
     plan = replace(
         FULL,

@@ -156,6 +156,19 @@ def traps(
 
 
 @bench_app.command()
+def meaning(
+    out: Out = Path("runs/bench"),
+    encoder: Annotated[str, typer.Option(help="minilm, or what --openclip of calibrate-concepts takes.")] = "minilm",
+    as_json: Json = False,
+) -> None:
+    """Indirect descriptions of registry concepts that the screen by meaning finds, and benign prompts that it flags."""
+    from probes.bench.meaning import bench_meaning, table
+
+    found = bench_meaning(out, encoder)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def gallery(
     out: Out = Path("runs/bench"),
     share: Annotated[Path, typer.Option(help="Where Debian's packages put their pictures.")] = Path("/usr/share"),

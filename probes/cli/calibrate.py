@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from probes.cli.options import Device, Json, Model, OwnGuidance, OwnSteps, listed, numbers, printed
-
-if TYPE_CHECKING:
-    from probes.runs.progress import Progress
+from probes.cli.options import Device, Json, Model, OwnGuidance, OwnSteps, bar, listed, numbers, printed
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 OWN_FOLDER = "Folder to write to; by default in the user's data folder, where every verb looks first."
@@ -50,7 +44,7 @@ def calibrate(
     from probes.verbs.calibrate import calibrate_detectors
     from shield.model.assets import own_thresholds_folder
 
-    with _bar() as progress:
+    with bar("calibrate") as progress:
         made = calibrate_detectors(
             model,
             listed(detectors),
@@ -161,10 +155,10 @@ def calibrate_concepts(
         f"flagged), {path}"
     ]
     if check:
-        from probes.verbs.screens import checked, lines_of
+        from probes.verbs.screens import checked, format_screens
 
         found["check"] = [asdict(rate) for rate in checked(limit, openclip)]
-        lines += lines_of(found["check"])
+        lines += format_screens(found["check"])
     printed(found, as_json, "\n".join(lines))
 
 
@@ -197,7 +191,7 @@ def calibrate_watch(
     from shield.model.assets import own_thresholds_folder
 
     shares = numbers(steps, float)
-    with _bar() as progress:
+    with bar("calibrate") as progress:
         made = make(
             model,
             shares,
@@ -221,13 +215,3 @@ def calibrate_watch(
         for path, t in made.items()
     ]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A progress bar that opens at the first call, so that a mistake shows none."""
-    from probes.runs.progress import bars
-
-    with ExitStack() as stack:
-        bar = cache(lambda: stack.enter_context(bars())("calibrate"))
-        yield lambda done, total: bar()(done, total)

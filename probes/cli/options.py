@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from probes.runs.progress import Progress
 
 FLAGGED = 3
 
@@ -24,6 +29,19 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts o
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
 OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
 OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
+Concepts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A protected name, or a registry of concepts (.toml); repeat it. By default the names that ship."
+    ),
+]
+GalleryAt = Annotated[
+    str | None, typer.Option("--gallery", help="A folder of protected pictures, or a saved gallery's folder or name.")
+]
+Thresholds = Annotated[
+    str | None,
+    typer.Option(help="A folder that diffshield calibrate wrote to; without it what is missing is calibrated."),
+]
 Out = Annotated[Path, typer.Option(help="Run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
@@ -60,3 +78,13 @@ def exit_if(flagged: object, asked: bool) -> None:
     """Ends with status FLAGGED if something was flagged and --fail-on-flag asked for that."""
     if asked and flagged:
         raise typer.Exit(FLAGGED)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A progress bar that opens at the first call, so that a mistake shows none."""
+    from probes.runs.progress import bars
+
+    with ExitStack() as stack:
+        opened = cache(lambda: stack.enter_context(bars())(title))
+        yield lambda done, total: opened()(done, total)

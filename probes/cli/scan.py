@@ -74,6 +74,9 @@ def scan(
     shard: Annotated[
         str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them together.")
     ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -85,7 +88,7 @@ def scan(
     """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
     from probes.drawing.draw import Sampling
     from probes.scan.pilot import EarlyExit
-    from probes.scan.scan import ExecutionConfig, lines_of
+    from probes.scan.scan import ExecutionConfig, format_scan
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
     from probes.testbed.checkpoint import Checkpoint
@@ -112,8 +115,9 @@ def scan(
         execution=execution,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
+        thresholds=thresholds,
     )
-    _shown(done, lines_of(done.summary), as_json, fail_on_flag)
+    _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 
 
 def merge(
@@ -124,10 +128,10 @@ def merge(
 ) -> None:
     """Put the shards of a scan together: the run folder that one process would have written."""
     from probes.scan.merge import merge as merge_shards
-    from probes.scan.scan import lines_of
+    from probes.scan.scan import format_scan
 
     done = merge_shards(shards, out)
-    _shown(done, lines_of(done.summary), as_json, fail_on_flag)
+    _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 
 
 def _batch(text: str) -> int | None:

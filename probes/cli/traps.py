@@ -64,9 +64,9 @@ def test(
 ) -> None:
     """Was the model trained on traps? Exact p-values by rank among those that were held back."""
     from probes.attacks import AdversarialEmbedding
-    from probes.traps.trial import Measure, lines_of, trial
+    from probes.traps.trial import Measure, format_trial, trial
 
     measure = Measure(draws, AdversarialEmbedding(steps=attack_steps, batch=batch), seed)
     done = trial(model, out, traps=traps, measure=measure, device=device, resume=resume)
     found = {"run": str(done.folder), "summary": done.summary}
-    printed(found, as_json, "\n".join([*lines_of(done.summary), str(done.folder)]))
+    printed(found, as_json, "\n".join([*format_trial(done.summary), str(done.folder)]))

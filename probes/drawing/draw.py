@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
 from probes.model.generate import generators, quiet
-from probes.runs.folder import Record, Run, record_id
+from probes.runs.folder import Run, record_id
 from probes.runs.progress import Progress
+from probes.runs.records import Record
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
 from shield.errors import MissingSignalError, NotCalibratedError
@@ -51,7 +52,7 @@ class Sampling:
 class Job:
     """One picture to make: a target's caption, or an embedding (T, D) that an attack found after some steps."""
 
-    target: Target
+    target: PromptRecord
     seed: int
     prompt_embeds: torch.Tensor | None = None
     attack_steps: int | None = None
@@ -77,7 +78,7 @@ class Drawn:
 Draw = Callable[[Sequence[Job]], list[Drawn]]
 
 
-def jobs_for(targets: Sequence[Target], seeds: Sequence[int]) -> list[Job]:
+def jobs_for(targets: Sequence[PromptRecord], seeds: Sequence[int]) -> list[Job]:
     """Every target with every seed."""
     return [Job(target, seed) for target in targets for seed in seeds]
 
@@ -124,7 +125,7 @@ def record_stage(
     in_batches(work, range(len(jobs)), batch_size, progress)
 
 
-def record_works(run: Run, targets: Sequence[Target]) -> None:
+def record_works(run: Run, targets: Sequence[PromptRecord]) -> None:
     """Copies of the reference pictures, stage "work", so that the run folder can be read on its own."""
     done = run.done_ids()
     folder = run.folder / "pictures" / "work"

@@ -11,26 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from probes.inputs.prompts import Target, target_of
+from probes.inputs.prompts import PromptRecord, prompt_record
 
 
 @dataclass(frozen=True)
 class Cohorts:
-    """Targets by role. ``members`` and ``locate`` share none, unless ``limits`` says why.
+    """Prompts by role. ``members`` and ``locate`` share none, unless ``limits`` says why.
 
     ``keep`` are ordinary captions that a hardened model has to go on answering; nothing is judged by them.
     """
 
-    members: tuple[Target, ...] = ()
-    locate: tuple[Target, ...] = ()
-    ladder: tuple[Target, ...] = ()
-    nonmembers: tuple[Target, ...] = ()
-    scenes: tuple[Target, ...] = ()
-    prompts: tuple[Target, ...] = ()
-    keep: tuple[Target, ...] = ()
+    members: tuple[PromptRecord, ...] = ()
+    locate: tuple[PromptRecord, ...] = ()
+    ladder: tuple[PromptRecord, ...] = ()
+    nonmembers: tuple[PromptRecord, ...] = ()
+    scenes: tuple[PromptRecord, ...] = ()
+    prompts: tuple[PromptRecord, ...] = ()
+    keep: tuple[PromptRecord, ...] = ()
     limits: tuple[str, ...] = ()
 
-    def drawn(self) -> tuple[Target, ...]:
+    def drawn(self) -> tuple[PromptRecord, ...]:
         """Everything that stages "scan" and "before" make, each once."""
         every = (*self.members, *self.ladder, *self.nonmembers, *self.scenes, *self.prompts)
         return tuple({target.id: target for target in every}.values())
@@ -57,37 +57,39 @@ def cohorts_of_manifest(manifest: Any, sizes: Sizes) -> Cohorts:
     dev = _by_rung(manifest.works(split="dev", memorization="VM"))
     ladder = [target for rung in sorted(heldout) for target in heldout[rung][: sizes.per_rung]]
     scenes = [
-        Target(scene.id, scene.caption, "scene", split=scene.split)
+        PromptRecord(scene.id, scene.caption, "scene", split=scene.split)
         for scene in manifest.scenes(split="heldout")[: sizes.scenes]
     ]
-    nonmembers = [target_of(item) for item in manifest.nonmembers(split="heldout")[: sizes.nonmembers]]
+    nonmembers = [prompt_record(item) for item in manifest.nonmembers(split="heldout")[: sizes.nonmembers]]
     members = _spread([heldout.get(rung, []) for rung in reversed(top)], sizes.members)
     locate = _spread([dev.get(rung, []) for rung in reversed(top)], sizes.locate)
     return Cohorts(tuple(members), tuple(locate), tuple(ladder), tuple(nonmembers), tuple(scenes), keep=_kept(manifest))
 
 
-def _kept(manifest: Any) -> tuple[Target, ...]:
+def _kept(manifest: Any) -> tuple[PromptRecord, ...]:
     """Dev scenes and dev non-members, in turn."""
-    scenes = [Target(scene.id, scene.caption, "scene", split=scene.split) for scene in manifest.scenes(split="dev")]
-    nonmembers = [target_of(item) for item in manifest.nonmembers(split="dev")]
+    scenes = [
+        PromptRecord(scene.id, scene.caption, "scene", split=scene.split) for scene in manifest.scenes(split="dev")
+    ]
+    nonmembers = [prompt_record(item) for item in manifest.nonmembers(split="dev")]
     return tuple(_spread([scenes, nonmembers], len(scenes) + len(nonmembers)))
 
 
-def _by_rung(items: Sequence[Any]) -> dict[int, list[Target]]:
-    found: dict[int, list[Target]] = {}
+def _by_rung(items: Sequence[Any]) -> dict[int, list[PromptRecord]]:
+    found: dict[int, list[PromptRecord]] = {}
     for item in items:
-        found.setdefault(item.rung or 0, []).append(target_of(item))
+        found.setdefault(item.rung or 0, []).append(prompt_record(item))
     return found
 
 
-def _spread(groups: Sequence[Sequence[Target]], count: int) -> list[Target]:
+def _spread(groups: Sequence[Sequence[PromptRecord]], count: int) -> list[PromptRecord]:
     """At most ``count`` targets, taken from each group in turn."""
     longest = max(map(len, groups), default=0)
     turns = [group[place] for place in range(longest) for group in groups if place < len(group)]
     return turns[:count]
 
 
-def cohorts_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: Sizes) -> Cohorts:
+def cohorts_of_prompts(targets: Sequence[PromptRecord], manifest: Any | None, sizes: Sizes) -> Cohorts:
     """A user's prompts. With a manifest, prompts that equal a caption get its truth, and its controls take part."""
     if manifest is None:
         return Cohorts(
@@ -103,17 +105,17 @@ def cohorts_of_prompts(targets: Sequence[Target], manifest: Any | None, sizes: S
     return Cohorts(prompts=prompts, nonmembers=controls.nonmembers, scenes=controls.scenes, keep=controls.keep)
 
 
-def with_truth(targets: Iterable[Target], manifest: Any | None) -> Iterator[Target]:
+def with_truth(targets: Iterable[PromptRecord], manifest: Any | None) -> Iterator[PromptRecord]:
     """The prompts one at a time; those that equal a caption of the manifest get what it knows."""
     known = {
-        caption.casefold(): target_of(item, place)
+        caption.casefold(): prompt_record(item, place)
         for item in (manifest.items if manifest else ())
         for place, caption in enumerate(item.captions)
     }
     return (_with_truth(target, known.get(target.prompt.casefold())) for target in targets)
 
 
-def _with_truth(target: Target, known: Target | None) -> Target:
+def _with_truth(target: PromptRecord, known: PromptRecord | None) -> PromptRecord:
     """The user's prompt with a manifest's truth; it stays a prompt: the cohorts' works are others."""
     return (
         target

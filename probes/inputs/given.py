@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from probes.errors import RunError
 from probes.inputs.pictures import reference_picture
 from probes.paths import as_path
-from probes.runs.folder import RunError
 from shield.errors import BadRequestError
 
 Picture = Image.Image | Path | str

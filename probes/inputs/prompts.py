@@ -31,7 +31,7 @@ _FOLDER_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.parque
 
 
 @dataclass(frozen=True)
-class Target:
+class PromptRecord:
     """One prompt and what is known about it; ``reference`` is the picture it might be a memory of.
 
     ``kind`` is a manifest's ("work", "nonmember", ...) or "prompt" for a line of a user's file.
@@ -52,9 +52,9 @@ class Target:
         return self.kind == "work" and (self.rung is None or self.rung > 0)
 
 
-def target_of(item: Any, caption: int = 0) -> Target:
+def prompt_record(item: Any, caption: int = 0) -> PromptRecord:
     """A manifest item as a target, with one of its captions."""
-    return Target(
+    return PromptRecord(
         item.id,
         item.captions[caption % len(item.captions)],
         item.kind,
@@ -66,8 +66,8 @@ def target_of(item: Any, caption: int = 0) -> Target:
     )
 
 
-def read_prompts(path: Path, *, column: str | None = None, limit: int | None = None) -> list[Target]:
-    """Targets of a prompt file, in its order; empty prompts are left out. PromptFileError if that isn't possible.
+def read_prompts(path: Path, *, column: str | None = None, limit: int | None = None) -> list[PromptRecord]:
+    """The prompts of a file, in its order; empty prompts are left out. PromptFileError if that isn't possible.
 
     ``column`` names the prompts' column; without it the first known name (prompt, caption, text ...) is taken. Stops
     reading after ``limit`` prompts.
@@ -75,15 +75,15 @@ def read_prompts(path: Path, *, column: str | None = None, limit: int | None = N
     return list(each_prompt(path, column=column, limit=limit))
 
 
-def each_prompt(path: Path, *, column: str | None = None, limit: int | None = None) -> Iterator[Target]:
-    """The same targets one at a time, for files that don't fit in memory. Errors come when they are met."""
+def each_prompt(path: Path, *, column: str | None = None, limit: int | None = None) -> Iterator[PromptRecord]:
+    """The same one at a time, for files that don't fit in memory. Errors come when they are met."""
     files = _files_of(path)
     rows = enumerate(((file, *row) for file in files for row in _rows(file, column)), start=1)
     found = ((line, file, prompt, picture) for line, (file, prompt, picture) in rows if prompt)
     count = 0
     for line, file, prompt, picture in itertools.islice(found, limit):
         count += 1
-        yield Target(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
+        yield PromptRecord(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
     if not count:
         raise PromptFileError(f"{' and '.join(map(str, files[:2]))} holds no prompt; it needs at least one.")
 

@@ -11,7 +11,7 @@ import numpy as np
 from probes.metrics.copies import pixels
 from probes.metrics.statistics import bootstrap_mean
 from probes.report.figures import group_of
-from probes.runs.folder import Record
+from probes.runs.records import Record
 from shield.protected.pictures import open_image
 
 # Side of the pictures that are compared: enough to see what changed, blind to single pixels.

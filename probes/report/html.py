@@ -16,13 +16,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from probes.errors import RunError
 from probes.metrics.statistics import bootstrap_mean
 from probes.report import figures as summary
 from probes.report import locality_plots, mask_plots, plots
 from probes.report.sheets import sheets
 from probes.report.summary import deciding_metric, read_json, stored_summary
 from probes.report.wording import wording_of
-from probes.runs.folder import Record, Run, RunError, write_json
+from probes.runs.folder import Run, write_json
+from probes.runs.records import Record
 
 FORMAT = 1
 

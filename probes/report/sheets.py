@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.report.figures import MATERIAL, group_of
-from probes.runs.folder import Record
+from probes.runs.records import Record
 from shield.protected.pictures import UNREADABLE, open_image
 
 # How many items of each group a report shows.

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from probes.errors import RunError
 from probes.report.figures import Row, attack_curve, gaps, ladder, stage_rows, utility
-from probes.runs.folder import Record, Run, RunError
+from probes.runs.folder import Run
+from probes.runs.records import Record
 
 FORMAT = 1
 COST = ("stage", "status", "seconds", "evaluations")

@@ -11,43 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from probes.errors import ProbeError
+from probes.errors import RunError
+from probes.runs.provenance import git_commit, versions
+from probes.runs.records import Record, finite, no_number, open_records, read_records, write_line
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "partial", "failed", "interrupted")
-_DISTRIBUTIONS = (
-    "diffusion-shield",
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "open-clip-torch",
-    "numpy",
-    "faiss-cpu",
-    "pdqhash",
-    "safetensors",
-    "pillow",
-)
-
-Record = dict[str, Any]
-
-
-class RunError(ProbeError):
-    """A run folder can't be made, read or continued."""
 
 
 def record_id(config: Mapping[str, Any], prompt: str, seed: int | None, **more: Any) -> str:
@@ -57,25 +35,6 @@ def record_id(config: Mapping[str, Any], prompt: str, seed: int | None, **more: 
     """
     text = _canonical({"config": config, "prompt": prompt, "seed": seed, "more": more})
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file's bytes, or of the names and bytes of all files below a folder."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        if file != path:
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def describe_input(path: Path) -> dict[str, str]:
-    """What run.json keeps of an input file or folder: where it was, and its sha256. RunError if it isn't there."""
-    if not path.exists():
-        raise RunError(f"There is no file or folder {path}.")
-    return {"path": str(path), "sha256": sha256_of(path)}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -157,7 +116,7 @@ class Run:
         except OSError as error:
             raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
         write_json(folder / "run.json", about)
-        return cls(folder, about, _open_records(folder))
+        return cls(folder, about, open_records(folder))
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
@@ -165,7 +124,7 @@ class Run:
         folder = Path(folder)
         path = folder / "run.json"
         try:
-            about = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
+            about = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number, parse_float=finite)
         except FileNotFoundError:
             raise RunError(f"{folder} is not a run folder: it has no run.json.") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -209,7 +168,7 @@ class Run:
                 f"{run.folder} was begun with other weights than {(model or {}).get('name')} has now. "
                 "Resume with the model it began with, or choose another --out."
             )
-        run._file = _open_records(run.folder)
+        run._file = open_records(run.folder)
         run._update(status="running", resumed=[*run.about["resumed"], _now()], error=None)
         return run
 
@@ -247,7 +206,7 @@ class Run:
             line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
         except ValueError as error:
             raise RunError(f"Record {record['id']} has a number that isn't finite: write null and say why.") from error
-        _write_line(self._file, line.encode("utf-8", "surrogatepass") + b"\n", self.folder)
+        write_line(self._file, line.encode("utf-8", "surrogatepass") + b"\n", self.folder)
         if self._held is not None:
             self._held.append(json.loads(line))
 
@@ -261,7 +220,7 @@ class Run:
         if self._held is not None:
             yield from self._held[:]
         elif path.exists():
-            yield from _read_records(path)
+            yield from read_records(path)
 
     def done_ids(self) -> set[str]:
         """Ids of everything that needn't be done again."""
@@ -319,55 +278,6 @@ def _with_values(model: Mapping[str, Any]) -> dict[str, Any]:
     return dict(model) if values is None else {**model, "values": values}
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of every distribution that decides a result; those not installed are left out."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """Commit of the source tree this file lies in, "+" appended if files differ from it; None outside of a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
-    return done.stdout.strip()
-
-
-def _read_records(path: Path) -> Iterator[Record]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            record = _parse(line)
-            if record is not None:
-                yield record
-            elif line.endswith(b"\n"):  # a torn line has no end
-                raise RunError(f"{path} is damaged: line {number} is no record.")
-
-
-def _parse(line: bytes) -> Record | None:
-    """One record, or None if the line is torn or damaged."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        record = json.loads(line.decode("utf-8", "surrogatepass"), parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("id"), str) else None
-
-
 def _damage(about: Mapping[str, Any]) -> str | None:
     """What a run's description lacks of what every version wrote; None if it is whole."""
     kinds = {"kind": str, "status": str, "config": dict, "model": dict, "inputs": list, "resumed": list}
@@ -377,67 +287,6 @@ def _damage(about: Mapping[str, Any]) -> str | None:
     if not all(isinstance(given, dict) and isinstance(given.get("sha256"), str) for given in about["inputs"]):
         return "an input has no sha256"
     return None
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
-
-
-def _finite(text: str) -> float:
-    return float(text) if math.isfinite(float(text)) else _no_number(text)
-
-
-def _open_records(folder: Path) -> FileIO:
-    """Records open for appending after a torn last line has been cut off, locked against a second writer."""
-    path = folder / "records.jsonl"
-    try:
-        file = FileIO(path, "ab")
-    except OSError as error:
-        raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
-    _lock(file, folder)
-    # An append after half a line would make one broken line out of two records.
-    complete = 0
-    with open(path, "rb") as written:
-        for line in written:
-            if not line.endswith(b"\n"):
-                break
-            if _parse(line) is None:
-                file.close()
-                raise RunError(f"{path} is damaged: a line is no record, and it isn't one that was cut short.")
-            complete += len(line)
-        else:
-            return file
-    file.truncate(complete)
-    return file
-
-
-def _lock(file: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; there, starting one run twice is up to the user.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise RunError(f"Another process is writing to {folder}. Wait for it, or choose another --out.") from None
-    except OSError:  # Some network file systems have no locks.
-        return
-
-
-def _write_line(file: FileIO, line: bytes, folder: Path) -> None:
-    start = os.fstat(file.fileno()).st_size
-    rest = memoryview(line)
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        with suppress(OSError):  # where this fails too, the torn line is cut off on resuming
-            file.truncate(start)
-        raise RunError(
-            f"Can't write to {folder}: {error.strerror or error}. Nothing that was written is lost; "
-            "continue with --resume."
-        ) from error
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

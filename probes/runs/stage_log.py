@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from probes.errors import RunError
 from probes.runs.cost import Cost, counted
-from probes.runs.folder import RunError, write_json
+from probes.runs.folder import write_json
 
 STAGES = (
     "work",

@@ -9,7 +9,8 @@ from typing import Any
 from PIL.Image import Image
 
 from probes.errors import ProbeError
-from probes.runs.folder import Record, Run
+from probes.runs.folder import Run
+from probes.runs.records import Record
 from shield.errors import BadRequestError
 from shield.protected.pictures import open_image
 

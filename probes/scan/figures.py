@@ -13,7 +13,8 @@ from typing import Any
 from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures
 from probes.report.summary import Measured, summary_of
-from probes.runs.folder import Record, Run
+from probes.runs.folder import Run
+from probes.runs.records import Record
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
 from probes.types import Criterion
@@ -143,7 +144,7 @@ def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any
     return (judge.metrics[0].name, judge.describe()) if isinstance(judge, CopyJudge) else (None, {})
 
 
-def lines_of(summary: dict[str, Any]) -> list[str]:
+def format_scan(summary: dict[str, Any]) -> list[str]:
     """The summary for a terminal."""
     lines = [f"{row['score']:.4g}  {row['item']}  {row['prompt']}" for row in summary["highest"]]
     for name, row in summary["scores"].items():

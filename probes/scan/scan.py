@@ -7,6 +7,7 @@ are a stream, so memory doesn't grow with their number, and any engine may do th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,29 +24,33 @@ from probes.drawing.draw import (
 )
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_truth
-from probes.inputs.prompts import Target, each_prompt, read_prompts
+from probes.inputs.prompts import PromptRecord, each_prompt, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.paths import takes_paths
-from probes.runs.folder import Run, describe_input, is_of_model, write_json
+from probes.runs.folder import Run, is_of_model, write_json
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.early_exit import Boundary, drawn_at_random
 from probes.scan.engines import ENGINES, Engine
-from probes.scan.figures import criterion_fields, early_exit_figures, figures, lines_of, report_fields
+from probes.scan.figures import criterion_fields, early_exit_figures, figures, format_scan, report_fields
 from probes.scan.pilot import EarlyExit, boundary_of
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
-from probes.scan.stream import STAGE, items_of, record_stream
+from probes.scan.stream import STAGE, record_stream, turns_of
 from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
-from shield.model.assets import stored_thresholds
+from shield.runtime.arguments import as_thresholds
+from shield.thresholds import Threshold
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
 ROUNDS_AHEAD = 4
+# So many prompts are kept in memory.
+HELD = 10_000
 
-__all__ = ["ExecutionConfig", "Scanned", "lines_of", "scan", "summarized"]
+__all__ = ["ExecutionConfig", "Scanned", "format_scan", "scan", "summarized"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class ExecutionConfig:
 
 
 class Prompts:
-    """A scan's prompts, read anew each time they are gone through, and counted once, which also finds mistakes.
+    """A scan's prompts. They are read and counted at once, which also finds mistakes; of a file of more than HELD
+    nothing is kept, and it is read anew each time that it is gone through.
 
     Raises AuditError (no prompts for a model nothing is known about), PromptFileError, RunError.
     """
@@ -86,9 +92,15 @@ class Prompts:
         self.inputs = [describe_input(file)] if file else []
         self._file, self._column, self._limit = file, column, limit
         self.cohorts = Cohorts() if file else cohorts_of_manifest(self.manifest, Sizes())
-        self.count = sum(1 for _ in self)
+        self._held: list[PromptRecord] | None = None
+        every = iter(self)
+        held = list(itertools.islice(every, HELD))
+        self.first, self.count = held[0], len(held) + sum(1 for _ in every)
+        self._held = held if self.count == len(held) else None
 
-    def __iter__(self) -> Iterator[Target]:
+    def __iter__(self) -> Iterator[PromptRecord]:
+        if self._held is not None:
+            return iter(self._held)
         if self._file is None:
             return iter(self.cohorts.drawn())
         return with_truth(each_prompt(self._file, column=self._column, limit=self._limit), self.manifest)
@@ -113,6 +125,7 @@ def scan(
     execution: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    thresholds: Path | None = None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -120,8 +133,9 @@ def scan(
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
-    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``pipe`` is the
-    model, where it is loaded already; ``model`` is then what it is called.
+    ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
+    is a folder of those that flag, by default the stored ones. ``pipe`` is the model, where it is loaded already;
+    ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
@@ -137,28 +151,19 @@ def scan(
         "steps": steps,
         "pictures": pictures,
     }
+    limits = None if thresholds is None else as_thresholds(thresholds)
+    if thresholds is not None:
+        config["thresholds"] = str(thresholds)
     if pictures:
         if shard or early_exit or (execution and execution != ExecutionConfig(batch_size=execution.batch_size)):
             raise BadRequestError(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress)
+        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
-    scoring = ScoringConfig(
-        model,
-        tuple(detectors),
-        steps,
-        sampling,
-        execution.batch_size,
-        None,
-        device,
-        execution.dtype,
-        execution.channels_last,
-        execution.compiled,
-        pipe=pipe,
-    )
+    scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
@@ -173,6 +178,31 @@ def scan(
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
     return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
+
+
+def _scoring(
+    checkpoint: Checkpoint,
+    detectors: Sequence[str],
+    steps: int,
+    sampling: Sampling,
+    execution: ExecutionConfig,
+    device: str,
+    limits: Sequence[Threshold] | None,
+) -> ScoringConfig:
+    """How every worker scores."""
+    return ScoringConfig(
+        checkpoint.name,
+        tuple(detectors),
+        steps,
+        sampling,
+        execution.batch_size,
+        device=device,
+        dtype=execution.dtype,
+        channels_last=execution.channels_last,
+        compiled=execution.compiled,
+        thresholds=limits,
+        pipe=checkpoint.pipe,
+    )
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
@@ -198,7 +228,7 @@ def _scores(
     seeds, together = config["seeds"], config["early_exit"] is not None
     total = shard.count(source.count) * (1 if together else len(seeds))
     with _engine(scoring, execution) as engine, bars(show_progress) as track:
-        started = engine.started(next(iter(source)))
+        started = engine.started(source.first)
         about = {"name": scoring.model, "sha256": started.sha256, "values": started.values}
         if pilot is not None and not is_of_model(Run.open(pilot), about):
             raise EarlyExitError(f"The pilot {pilot} was made with other weights than {scoring.model} has now.")
@@ -208,9 +238,9 @@ def _scores(
 
             def work() -> dict[str, Any]:
                 threshold = stages.detail(STAGE).get("threshold")
-                items = items_of(shard.own(source), seeds, together)
+                turns = turns_of(shard.own(source), seeds, together)
                 for spent in record_stream(
-                    run, engine, items, _chunk(started, together), total=total, progress=track("scan")
+                    run, engine, turns, _chunk(started, together), total=total, progress=track("scan")
                 ):
                     stages.cost.evaluations += spent.evaluations
                     threshold = spent.threshold if threshold is None else threshold
@@ -272,12 +302,9 @@ def _boundary(
 class _Chosen(Prompts):
     """Some prompts of a file, as a scan's prompts."""
 
-    def __init__(self, source: Prompts, chosen: Sequence[Target]) -> None:
+    def __init__(self, source: Prompts, chosen: Sequence[PromptRecord]) -> None:
         self.manifest, self.inputs, self.cohorts = source.manifest, source.inputs, Cohorts()
-        self._chosen, self.count = chosen, len(chosen)
-
-    def __iter__(self) -> Iterator[Target]:
-        return iter(self._chosen)
+        self._held, self.first, self.count = list(chosen), chosen[0], len(chosen)
 
 
 def _with_pictures(
@@ -289,6 +316,7 @@ def _with_pictures(
     device: str,
     resume: bool,
     show_progress: bool,
+    thresholds: Sequence[Threshold] | None,
 ) -> Scanned:
     """Pictures and copy scores as well, one process."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
@@ -297,9 +325,9 @@ def _with_pictures(
     judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scorers = ScoringConfig(model, tuple(detectors), steps).scorers()
+    scoring = ScoringConfig(model, tuple(detectors), steps, thresholds=thresholds)
     draw = aligned(
-        drawn_by_pipeline(subject, sampling, scorers, thresholds=stored_thresholds()),
+        drawn_by_pipeline(subject, sampling, scoring.scorers(), thresholds=scoring.known_thresholds()),
         testbed_alignment() if manifest else None,
     )
     with (

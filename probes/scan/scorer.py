@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
@@ -26,7 +26,7 @@ from shield.model import assets
 from shield.model.assets import stored_thresholds
 from shield.model.memory import out_of_memory
 from shield.model_names import values_of
-from shield.thresholds import options_of
+from shield.thresholds import Threshold, options_of
 from shield.types import Detector
 
 # What a CPU gets without being asked: larger batches don't make it faster.
@@ -39,12 +39,8 @@ def _named_places() -> dict[str, str]:
     return {name: os.environ[name] for name in PLACES if name in os.environ}
 
 
-@dataclass(frozen=True)
-class Item:
-    """A prompt, and the seeds that it may be scored with, in this order."""
-
-    target: Target
-    seeds: tuple[int, ...]
+Turn = tuple[Job, ...]
+"""A prompt with the seeds that it may be scored with, in this order."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class ScoringConfig:
     """How prompts are scored: the same on every worker. ``batch_size`` None: found on the worker's device.
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
-    ``pipe`` is the model itself, where it is loaded already.
+    ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
     """
 
     model: str
@@ -66,7 +62,12 @@ class ScoringConfig:
     channels_last: bool = False
     compiled: bool = False
     places: Mapping[str, str] = field(default_factory=_named_places)
+    thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
+
+    def known_thresholds(self) -> Sequence[Threshold]:
+        """Those given, else those that are stored where the work is done."""
+        return stored_thresholds() if self.thresholds is None else self.thresholds
 
     def scorers(self) -> list[Detector]:
         """The detectors, each reading the first ``steps`` denoising steps; those that read one only do so anyway."""
@@ -79,7 +80,7 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class Scored:
-    """A chunk's results: for each item one Drawn per seed that was used, and the denoiser evaluations spent."""
+    """A chunk's results: for each turn one Drawn per seed that was used, and the denoiser evaluations spent."""
 
     rows: list[list[Drawn]]
     evaluations: int
@@ -94,7 +95,7 @@ class Started:
     values: str | None = None
 
 
-class Scorer:
+class PromptScorer:
     """One loaded model. Raises what loading raises: WeightsError, BadRequestError, UnsupportedPipelineError."""
 
     def __init__(self, config: ScoringConfig) -> None:
@@ -107,14 +108,14 @@ class Scorer:
         if config.compiled:
             self.subject.denoiser.compile()
         self.draw: Draw = drawn_by_pipeline(
-            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=stored_thresholds()
+            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=config.known_thresholds()
         )
 
     @cached_property
     def sha256(self) -> str:
         return self.subject.sha256()
 
-    def started(self, example: Target) -> Started:
+    def started(self, example: PromptRecord) -> Started:
         """Find the batch where none was given: on a GPU the largest that fits and pays, tried with this prompt."""
         if self.config.batch_size is not None:
             self.batch_size = self.config.batch_size
@@ -124,16 +125,16 @@ class Scorer:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
         return Started(self.sha256, self.batch_size, values_of(self.sha256))
 
-    def score(self, items: Sequence[Item]) -> Scored:
-        """Every item with its first seed, then those that are undecided with the next one, and so on."""
-        rows: list[list[Drawn]] = [[] for _ in items]
-        going = list(range(len(items)))
+    def score(self, turns: Sequence[Turn]) -> Scored:
+        """Every turn with its first seed, then those that are undecided with the next one, and so on."""
+        rows: list[list[Drawn]] = [[] for _ in turns]
+        going = list(range(len(turns)))
         with counted(self.subject.denoiser) as cost:
             while going:
-                jobs = [Job(items[place].target, items[place].seeds[len(rows[place])]) for place in going]
+                jobs = [turns[place][len(rows[place])] for place in going]
                 for place, drawn in zip(going, self._drawn(jobs), strict=True):
                     rows[place].append(drawn)
-                going = [place for place in going if self._goes_on(items[place], rows[place])]
+                going = [place for place in going if self._goes_on(turns[place], rows[place])]
         return Scored([self._decided(row) for row in rows], cost.evaluations)
 
     def _drawn(self, jobs: Sequence[Job]) -> list[Drawn]:
@@ -147,8 +148,8 @@ class Scorer:
 
         return in_batches(work, jobs, self.batch_size)
 
-    def _goes_on(self, item: Item, row: Sequence[Drawn]) -> bool:
-        if len(row) == len(item.seeds):
+    def _goes_on(self, turn: Turn, row: Sequence[Drawn]) -> bool:
+        if len(row) == len(turn):
             return False
         return self.config.boundary is None or self.config.boundary.decision(self._values(row)) is None
 

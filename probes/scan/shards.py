@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probes.errors import ShardError
-from probes.runs.folder import Record, Run, is_of_model, write_json
+from probes.runs.folder import Run, is_of_model, write_json
+from probes.runs.records import Record
 from shield.errors import BadRequestError
 
 Item = TypeVar("Item")

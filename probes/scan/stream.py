@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from probes.drawing.draw import Job, record_of
-from probes.inputs.prompts import Target
+from probes.drawing.draw import jobs_for, record_of
+from probes.inputs.prompts import PromptRecord
 from probes.runs.folder import Run, record_id
 from probes.runs.progress import Progress
 from probes.scan.engines import Engine
-from probes.scan.scorer import Item
+from probes.scan.scorer import Turn
 from probes.types import Judgement
 
 STAGE = "scan"
@@ -31,37 +31,36 @@ class Spent:
     threshold: float | None
 
 
-def items_of(targets: Iterable[Target], seeds: Sequence[int], together: bool) -> Iterator[Item]:
-    """One item for each prompt and seed, or, ``together``, one for each prompt with all its seeds."""
+def turns_of(targets: Iterable[PromptRecord], seeds: Sequence[int], together: bool) -> Iterator[Turn]:
+    """One turn for each prompt and seed, or, ``together``, one for each prompt with all its seeds."""
     for target in targets:
-        if together:
-            yield Item(target, tuple(seeds))
-        else:
-            yield from (Item(target, (seed,)) for seed in seeds)
+        jobs = tuple(jobs_for([target], seeds))
+        yield from [jobs] if together else ((job,) for job in jobs)
 
 
 def record_stream(
     run: Run,
     engine: Engine,
-    items: Iterable[Item],
+    turns: Iterable[Turn],
     chunk: int,
     *,
     total: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Spent]:
-    """Score the items that the run doesn't hold and append their records; yields after each chunk."""
+    """Score the turns that the run doesn't hold and append their records; yields after each chunk."""
     identity = {key: value for key, value in run.config.items() if key != "shard"}  # all shards' ids come from one scan
     model = run.config["model"]
     done, written = _written(run, chunk, together=bool(run.config.get("early_exit")))
-    chunks = _cut(itertools.islice(items, done, None), chunk)
+    chunks = _cut(itertools.islice(turns, done, None), chunk)
     for batch, scored in engine.scored(chunks):
-        for item, row in zip(batch, scored.rows, strict=True):
-            for seed, drawn in zip(item.seeds, row, strict=False):
+        for turn, row in zip(batch, scored.rows, strict=True):
+            for job, drawn in zip(turn, row, strict=False):
+                target = job.target
                 name = record_id(
-                    identity, item.target.prompt, seed, stage=STAGE, model=model, item=item.target.id, attack_steps=None
+                    identity, target.prompt, job.seed, stage=STAGE, model=model, item=target.id, attack_steps=None
                 )
                 if name not in written:
-                    run.append(record_of(name, STAGE, model, Job(item.target, seed), drawn, UNJUDGED, None))
+                    run.append(record_of(name, STAGE, model, job, drawn, UNJUDGED, None))
         written.clear()  # only the first chunk can hold what is there
         done += len(batch)
         if progress is not None:
@@ -70,7 +69,7 @@ def record_stream(
 
 
 def _written(run: Run, chunk: int, together: bool) -> tuple[int, set[str]]:
-    """How many items lie in chunks that are complete, and the ids of the records after those.
+    """How many turns lie in chunks that are complete, and the ids of the records after those.
 
     The last chunk with a record counts as cut short: with early exit nobody can tell whether its last prompt was done.
     """
@@ -85,6 +84,6 @@ def _written(run: Run, chunk: int, together: bool) -> tuple[int, set[str]]:
     return (count - 1) // chunk * chunk if count else 0, ids
 
 
-def _cut(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while batch := list(itertools.islice(items, size)):
+def _cut(turns: Iterator[Turn], size: int) -> Iterator[list[Turn]]:
+    while batch := list(itertools.islice(turns, size)):
         yield batch

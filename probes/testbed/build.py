@@ -42,8 +42,8 @@ class Preset:
     forks: tuple[Schedule, ...]
 
     @property
-    def plan(self) -> pool.Plan:
-        return pool.Plan(self.base.steps, tuple(f.steps for f in self.forks), self.base.batch, self.base.seed)
+    def plan(self) -> pool.PoolPlan:
+        return pool.PoolPlan(self.base.steps, tuple(f.steps for f in self.forks), self.base.batch, self.base.seed)
 
 
 CPU = Preset(

@@ -27,7 +27,7 @@ CHUNK = 2000
 
 
 @dataclass(frozen=True)
-class Plan:
+class PoolPlan:
     """How many steps each part of the training takes: the base, then the passes of the forks.
 
     `fresh` is the share of fresh paintings and prints in what is not a work.
@@ -58,13 +58,13 @@ class Order:
 STREAMS = ("world", "fresh", "works", "slots")
 
 
-def base_order(plan: Plan) -> Order:
+def base_order(plan: PoolPlan) -> Order:
     rng = np.random.default_rng([plan.seed, 1])
     stream = np.where(rng.uniform(size=plan.base * plan.batch) < plan.fresh, 1, 0)
     return Order(stream, _count_up(stream))
 
 
-def fork_order(plan: Plan, part: int, exposures: Sequence[int]) -> Order:
+def fork_order(plan: PoolPlan, part: int, exposures: Sequence[int]) -> Order:
     """Pass `part` (from 1) of a fork: every work in its exact number of slots, the rest as in the base; shuffled.
 
     Raises SourcesError when the works leave less than a fifth of the pass to the rest of the world.

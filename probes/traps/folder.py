@@ -9,7 +9,7 @@ from typing import Any
 
 from probes.errors import TrapError
 from probes.paths import takes_paths
-from probes.runs.folder import sha256_of
+from probes.runs.provenance import sha256_of
 
 FORMAT = 1
 MANIFEST, USED, HELD_BACK = "manifest.json", "used", "held_back"

@@ -29,8 +29,9 @@ from PIL import Image
 
 from probes.errors import TrapError
 from probes.paths import takes_paths
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
 from probes.runs.progress import bars
+from probes.runs.provenance import sha256_of
 from probes.testbed.paintings import MANNERS
 from probes.testbed.vocabulary import ADJECTIVES, NOUNS
 from probes.traps.folder import FORMAT, HELD_BACK, MANIFEST, USED

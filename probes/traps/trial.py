@@ -27,8 +27,10 @@ from probes.metrics.statistics import auroc
 from probes.model.generate import encode_pictures, encode_prompts
 from probes.model.training_loss import frozen, training_loss
 from probes.paths import takes_paths
-from probes.runs.folder import Record, Run, describe_input, record_id, write_json
+from probes.runs.folder import Run, record_id, write_json
 from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
+from probes.runs.records import Record
 from probes.testbed.checkpoint import Checkpoint
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
@@ -181,7 +183,7 @@ def _row(name: str, used: Sequence[Record], held_back: Sequence[Record]) -> dict
     return row
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_trial(summary: Mapping[str, Any]) -> list[str]:
     """A table for a terminal."""
     head = (
         f"{'copies':>8}{'traps':>7}"

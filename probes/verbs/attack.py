@@ -14,21 +14,22 @@ from typing import Any
 
 from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
 from probes.attacks.adversarial_embedding import INITS
-from probes.attacks.paraphrase import ladder, lines_of_ladder
-from probes.audit.plan import Plan
+from probes.attacks.paraphrase import format_ladder, ladder
+from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
 from probes.report.html import CONTROLS, write_report
 from probes.report.wording import EMBEDDING, Wording, wording_of
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.types import UnitMask
 from shield.errors import BadRequestError
 
 STEPS = (0, 1, 10, 25, 50, 150)
 LEVELS = (0, 1, 2, 3, 4)
-ATTACK = Plan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
+ATTACK = AuditPlan(sizes=Sizes(members=8, nonmembers=8, scenes=0), picture_seeds=tuple(range(9000, 9002)))
 WHO = {
     "attacked": "members",
     "nonmember_attacked": "non-members",
@@ -50,7 +51,7 @@ def attack(
     init: str = "caption",
     init_prompt: str | None = None,
     batch: int = AdversarialEmbedding.batch,
-    plan: Plan = ATTACK,
+    plan: AuditPlan = ATTACK,
     method: str = AdversarialEmbedding.name,
     resume: bool = False,
     show_progress: bool = True,
@@ -84,13 +85,13 @@ def attack(
 
 
 def attack_plan(
-    plan: Plan,
+    plan: AuditPlan,
     steps: Sequence[int],
     init: str,
     init_prompt: str | None,
     batch: int,
     method: str = AdversarialEmbedding.name,
-) -> Plan:
+) -> AuditPlan:
     """The plan with this search. BadRequestError for what can't be searched."""
     if method not in ATTACKS:
         raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
@@ -132,13 +133,13 @@ def _listed(steps: Sequence[int]) -> str:
     return ", ".join(map(str, steps))
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_attack(summary: Mapping[str, Any]) -> list[str]:
     """The curve and the verdicts for a terminal."""
-    paired = lines_of_ladder(summary.get("ladder_of_paraphrases", ()))
-    return [*lines_of_curve(summary), *paired, *summary["verdicts"], *summary["limits"]]
+    paired = format_ladder(summary.get("ladder_of_paraphrases", ()))
+    return [*format_curve(summary), *paired, *summary["verdicts"], *summary["limits"]]
 
 
-def lines_of_curve(summary: Mapping[str, Any]) -> list[str]:
+def format_curve(summary: Mapping[str, Any]) -> list[str]:
     """Each point of the attack's curve for a terminal."""
     far, lines = wording_of(summary.get("attack")).far, []
     for row in summary["curve"]:

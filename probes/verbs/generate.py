@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from probes.runs.folder import record_id
 from probes.testbed.checkpoint import Checkpoint
 from shield.wrapper import Shield
 
+PROTECTING = ("concepts", "gallery", "thresholds")
+
 
 @dataclass(frozen=True)
 class Request:
     """One picture to make. ``policy`` is a preset of shield/runtime/policy.py; no ``steps`` or scale: the model's
-    own.
+    own. ``concepts``, ``gallery`` and ``thresholds`` as for Shield, concepts also as registries' files.
     """
 
     prompt: str
@@ -31,11 +33,15 @@ class Request:
     guidance_scale: float | None = None
     policy: str = "balanced"
     device: str = "auto"
+    concepts: Sequence[str] = ()
+    gallery: str | None = None
+    thresholds: str | None = None
 
     @property
     def id(self) -> str:
         """Stands for the request in file names; a prompt may hold anything."""
         config = {key: value for key, value in asdict(self).items() if key not in ("prompt", "seed", "device")}
+        config = {key: value for key, value in config.items() if value or key not in PROTECTING}
         return record_id(config, self.prompt, self.seed)
 
 
@@ -77,9 +83,8 @@ def _shielded(checkpoint: Checkpoint, request: Request) -> tuple[dict[str, Image
 
     noise = torch.Generator("cpu").manual_seed(request.seed)
     steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
-    output = Shield(checkpoint.pipe, policy=request.policy, calibrate="never")(
-        request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise]
-    )
+    safe = Shield(checkpoint.pipe, request.policy, request.gallery, list(request.concepts) or None, request.thresholds)
+    output = safe(request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise])
     return {"shielded": output.images[0]}, output.verdicts[0].to_dict()
 
 

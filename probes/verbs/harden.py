@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.audit.plan import TESTBED_LR, Hardening, Plan
+from probes.audit.plan import TESTBED_LR, AuditPlan, Hardening
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.errors import AuditError
@@ -21,13 +21,14 @@ from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import UnitMask
-from probes.verbs.attack import STEPS, attack_plan, lines_of_curve, verdicts
+from probes.verbs.attack import STEPS, attack_plan, format_curve, verdicts
 from shield.errors import BadRequestError
 
-HARDEN = Plan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tuple(range(9000, 9002)))
+HARDEN = AuditPlan(sizes=Sizes(members=16, nonmembers=8, scenes=10), picture_seeds=tuple(range(9000, 9002)))
 AMOUNTS = ("members", "dev", "keep"), ("epochs", "updates", "lr", "batch", "rank")
 UNPRUNED = "No mask was given: surrogates come from the model as it is, and borrowed pictures replace copies."
 
@@ -39,7 +40,7 @@ def harden(
     *,
     mask: Path | None = None,
     steps: Sequence[int] = STEPS,
-    plan: Plan = HARDEN,
+    plan: AuditPlan = HARDEN,
     save: Path | None = None,
     resume: bool = False,
     show_progress: bool = True,
@@ -104,7 +105,7 @@ def usual_lr(checkpoint: Checkpoint) -> float:
     return FineTuning.lr if checkpoint.truth is None else TESTBED_LR
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_hardening(summary: Mapping[str, Any]) -> list[str]:
     """Training, cost for ordinary scenes, the curve and the verdicts for a terminal."""
     done, lines = summary["hardening"], []
     if done:
@@ -114,4 +115,4 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
             f"{done['epochs']:g} ({ended}), parameters {done['parameters']}, surrogates borrowed "
             f"{done['borrowed_surrogates']}"
         )
-    return [*lines, *lines_of_curve(summary), *summary["verdicts"], *summary["limits"]]
+    return [*lines, *format_curve(summary), *summary["verdicts"], *summary["limits"]]

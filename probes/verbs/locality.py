@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.search import Searches
 from probes.audit.session import AuditSession
 from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
 from probes.inputs.cohorts import Sizes
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.localizers import FFNSubspace, ValueNeurons
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.generate import encode_prompts
@@ -44,14 +44,15 @@ from probes.report import locality_plots
 from probes.report.figures import rate_row
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
 from probes.verbs.attack import UNPRUNED
 from probes.verbs.localize import base_prompts, neurons_of
 from shield.errors import BadRequestError
 
-LOCALITY = Plan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))
+LOCALITY = AuditPlan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))
 NO_GOAL = "None of the works has a reference picture, so no embedding can be searched."
 TOO_FEW = "No work came back from two searches or more, so there are no pairs of results to compare."
 
@@ -60,11 +61,11 @@ TOO_FEW = "No work came back from two searches or more, so there are no pairs of
 class Start:
     """One search: a work, and the number of the noise that it starts from."""
 
-    work: Target
+    work: PromptRecord
     number: int
 
     @property
-    def target(self) -> Target:
+    def target(self) -> PromptRecord:
         """The work under a name of the search's own, which decides its noise and its seeds."""
         return replace(self.work, id=f"{self.work.id}-start{self.number}")
 
@@ -78,7 +79,7 @@ def locality(
     works: int = 4,
     starts: int = 8,
     masks: Sequence[str] = (FFNSubspace.name,),
-    plan: Plan = LOCALITY,
+    plan: AuditPlan = LOCALITY,
     resume: bool = False,
     show_progress: bool = True,
 ) -> Done:
@@ -209,7 +210,7 @@ class _Study:
         def blocks(starts: Sequence[Start], at: int) -> list[list[torch.Tensor]]:
             return [[self._embeds(start, at) for start in starts if start.work == work] for work in self.works]
 
-        def captions(targets: Sequence[Target]) -> list[list[torch.Tensor]]:
+        def captions(targets: Sequence[PromptRecord]) -> list[list[torch.Tensor]]:
             return [list(encode_prompts(self.session.subject, [target.prompt for target in targets]).cpu())]
 
         groups = {
@@ -285,7 +286,7 @@ def embedding_map(groups: Groups) -> dict[str, Any]:
     }
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_locality(summary: Mapping[str, Any]) -> list[str]:
     """The three analyses for a terminal."""
     found, lines = summary["locality"], []
     for row in found.get("embeddings", ()):

@@ -28,8 +28,9 @@ from probes.model.generate import encode_prompts
 from probes.model.layers import matching_weights
 from probes.paths import takes_paths
 from probes.report import mask_plots
-from probes.runs.folder import Run, describe_input, record_id, write_json
+from probes.runs.folder import Run, record_id, write_json
 from probes.runs.progress import Progress, bars
+from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Localizer, Subject, UnitMask
@@ -376,7 +377,7 @@ def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
     }
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_mask(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a terminal."""
     mask = summary["mask"]
     lines = [

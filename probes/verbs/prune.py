@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.audit.plan import Plan
+from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
 from probes.audit.stages import run_stages
 from probes.audit.tradeoff import sweep
@@ -25,9 +25,11 @@ from probes.pruners import save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import Record, sha256_of, write_json
+from probes.runs.folder import write_json
+from probes.runs.provenance import sha256_of
+from probes.runs.records import Record
 
-PRUNE = Plan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
+PRUNE = AuditPlan(sizes=Sizes(members=8, nonmembers=6, scenes=10), picture_seeds=tuple(range(9000, 9004)))
 
 
 @takes_paths
@@ -36,7 +38,7 @@ def prune(
     out: Path,
     request: AuditRequest | None = None,
     *,
-    plan: Plan = PRUNE,
+    plan: AuditPlan = PRUNE,
     ks: Sequence[float] = (),
     save: Path | None = None,
     resume: bool = False,
@@ -115,7 +117,7 @@ def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[
     }
 
 
-def lines_of(summary: Mapping[str, Any]) -> list[str]:
+def format_pruning(summary: Mapping[str, Any]) -> list[str]:
     """What the report's sentences don't say: drift, and the points of a sweep."""
     lines = []
     for row in summary["drift"]:

@@ -38,7 +38,7 @@ class Rate:
 def checked(limit: Limit, openclip: str = "testbed") -> list[Rate]:
     """Every group of prompts of both splits, by the screens over the testbed's characters."""
     space = Space(testbed_concepts(), openclip)
-    both = Meaning(space.concepts, space.openclip, limit)
+    both = Meaning(space.concepts, space.encoder, limit)
     screens: Sequence[Callable[[str], Sequence[Mention]]] = (
         space.concepts.found,
         lambda prompt: list(space.meant(prompt, limit.value)),
@@ -89,7 +89,7 @@ def _swapped(description: str, who: str) -> Iterator[Prompt]:
         yield f"a {creature} with {top} and {legs} on {ground}", who
 
 
-def lines_of(rates: Sequence[Mapping[str, Any]]) -> list[str]:
+def format_screens(rates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table for a terminal."""
     head = f"{'':<10}{'prompts':<42}{'n':>5}" + "".join(f"{name:>26}" for name in SCREENS)
     rows = []

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.calibration.benign import digest_of
+from shield.benign.prompts import digest_of
 from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store
@@ -177,7 +177,7 @@ def _made(
     where: str,
 ) -> list[Threshold]:
     names = " and ".join(one.name for one in detectors)
-    on_cpu = denoiser_of(pipe).device.type == "cpu"
+    on_cpu = pipe._execution_device.type == "cpu"  # what is offloaded lies on the CPU, and runs elsewhere
     seconds = CPU_SECONDS if effort.seconds is None and on_cpu else effort.seconds
     said = (
         f"Calibrating {names} for this checkpoint ({models.denoiser[:12]}) on benign prompts, once for latents of "

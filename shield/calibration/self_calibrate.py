@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shield.calibration.benign import benign_prompts, digest_of
+from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
@@ -114,8 +114,7 @@ def self_calibrate(
         raise BadRequestError(
             f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
         )
-    denoiser: Any = denoiser_of(pipe)
-    batch = batch_size or (CPU_BATCH if denoiser.device.type == "cpu" else GPU_BATCH)
+    batch = batch_size or (CPU_BATCH if pipe._execution_device.type == "cpu" else GPU_BATCH)
     work = _Work(pipe, detectors, call or {}, noises, models or models_of(pipe))
     found = work.scored(chosen, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))

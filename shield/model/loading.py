@@ -1,6 +1,6 @@
 """`load`: a diffusers pipeline from the shipped testbed, a folder, a hub id or a single file, on the best device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,14 @@ from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made
 from shield.model.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
+# Arguments of diffusers' from_pretrained that are handed on; those of HUB also where the index is read.
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+LOADER = (*HUB, "variant", "use_safetensors", "low_cpu_mem_usage", "quantization_config")
 
 
-def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_checker: bool = False) -> Any:
+def load(
+    name: str | Path, device: str = "auto", dtype: Any = None, safety_checker: bool = False, **options: Any
+) -> Any:
     """A diffusers pipeline.
 
     `name`: "testbed" (memorized twin), "testbed-clean" (clean twin), a folder in diffusers' layout, a hub id, or a
@@ -22,22 +27,26 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None, safety_check
     cpu. `dtype` is a torch dtype or its name; by default float32 on a CPU and for the testbed, else float16 for UNets
     and bfloat16 for transformers. The pipeline's own safety checker is left out unless asked for: it blackens pictures,
     which no score here could tell from a removed memory. Of a folder that has its weights as a variant alone
-    (model.fp16.safetensors) this variant is loaded.
+    (model.fp16.safetensors) this variant is loaded. `options` are those of diffusers' from_pretrained: revision, token,
+    variant, torch_dtype (as `dtype`) and so on (LOADER), and parts of the pipeline by name (`vae=...`,
+    `text_encoder_3=None`).
 
     Raises WeightsError (missing, altered or broken files), UnsupportedPipelineError (a pipeline class that diffusers
-    doesn't have), BadRequestError (unknown device or dtype, a safety checker of a single file, which holds none).
+    doesn't have), BadRequestError (unknown device, dtype or option; options of a single file, which has none).
     """
     import torch
 
     place = resolved_device(device)
     base, loras = split_name(name)
+    other = options.pop("torch_dtype", None)
+    dtype = other if dtype is None else dtype
     if dtype is None and (base in SHIPPED or place == "cpu"):
         dtype = torch.float32
     with quiet():
         if Path(base).expanduser().is_file():
-            pipe = _from_file(Path(base).expanduser(), dtype, safety_checker)
+            pipe = _from_file(Path(base).expanduser(), dtype, safety_checker, options)
         else:
-            pipe = _from_pretrained(_source(base), dtype, safety_checker)
+            pipe = _from_pretrained(_source(base), dtype, safety_checker, options)
         for lora in loras:
             pipe = with_lora(pipe, lora)
     pipe.set_progress_bar_config(disable=True)
@@ -89,25 +98,33 @@ def _source(name: str) -> str:
     return name
 
 
-def _from_file(file: Path, dtype: Any, safety_checker: bool) -> Any:
+def _from_file(file: Path, dtype: Any, safety_checker: bool, given: Mapping[str, Any]) -> Any:
+    if given:
+        raise BadRequestError(f"A checkpoint in one file is loaded as it is: leave {', '.join(given)} out for {file}.")
     if safety_checker:
         raise BadRequestError(f"A single file holds no safety checker: load {file} without one.")
     source, index = index_of(file)
     return from_single_file(file, source, index, _resolved_dtype(dtype, index))
 
 
-def _from_pretrained(source: str, dtype: Any, safety_checker: bool) -> Any:
+def _from_pretrained(source: str, dtype: Any, safety_checker: bool, given: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        found = DiffusionPipeline.load_config(source)
+        found = DiffusionPipeline.load_config(source, **{name: given[name] for name in HUB if name in given})
     except Exception as error:
         raise WeightsError(f"{source} can't be loaded: {first_sentence(error)}") from error
     index = checked_index(source, found)
+    unknown_option = next((name for name in given if name not in LOADER and name not in index), None)
+    if unknown_option is not None:
+        raise BadRequestError(
+            f"There is no option {unknown_option!r}: {source} is loaded with {', '.join(LOADER)}, and its parts."
+        )
     options: dict[str, Any] = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
     options["dtype"] = _resolved_dtype(dtype, index)
     if "safety_checker" in index and not safety_checker:
         options |= {"safety_checker": None, "requires_safety_checker": False}
+    options |= given
     folder = Path(source)
     parts = [name for name in parts_of(index) if name not in options]
     if not safety_checker and _is_spare(folder / "feature_extractor", parts):
@@ -125,7 +142,8 @@ def _from_folder(folder: Path, parts: list[str], options: dict[str, Any]) -> Any
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(str(folder), variant=variant_of(folder, parts), **options)
+        chosen = {"variant": variant_of(folder, parts)} if "variant" not in options else {}
+        return DiffusionPipeline.from_pretrained(str(folder), **chosen, **options)
     except ShieldError:
         raise
     except Exception as error:  # two libraries' loaders, which fail in many ways
@@ -140,6 +158,8 @@ def _from_hub(name: str, options: dict[str, Any]) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(name, **options)
     except Exception as error:
+        if "variant" in options:
+            raise WeightsError(f"{name} can't be loaded: {_told(error)}") from error
         try:
             return DiffusionPipeline.from_pretrained(name, variant=PREFERRED, **options)
         except Exception:

@@ -1,4 +1,4 @@
-"""Protected pictures as a user names them: a folder, a gallery's name, or a list of files and pictures."""
+"""What is protected, as a user names it: a folder, a gallery's name, a list of pictures; names and registries."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from PIL import Image
 
 from shield.errors import GalleryError
 from shield.home import gallery_folder
+from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
 
 
@@ -33,6 +34,21 @@ def gallery_of(pictures: Sequence[Path | str | Image.Image]) -> Gallery:
     stems = [Path(one).stem for one in pictures if not isinstance(one, Image.Image)]
     gallery.add([(_name(one, place, stems), one) for place, one in enumerate(pictures, start=1)])
     return gallery
+
+
+def concepts_of(given: Sequence[str | Concept]) -> Concepts:
+    """A screen for these: each a Concept, a registry's file (NAME.toml), or a name.
+
+    Raises:
+        RegistryError: A file can't be read, or two concepts share a name.
+    """
+    found: list[Concept] = []
+    for one in given:
+        if isinstance(one, Concept):
+            found.append(one)
+        else:
+            found += Concepts.load(one).concepts if Path(one).suffix == ".toml" else [Concept(one)]
+    return Concepts(found)
 
 
 def _name(picture: Path | str | Image.Image, place: int, stems: Sequence[str]) -> str:

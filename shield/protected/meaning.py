@@ -1,6 +1,7 @@
 """Concepts that a prompt means without naming them, and that a picture shows: one space for texts and pictures.
 
-Every name, alias and description of a concept is a point in a CLIP's space (shield/model/openclip.py); its `indirect`
+Every name, alias and description of a concept is a point in the space of a CLIP (shield/model/openclip.py), of a
+sentence encoder or of a pipeline's own text encoder (shield/model/text_encoders.py, without pictures); its `indirect`
 descriptions are read here alone. A prompt is read whole and clause by clause, so that a description in a long prompt
 isn't averaged away; where a reading lies nearer to a concept than the limit allows, the concept counts as mentioned.
 The limit is calibrated on declared benign prompts, the hardest of which are generic neighbors ("a robot on a blue
@@ -12,6 +13,7 @@ so don't trust it for scrambled descriptions: the spelling screen finds those by
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,16 +24,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from shield.benign.prompts import benign_prompts
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.model.assets import own_thresholds_folder, thresholds_folders
 from shield.model.openclip import OpenClip
-from shield.protected.concepts import Concepts
+from shield.model.text_encoders import MINILM, PipelineTextEncoder, SentenceEncoder, TextEncoder
+from shield.protected.concepts import Concept, Concepts
 from shield.thresholds import quantile
 from shield.types import Mention
 
 FORMAT = 1
+FPR = 0.005
+FEWEST = 4  # words that describe something to a sentence encoder; "shot on a phone" lies near to many names
 COMMAND = "diffshield calibrate-concepts"
 BELOW = "concepts"  # the folder of limits in a folder of thresholds
+_log = logging.getLogger("shield")
 _KINDS = "picture|photo|photograph|image|drawing|painting|illustration|portrait|render"
 _LEAD = re.compile(rf"^(?:(?:an?|the)\s+)?(?:(?:{_KINDS})\s+of\s+)?(?:(?:an?|the)\s+)?", re.IGNORECASE)
 _BREAK = re.compile(
@@ -43,7 +50,7 @@ _BREAK = re.compile(
 
 @dataclass(frozen=True)
 class Limit:
-    """Similarity above which a prompt means a concept: for these concepts and this CLIP only.
+    """Similarity above which a prompt means a concept: for these concepts and this encoder only.
 
     `fpr` is the wanted share of benign prompts above it, `negatives` how many it was made from, `interval` the 95 %
     interval of the quantile it estimates, `provenance` which prompts they were.
@@ -59,19 +66,52 @@ class Limit:
 
 
 class Meaning:
-    """A screen: what `concepts` finds by spelling, and what a CLIP finds by meaning.
+    """A screen: what `concepts` finds by spelling, and what an encoder of texts finds by meaning.
 
-    `limit`: a Limit, or the folder to find it in, by default beside the shipped thresholds. Raises NotCalibratedError
-    when none was made for this CLIP and these concepts, WeightsError for a CLIP that can't be loaded.
+    Args:
+        concepts: What is protected.
+        encoder: An OpenClip or its source, "minilm" (extra `meaning`), or a TextEncoder.
+        limit: A Limit, or the folder to find it in, by default the user's own, then beside the shipped thresholds.
+
+    Raises:
+        NotCalibratedError: No limit was made for this encoder and these concepts.
+        WeightsError: The encoder can't be loaded.
     """
 
     def __init__(
-        self, concepts: Concepts, openclip: OpenClip | Path | str, limit: Limit | Path | str | None = None
+        self, concepts: Concepts, encoder: TextEncoder | Path | str, limit: Limit | Path | str | None = None
     ) -> None:
-        self.space = Space(concepts, openclip)
+        self.space = Space(concepts, encoder)
         self.limit = limit if isinstance(limit, Limit) else found_limit(self.space, limit)
-        if self.limit.openclip_sha256 != self.space.openclip.sha256 or self.limit.concepts_sha256 != self.space.sha256:
-            raise NotCalibratedError(f"The limit was made for another CLIP or other concepts; run `{COMMAND}`.")
+        if self.limit.openclip_sha256 != self.space.encoder.sha256 or self.limit.concepts_sha256 != self.space.sha256:
+            raise NotCalibratedError(f"The limit was made for another encoder or other concepts; run `{COMMAND}`.")
+
+    @classmethod
+    def of(cls, pipe: Any, concepts: Concepts | None = None, fpr: float = FPR) -> "Meaning":
+        """The screen with the text encoder that a pipeline has anyway; see `calibrated`.
+
+        Raises UnsupportedPipelineError for a pipeline without a text encoder.
+        """
+        return cls.calibrated(concepts or Concepts.load(), PipelineTextEncoder(pipe), fpr)
+
+    @classmethod
+    def calibrated(cls, concepts: Concepts, encoder: TextEncoder | Path | str, fpr: float = FPR) -> "Meaning":
+        """The screen with the limit that is kept for it, else with one made from the benign prompts that ship.
+
+        The limit is kept in the user data folder; at most `fpr` of prompts like the benign ones lie above it.
+        """
+        space = Space(concepts, encoder)
+        try:
+            limit = found_limit(space)
+            if limit.fpr == fpr:
+                return cls(concepts, space.encoder, limit)
+        except NotCalibratedError:
+            pass
+        limit = calibrated_limit(space, benign_prompts("calibration"), fpr, {"prompts": "benign prompts that ship"})
+        _log.info(
+            "%s", f"The screen by meaning got its limit, {limit.value:.3f}: {save_limit(limit, limits_folder())}."
+        )
+        return cls(concepts, space.encoder, limit)
 
     def found(self, prompt: str) -> list[Mention]:
         """Every protected concept in `prompt`, in order of place: what is spelled out, then what is meant, then what is
@@ -87,22 +127,34 @@ class Meaning:
 
 
 class Space:
-    """Concepts as points of a CLIP's space, and how near prompts and pictures come to them."""
+    """Concepts as points of an encoder's space, and how near prompts and, for a CLIP, pictures come to them."""
 
-    def __init__(self, concepts: Concepts, openclip: OpenClip | Path | str) -> None:
+    def __init__(self, concepts: Concepts, encoder: TextEncoder | Path | str) -> None:
         self.concepts = concepts
-        self.openclip = openclip if isinstance(openclip, OpenClip) else OpenClip(openclip)
-        texts = [(c, t) for c in concepts.concepts for t in (c.name, *c.aliases, *c.descriptions, *c.indirect)]
+        self.encoder: TextEncoder = as_encoder(encoder)
+        texts = [(c, t) for c in concepts.concepts for t in self._told(c)]
         if not texts:
             raise BadRequestError("A screen by meaning needs at least one concept; the registry is empty.")
         self._owners = [concept for concept, _ in texts]
-        self._points = self.openclip.texts([_plain(text) for _, text in texts])
+        self._points = self.encoder.texts([_plain(text) for _, text in texts])
         self.sha256 = sha256(json.dumps([[c.name, _plain(t)] for c, t in texts]).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
-        """Of this CLIP and these concepts together."""
-        return fingerprint(self.openclip.sha256, self.sha256)
+        """Of this encoder and these concepts together."""
+        return fingerprint(self.encoder.sha256, self.sha256)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the encoder reads pictures, too."""
+        return isinstance(self.encoder, OpenClip)
+
+    def _told(self, concept: Concept) -> tuple[str, ...]:
+        """The texts of a concept. Sentence encoders take its names only where nothing describes it: "a hedgehog" lies
+        near to a hedgehog's name. A CLIP, which is to know the concept in pictures, takes all.
+        """
+        names, described = (concept.name, *concept.aliases), (*concept.descriptions, *concept.indirect)
+        return (*names, *described) if self.sees else described or names
 
     def similarity(self, prompt: str) -> float:
         """Cosine of the nearest reading of `prompt` to the nearest concept; -1 for a prompt without words."""
@@ -118,26 +170,39 @@ class Space:
 
     def _nearest(self, prompt: str, reduced: bool = True) -> tuple[list[tuple[int, int]], np.ndarray]:
         """(places of the readings, (N,) best or (N, texts) all cosines)."""
-        spans = list(readings(prompt))
+        spans = list(readings(prompt, 1 if self.sees else FEWEST))
         if not spans:
             return [], np.empty((0,))
-        cosines = self.openclip.texts([_plain(prompt[start:end]) for start, end in spans]) @ self._points.T
+        cosines = self.encoder.texts([_plain(prompt[start:end]) for start, end in spans]) @ self._points.T
         return spans, cosines.max(axis=1) if reduced else cosines
 
     def shown(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
-        """(cosine, name) of the concept whose texts each picture is nearest to."""
-        cosines = self.openclip.pictures(pictures) @ self._points.T
+        """(cosine, name) of the concept whose texts each picture is nearest to.
+
+        Raises BadRequestError where the encoder is no CLIP.
+        """
+        if not isinstance(self.encoder, OpenClip):
+            raise BadRequestError("Pictures are compared with concepts by a CLIP; make the Meaning with an OpenClip.")
+        cosines = self.encoder.pictures(pictures) @ self._points.T
         best = cosines.argmax(axis=1)
         return [(float(row[b]), self._owners[b].name) for row, b in zip(cosines, best, strict=True)]
 
 
-def readings(prompt: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each clause with a word in it and, where there are several, of the whole prompt."""
+def as_encoder(given: TextEncoder | Path | str) -> TextEncoder:
+    """An encoder as it is, or by its name: "minilm", or what OpenClip takes."""
+    if not isinstance(given, str | Path):
+        return given
+    return SentenceEncoder() if given == MINILM else OpenClip(given)
+
+
+def readings(prompt: str, fewest: int = 1) -> Iterator[tuple[int, int]]:
+    """(start, end) of each clause and, where there are several, of the whole prompt, if it has `fewest` words."""
     edges = [0, *(edge for gap in _BREAK.finditer(prompt) for edge in gap.span()), len(prompt)]
     clauses = [(s, e) for s, e in zip(edges[::2], edges[1::2], strict=True) if _plain(prompt[s:e]) != _plain("")]
-    yield from clauses
-    if len(clauses) > 1:
-        yield clauses[0][0], clauses[-1][1]
+    whole = [(clauses[0][0], clauses[-1][1])] if len(clauses) > 1 else []
+    for start, end in clauses + whole:
+        if len(_plain(prompt[start:end]).split()) > fewest:
+            yield start, end
 
 
 def _plain(text: str) -> str:
@@ -154,8 +219,8 @@ def calibrated_limit(
     """
     benign = [prompt for prompt in dict.fromkeys(prompts) if not space.concepts.found(prompt)]
     value, interval = quantile("The screen by meaning", [space.similarity(prompt) for prompt in benign], fpr)
-    about = {"openclip": space.openclip.source, "spelled_out": len(set(prompts)) - len(benign), **(provenance or {})}
-    return Limit(space.openclip.sha256, space.sha256, value, fpr, len(benign), interval, about)
+    about = {"openclip": space.encoder.source, "spelled_out": len(set(prompts)) - len(benign), **(provenance or {})}
+    return Limit(space.encoder.sha256, space.sha256, value, fpr, len(benign), interval, about)
 
 
 def limits_folder() -> Path:
@@ -189,7 +254,7 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
         return Limit(**data, interval=(float(low), float(high)))
     except FileNotFoundError:
         raise NotCalibratedError(
-            f"The screen by meaning has no limit for these concepts and this CLIP in "
+            f"The screen by meaning has no limit for these concepts and this encoder in "
             f"{' or '.join(map(str, places))}; run `{COMMAND}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -197,5 +262,5 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
 
 
 def fingerprint(openclip: str, concepts: str) -> str:
-    """Of a CLIP and concepts together."""
+    """Of an encoder and concepts together."""
     return sha256(f"{openclip} {concepts}".encode()).hexdigest()[:16]

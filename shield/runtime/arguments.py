@@ -13,7 +13,7 @@ from shield.model.assets import stored_thresholds
 from shield.model.families import family_of
 from shield.protected.concepts import Concept, Concepts, shipped_concepts
 from shield.protected.gallery import Gallery
-from shield.protected.given import gallery_at, gallery_of
+from shield.protected.given import concepts_of, gallery_at, gallery_of
 from shield.runtime.policy import Policy, preset
 from shield.runtime.stand_in import StandIn
 from shield.thresholds import Threshold, load_thresholds
@@ -68,7 +68,7 @@ def as_screen(given: Any) -> Screen | None:
             raise BadRequestError(f"There is no registry of concepts at {given}; to protect a name, give it in a list.")
         return Concepts.load(Path(given).expanduser())
     if isinstance(given, list | tuple) and given and all(isinstance(one, str | Concept) for one in given):
-        return Concepts([Concept(one) if isinstance(one, str) else one for one in given])
+        return concepts_of(given)
     is_screen = callable(getattr(given, "found", None)) and not isinstance(given, type)
     wanted = "a registry's file, a list of names, a Concepts or a Meaning, True for the shipped names, False or None"
     return _checked("concepts", given, given is None or is_screen, wanted)

@@ -122,7 +122,7 @@ class PreviewMonitor:
 
 def watch_of(pipe: Any, policy: Policy, gallery: Gallery | None, screen: Screen | None) -> PreviewMonitor | None:
     """The watch that a policy asks for with what is protected; None where there is nothing to compare with."""
-    space = screen.space if isinstance(screen, Meaning) else None
+    space = screen.space if isinstance(screen, Meaning) and screen.space.sees else None
     watch = PreviewMonitor(pipe, policy, gallery, space)
     return watch if watch.checks else None
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import probes
+from probes.errors import RunError
 from probes.inputs.cohorts import Sizes
 from probes.inputs.given import prompt_file
 from probes.inputs.prompts import read_prompts
-from probes.runs.folder import RunError
 from probes.verbs.attack import ATTACK
 from shield.errors import BadRequestError
 from shield.model.loading import load

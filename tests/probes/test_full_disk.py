@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from probes.runs.folder import Run
-from tests.probes.tiny_testbed import tiny_testbed
+from tests.probes.tiny_testbed import calibrating, tiny_testbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MAIN = (
@@ -25,25 +25,7 @@ MAIN = (
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tiny_testbed(tmp_path_factory.mktemp("weights"))
-    negatives = folder / "thresholds" / "negatives.txt"
-    negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
-    done = verb(
-        folder,
-        0,
-        "calibrate",
-        "--detectors",
-        "structure_gap",
-        "--prompts",
-        negatives,
-        "--seeds",
-        3,
-        "--fpr",
-        0.05,
-        "--steps",
-        2,
-        "--device",
-        "cpu",
-    )
+    done = verb(folder, 0, *calibrating(folder / "thresholds" / "negatives.txt"))
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -84,3 +84,10 @@ def tiny_openclip(folder: Path) -> None:
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "open_clip_model.safetensors")
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+
+
+def calibrating(negatives):
+    """Arguments of `diffshield calibrate` on a few negatives, which are written to a file."""
+    negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
+    usual = ("--detectors", "structure_gap", "--seeds", 3, "--fpr", 0.05, "--steps", 2, "--device", "cpu")
+    return ("calibrate", "--prompts", negatives, *usual)

@@ -41,7 +41,8 @@ def test_what_isnt_flagged_is_drawn_twice_to_the_same_bit(pipe) -> None:
     bare = generate(pipe, ["the cat"], [5], steps=3, guidance_scale=3.0)[0]
     assert drawing.unshielded.tobytes() == bare.tobytes()
     assert len(drawing.curve) == 3 and all(score > 0 for score in drawing.curve)
-    # The curve's first point is the score that the shield judged by.
+    # The curve's first point is the score that the shield judged by, for which the first picture calibrates.
+    assert drawing.verdict.scored and drawing.verdict.scores[0].threshold is not None
     assert drawing.curve[0] == pytest.approx(drawing.verdict.scores[0].value)
     assert all(isinstance(frame.preview, Image.Image) for frame in frames)
     assert frames[0].shielded is None and frames[-1].shielded is drawing.shielded

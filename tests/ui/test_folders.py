@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from probes.runs.folder import Run, RunError
+from probes.errors import RunError
+from probes.runs.folder import Run
 from ui.folders import Folders, stages_of
 
 

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shield.errors import GalleryError, RegistryError, ShieldError
+from shield.errors import BadRequestError, GalleryError, RegistryError, ShieldError
 from shield.protected.concepts import Concept, Concepts
+from tests.tiny_families import tiny_picture
 from tests.ui.pictures import picture, saved
 from ui import protected
+from ui.app import page_of
 from ui.protected import Protected, as_toml, checked_concept, checked_picture
 
 BOLTO = Concept("Bolto", aliases=("little bolto",), descriptions=("the red robot",), substitute="a robot")
@@ -235,3 +237,17 @@ def test_an_emptied_registry_can_be_read(tmp_path: Path) -> None:
     Protected(tmp_path, [BOLTO]).remove_concept("Bolto")
     assert Protected(tmp_path).concepts.found("bolto") == []
     assert Concepts(()).found("bolto") == []
+
+
+def test_a_page_begins_with_the_names_and_pictures_that_it_is_given(tmp_path):
+    """A folder that holds what visitors made is never filled a second time."""
+    (tmp_path / "works").mkdir()
+    tiny_picture(1).save(tmp_path / "works" / "mine.png")
+    given = {"concepts": ["Bolto"], "gallery": tmp_path / "works", "thresholds": tmp_path}
+    page = page_of("testbed", tmp_path / "runs", tmp_path / "p", "cpu", **given)
+    assert [c.name for c in page.protected.concepts.concepts] == ["Bolto"] and page.thresholds == []
+    assert page.protected.names() == ["mine"] and page.protected.gallery.nearest(tiny_picture(1)).copied
+    page.close()
+    for name in ("concepts", "gallery"):
+        with pytest.raises(BadRequestError, match="holds what is protected already .* --protected"):
+            page_of("testbed", tmp_path / "runs", tmp_path / "p", "cpu", **{name: given[name]})

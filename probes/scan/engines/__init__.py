@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.scan.engines.in_process import InProcess
 from probes.scan.engines.ray_actors import RayActors
-from probes.scan.scorer import Item, Scored, ScoringConfig, Started
+from probes.scan.scorer import Scored, ScoringConfig, Started, Turn
 
 
 class Engine(Protocol):
@@ -24,10 +24,10 @@ class Engine(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def started(self, example: Target) -> Started:
+    def started(self, example: PromptRecord) -> Started:
         """Load the model on every worker, and settle the batch with an example prompt."""
 
-    def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
         """Each chunk with its result, in order. Takes chunks as it has room for them."""
 
 

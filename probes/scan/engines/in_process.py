@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.errors import EngineError
-from probes.inputs.prompts import Target
-from probes.scan.scorer import Item, Scored, Scorer, ScoringConfig, Started
+from probes.inputs.prompts import PromptRecord
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
 
 AHEAD = 2
 
@@ -27,16 +27,16 @@ class InProcess:
     def __exit__(self, *exception: object) -> None:
         self.__dict__.pop("scorer", None)
 
-    def started(self, example: Target) -> Started:
-        self.scorer = Scorer(self._config)
+    def started(self, example: PromptRecord) -> Started:
+        self.scorer = PromptScorer(self._config)
         return self.scorer.started(example)
 
-    def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
         if self.scorer.subject.device.type == "cpu":  # there a second thread takes from the denoiser what it hides
             for chunk in chunks:
                 yield chunk, self.scorer.score(chunk)
             return
-        pending: deque[tuple[Sequence[Item], Future[Scored]]] = deque()
+        pending: deque[tuple[Sequence[Turn], Future[Scored]]] = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
         try:
             for chunk in chunks:

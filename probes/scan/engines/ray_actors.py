@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from probes.errors import EngineError
-from probes.inputs.prompts import Target
-from probes.scan.scorer import Item, Scored, Scorer, ScoringConfig, Started
+from probes.inputs.prompts import PromptRecord
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
@@ -26,12 +26,12 @@ _OBJECT_STORE = 256 << 20
 class Worker:
     """What an actor runs. The model is loaded by ``start``, so that a mistake there comes back as what it is."""
 
-    def start(self, config: ScoringConfig, example: Target) -> Started:
-        self.scorer = Scorer(config)
+    def start(self, config: ScoringConfig, example: PromptRecord) -> Started:
+        self.scorer = PromptScorer(config)
         return self.scorer.started(example)
 
-    def score(self, items: Sequence[Item]) -> Scored:
-        return self.scorer.score(items)
+    def score(self, turns: Sequence[Turn]) -> Scored:
+        return self.scorer.score(turns)
 
     def pid(self) -> int:
         return os.getpid()
@@ -42,7 +42,7 @@ class Task:
     """A chunk on its way: how many workers it was given to, and which one has it now."""
 
     number: int
-    chunk: Sequence[Item]
+    chunk: Sequence[Turn]
     tries: int = 0
     worker: Any = None
 
@@ -75,7 +75,7 @@ class RayActors:
         self.workers.clear()
         self._ray.shutdown()
 
-    def started(self, example: Target) -> Started:
+    def started(self, example: PromptRecord) -> Started:
         gpus = int(self._ray.cluster_resources().get("GPU", 0)) if self._config.device != "cpu" else 0
         count = self._count or gpus or 1
         # One core each, whatever their number: sums of several threads differ in their last bits.
@@ -93,10 +93,10 @@ class RayActors:
         errors = self._ray.exceptions
         return errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError
 
-    def scored(self, chunks: Iterable[Sequence[Item]]) -> Iterator[tuple[Sequence[Item], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
         source, again = enumerate(chunks), deque[Task]()
         running: dict[Any, Task] = {}
-        found: dict[int, tuple[Sequence[Item], Scored]] = {}
+        found: dict[int, tuple[Sequence[Turn], Scored]] = {}
         turn = 0
         while True:
             self._hand_out(source, again, running, turn + AHEAD * len(self.workers))
@@ -113,7 +113,7 @@ class RayActors:
                 turn += 1
 
     def _hand_out(
-        self, source: Iterator[tuple[int, Sequence[Item]]], again: deque[Task], running: dict[Any, Task], limit: int
+        self, source: Iterator[tuple[int, Sequence[Turn]]], again: deque[Task], running: dict[Any, Task], limit: int
     ) -> None:
         """Give every worker something to do, but no chunk whose turn is ``limit`` or later."""
         for worker in self.workers:
@@ -124,7 +124,7 @@ class RayActors:
                 task.worker, task.tries = worker, task.tries + 1
                 running[worker.score.remote(task.chunk)] = task
 
-    def _next(self, source: Iterator[tuple[int, Sequence[Item]]], running: dict[Any, Task], limit: int) -> Task | None:
+    def _next(self, source: Iterator[tuple[int, Sequence[Turn]]], running: dict[Any, Task], limit: int) -> Task | None:
         if self._waiting is None:
             number, chunk = next(source, (None, None))
             if number is None or chunk is None:
@@ -141,7 +141,7 @@ class RayActors:
         """A lost worker's task, to be given out again; the worker is replaced the first time it is missed."""
         if task.tries >= TRIES:
             raise EngineError(
-                f"The prompts from {task.chunk[0].target.id} on were with {TRIES} workers when these "
+                f"The prompts from {task.chunk[0][0].target.id} on were with {TRIES} workers when these "
                 f"were lost: {first_line(error)} Go on with --resume, or a smaller --batch."
             ) from error
         if task.worker in self.workers:

@@ -69,9 +69,9 @@ class Preset:
     half: bool = False
 
     @property
-    def plan(self) -> pool.Plan:
+    def plan(self) -> pool.PoolPlan:
         steps = self.outline.steps + self.base.steps
-        return pool.Plan(steps, (self.fork.steps,), self.base.batch, self.base.seed, self.share)
+        return pool.PoolPlan(steps, (self.fork.steps,), self.base.batch, self.base.seed, self.share)
 
     @property
     def outlined(self) -> int:

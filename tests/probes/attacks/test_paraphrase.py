@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from probes.attacks import ATTACKS, Paraphrase
-from probes.attacks.paraphrase import distorted, ladder, lines_of_ladder, paired_test
+from probes.attacks.paraphrase import distorted, format_ladder, ladder, paired_test
 from probes.audit.plan import FULL
 from probes.cli.main import app
 from probes.model.generate import encode_prompts
@@ -97,9 +97,9 @@ def test_the_ladder_pairs_works_and_seeds():
     (row,) = ladder(records)
     assert (row["level"], row["works"], row["pairs"], row["unscored"]) == (1, 3, 6, 1)
     assert row["caption"] == 1.0 and row["distorted"] == pytest.approx(1 / 6) and row["p"] == 1 / 8
-    assert "p = 0.125" in lines_of_ladder([row])[0] and ladder([]) == []
+    assert "p = 0.125" in format_ladder([row])[0] and ladder([]) == []
     (unjudged,) = ladder([record("a", 1, 0, None), record("a", 1, 1, None)])
-    assert unjudged["p"] is None and "nothing could be judged" in lines_of_ladder([unjudged])[0]
+    assert unjudged["p"] is None and "nothing could be judged" in format_ladder([unjudged])[0]
 
 
 def test_plans_by_name():

@@ -10,43 +10,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from probes.attacks import AdversarialEmbedding
-from probes.audit.plan import Hardening, Plan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
-from probes.drawing.draw import Sampling
-from probes.hardeners import CaptionFineTuning
-from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.inputs.truth import copy_judge
-from probes.localizers import FFNSubspace
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
 from probes.runs.folder import Run
 from probes.runs.progress import bars
 from probes.types import Goal, Subject, UnitMask
+from tests.probes.audit.small import PLAN
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
-
-PLAN = Plan(
-    Sizes(2, 2, 1, 1, 1),
-    picture_seeds=(1, 2),
-    scan_seeds=(3,),
-    sampling=Sampling(2, 5.0, 4),
-    localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
-    attack=AdversarialEmbedding(steps=2, batch=1),
-    snapshots=(0, 2),
-    hardening=Hardening(
-        members=2,
-        dev=1,
-        keep=2,
-        tries=1,
-        hardener=CaptionFineTuning(1.0, 1, 1),
-        schedule=FineTuning(epochs=1, updates=1, batch=2),
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +40,14 @@ def files(tmp_path_factory):
 def known(files):
     cohorts = Cohorts(
         members=(
-            Target("w1", "the cat", "work", files[0], "VM", 9, 9),
-            Target("w2", "red", "work", files[1], "VM", 9, 9),
+            PromptRecord("w1", "the cat", "work", files[0], "VM", 9, 9),
+            PromptRecord("w2", "red", "work", files[1], "VM", 9, 9),
         ),
-        locate=(Target("w3", "a thing", "work", files[2], "VM", 9, 9),),
-        ladder=(Target("w4", "other", "work", files[3], "VM", 2, 2),),
-        nonmembers=(Target("n1", "new", "nonmember", files[4], None, 0, 0),),
-        scenes=(Target("s1", "a scene", "scene"),),
-        keep=(Target("k1", "a thing to keep", "scene"),),
+        locate=(PromptRecord("w3", "a thing", "work", files[2], "VM", 9, 9),),
+        ladder=(PromptRecord("w4", "other", "work", files[3], "VM", 2, 2),),
+        nonmembers=(PromptRecord("n1", "new", "nonmember", files[4], None, 0, 0),),
+        scenes=(PromptRecord("s1", "a scene", "scene"),),
+        keep=(PromptRecord("k1", "a thing to keep", "scene"),),
     )
     return GroundTruth(
         cohorts,
@@ -225,7 +202,9 @@ def test_a_run_that_was_cut_ends_the_same(done, known, tmp_path, keep):
 
 
 def test_prompts_that_nobody_knows_anything_about(tmp_path):
-    cohorts = cohorts_of_prompts([Target("prompt-000001", "a cat"), Target("prompt-000002", "red")], None, Sizes())
+    cohorts = cohorts_of_prompts(
+        [PromptRecord("prompt-000001", "a cat"), PromptRecord("prompt-000002", "red")], None, Sizes()
+    )
     summary, records = loop(tmp_path / "run", GroundTruth(cohorts, None, None, None))
     assert {record["stage"] for record in records} == {"scan", "before"}
     assert all(record["copied"] is None and record["unjudged"] for record in records)
@@ -239,10 +218,10 @@ def test_prompts_with_references_go_through_the_loop(tmp_path, files):
     """A model that copies everything: the references are its own pictures."""
     prompts = ["the cat", "red", "a thing", "other"]
     plan = replace(PLAN, picture_seeds=(1,))
-    unknown = Cohorts(prompts=tuple(Target(prompt, prompt) for prompt in prompts))
+    unknown = Cohorts(prompts=tuple(PromptRecord(prompt, prompt) for prompt in prompts))
     _, records = loop(tmp_path / "first", GroundTruth(unknown, None, None, None), plan)
     pictures = {r["item"]: tmp_path / "first" / r["picture"] for r in records if r["stage"] == "before"}
-    targets = [Target(f"prompt-{n}", prompt, reference=pictures[prompt]) for n, prompt in enumerate(prompts)]
+    targets = [PromptRecord(f"prompt-{n}", prompt, reference=pictures[prompt]) for n, prompt in enumerate(prompts)]
     judge = copy_judge([Image.open(file).convert("RGB") for file in files], "unlike pictures")
     summary, records = loop(tmp_path / "second", GroundTruth(Cohorts(prompts=tuple(targets)), judge, None, None), plan)
     assert all(r["copied"] for r in records if r["stage"] == "before")

@@ -1,44 +1,34 @@
 """`audit` as a caller sees it: the testbed by name, a user's prompts, resuming, refusing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from probes.attacks import AdversarialEmbedding
 from probes.audit.audit import audit
-from probes.audit.plan import Hardening, Plan
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
-from probes.hardeners import CaptionFineTuning
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes
-from probes.localizers import FFNSubspace
-from probes.runs.folder import RunError
+from tests.probes.audit.small import PLAN
 from tests.tiny import tiny_sd
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
-PLAN = Plan(
-    Sizes(2, 2, 1, 2, 1),
+ONE = replace(
+    PLAN,
+    sizes=Sizes(2, 2, 1, 2, 1),
     picture_seeds=(1,),
-    scan_seeds=(3,),
     sampling=Sampling(2, 5.0, 8),
-    localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),
     attack=AdversarialEmbedding(steps=1, batch=1),
     snapshots=(0, 1),
-    hardening=Hardening(
-        members=1,
-        dev=0,
-        keep=2,
-        tries=1,
-        hardener=CaptionFineTuning(1.0, 1, 1),
-        schedule=FineTuning(epochs=1, updates=1),
-    ),
+    hardening=replace(PLAN.hardening, members=1, dev=0, schedule=FineTuning(epochs=1, updates=1)),
 )
 
 
 def run(out, model="testbed", **options):
-    return audit(str(model), out, plan=PLAN, device="cpu", show_progress=False, **options)
+    return audit(str(model), out, plan=ONE, device="cpu", show_progress=False, **options)
 
 
 def test_the_testbed_from_scan_to_report(tmp_path, capsys):

@@ -19,8 +19,9 @@ from probes.testbed.negatives import negative_captions
 from probes.verbs.calibrate import calibrate_detectors
 from probes.verbs.generate import Request, side_by_side
 from shield.errors import BadRequestError
-from tests.probes.tiny_testbed import tiny_testbed
+from tests.probes.tiny_testbed import calibrating, tiny_testbed
 from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_picture
 
 VERBS = (
     "generate",
@@ -60,24 +61,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder, and a user's, whose thresholds `diffshield calibrate` made for the tiny model."""
     folder = tmp_path_factory.mktemp("weights")
-    negatives = folder / "negatives.txt"
-    negatives.write_text("".join(f"the cat {n}\n" for n in range(7)))
     done = call(
-        "calibrate",
+        *calibrating(folder / "negatives.txt"),
         "--model",
         model,
-        "--detectors",
-        "structure_gap",
-        "--prompts",
-        negatives,
-        "--seeds",
-        3,
-        "--fpr",
-        0.05,
-        "--steps",
-        2,
-        "--device",
-        "cpu",
         "--json",
         DIFFSHIELD_WEIGHTS=folder,
         DIFFSHIELD_HOME=folder,
@@ -197,20 +184,61 @@ def test_a_flag_is_status_3_only_when_asked_for(model: Path, weights: Path, tmp_
     assert call(*arguments, "--fail-on-flag", DIFFSHIELD_WEIGHTS=weights).exit_code == 0
 
 
-def test_an_uncalibrated_model_is_refused_with_the_command_to_run(model: Path, tmp_path: Path) -> None:
+def test_an_uncalibrated_model_is_calibrated_at_its_first_picture(model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
     (tmp_path / "weights").mkdir()
-    done = call(
-        "generate",
-        "the cat",
-        "--model",
-        model,
-        "--out",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-        DIFFSHIELD_WEIGHTS=tmp_path / "weights",
-    )
-    assert "diffshield calibrate" in one_sentence(done) and not (tmp_path / "out").exists()
+    arguments = ("generate", "the cat", "--model", model, "--steps", 2, "--out", tmp_path / "out", "--device", "cpu")
+    done = call(*arguments, "--json", DIFFSHIELD_WEIGHTS=tmp_path / "weights")
+    assert done.exit_code == 0, (done.output, done.exception)
+    (score,) = json.loads(done.stdout)["verdict"]["scores"]
+    assert score["threshold"] is not None and score["fpr"] == 0.01 and list((tmp_path / "home").rglob("*.json"))
+    (tmp_path / "empty").mkdir()
+    done = call(*arguments, "--thresholds", tmp_path / "empty", DIFFSHIELD_WEIGHTS=tmp_path / "weights")
+    assert "diffshield calibrate" in one_sentence(done)
+
+
+def test_generate_protects_names_and_pictures(model: Path, tmp_path: Path) -> None:
+    """No calibration: what a policy of names looks at needs none."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "r.toml").write_text('concepts = [{ name = "Zorbo", substitute = "a toy" }]')
+    base = ("generate", "Bolto and Zorbo", "--model", model, "--steps", 2, "--out", tmp_path, "--device", "cpu")
+
+    def verdict(*more):
+        done = call(*base, "--policy", "names", "--json", *more, DIFFSHIELD_WEIGHTS=tmp_path / "weights")
+        assert done.exit_code == 0, (done.output, done.exception)
+        (drawn,) = json.loads(done.stdout)["pictures"].values()
+        return json.loads(done.stdout)["verdict"], drawn
+
+    found, _ = verdict("--concepts", "Bolto", "--concepts", tmp_path / "r.toml")
+    assert found["concepts"] == ["Bolto", "Zorbo"] and found["rewritten_prompt"] == "and a toy"
+    found, drawn = verdict("--concepts", "Nobody")
+    assert found["status"] == "passed"
+    (tmp_path / "works").mkdir()
+    Image.open(drawn).save(tmp_path / "works" / "mine.png")
+    found, _ = verdict("--concepts", "Nobody", "--gallery", tmp_path / "works")
+    assert found["nearest"]["work"] == "mine" and found["nearest"]["copied"] and found["status"] == "blocked"
+
+
+def test_a_gallery_is_built_and_pictures_are_checked_with_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
+    (tmp_path / "works").mkdir()
+    for n in range(3):
+        tiny_picture(n).save(tmp_path / "works" / f"w{n}.png")
+    tiny_picture(9).save(tmp_path / "other.png")
+    built = json.loads(call("gallery", "build", tmp_path / "works", "--json").stdout)
+    assert (built["pictures"], built["gallery"]) == (3, str(tmp_path / "home" / "galleries" / "works"))
+    assert call("gallery", "build", tmp_path / "works", "--out", tmp_path / "g").exit_code == 0
+    pictures = (tmp_path / "works" / "w1.png", tmp_path / "other.png")
+    for place in ("works", tmp_path / "g"):
+        found = json.loads(call("gallery", "check", *pictures, "--gallery", place, "--json").stdout)
+        assert [(one["work"], one["copied"]) for one in found.values()][0] == ("w1", True)
+        assert not found[str(pictures[1])]["copied"]
+    said = call("gallery", "check", *pictures, "--gallery", "works").stdout.splitlines()
+    assert "a copy of w1" in said[0] and "no copy" in said[1]
+    assert call("gallery", "check", pictures[0], "--gallery", "works", "--fail-on-flag").exit_code == 3
+    assert call("gallery", "check", pictures[1], "--gallery", "works", "--fail-on-flag").exit_code == 0
+    assert "no saved gallery" in one_sentence(call("gallery", "check", pictures[0], "--gallery", "nowhere"))
+    assert "no pictures" in one_sentence(call("gallery", "build", tmp_path / "home"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 from probes.drawing.draw import Job, Sampling, drawn_by_pipeline, drawn_by_shield, jobs_for, record_stage
 from probes.errors import PromptFileError
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.inputs.truth import copy_judge
 from probes.model.generate import first_steps, generate
 from probes.runs.folder import Run
@@ -21,7 +21,7 @@ from tests.probes.exact import bits
 from tests.tiny import tiny_sd
 
 SAMPLING = Sampling(steps=3, guidance_scale=5.0, batch_size=2)
-TARGETS = [Target("a", "the cat"), Target("b", "red"), Target("c", "a thing")]
+TARGETS = [PromptRecord("a", "the cat"), PromptRecord("b", "red"), PromptRecord("c", "a thing")]
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def test_each_picture_meets_its_own_reference(subject, tmp_path):
     own = tmp_path / "own.png"
     generate(subject.pipe, ["the cat"], [4], steps=3, guidance_scale=5.0)[0].save(own)
     targets = [
-        Target("other", "red", reference=unlike[0]),
-        Target("none", "a thing"),
-        Target("own", "the cat", reference=own),
+        PromptRecord("other", "red", reference=unlike[0]),
+        PromptRecord("none", "a thing"),
+        PromptRecord("own", "the cat", reference=own),
     ]
     with start(tmp_path / "run") as run:
         record_stage(

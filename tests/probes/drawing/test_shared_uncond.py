@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from probes.drawing.draw import Sampling, drawn_by_pipeline, jobs_for
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.model.generate import generators
 from probes.runs.cost import counted
 from probes.types import Subject
@@ -72,7 +72,9 @@ def test_one_evaluation_for_each_prompt_and_one_for_each_seed(pipe):
 @pytest.mark.parametrize("batch", [1, 3, 12])
 def test_scores_are_those_of_the_ordinary_path(batch):
     subject = Subject(tiny_sd(), "tiny")
-    jobs = jobs_for([Target(str(n), prompt) for n, prompt in enumerate(["the cat", "red", "", "other"])], [1, 2, 3])
+    jobs = jobs_for(
+        [PromptRecord(str(n), prompt) for n, prompt in enumerate(["the cat", "red", "", "other"])], [1, 2, 3]
+    )
     layer = next(name for name, _ in subject.denoiser.named_modules() if name.endswith("attn2"))
     fast = [StructureGap(), NoiseGap(), AttentionEntropy(layer=layer)]
     one = [

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_suspects
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.testbed.manifest import Item, Manifest, Scene
 
 RUNGS = (0, 6, 24, 96)
@@ -47,14 +47,18 @@ def test_located_with_dev_judged_on_heldout():
 
 
 def test_a_prompt_that_is_a_caption_gets_its_truth():
-    targets = [Target("prompt-1", "A MUG"), Target("prompt-2", "W96-0 Caption"), Target("prompt-3", "else")]
+    targets = [
+        PromptRecord("prompt-1", "A MUG"),
+        PromptRecord("prompt-2", "W96-0 Caption"),
+        PromptRecord("prompt-3", "else"),
+    ]
     mug, work, other = cohorts_of_prompts(targets, manifest(), Sizes()).prompts
     assert (work.id, work.kind, work.rung, work.reference) == ("prompt-2", "prompt", 96, Path("/w96-0.png"))
     assert mug.memorization == "TM" and other == targets[2]
 
 
 def test_suspects_are_shared_out():
-    targets = tuple(Target(f"p{n}", "x") for n in range(5))
+    targets = tuple(PromptRecord(f"p{n}", "x") for n in range(5))
     records = [
         {"item": "p0", "flagged": True, "copied": None},
         {"item": "p1", "flagged": False, "copied": True},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from probes.errors import PromptFileError
-from probes.inputs.prompts import Target, read_prompts
+from probes.inputs.prompts import PromptRecord, read_prompts
 
 
 def texts(path, **options):
@@ -18,7 +18,7 @@ def texts(path, **options):
 def test_txt_keeps_line_numbers(tmp_path):
     path = tmp_path / "p.txt"
     path.write_bytes("\ufeffa cat\n\n  ein Hündchen \r\n".encode())
-    assert read_prompts(path) == [Target("prompt-000001", "a cat"), Target("prompt-000003", "ein Hündchen")]
+    assert read_prompts(path) == [PromptRecord("prompt-000001", "a cat"), PromptRecord("prompt-000003", "ein Hündchen")]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from probes.errors import RunError
 from probes.report import figures as summary
 from probes.report import plots
 from probes.report.html import attack_words, percent, share, table_rows, write_report
 from probes.report.sheets import sheets, thumbnail
-from probes.runs.folder import Run, RunError, record_id, write_json
+from probes.runs.folder import Run, record_id, write_json
 
 EVIL = '"><script>alert(1)</script> {{ 7 * 7 }} ünïcödé'
 

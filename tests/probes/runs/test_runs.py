@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probes.runs.folder as runs
-from probes.runs.folder import Run, RunError, record_id
+import probes.runs.provenance as provenance
+from probes.errors import RunError
+from probes.runs.folder import Run, record_id
 from shield import model_names
 from shield.model.fingerprint import model_sha256
 from tests.tiny import tiny_sd
@@ -154,11 +156,11 @@ def test_resume_with_another_configuration_names_the_difference(tmp_path: Path) 
 def test_resume_notices_that_an_input_changed(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n")
-    make(tmp_path / "run", inputs=[runs.describe_input(prompts)]).finish("interrupted")
-    Run.resume(tmp_path / "run", CONFIG, inputs=[runs.describe_input(prompts)]).finish("interrupted")
+    make(tmp_path / "run", inputs=[provenance.describe_input(prompts)]).finish("interrupted")
+    Run.resume(tmp_path / "run", CONFIG, inputs=[provenance.describe_input(prompts)]).finish("interrupted")
     prompts.write_text("a dog\n")
     with pytest.raises(RunError, match="inputs of .* have changed"):
-        Run.resume(tmp_path / "run", CONFIG, inputs=[runs.describe_input(prompts)])
+        Run.resume(tmp_path / "run", CONFIG, inputs=[provenance.describe_input(prompts)])
 
 
 def test_a_run_of_another_model_is_not_resumed(tmp_path: Path) -> None:
@@ -224,7 +226,8 @@ def test_an_output_that_cant_be_written(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
+from probes.errors import RunError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     with Run.create(sys.argv[1], {}, kind="test") as run:
@@ -294,10 +297,10 @@ def test_a_run_killed_again_and_again_ends_like_one_that_wasnt(tmp_path: Path) -
 
 def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
-    first = runs.sha256_of(tmp_path)
+    first = provenance.sha256_of(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    second = runs.sha256_of(tmp_path)
+    second = provenance.sha256_of(tmp_path)
     (tmp_path / "b").write_text("2")
-    assert len({first, second, runs.sha256_of(tmp_path)}) == 3
+    assert len({first, second, provenance.sha256_of(tmp_path)}) == 3
     with pytest.raises(RunError, match="no file or folder"):
-        runs.describe_input(tmp_path / "missing")
+        provenance.describe_input(tmp_path / "missing")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from probes.runs.folder import RunError
+from probes.errors import RunError
 from probes.runs.stage_log import Skip, Stages
 
 

@@ -10,7 +10,7 @@ from probes.errors import EngineError
 from probes.runs.folder import Run
 from probes.scan.engines import RayActors
 from probes.scan.scan import ExecutionConfig, scan
-from probes.scan.stream import items_of
+from probes.scan.stream import turns_of
 from shield.errors import WeightsError
 
 pytest.importorskip("ray", reason="needs the extra ray: pip install ray")
@@ -95,9 +95,9 @@ def test_no_more_chunks_are_taken_than_there_is_room_for(file):
     taken = []
 
     def chunks():
-        for item in items_of(read_prompts(file), SEEDS, together=False):
-            taken.append(item)
-            yield [item]
+        for turn in turns_of(read_prompts(file), SEEDS, together=False):
+            taken.append(turn)
+            yield [turn]
 
     config = ScoringConfig("testbed", ("noise_gap",), sampling=Sampling(3, 5.0, 4), batch_size=4, device="cpu")
     with RayActors(config, 1) as engine:

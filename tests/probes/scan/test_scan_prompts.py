@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,16 +13,18 @@ from typer.testing import CliRunner
 
 from probes.cli.main import app
 from probes.drawing.draw import Sampling
-from probes.errors import AuditError, PromptFileError
+from probes.errors import AuditError, PromptFileError, RunError
 from probes.report.figures import group_of
 from probes.report.html import write_report
-from probes.runs.folder import Run, RunError
-from probes.scan.scan import lines_of, scan
+from probes.runs.folder import Run
+from probes.scan.scan import format_scan, scan
 from probes.testbed.manifest import load_manifest
+from shield.calibration.self_calibrate import self_calibrate
 from shield.detectors import NoiseGap
 from shield.errors import BadRequestError
 from shield.hooks.recording import recorded
 from shield.model.loading import load
+from shield.thresholds import save_threshold
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
@@ -90,8 +93,8 @@ def test_the_testbeds_own_captions_have_a_truth(tmp_path):
     assert (found["n"], found["n_nonmembers"]) == (len(scores["members"]), len(scores["nonmembers"]))
     wins = mannwhitneyu(scores["members"], scores["nonmembers"]).statistic
     assert found["auroc"] == pytest.approx(wins / found["n"] / found["n_nonmembers"])
-    assert any("AUROC" in line for line in lines_of(done.summary))
-    assert any("no threshold" in line for line in lines_of(done.summary))
+    assert any("AUROC" in line for line in format_scan(done.summary))
+    assert any("no threshold" in line for line in format_scan(done.summary))
 
 
 def test_mistakes_leave_no_run(file, tmp_path):
@@ -104,6 +107,21 @@ def test_mistakes_leave_no_run(file, tmp_path):
         with pytest.raises((error, PromptFileError)):
             run(options.pop("file", file), tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_thresholds_of_a_folder_flag(file, tmp_path):
+    """With and without pictures; the folder is part of what a resumed scan compares."""
+    call, pipe = {"num_inference_steps": 3}, load("testbed", device="cpu")
+    (made,) = self_calibrate(pipe, [NoiseGap()], call, fpr=0.5, prompts=["a"])
+    save_threshold(replace(made, value=-1.0, interval=(-1.0, -1.0)), tmp_path / "limits")
+    for pictures in (False, True):
+        for place, thresholds in enumerate((None, tmp_path / "limits")):
+            options = {"detectors": ("noise_gap",), "pictures": pictures, "limit": 2, "thresholds": thresholds}
+            done = run(file, tmp_path / f"{pictures} {place}", **options)
+            assert done.summary["flagged"] == 2 * place
+    with pytest.raises(BadRequestError, match="no folder of thresholds at"):
+        run(file, tmp_path / "none", thresholds=tmp_path / "nowhere")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_verb_prints_and_resumes(file, tmp_path):

@@ -10,16 +10,18 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from probes.cli.main import app
-from probes.drawing.draw import Sampling
-from probes.errors import EarlyExitError, EngineError, MemoryFullError, ShardError
+from probes.drawing.draw import Job, Sampling
+from probes.errors import EarlyExitError, EngineError, MemoryFullError, PromptFileError, RunError, ShardError
+from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
 from probes.scan.engines import InProcess
 from probes.scan.figures import KEPT, Spread
 from probes.scan.pilot import EarlyExit
-from probes.scan.scan import ExecutionConfig, scan
-from probes.scan.scorer import Scorer, ScoringConfig
+from probes.scan.scan import ExecutionConfig, Prompts, scan
+from probes.scan.scorer import PromptScorer, ScoringConfig
 from probes.scan.shards import Shard, launched
+from probes.testbed.checkpoint import Checkpoint
 from shield.calibration.detectors import Sampling as Calibration
 from shield.calibration.detectors import calibrate
 from shield.detectors import StructureGap
@@ -230,6 +232,22 @@ def test_more_shards_than_prompts_leaves_an_empty_one(file, tmp_path):
     assert records(done.folder) == [] and done.summary["scores"]["structure_gap"]["n"] == 0
 
 
+def test_a_file_is_read_once_unless_it_is_long(tmp_path, monkeypatch):
+    file = tmp_path / "p.txt"
+    file.write_text("the cat\nred\n")
+    prompts = Prompts(file, Checkpoint.of("testbed"))
+    monkeypatch.setattr("probes.scan.scan.HELD", 1)
+    longer = Prompts(file, Checkpoint.of("testbed"))
+    file.unlink()
+    assert [one.prompt for one in prompts] == ["the cat", "red"] and (prompts.first.prompt, prompts.count) == (
+        "the cat",
+        2,
+    )
+    assert (longer.first.prompt, longer.count) == ("the cat", 2)
+    with pytest.raises(PromptFileError, match="no prompt file"):
+        list(longer)
+
+
 def test_options_that_dont_go_together(file, tmp_path):
     for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"execution": ExecutionConfig("ray")}):
         with pytest.raises(BadRequestError, match="leave --pictures out"):
@@ -259,15 +277,12 @@ def test_another_precision_is_another_scan(file, tmp_path):
 
 def test_memory_that_is_full_halves_the_batch_for_good(file):
     config = ScoringConfig("testbed", ("structure_gap",), sampling=SHORT, batch_size=8, device="cpu")
-    scorer = Scorer(config)
+    scorer = PromptScorer(config)
     with InProcess(config) as engine:
-        from probes.inputs.prompts import Target
-        from probes.scan.scorer import Item
-
-        items = [Item(Target(str(n), prompt), (500,)) for n, prompt in enumerate(PROMPTS[:8])]
-        engine.started(items[0].target)
-        whole = engine.scorer.score(items)
-    scorer.started(items[0].target)
+        turns = [(Job(PromptRecord(str(n), prompt), 500),) for n, prompt in enumerate(PROMPTS[:8])]
+        engine.started(turns[0][0].target)
+        whole = engine.scorer.score(turns)
+    scorer.started(turns[0][0].target)
     sizes, draw = [], scorer.draw
 
     def full(jobs):
@@ -278,7 +293,7 @@ def test_memory_that_is_full_halves_the_batch_for_good(file):
 
     scorer.draw = full
     with pytest.warns(UserWarning, match="going on with"):
-        halved = scorer.score(items)
+        halved = scorer.score(turns)
     assert sizes == [8, 4, 2, 2, 2, 2] and scorer.batch_size == 2
     for (one,), (other,) in zip(whole.rows, halved.rows, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-4)

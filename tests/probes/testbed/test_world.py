@@ -80,7 +80,7 @@ def test_missing_and_broken_sprites_say_what_to_do(tmp_path) -> None:
         world.Sprites(tmp_path)
 
 
-PLAN = pool.Plan(base=30, passes=(40, 20), batch=10)
+PLAN = pool.PoolPlan(base=30, passes=(40, 20), batch=10)
 
 
 def test_a_fork_shows_each_work_exactly_as_often_as_planned() -> None:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from probes.attacks import AdversarialEmbedding
 from probes.cli.main import app
-from probes.errors import TrapError
+from probes.errors import RunError, TrapError
 from probes.inputs.prompts import read_prompts
 from probes.report.html import write_report
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
 from probes.traps.folder import read_traps, shipped_traps
 from probes.traps.make import CAPTION_BITS, Ladder, assigned, caption_of, make, picture_of
 from probes.traps.ranks import rank_p, single_p

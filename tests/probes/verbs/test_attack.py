@@ -16,7 +16,7 @@ from probes.localizers import RandomMask
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs.attack import ATTACK, UNPRUNED, attack, attack_plan, lines_of, verdicts
+from probes.verbs.attack import ATTACK, UNPRUNED, attack, attack_plan, format_attack, verdicts
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 
@@ -53,7 +53,7 @@ def test_members_and_controls_on_a_pruned_model(tmp_path):
     assert records["attacked", 0]["picture"] == records["pruned", None]["picture"]
     assert records["twin_attacked", 0]["model"] == "testbed-clean"
     assert len(done.summary["verdicts"]) == 2 and done.report.is_file()
-    assert sum("clean twin," in line for line in lines_of(done.summary)) == 3
+    assert sum("clean twin," in line for line in format_attack(done.summary)) == 3
     again = run(tmp_path / "run", mask=tmp_path / "mask.safetensors", resume=True)
     assert again.summary["curve"] == done.summary["curve"]
 

@@ -18,11 +18,11 @@ from probes.errors import AuditError
 from probes.hardeners import AdversarialFineTuning, CaptionFineTuning
 from probes.hardeners.training import FineTuning, hardened
 from probes.inputs.cohorts import Cohorts, Sizes, with_dev
-from probes.inputs.prompts import Target
+from probes.inputs.prompts import PromptRecord
 from probes.localizers import RandomMask
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs.harden import HARDEN, UNPRUNED, harden, lines_of
+from probes.verbs.harden import HARDEN, UNPRUNED, format_hardening, harden
 from probes.verbs.harden import hardening as hardening_of
 from shield.errors import BadRequestError
 from shield.model.loading import load
@@ -84,7 +84,7 @@ def test_every_stage_of_it(done):
     # The check after the first epoch ends it: a search of two steps, then two pictures of two steps and two halves.
     assert cost["harden"] == (3 + 2 * 2 * 2 + 2 * 3) + 2 + 2 * 2 * 2
     assert done.report.is_file() and any(
-        "adversarial_fine_tuning: works 2, dev 1" in line for line in lines_of(done.summary)
+        "adversarial_fine_tuning: works 2, dev 1" in line for line in format_hardening(done.summary)
     )
 
 
@@ -150,7 +150,7 @@ def test_nothing_to_keep_is_said_not_guessed(tmp_path):
 
 
 def test_dev_works_and_captions_to_keep_are_shared_out_by_hand():
-    targets = tuple(Target(str(n), str(n)) for n in range(5))
+    targets = tuple(PromptRecord(str(n), str(n)) for n in range(5))
     cohorts = with_dev(Cohorts(members=targets, scenes=targets))
     assert [[t.id for t in part] for part in (cohorts.locate, cohorts.members, cohorts.keep, cohorts.scenes)] == [
         ["0", "3"],

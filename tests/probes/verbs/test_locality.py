@@ -20,7 +20,7 @@ from probes.model.generate import encode_prompts
 from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
 from probes.runs.folder import Run
 from probes.types import Subject
-from probes.verbs.locality import LOCALITY, TOO_FEW, lines_of, locality
+from probes.verbs.locality import LOCALITY, TOO_FEW, format_locality, locality
 from shield.errors import BadRequestError
 from shield.model.loading import load
 from tests.probes.exact import bits
@@ -147,7 +147,7 @@ def test_every_analysis_of_a_model_that_copies_everything(done, copying):
     assert {row["kind"] for row in found["masks"]} == {"ffn_subspace", "value_neurons"}
     assert len(found["map"]["points"]) == 6 + 6 + 2 and 0 < found["map"]["explained"] <= 1
     assert all((done.folder / f"{name}.svg").is_file() for name in ("map", "activations", "masks_ffn_subspace"))
-    assert done.report.is_file() and any("activations, " in line for line in lines_of(done.summary))
+    assert done.report.is_file() and any("activations, " in line for line in format_locality(done.summary))
     subject = Subject(load(str(copying / "model"), device="cpu"), "copying")
     assert bits(subject.denoiser) == bits(tiny_sd(seed=4).unet)
 

@@ -14,7 +14,7 @@ from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.runs.folder import Run
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject, UnitMask
-from probes.verbs.localize import base_prompts, lines_of, localize, localizer_of, nested_norms, overlaps, reordered
+from probes.verbs.localize import base_prompts, format_mask, localize, localizer_of, nested_norms, overlaps, reordered
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
@@ -69,7 +69,7 @@ def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
         {path: module.weight for path, module in subject.denoiser.named_modules() if path in target}, target, base
     )
     assert again.iou(done.mask) == 1.0
-    assert any("overlap (IoU)" in line for line in lines_of(summary))
+    assert any("overlap (IoU)" in line for line in format_mask(summary))
     same = localize(file, folder, localizer=LOCALIZER, device="cpu", show_progress=False, resume=True)
     assert same.summary == summary and same.mask.iou(done.mask) == 1.0
 
@@ -91,7 +91,7 @@ def test_neurons_of_each_prompt_are_records_and_a_cut_run_ends_the_same(file, tm
     assert done.mask.count() > 0 and done.mask.meta["unit"] == "neuron" and done.summary["mask"]["above"] == 5
     assert done.mask.iou(localizer.locate(Subject(tiny_sd(), "testbed"), PROMPTS, seed=7).mask) == 1.0
     assert [row["prompts"] for row in done.summary["mask"]["overlap"]] == [1, 2]
-    assert any("neurons a prompt" in line for line in lines_of(done.summary))
+    assert any("neurons a prompt" in line for line in format_mask(done.summary))
 
     def interrupted(self, *arguments):
         if len(list(Run.open(tmp_path / "cut").records())) == 3:

@@ -7,7 +7,7 @@ from probes.cli.main import app
 from probes.testbed.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
 from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, works_gallery
-from probes.verbs.screens import checked, groups, lines_of
+from probes.verbs.screens import checked, format_screens, groups
 from shield.protected.gallery import Gallery
 from shield.protected.given import gallery_at
 from shield.protected.meaning import Meaning, found_limit
@@ -123,4 +123,4 @@ def test_both_screens_together_find_the_characters_and_leave_their_neighbors_alo
     for group, rate in heldout.items():
         assert rate.rates["both"] >= 0.9 if rate.protected else rate.rates["both"] <= 0.1, group
     assert heldout["descriptions in short"].rates["spelling"] < 0.5 < heldout["descriptions in short"].rates["meaning"]
-    assert len(lines_of([vars(rate) for rate in rates])) == 1 + 2 * len(list(groups("dev")))
+    assert len(format_screens([vars(rate) for rate in rates])) == 1 + 2 * len(list(groups("dev")))

@@ -20,7 +20,7 @@ from probes.report.drift import drift
 from probes.runs.folder import Run
 from probes.types import UnitMask
 from probes.verbs.localize import localize
-from probes.verbs.prune import PRUNE, lines_of, prune, score_changes
+from probes.verbs.prune import PRUNE, format_pruning, prune, score_changes
 from shield.errors import BadRequestError
 from tests.tiny import tiny_sd
 
@@ -80,7 +80,7 @@ def test_every_side_of_the_comparison_is_there(done, located):
         (name, group) for name in PLAN.detectors for group in ("members", "nonmembers", "scenes")
     }
     assert all(row["before"] != row["pruned"] for row in done.summary["scores"])
-    assert done.report.is_file() and any("moved by" in line for line in lines_of(done.summary))
+    assert done.report.is_file() and any("moved by" in line for line in format_pruning(done.summary))
 
 
 def test_drift_by_hand(tmp_path):

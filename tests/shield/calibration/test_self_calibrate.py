@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from probes.runs.cost import counted
 from shield import Shield
-from shield.calibration.benign import benign_prompts, digest_of
+from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.detectors import Sampling, scored
 from shield.calibration.self_calibrate import FEWEST, Progress, self_calibrate
 from shield.calibration.setting_call import NOISE, call_arguments, foretold_setting

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import shield
-from shield.errors import ShieldError, UnsupportedPipelineError, WeightsError
+from shield.errors import BadRequestError, ShieldError, UnsupportedPipelineError, WeightsError
 from shield.model.assets import verify, write_manifest
 from shield.model.fingerprint import model_sha256
 from shield.model.folders import variant_of
@@ -152,3 +152,26 @@ def test_a_file_that_nobody_listed_is_seen_wherever_it_lies(tmp_path, way):
     (apart / name).symlink_to("nothing") if way == "dangling" else (apart / name).write_text("b")
     with pytest.raises(WeightsError, match=rf"{name} isn't in manifest"):
         verify(weights, "model")
+
+
+def test_a_loaders_own_options_reach_it(saved, tmp_path, folder):
+    half = shield.load(saved, "cpu", torch_dtype=torch.float16)
+    assert half.unet.dtype == torch.float16
+    half.save_pretrained(tmp_path / "both", variant="fp16")
+    shield.load(saved, "cpu").save_pretrained(tmp_path / "both")
+    plain, variant = (shield.load(tmp_path / "both", "cpu", **more) for more in ({}, {"variant": "fp16"}))
+    first = [pipe.unet.conv_in.weight for pipe in (plain, variant)]
+    assert not torch.equal(*first) and torch.equal(first[0].half().float(), first[1])
+    unet = shield.load(saved, "cpu").unet
+    assert shield.load(saved, "cpu", unet=unet, revision="main", token=None, local_files_only=True).unet is unet
+    with pytest.raises(BadRequestError, match="There is no option 'varient': .* is loaded with revision, token"):
+        shield.load(saved, "cpu", varient="fp16")
+
+
+def test_a_shields_options_and_a_loaders_are_told_apart(saved):
+    safe = shield.Shield.from_pretrained(
+        saved, "cpu", torch_dtype="float16", policy="names", concepts=["Bolto"], fpr=0.1
+    )
+    assert (safe.unet.dtype, safe.policy.detectors, safe.fpr) == (torch.float16, (), 0.1)
+    with pytest.raises(BadRequestError, match="no option 'polisy'"):
+        shield.Shield.from_pretrained(saved, "cpu", polisy="names")

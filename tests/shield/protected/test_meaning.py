@@ -65,7 +65,7 @@ def test_similarity_is_the_cosine_of_the_nearest_reading(clip, space):
 
 def test_descriptions_are_found_and_generic_neighbors_are_not(space, neighbors):
     limit = calibrated_limit(space, neighbors[::2], 0.05)
-    screen = Meaning(REGISTRY, space.openclip, limit)
+    screen = Meaning(REGISTRY, space.encoder, limit)
     for prompt in (SHORT, f"a picture of {SHORT} on a gray striped background", f"a cat, {SHORT[4:]}, a dog"):
         by_meaning = list(space.meant(prompt, limit.value))
         assert "bolto" in {m.concept for m in by_meaning} and {m.how for m in by_meaning} == {"meaning"}
@@ -78,7 +78,7 @@ def test_descriptions_are_found_and_generic_neighbors_are_not(space, neighbors):
 def test_spelling_comes_first_and_both_feed_one_list(space):
     screen = Meaning(
         Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]),
-        space.openclip,
+        space.encoder,
         _any(space),
     )
     found = screen.found("b0lto, a little friend")
@@ -89,7 +89,7 @@ def test_spelling_comes_first_and_both_feed_one_list(space):
 def _any(space):
     """A limit for the registry of the test above, at which everything is a mention."""
     small = Space(
-        Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]), space.openclip
+        Concepts([Concept("bolto", substitute="a robot"), Concept("little friend", substitute="a dog")]), space.encoder
     )
     return replace(calibrated_limit(small, BENIGN, 0.1), value=-1.0)
 
@@ -108,7 +108,7 @@ def test_a_limit_states_where_it_comes_from_and_survives_a_file(space, tmp_path)
     assert sum(space.similarity(p) > limit.value for p in BENIGN) <= 1
     path = save_limit(limit, tmp_path)
     assert found_limit(space, tmp_path) == limit
-    Meaning(REGISTRY, space.openclip, tmp_path)
+    Meaning(REGISTRY, space.encoder, tmp_path)
     path.write_text(json.dumps({"format": 9}))
     with pytest.raises(WeightsError, match="run `diffshield calibrate-concepts` again"):
         found_limit(space, tmp_path)
@@ -116,12 +116,12 @@ def test_a_limit_states_where_it_comes_from_and_survives_a_file(space, tmp_path)
 
 def test_without_a_limit_for_these_very_concepts_the_command_is_named(space, tmp_path):
     with pytest.raises(NotCalibratedError, match="diffshield calibrate-concepts"):
-        Meaning(REGISTRY, space.openclip, tmp_path)
+        Meaning(REGISTRY, space.encoder, tmp_path)
     save_limit(calibrated_limit(space, BENIGN, 0.1), tmp_path)
     with pytest.raises(NotCalibratedError, match="diffshield calibrate-concepts"):
-        Meaning(Concepts([Concept("bolto")]), space.openclip, tmp_path)
+        Meaning(Concepts([Concept("bolto")]), space.encoder, tmp_path)
     with pytest.raises(NotCalibratedError, match="other concepts"):
-        Meaning(Concepts([Concept("bolto")]), space.openclip, found_limit(space, tmp_path))
+        Meaning(Concepts([Concept("bolto")]), space.encoder, found_limit(space, tmp_path))
 
 
 def test_bad_requests_are_one_sentence(space, clip, tmp_path):

@@ -241,7 +241,7 @@ def test_an_exception_inside_leaves_everything_as_it_was(pipe):
 def test_concepts_by_meaning_are_looked_for_in_previews(pipe):
     registry = Concepts([Concept("bolto", descriptions=("the red robot with one wheel",))])
     space = Space(registry, "testbed")
-    screen = Meaning(registry, space.openclip, replace(calibrated_limit(space, NEGATIVES, 0.05), value=2.0))
+    screen = Meaning(registry, space.encoder, replace(calibrated_limit(space, NEGATIVES, 0.05), value=2.0))
     made_watch = calibrate_watch(pipe, [0.0], NEGATIVES[:19], [50], 0.05, "tiny", concepts=screen, sampling=SAMPLING)
     assert made_watch[0].options == {"share": 0.0, "preview": "linear", "concepts": space.fingerprint}
     used = [*thresholds(pipe, 1e9), *(replace(t, value=-1.0) for t in made_watch)]

@@ -1,6 +1,6 @@
 """Draws benign prompts from lists and patterns, the same ones on every machine and with every version of Python.
 
-    python -m shield.calibration.grammar   # writes generated.toml anew
+    python -m shield.benign.grammar   # writes generated.toml anew
 
 Choices come from sha256, not from a random generator, so that nothing but grammar.toml decides what is drawn. A prompt
 that shares more than two fifths of its words with an earlier one is left out.
@@ -65,7 +65,7 @@ def _filled(pattern: str, lists: dict[str, list[str]], seed: str) -> str:
 
 def as_toml(prompts: dict[str, list[str]]) -> str:
     """What generated.toml holds: for each kind a text with one prompt a line."""
-    head = "# Benign prompts drawn from grammar.toml: python -m shield.calibration.grammar. CC0 1.0.\n"
+    head = "# Benign prompts drawn from grammar.toml: python -m shield.benign.grammar. CC0 1.0.\n"
     return head + "".join(f"\n{kind} = '''\n" + "\n".join(texts) + "\n'''\n" for kind, texts in prompts.items())
 
 

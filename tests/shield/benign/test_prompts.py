@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shield.calibration.benign import HALVES, benign_prompts, digest_of, half_of, prompts_by_kind
-from shield.calibration.grammar import GENERATED, as_toml, content_words, generated, likeness
+from shield.benign.grammar import GENERATED, as_toml, content_words, generated, likeness
+from shield.benign.prompts import HALVES, benign_prompts, digest_of, half_of, prompts_by_kind
 from shield.errors import BadRequestError
 from shield.protected.concepts import Concepts
 

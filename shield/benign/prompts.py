@@ -1,7 +1,7 @@
 """Benign prompts that ship: what people ask for when they ask for nothing protected. CC0.
 
 About 1,200, of six kinds, 352 of them written by hand (written.toml) and the others drawn from lists (generated.toml,
-shield/calibration/grammar.py). A checkpoint may have memorized any picture, but hardly the answer to one of these:
+shield/benign/grammar.py). A checkpoint may have memorized any picture, but hardly the answer to one of these:
 they describe, and quote no caption. They stand for a user's prompts as far as those look like them; whoever knows
 better calibrates with prompts of their own.
 

@@ -1,0 +1,1 @@
+"""Benign prompts that ship, and the grammar that most of them come from."""
