@@ -5,17 +5,17 @@ import json
 import re
 
 
-def page_of_script(source: str, title: str, command: str) -> str:
+def page_of_script(source: str, title: str, file: str) -> str:
     """A script whose comments at the left margin are prose, as Markdown.
 
     Args:
         source: The script; its docstring ends with the command that runs it.
         title: The page's heading.
-        command: The file, as a link to its source names it.
+        file: Its path in the repository.
     """
     docstring, code = re.match(r'"""(.*?)"""\n(.*)', source, re.DOTALL).groups()  # type: ignore[union-attr]
     said, _, run = docstring.rpartition(": ")
-    parts = [f"# {title}", f"{said}. Run it with `{run}`; a test does. Source: `{command}`."]
+    parts = [f"# {title}", f"{said}. Run it with `{run}`; a test does. Source: `{file}`."]
     for prose, block in re.findall(r"((?:^#.*\n)*)((?:^(?!#).*\n?)*)", code, re.MULTILINE):
         words = " ".join(line.lstrip("# ") for line in prose.splitlines())
         parts += [words] if words else []
