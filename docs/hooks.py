@@ -1,17 +1,23 @@
 """Builds the site's pages that stand elsewhere in the repository, and names files that the site doesn't hold.
 
-The README is the first page; CONTRIBUTING.md and CHANGELOG.md are pages, too. Their links lose the folder docs/. A link
-to a file outside of docs/ becomes the file's path.
+The README is the first page; CONTRIBUTING.md, CHANGELOG.md and the examples are pages, too. Their links
+lose the folder docs/. A link to a file outside of docs/ becomes the file's path.
 """
 
 import re
 from pathlib import Path
 from typing import Any
 
+from literate import page_of_notebook, page_of_script
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changes.md": "CHANGELOG.md"}
+SCRIPTS = {
+    "tutorials/shield.md": ("The shield", "examples/tutorial_shield.py"),
+    "tutorials/audit.md": ("An audit", "examples/tutorial_audit.py"),
+}
+NOTEBOOKS = {"tutorials/first-audit.md": "examples/first_audit.ipynb"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -20,6 +26,14 @@ def on_files(files: Any, config: Any) -> Any:
     for page, source in PAGES.items():
         text = LINK.sub(_from_docs, (ROOT / source).read_text(encoding="utf-8"))
         files.append(File.generated(config, page, content=text))
+    for page, (title, source) in SCRIPTS.items():
+        text = page_of_script((ROOT / source).read_text(encoding="utf-8"), title, source)
+        files.append(File.generated(config, page, content=text))
+    for page, source in NOTEBOOKS.items():
+        text, pictures = page_of_notebook((ROOT / source).read_text(encoding="utf-8"), Path(page).stem)
+        files.append(File.generated(config, page, content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"{Path(page).parent}/{name}", content=content))
     return files
 
 

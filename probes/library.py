@@ -25,10 +25,13 @@ HOMES = {
 
 
 def home(name: str) -> Any:
-    """What `probes.NAME` is. AttributeError for a name that isn't offered."""
+    """What `probes.NAME` is. AttributeError for a name that isn't offered; MissingExtraError without the extra."""
     if name not in HOMES:
         raise AttributeError(f"module 'probes' has no attribute {name!r}")
-    return getattr(import_module(HOMES[name]), name)
+    from shield.extras import extras_named  # once `probes` has seen whose package shield is
+
+    with extras_named("probes"):
+        return getattr(import_module(HOMES[name]), name)
 
 
 class CallablePackage(ModuleType):

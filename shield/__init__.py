@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shield.errors import (
         BadRequestError,
         GalleryError,
+        MissingExtraError,
         MissingSignalError,
         NotCalibratedError,
         RegistryError,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from shield.protected.concepts import Concept, Concepts
     from shield.protected.gallery import Gallery
     from shield.protected.meaning import Meaning
+    from shield.reasons import Reason
     from shield.rewriters import REWRITERS, ClauseDrop, ConceptSubstitution, LanguageModel, TokenAttribution
     from shield.runtime.policy import Policy
     from shield.runtime.verdicts import VerdictLog
@@ -92,6 +94,7 @@ _NAMES = {
     "shield.errors": (
         "BadRequestError",
         "GalleryError",
+        "MissingExtraError",
         "MissingSignalError",
         "NotCalibratedError",
         "RegistryError",
@@ -104,6 +107,7 @@ _NAMES = {
     "shield.protected.concepts": ("Concept", "Concepts"),
     "shield.protected.gallery": ("Gallery",),
     "shield.protected.meaning": ("Meaning",),
+    "shield.reasons": ("Reason",),
     "shield.runtime.policy": ("Policy",),
     "shield.runtime.verdicts": ("VerdictLog",),
     "shield.thresholds": ("Threshold",),
@@ -137,6 +141,7 @@ __all__ = [
     "MITIGATIONS",
     "Meaning",
     "Mention",
+    "MissingExtraError",
     "MissingSignalError",
     "Mitigation",
     "NoiseGap",
@@ -146,6 +151,7 @@ __all__ = [
     "OppositeGuidance",
     "Policy",
     "REWRITERS",
+    "Reason",
     "RegistryError",
     "Rewriter",
     "Score",

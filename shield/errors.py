@@ -4,6 +4,7 @@ ShieldError
 |- UnsupportedPipelineError   the pipeline's family isn't in shield/model/families.py
 |- WeightsError               a shipped file is missing or altered
 |- NotCalibratedError         no threshold fits this model and these settings
+|- MissingExtraError          a package that an extra of the distribution brings isn't installed
 |- MissingSignalError         a detector needs something that the run didn't record
 |- TraceError                 the denoiser was called in a way that can't be read
 |- BadRequestError            a caller's argument
@@ -27,6 +28,10 @@ class WeightsError(ShieldError):
 
 class NotCalibratedError(ShieldError):
     """A detector has no threshold for this model at these settings."""
+
+
+class MissingExtraError(ShieldError, ModuleNotFoundError):
+    """A package that an extra of the distribution brings isn't installed."""
 
 
 class MissingSignalError(ShieldError):

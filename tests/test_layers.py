@@ -15,7 +15,7 @@ MAY_IMPORT = {"shield": {"shield"}, "probes": {"shield", "probes"}, "ui": {"shie
 ORDER = {
     "shield": """
         errors home version method_table
-        benign model_names
+        benign model_names extras
         thresholds reasons signals
         model
         types

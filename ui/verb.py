@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from probes.cli.main import app, main
 from probes.cli.options import Concepts, Device, GalleryAt, Model, Thresholds
 from shield.errors import BadRequestError
+from shield.extras import extras_named
 
 __all__ = ["app", "main"]
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-EXTRAS = {"ui": ("gradio",), "serve": ("fastapi", "uvicorn", "prometheus_client")}
-"""What the verbs of this module need beyond the core, by the extra that brings it."""
 
 
 @app.command()
@@ -57,7 +55,8 @@ def ui(
         typer.echo(
             "diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.", err=True
         )
-    application = _module("ui.app", "ui")
+    with extras_named("ui"):
+        from ui import app as application
     page = application.page_of(model, runs, protected, device, concepts or (), gallery, thresholds)
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
@@ -105,9 +104,10 @@ def serve(
 
     Example: diffshield serve --model testbed --port 8000
     """
-    service = _module("ui.service", "serve")
-    import uvicorn
+    with extras_named("serve"):
+        import uvicorn
 
+        from ui import service
     from shield import Shield, load
 
     safe = Shield(load(model, device), policy, gallery, list(concepts or ()) or None, thresholds)
@@ -129,18 +129,6 @@ def _user(auth: str | None) -> tuple[str, str] | None:
     if not (name and colon and password):
         raise BadRequestError("--auth needs a name and a password with a colon between them: USER:PASSWORD.")
     return name, password
-
-
-def _module(name: str, extra: str) -> Any:
-    """A module that needs an extra's packages, which take seconds to import and which other verbs don't need."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS[extra]:
-            raise
-        raise BadRequestError(
-            f"diffshield {extra} needs {error.name}: pip install 'diffusion-shield[{extra}]'."
-        ) from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ prompts that are flagged are counted in the test half.
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,28 @@ def measure(
         "missed": [name for name, found in said.items() if not found],
         "flagged_prompts": flagged,
     }
+
+
+def bench_meaning(out: Path, encoder: str = MINILM) -> dict[str, Any]:
+    """`measure` on both splits, written to meaning.json in `out`."""
+    found = {split: measure(split, encoder) for split in ("dev", "heldout")}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "meaning.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: a line for each split."""
+    lines = ["| descriptions | found | as the right concept | benign prompts flagged |", "|---|---|---|---|"]
+    for split, figures in found.items():
+        cells = [_told(figures[part]) for part in ("recall", "named_right", "flagged")]
+        lines.append(f"| {split} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _told(rate: Mapping[str, Any]) -> str:
+    low, high = rate["interval"]
+    return f"{round(rate['share'] * rate['n'])} of {rate['n']} [{low:.1%}, {high:.1%}]"
 
 
 def _share(count: int, of: int) -> dict[str, Any]:

@@ -12,7 +12,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from probes.bench import attacks, bypass, claims, detectors, localizers, mitigations, revival, shield, traps
+from probes.bench import (
+    attacks,
+    bypass,
+    claims,
+    detectors,
+    gallery,
+    localizers,
+    meaning,
+    mitigations,
+    revival,
+    shield,
+    traps,
+)
 
 PAGES = ("README.md", "docs/results.md", "docs/traps.md", "docs/scale.md")
 BENCHMARKS = "docs/bench/benchmarks.json"
@@ -28,6 +40,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "shield-claim": ("docs/bench/shield.json", claims.shield_claim),
     "shield": ("docs/bench/shield.json", shield.table),
     "bypass": ("docs/bench/bypass.json", bypass.table),
+    "meaning": ("docs/bench/meaning.json", meaning.table),
     "pruning-claim": ("docs/bench/localizers.json", claims.pruning_claim),
     "attack-claim": ("docs/bench/attacks.json", claims.attack_claim),
     "attack": ("docs/bench/attacks.json", attacks.attack_table),
@@ -35,6 +48,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "localizers": ("docs/bench/localizers.json", localizers.table),
     "revival": ("docs/bench/revival.json", revival.table),
     "mitigations": ("docs/bench/mitigations.json", mitigations.table),
+    "gallery": ("docs/bench/gallery.json", gallery.table),
     "traps": ("docs/bench/traps.json", traps.table),
     "overhead": (BENCHMARKS, claims.overhead),
     "scan-speed": (BENCHMARKS, claims.speeds),

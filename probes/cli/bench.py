@@ -156,16 +156,28 @@ def traps(
 
 
 @bench_app.command()
+def meaning(
+    out: Out = Path("runs/bench"),
+    encoder: Annotated[str, typer.Option(help="minilm, or what --openclip of calibrate-concepts takes.")] = "minilm",
+    as_json: Json = False,
+) -> None:
+    """Indirect descriptions of registry concepts that the screen by meaning finds, and benign prompts that it flags."""
+    from probes.bench.meaning import bench_meaning, table
+
+    found = bench_meaning(out, encoder)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def gallery(
     out: Out = Path("runs/bench"),
-    share: Annotated[Path, typer.Option(help="Where Debian's openclipart-png and gnome-backgrounds are.")] = Path(
-        "/usr/share"
-    ),
+    share: Annotated[Path, typer.Option(help="Where Debian's packages put their pictures.")] = Path("/usr/share"),
+    runs: Annotated[Path, typer.Option(help="Folder for what was looked up.")] = Path("runs/bench-gallery"),
     queries: Annotated[int, typer.Option(min=1, help="Protected pictures that each edit is tried on.")] = 200,
     others: Annotated[int, typer.Option(min=0, help="Pictures that copy nothing.")] = 5000,
     as_json: Json = False,
 ) -> None:
-    """Copies that a gallery finds after edits and pictures it takes for copies, by descriptor and together."""
+    """Copies that a gallery finds and what it takes for copies, by descriptor; resumes from its parts."""
     from probes.bench.gallery import bench_gallery, table
     from probes.runs.progress import Progress, bars
 
@@ -175,7 +187,7 @@ def gallery(
         def progress(what: str, done: int, total: int) -> None:
             tracks.setdefault(what, track(what))(done, total)
 
-        found = bench_gallery(out, share=share, queries=queries, others=others, progress=progress)
+        found = bench_gallery(out, parts=runs, share=share, queries=queries, others=others, progress=progress)
     printed(found, as_json, table(found))
 
 

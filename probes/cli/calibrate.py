@@ -32,6 +32,10 @@ def calibrate(
     ] = "nonmembers,scenes",
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
+    points: Annotated[
+        str | None,
+        typer.Option(help="Shares of the schedule to score at, such as 0,0.18, with one false-alarm rate for all."),
+    ] = None,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
     out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
@@ -55,11 +59,14 @@ def calibrate(
             fpr=fpr,
             steps=steps,
             guidance_scale=guidance,
+            points=numbers(points, float) if points else None,
             device=device,
             progress=progress,
         )
+    places = {path: f" at {t.options['point']:g}" if "point" in t.options else "" for path, t in made.items()}
     lines = [
-        f"{t.detector}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
+        f"{t.detector}{places[path]}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged"
+        f"{' at all points together' if places[path] else ''}), {path}"
         for path, t in made.items()
     ]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))

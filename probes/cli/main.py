@@ -43,6 +43,7 @@ from probes.cli.testbed import testbed_app
 from probes.cli.traps import traps_app
 from probes.cli.weights import register as register_weights
 from shield.errors import ShieldError
+from shield.extras import extras_named
 
 FAILED, INTERRUPTED = 1, 130
 # What a full or protected disk says; any other OSError is a bug of ours.
@@ -64,7 +65,8 @@ class Verbs(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with extras_named():
+                return super().invoke(ctx)
         except ShieldError as error:
             return _fail(str(error))
         except KeyboardInterrupt:

@@ -13,15 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.drawing.draw import (
-    USUAL_DETECTORS,
-    Sampling,
-    aligned,
-    drawn_by_pipeline,
-    jobs_for,
-    record_stage,
-    record_works,
-)
+from probes.drawing.draw import USUAL_DETECTORS, Sampling, aligned, jobs_for, record_stage, record_works
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_truth
 from probes.inputs.prompts import PromptRecord, each_prompt, read_prompts
@@ -125,6 +117,7 @@ def scan(
     execution: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    points: Sequence[float] | None = None,
     thresholds: Path | None = None,
     pipe: Any = None,
 ) -> Scanned:
@@ -133,6 +126,8 @@ def scan(
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
+    ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
+    picture is then drawn as far as the last (probes/drawing/trajectories.py).
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
     is a folder of those that flag, by default the stored ones. ``pipe`` is the model, where it is loaded already;
     ``model`` is then what it is called.
@@ -142,6 +137,8 @@ def scan(
     """
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
+    if points and (steps > 1 or early_exit):
+        raise BadRequestError("A trajectory's points say which steps are read; leave --steps and --early-exit out.")
     config: dict[str, Any] = {
         "model": model,
         "column": column,
@@ -151,6 +148,7 @@ def scan(
         "steps": steps,
         "pictures": pictures,
     }
+    config |= {"points": list(points)} if points else {}
     limits = None if thresholds is None else as_thresholds(thresholds)
     if thresholds is not None:
         config["thresholds"] = str(thresholds)
@@ -163,20 +161,8 @@ def scan(
         return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
-    scoring = ScoringConfig(
-        model,
-        tuple(detectors),
-        steps,
-        sampling,
-        execution.batch_size,
-        None,
-        device,
-        execution.dtype,
-        execution.channels_last,
-        execution.compiled,
-        thresholds=limits,
-        pipe=pipe,
-    )
+    scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
+    scoring = replace(scoring, points=tuple(points) if points else None)
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
@@ -191,6 +177,31 @@ def scan(
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
     return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
+
+
+def _scoring(
+    checkpoint: Checkpoint,
+    detectors: Sequence[str],
+    steps: int,
+    sampling: Sampling,
+    execution: ExecutionConfig,
+    device: str,
+    limits: Sequence[Threshold] | None,
+) -> ScoringConfig:
+    """How every worker scores."""
+    return ScoringConfig(
+        checkpoint.name,
+        tuple(detectors),
+        steps,
+        sampling,
+        execution.batch_size,
+        device=device,
+        dtype=execution.dtype,
+        channels_last=execution.channels_last,
+        compiled=execution.compiled,
+        thresholds=limits,
+        pipe=checkpoint.pipe,
+    )
 
 
 def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
@@ -313,11 +324,10 @@ def _with_pictures(
     judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scoring = ScoringConfig(model, tuple(detectors), steps, thresholds=thresholds)
-    draw = aligned(
-        drawn_by_pipeline(subject, sampling, scoring.scorers(), thresholds=scoring.known_thresholds()),
-        testbed_alignment() if manifest else None,
+    scoring = ScoringConfig(
+        model, tuple(detectors), steps, sampling, thresholds=thresholds, points=config.get("points")
     )
+    draw = aligned(scoring.draw(subject, pictures=True), testbed_alignment() if manifest else None)
     with (
         Run.start(
             out,

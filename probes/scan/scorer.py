@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
+from probes.drawing.trajectories import drawn_along, looks_for
 from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
@@ -49,6 +50,7 @@ class ScoringConfig:
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
     ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
+    ``points`` of the schedule are scored instead of the first steps.
     """
 
     model: str
@@ -64,6 +66,15 @@ class ScoringConfig:
     places: Mapping[str, str] = field(default_factory=_named_places)
     thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
+    points: tuple[float, ...] | None = None
+
+    def draw(self, subject: Subject, pictures: bool = False) -> Draw:
+        """What scores prompts, and draws them with ``pictures``. BadRequestError for a detector without points."""
+        thresholds = self.known_thresholds()
+        if self.points:
+            asked = looks_for(self.scorers(), self.points)
+            return drawn_along(subject, self.sampling, asked, pictures=pictures, thresholds=thresholds)
+        return drawn_by_pipeline(subject, self.sampling, self.scorers(), pictures=pictures, thresholds=thresholds)
 
     def known_thresholds(self) -> Sequence[Threshold]:
         """Those given, else those that are stored where the work is done."""
@@ -107,9 +118,7 @@ class PromptScorer:
             self.subject.denoiser.to(memory_format=torch.channels_last)
         if config.compiled:
             self.subject.denoiser.compile()
-        self.draw: Draw = drawn_by_pipeline(
-            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=config.known_thresholds()
-        )
+        self.draw: Draw = config.draw(self.subject)
 
     @cached_property
     def sha256(self) -> str:

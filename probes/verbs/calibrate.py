@@ -31,10 +31,12 @@ def calibrate_detectors(
     steps: int | None = None,
     guidance_scale: float | None = None,
     batch_size: int = 16,
+    points: Sequence[float] | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Threshold]:
-    """One threshold file for each detector; returns them by path.
+    """One threshold file for each detector, or for each of them at each of `points`, shares of the schedule, with one
+    false-alarm rate for all of them; returns them by path.
 
     Without ``prompts`` the testbed's own negatives are used, which hold for the testbed only
     (probes/testbed/negatives.py): BadRequestError for another model, for an unknown detector, and for too few
@@ -42,7 +44,9 @@ def calibrate_detectors(
     """
     from shield.calibration.detectors import Sampling
     from shield.calibration.detectors import calibrate as calibrated_by
+    from shield.calibration.trajectories import calibrate_trajectory
     from shield.detectors import DETECTORS
+    from shield.runtime.trajectory import detectors_at
 
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
@@ -57,17 +61,13 @@ def calibrate_detectors(
     )
     source = str(prompts) if prompts else f"testbed dev {' and '.join(negatives)} that bring out no work"
     sampling = Sampling(*checkpoint.sampling(steps, guidance_scale), batch_size)
-    thresholds = calibrated_by(
-        pipe,
-        [DETECTORS[name]() for name in detectors],
-        captions,
-        list(seeds),
-        fpr,
-        model,
-        sampling,
-        {"negatives": source},
-        added_up(progress, len(captions) * len(seeds)),
-    )
+    told = added_up(progress, len(captions) * len(seeds))
+    common = (captions, list(seeds), fpr, model, sampling, {"negatives": source}, told)
+    chosen = [DETECTORS[name]() for name in detectors]
+    if points:
+        thresholds = calibrate_trajectory(pipe, detectors_at(chosen, points), *common)
+    else:
+        thresholds = calibrated_by(pipe, chosen, *common)
     return {save_threshold(threshold, out): threshold for threshold in thresholds}
 
 

@@ -24,6 +24,7 @@ from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
+from shield.calibration.trajectories import draws_needed, joint_thresholds, scores_in, settings_of, smallest_joint_rate
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
@@ -33,6 +34,7 @@ from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
 from shield.runtime.settings import Models, models_of, running_setting
+from shield.runtime.trajectory import DetectorAt
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 
@@ -56,12 +58,12 @@ class Progress:
 
 @dataclass
 class Scored:
-    """What a calibration has found: scores by detector, in the order of the prompts that were `used`, the settings that
-    they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
+    """What a calibration has found: scores by detector or look, in the order of the prompts that were `used`, the
+    settings that they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
     """
 
-    scores: dict[str, list[float]]
-    settings: dict[str, Setting] = field(default_factory=dict)
+    scores: dict[Any, list[float]]
+    settings: dict[Any, Setting] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     evaluations: int = 0
@@ -70,7 +72,7 @@ class Scored:
 
 def self_calibrate(
     pipe: Any,
-    detectors: Sequence[Detector],
+    detectors: Sequence[Detector | DetectorAt],
     call: Mapping[str, Any] | None = None,
     *,
     fpr: float = 0.01,
@@ -86,7 +88,8 @@ def self_calibrate(
 
     Args:
         pipe: A loaded pipeline of a known family, with the scheduler that it is used with.
-        detectors: What to calibrate; those with `first_k=1` cost one evaluation a prompt and one a noise.
+        detectors: What to calibrate; those with `first_k=1` cost one evaluation a prompt and one a noise. Looks at
+            points of the schedule share one false-alarm rate and cost the guided steps as far as the last of them.
         call: The call's arguments without prompt and noise, as `call_arguments` returns them: height, width,
             num_inference_steps, guidance_scale, strength, image and so on.
         fpr: The wanted false-alarm rate.
@@ -109,7 +112,8 @@ def self_calibrate(
         UnsupportedPipelineError, TraceError: The pipeline or its scheduler can't be read.
         MissingSignalError: A detector needs what this pipeline doesn't show.
     """
-    chosen = benign_prompts("calibration", _usual_count(fpr)) if prompts is None else list(prompts)
+    looks = [one for one in detectors if isinstance(one, DetectorAt)]
+    chosen = benign_prompts("calibration", _usual_count(fpr, looks)) if prompts is None else list(prompts)
     if not chosen or not detectors or noises < 1:
         raise BadRequestError(
             f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
@@ -119,8 +123,17 @@ def self_calibrate(
     found = work.scored(chosen, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
-    about |= {"asked_sha256": digest_of(chosen), "rate_interval": list(rate_interval(len(found.used), rate))}
-    return [calibrated(d, found.scores[d.name], rate, found.settings[d.name], model, about) for d in detectors]
+    about |= {"asked_sha256": digest_of(chosen)}
+    made: dict[Any, Threshold] = {}
+    if looks:
+        joint = max(fpr, smallest_joint_rate(len(found.used), len({one.name for one in looks})))
+        thresholds = joint_thresholds(looks, found.scores, found.settings, joint, model, about)
+        made = dict(zip(looks, thresholds, strict=True))
+    about |= {"rate_interval": list(rate_interval(len(found.used), rate))}
+    for one in detectors:
+        if one not in made:
+            made[one] = calibrated(one, found.scores[one], rate, found.settings[one], model, about)
+    return [made[one] for one in detectors]
 
 
 def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
@@ -136,25 +149,33 @@ def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
     }
 
 
-def _usual_count(fpr: float) -> int:
-    return min(2 * prompts_needed(fpr) + 1, len(benign_prompts("calibration")))
+def _usual_count(fpr: float, looks: Sequence[DetectorAt] = ()) -> int:
+    needed = draws_needed(fpr, len({one.name for one in looks})) if looks else prompts_needed(fpr)
+    return min(2 * needed + 1, len(benign_prompts("calibration")))
 
 
 class _Work:
     """Scores prompts at one setting."""
 
     def __init__(
-        self, pipe: Any, detectors: Sequence[Detector], call: Mapping[str, Any], noises: int, models: Models
+        self,
+        pipe: Any,
+        detectors: Sequence[Detector | DetectorAt],
+        call: Mapping[str, Any],
+        noises: int,
+        models: Models,
     ) -> None:
         self.pipe, self.models, self.family = pipe, models, family_of(pipe)
         self.seeds = [NOISE + place for place in range(noises)]
         self.call = with_pictures(pipe, call)
         self.shared = SharedUncond(pipe)
         guess = bool(self.call.get("guess_mode"))
-        at_once = [one for one in detectors if one.first_k == 1 and not guess]
-        others = [one for one in detectors if one not in at_once]
+        self.looks = [one for one in detectors if isinstance(one, DetectorAt)]
+        plain = [one for one in detectors if not isinstance(one, DetectorAt)]
+        at_once = [one for one in plain if one.first_k == 1 and not guess]
+        others = [one for one in plain if one not in at_once]
         self.groups = [(group, group is at_once) for group in (at_once, others) if group]
-        self.found = Scored({detector.name: [] for detector in detectors})
+        self.found = Scored({detector: [] for detector in detectors})
 
     @torch.inference_mode()
     def scored(
@@ -201,26 +222,41 @@ class _Work:
         return Progress(done, total, spent)
 
     def _score(self, prompts: Sequence[str], seed: int) -> None:
-        found: dict[str, list[float]] = {}
+        found: dict[Any, list[float]] = {}
         for group, is_alone in self.groups:
             trace = self._trace(group, is_alone, prompts, seed)
             for detector in group:
-                found[detector.name] = detector.score(trace).tolist()
-                if detector.name not in self.found.settings:
-                    self.found.settings[detector.name] = self._setting(trace)
-        for name, values in found.items():
-            self.found.scores[name] += values
+                found[detector] = detector.score(trace).tolist()
+                if detector not in self.found.settings:
+                    self.found.settings[detector] = self._setting(trace)
+        if self.looks:
+            trace = self._trace(
+                [one.detector for one in self.looks], False, prompts, seed, [o.point for o in self.looks]
+            )
+            found |= scores_in(self.pipe, self.looks, trace)
+            if self.looks[0] not in self.found.settings:
+                scale = guidance_of(self.pipe, self.call)
+                self.found.settings |= settings_of(self.pipe, self.looks, trace, self.models, scale)
+        for one, values in found.items():
+            self.found.scores[one] += values
         self.found.used += prompts
         self.found.seeds = sorted({*self.found.seeds, seed})
 
-    def _trace(self, group: Sequence[Detector], is_alone: bool, prompts: Sequence[str], seed: int) -> Trace:
-        """What the pipeline's first steps show for these prompts on one noise."""
+    def _trace(
+        self,
+        group: Sequence[Detector],
+        is_alone: bool,
+        prompts: Sequence[str],
+        seed: int,
+        points: Sequence[float] | None = None,
+    ) -> Trace:
+        """What the pipeline's first steps, or those at some points, show for these prompts on one noise."""
         needs = frozenset().union(*(detector.needs for detector in group))
         horizon = max(detector.first_k for detector in group)
         generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts]
         call = rows_of(self.pipe, self._alone() if is_alone else self._guided(len(prompts)), len(prompts))
         uncond = self.shared.of([seed] * len(prompts)) if is_alone else True
-        with recorded(self.pipe, needs, horizon, stop=True, extra_uncond=uncond) as trace:
+        with recorded(self.pipe, needs, horizon, True, uncond, points) as trace:
             self.pipe(prompt=list(prompts), generator=generators, **call)
         return trace
 

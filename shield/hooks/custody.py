@@ -29,12 +29,15 @@ COND, UNCOND, ASIDE, BESIDE = "cond", "uncond", "aside", "beside"  # whose argum
 
 
 class Custody:
-    """Follows one call. `notice` is told each break; `lost`: a step came from something that nobody watched."""
+    """Follows one call. `notice` is told each break; `lost`: a step came from something that nobody watched; `start`:
+    the latents that the call began with, before they were scaled.
+    """
 
     def __init__(self, pipe: Any, notice: Callable[[Reason], None]) -> None:
         self.pipe, self.family, self.notice = pipe, family_of(pipe), notice
         self.scheduler, self.denoiser = pipe.scheduler, getattr(pipe, self.family.denoiser)
         self.steps, self.lost = 0, False
+        self.start: Tensor | None = None
         self._latents: Tensor | None = None
         self._calls = 0  # of the denoiser since the last step
         self._scaled: list[tuple[Tensor, Tensor]] = []
@@ -171,6 +174,7 @@ class Custody:
         if self._latents is not None and not (_same(now, self._latents) or self._is_put_back(now, _as_is)):
             self._exchanged()
         self._latents = now.clone()
+        self.start = self._latents if self.start is None else self.start
 
     def _is_at(self, now: Tensor, forms: Sequence[Callable[[Tensor], Tensor]]) -> bool:
         """Whether the call ends with the latents it is at, in any of these forms."""

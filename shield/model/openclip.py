@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from shield.errors import WeightsError, first_line
+from shield.extras import extras_named
 from shield.model.assets import weights_dir
 from shield.model.fingerprint import full_sha256
 from shield.model.loading import resolved_device
@@ -56,7 +57,8 @@ class OpenClip:
 
 
 def _loaded(source: str, device: str) -> tuple[Any, Any, Any]:
-    import open_clip
+    with extras_named():
+        import open_clip
 
     name, _, pretrained = source.partition(":")
     if name == "hf-hub":

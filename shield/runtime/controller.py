@@ -18,6 +18,7 @@ from shield.hooks.forward import Forward
 from shield.hooks.intercept import denoiser_of
 from shield.hooks.latents import Moves
 from shield.hooks.recording import record
+from shield.hooks.steps import steps_of
 from shield.mitigations import NullPrompt
 from shield.model.conditioning import Conditioning, encoded, null_conditioning, prompt_length, says_nothing, written
 from shield.model.families import Family
@@ -28,6 +29,7 @@ from shield.runtime.likeness import Likeness
 from shield.runtime.policy import Policy, decided
 from shield.runtime.preview_checks import Check, Look, PreviewMonitor
 from shield.runtime.settings import Models, running_setting
+from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, threshold_at
 from shield.thresholds import Setting, Threshold, found
 from shield.types import (
     Detector,
@@ -37,6 +39,7 @@ from shield.types import (
     PredictionMitigation,
     Score,
     Screen,
+    Step,
     Trace,
     WordWeight,
 )
@@ -44,10 +47,15 @@ from shield.types import (
 NO_NUMBER = "its score is no number"
 
 
+class Abandoned(Exception):
+    """Ends a pipeline call none of whose images may leave: all have to be drawn again. Never leaves the wrapper."""
+
+
 @dataclass
 class ImageState:
     """One image of the call and what has become of it. `tried` counts the policy's mitigations that are used up, and
     `spent` those that had their chance from the first step on. `earlier`: what an attempt before was flagged for.
+    `action` "redraw": a later step flagged it, so that it has to be drawn again.
     """
 
     row: int
@@ -72,6 +80,11 @@ class ImageState:
     def open(self) -> bool:
         """Still undecided: nothing has been done about this image."""
         return self.action in ("pass", "report")
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether later steps are scored: it may still leave, and isn't the empty prompt's, which leaves no gap."""
+        return self.open or (self.action == "mitigate" and not isinstance(self.mitigation, NullPrompt))
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ class StepController:
         self.moves: Moves = {}
         self.settings: dict[Check, Setting] = {}
         self._due: list[Check] = []
+        self._points: Due = {}
         self._has_decided = False
         self._tokens = 0
         self._filled: dict[int, Conditioning | None] = {}
@@ -148,7 +162,10 @@ class StepController:
         self._tokens = forward.conditioning.embeds.shape[1]
         watch = self.plan.watch if self.plan.unreadable is None else None
         self._due = [] if watch is None else watch.due(forward.index)
-        edits = self._observed(forward) if forward.index < max(self.policy.horizon, 1) else {}
+        if forward.index == 0:
+            self._points = self._planned(forward)
+        is_scored = forward.index < max(self.policy.horizon, 1) or forward.index in self._points
+        edits = self._observed(forward) if is_scored else {}
         edits |= dict(self._predicted(forward, edits))
         edits |= self._looked(forward, edits) if self._due else {}
         edits |= self._apart(forward, edits) if forward.keeps else {}
@@ -162,7 +179,7 @@ class StepController:
         MissingSignalError when the policy says so.
         """
         for image in self.images:
-            if image.action not in ("aside", "block"):
+            if image.action not in ("aside", "block", "redraw"):
                 silent = self._silent(image)
                 if image.open and (silent or not self._has_decided):
                     self._decide(image)
@@ -176,6 +193,7 @@ class StepController:
         checks = self.plan.watch.checks if self.plan.watch is not None else ()
         told = {score.detector for score in image.scores}
         silent = [judge.name for judge in (*self.policy.detectors, *checks) if judge.name not in told]
+        silent += self._unseen_points(image)
         if silent and self.policy.on_unscored == "raise":
             raise MissingSignalError(
                 f"{', '.join(silent)} couldn't judge: the steps that it reads weren't seen in this call; "
@@ -185,21 +203,83 @@ class StepController:
         image.scores += [Score(name, float("nan"), None, 0, why=why) for name in silent]
         return silent
 
+    def _unseen_points(self, image: ImageState) -> list[str]:
+        """The detectors that were due at later steps which never came."""
+        told = {(score.detector, score.step) for score in image.scores}
+        due = [(at.name, step) for step, some in self._points.items() for at, _ in some if step]
+        return [name for name, step in due if (name, step) not in told] if image.is_followed else []
+
+    def _planned(self, forward: Forward) -> Due:
+        """What scores which step of this call, by the policy's points.
+
+        Raises NotCalibratedError before anything is drawn, where points were given and the policy says to raise.
+        """
+        is_optional = self.policy.points is None
+        if self.plan.unreadable is not None or (
+            is_optional and not any("budget" in t.options for t in self.plan.thresholds)
+        ):
+            return {}
+        setting = self._setting(forward, levels_ahead(self.pipe.scheduler, forward.timestep))
+        steps = steps_of(self.pipe)
+        due = due_detectors(self.policy.followed, self.plan.thresholds, setting, steps, is_optional)
+        missing = [at for some in due.values() for at, threshold in some if threshold is None]
+        if missing and self.policy.on_unscored == "raise":
+            threshold_at(self.plan.thresholds, missing[0], setting, steps)
+        return due
+
     def _observed(self, forward: Forward) -> dict[int, Tensor]:
         """Records, scores and decides; returns the rows that a new conditioning predicted anew."""
+        edits: dict[int, Tensor] = {}
         if self.plan.unreadable is not None:
             self._unjudged(forward)
-        elif forward.index < self.policy.horizon:
-            self.levels.append((forward.timestep, forward.signal))
+        elif forward.index < self.policy.horizon or any(image.is_followed for image in self.images):
             scored = self._with_reference(forward)
             if forward.index == 0:
                 self._count(self.policy.signals.extra_calls)
                 self._refuse_short()
-            self.trace.steps.append(record(scored, self.policy.signals, self.family.packed))
-            for detector in self.policy.detectors:
-                if detector.first_k == forward.index + 1:
-                    self._score(detector, forward)
-        return self._acted(forward)
+            step = record(scored, self.policy.signals, self.family.packed)
+            if forward.index < self.policy.horizon:
+                self._scored_first(step, forward)
+            edits = self._scored_at(step, forward)
+        return edits | self._acted(forward)
+
+    def _scored_first(self, step: Step, forward: Forward) -> None:
+        """One of the first steps: detectors score that have now seen all that they read, and have no points."""
+        self.levels.append((forward.timestep, forward.signal))
+        self.trace.steps.append(step)
+        for detector in self.policy.detectors:
+            if detector.first_k == forward.index + 1 and not (self._points and can_look_again(detector)):
+                self._score(detector, forward)
+
+    def _scored_at(self, step: Step, forward: Forward) -> dict[int, Tensor]:
+        """Scores by the policy's points. What a later step flags is to be drawn again, or is blocked from here on."""
+        images = [image for image in self.images if image.is_followed] if forward.index else self.images
+        due = self._points.get(forward.index, ())
+        for at, threshold in due:
+            try:
+                values = at.score(step).tolist()
+            except MissingSignalError:
+                if self.policy.on_unscored == "raise":
+                    raise
+                values = [float("nan")] * len(self.images)
+            why = None if threshold is not None else f"no threshold was made for {at.budget} of the schedule"
+            self._append(at.detector, [values[image.row] for image in images], threshold, forward.index, images, why)
+        edits: dict[int, Tensor] = {}
+        for image in images if due and forward.index else ():
+            edits |= self._flagged_late(image, image.scores[-len(due) :], forward)
+        if images and all(image.action == "redraw" for image in self.images):
+            raise Abandoned
+        return edits
+
+    def _flagged_late(self, image: ImageState, scores: Sequence[Score], forward: Forward) -> dict[int, Tensor]:
+        decision = decided(scores, (), self.policy)
+        image.scored &= decision.scored
+        if decision.action in ("pass", "report"):
+            return {}  # `_acted` decides an open one
+        can_redraw = self.policy.retries > 0 and image.spent < len(self.policy.mitigations)
+        image.action = "redraw" if decision.action == "mitigate" and can_redraw else "block"
+        image.reasons += decision.reasons
+        return self._steered(forward, image)
 
     def _unjudged(self, forward: Forward) -> None:
         """Nothing that looks at steps can tell anything, and every image says so."""
@@ -233,7 +313,7 @@ class StepController:
 
     def _refuse_short(self) -> None:
         """A detector that reads more steps than this run has will never score: it couldn't judge, as without signal."""
-        steps = getattr(self.pipe, "num_timesteps", 0) or len(self.pipe.scheduler.timesteps)
+        steps = steps_of(self.pipe)
         for detector in self.policy.detectors:
             if detector.first_k > steps:
                 why = f"it reads {detector.first_k} steps and this run has {steps}"
@@ -247,17 +327,30 @@ class StepController:
         try:
             threshold = found(self.plan.thresholds, detector, self._setting(forward, self.levels))
             values = detector.score(self.trace).tolist()
-            if self.policy.on_unscored == "raise" and any(v != v for v in values):
-                raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
         except (NotCalibratedError, MissingSignalError) as error:
             if self.policy.on_unscored == "raise":
                 raise
             threshold, values, why = None, self._uncalibrated(detector), str(error).rstrip(".")
+        self._append(detector, values, threshold, forward.index, self.images, why)
+
+    def _append(
+        self,
+        detector: Detector,
+        values: Sequence[float],
+        threshold: Threshold | None,
+        step: int,
+        images: Sequence[ImageState],
+        why: str | None = None,
+    ) -> None:
+        """Writes a score down for each image; `why` it couldn't be judged."""
+        if self.policy.on_unscored == "raise" and any(v != v for v in values):
+            raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
         blind = self.unasked if "noise_uncond" in detector.needs else frozenset()
-        for image, value in zip(self.images, values, strict=True):
+        limit, file = (None, None) if threshold is None else (threshold.value, threshold.file)
+        for image, value in zip(images, values, strict=True):
             value = float("nan") if image.row in blind else value
             own = why or (NO_NUMBER if value != value and image.row not in blind else None)
-            image.scores.append(_scored(detector.name, value, threshold, forward.index, why=own))
+            image.scores.append(_scored(detector.name, value, threshold, step, why=own))
 
     def _uncalibrated(self, detector: Detector) -> list[float]:
         """Scores to show without a threshold; NaN where there is no signal."""
@@ -442,7 +535,8 @@ class StepController:
         trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived)
         before = {score.detector: score for score in image.scores}
         for detector in self.policy.detectors:
-            if detector.first_k <= len(trace.steps):
+            is_left_out = self._points and can_look_again(detector) and not self._points.get(forward.index)
+            if detector.first_k <= len(trace.steps) and not is_left_out:
                 score = before.get(detector.name)
                 if passes_unjudged and (score is None or score.flagged is None):
                     continue
