@@ -248,7 +248,8 @@ class Shield(StandIn):
             intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
         ):
             try:
-                output = self.pipe(**call.kwargs)
+                # Z-Image writes into the list of prompts that it is given.
+                output = self.pipe(**{k: list(one) if type(one) is list else one for k, one in call.kwargs.items()})
             except Abandoned:
                 return _Drawn(None, None, images, [None] * len(images), watcher.seconds, watcher.calls)
         started = perf_counter()
@@ -322,7 +323,10 @@ class Shield(StandIn):
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
         negative = any(says_something(n) or (zeros and n is not None) for n in named)
         given = [request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds")]
-        separate = request.get("negative_prompt") is not None or all(given)  # as Flux decides
+        separate = {  # as the pipelines decide
+            "negative": request.get("negative_prompt") is not None or all(given),
+            "undistilled": not self.pipe.config.get("is_distilled", False),
+        }.get(self.family.guided or "", True)
         scale = self._guidance_scale(request)
         return Plan(
             family=self.family,
@@ -357,8 +361,7 @@ class Shield(StandIn):
         return self._watched[1]
 
     def _guidance_scale(self, request: Mapping[str, Any]) -> float:
-        name = "guidance_scale" if self.family.layout == "stacked" else "true_cfg_scale"
-        return float(request.get(name) or 1.0)
+        return self.family.scale(request.get(self.family.guidance))
 
     @property
     def model_sha256(self) -> str:

@@ -144,9 +144,9 @@ class StepController:
     def on_inputs(self, named: dict[str, Any], batch: int, is_uncond: bool) -> dict[str, Any] | None:
         """Gives rewritten images their conditioning; None while there are none."""
         swapped = [image for image in self.images if image.swap is not None]
-        if not swapped or is_uncond:
+        if not swapped or is_uncond or self.family.ragged:
             return None
-        start = len(named[self.family.sample]) - batch
+        start = self.family.halves(len(named[self.family.sample]), batch)[0].start
         for image in swapped:
             assert image.swap is not None
             named = written(self.family, named, image.swap, [start + image.row])
@@ -605,6 +605,8 @@ class StepController:
             length=None if image.prompt is None else prompt_length(self.pipe, image.prompt, self._tokens),
             denoiser=denoiser_of(self.pipe),
             likeness=None if self._likeness is None else self._likeness.at(forward, image.row),
+            mentions=image.mentions,
+            encode=lambda texts: encoded(self.pipe, list(texts), self._tokens),
         )
 
 
