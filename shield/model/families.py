@@ -95,8 +95,6 @@ FAMILIES = (
             "StableDiffusionControlNetPipeline",
             "StableDiffusionControlNetImg2ImgPipeline",
             "StableDiffusionControlNetInpaintPipeline",
-            "LatentConsistencyModelPipeline",
-            "LatentConsistencyModelImg2ImgPipeline",
         ),
         "unet",
         companion="controlnet",
