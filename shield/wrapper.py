@@ -264,7 +264,13 @@ class Shield(StandIn):
                 kind: ReasonKind = "copy" if found.copied else "near"
                 image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
         return _Drawn(
-            output, pictures, images, nearest, controller.seconds + perf_counter() - started, controller.calls, custody.start
+            output,
+            pictures,
+            images,
+            nearest,
+            controller.seconds + perf_counter() - started,
+            controller.calls,
+            custody.start,
         )
 
     def _redraw_late(self, drawn: "_Drawn", call: "_Call", plan: Plan, rewound: Callable[[], None]) -> None:
