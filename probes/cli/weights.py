@@ -164,6 +164,7 @@ def attack(
     """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
     from dataclasses import replace
 
+    from probes.attacks import AdversarialEmbedding
     from probes.audit.request import AuditRequest
     from probes.verbs.attack import ATTACK, format_attack
     from probes.verbs.attack import attack as bring_back
@@ -173,7 +174,7 @@ def attack(
         ATTACK,
         sampling=_sampling(model, steps, guidance),
         picture_seeds=tuple(range(9000, 9000 + seeds)),
-        attack=replace(ATTACK.attack, checkpointing=checkpointing),
+        attack=AdversarialEmbedding(checkpointing=checkpointing),
     )
     done = bring_back(
         out,
