@@ -21,6 +21,7 @@ Record schema (one line of ``records.jsonl`` per picture or per scanned prompt a
     unjudged      str?   why ``copied`` is null
     flagged       bool?  stage scan and shielded: detector over its threshold (null: not calibrated)
     action        str?   stage shielded: "pass" | "mitigate" | "retry" | "block" ...: what the shield did
+    columns       dict   the other columns of the prompt's line in a user's own file; left out where there are none
     reason        str?   stage shielded: one sentence of the shield's verdict
 
 Stages, in order::

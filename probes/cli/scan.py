@@ -77,6 +77,17 @@ def scan(
     thresholds: Annotated[
         Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
     ] = None,
+    words: Annotated[
+        int,
+        typer.Option(min=0, help="Flagged prompts whose words are weighed, at a denoiser call and its gradient each."),
+    ] = 16,
+    tpr: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of memorized prompts that the detector flags, for the prevalence: 45/50, or the "
+            "folder of a scan of prompts that are known to be memorized."
+        ),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -116,6 +127,8 @@ def scan(
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         thresholds=thresholds,
+        words=words,
+        tpr=tpr,
     )
     _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 
@@ -150,6 +163,8 @@ def _device(device: str, local: int) -> str:
 
 
 def _shown(done: Any, lines: Sequence[str], as_json: bool, fail_on_flag: bool) -> None:
+    flagged = done.folder / "flagged.csv"
+    listed = [str(flagged)] if flagged.is_file() else []
     found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
-    printed(found, as_json, "\n".join([*lines, str(done.table)]))
+    printed(found, as_json, "\n".join([*lines, *listed, str(done.table)]))
     exit_if(done.summary["flagged"], fail_on_flag)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from probes.errors import RunError
 from probes.metrics.statistics import bootstrap_mean
 from probes.report import figures as summary
-from probes.report import locality_plots, mask_plots, plots
+from probes.report import locality_plots, mask_plots, plots, scores
 from probes.report.sheets import sheets
 from probes.report.summary import deciding_metric, read_json, stored_summary
 from probes.report.wording import wording_of
@@ -198,7 +198,7 @@ def _attacked_name(figures: Mapping[str, Any], stage: str) -> str:
 def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
     found = {(row["stage"], row["group"]): row for row in figures["rows"]}
-    said = []
+    said = scores.score_words(figures)
     for stage, group, start in _SAYINGS:
         row = found.get((stage, group))
         if stage == "hardened":
@@ -299,8 +299,8 @@ def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, M
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = deciding_metric(figures["criterion"], records) or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
-        scores = ladder_scores(records, metric)
-        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
+        rungs = ladder_scores(records, metric)
+        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], rungs, metric, threshold))
     curve = [row for row in figures["curve"] if row["rate"] is not None]
     for name, curves in (("attacked", plots.CURVES), ("hardened_attacked", plots.HARDENED)):
         if any(row["stage"] == name for row in curve):
@@ -312,6 +312,11 @@ def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, M
         drawn["density"] = Markup(mask_plots.density_plot(figures["mask"]["densities"]))
     if figures["mask"].get("overlap"):
         drawn["overlap"] = Markup(mask_plots.overlap_plot(figures["mask"]["overlap"]))
+    threshold = figures["threshold"]
+    for name, bars in figures["histogram"].items():
+        if bars["counts"]:
+            line = threshold if name == next(iter(figures["histogram"])) else None
+            drawn[f"scores_{name}"] = Markup(scores.histogram_plot(bars["counts"], bars["edges"], name, line))
     for name, svg in locality_plots.plots(figures["locality"] or {}).items():
         drawn[f"locality_{name}"] = Markup(svg)
     return drawn

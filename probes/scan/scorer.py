@@ -19,6 +19,7 @@ from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
 from probes.scan.early_exit import Boundary, mean_of
+from probes.scan.words import weighed
 from probes.types import Subject
 from shield import home
 from shield.detectors import DETECTORS
@@ -87,12 +88,29 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """For each job its prompt's words as [text, share], the denoiser evaluations spent, and why one has none."""
+
+    words: list[list[list[Any]]]
+    evaluations: int = 0
+    why: str | None = None
+
+
+@dataclass(frozen=True)
 class Started:
     """What a worker found: the model's name, what it is known by, and the batch it works with."""
 
     sha256: str
     batch_size: int
     values: str | None = None
+
+
+def weighed_jobs(subject: Subject, jobs: Sequence[Job], config: ScoringConfig) -> Weighed:
+    """The words of each job's prompt with their shares; whoever asks counts what it costs."""
+    structure = config.detectors[0] != "noise_gap"
+    found = [weighed(subject.pipe, job.target.prompt, job.seed, config.sampling, structure) for job in jobs]
+    words = [[[word.text, word.weight] for word in words] for words, _ in found]
+    return Weighed(words, why=next((why for _, why in found if why), None))
 
 
 class PromptScorer:
@@ -136,6 +154,12 @@ class PromptScorer:
                     rows[place].append(drawn)
                 going = [place for place in going if self._goes_on(turns[place], rows[place])]
         return Scored([self._decided(row) for row in rows], cost.evaluations)
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        """The words of each job's prompt with their shares, and what that cost."""
+        with counted(self.subject.denoiser) as cost:
+            found = weighed_jobs(self.subject, jobs, self.config)
+        return replace(found, evaluations=cost.evaluations)
 
     def _drawn(self, jobs: Sequence[Job]) -> list[Drawn]:
         def work(batch: Sequence[Job]) -> Sequence[Drawn]:

@@ -1,0 +1,70 @@
+"""A scan's scores on a page: what was flagged and what that stands for, in words, and a histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from probes.report.plots import MEMBER, NONMEMBER, STYLE, svg
+
+
+def score_words(figures: Mapping[str, Any]) -> list[str]:
+    """Sentences on a scan's flags, or without a threshold on its ranking; none for other summaries."""
+    about = figures.get("calibration")
+    if not about:
+        highest = figures.get("highest")
+        return [f'"{highest[0]["prompt"]}" has the highest score of the prompts.'] if highest else []
+    prompts = "" if about["prompts"] in (None, about["negatives"]) else f" of {about['prompts']} prompts"
+    said = [
+        f"{figures['flagged']} of {figures['flagged'] + figures['cleared']} scores lie above the threshold "
+        f"{figures['threshold']:.4g}, which at most {about['fpr']:.2%} of scores of benign prompts are to exceed (made "
+        f"from {about['negatives']} scores{prompts}: {about['source']})."
+    ]
+    return said + ([] if (sentence := prevalence_words(figures)) is None else [sentence])
+
+
+def prevalence_words(figures: Mapping[str, Any]) -> str | None:
+    """How many of the prompts are memorized, with what is known of the detector; None without flags to go by."""
+    found = figures.get("prevalence")
+    if not found:
+        return None
+    flagged, alarms, tpr = found["flagged"], found["fpr"], found["tpr"]
+    start = (
+        f"{flagged['value']:.2%} flagged, {alarms['value']:.2%} ({_between(alarms)}) expected of benign prompts alone"
+    )
+    if tpr is None:
+        return (
+            f"{start}: at least {found['low']:.2%} are memorized, with 95 % confidence; how many at most isn't known, "
+            "because it wasn't measured which share of memorized prompts the detector finds (--tpr)."
+        )
+    start += f", {tpr['value']:.1%} ({_between(tpr)}) of memorized ones"
+    if found["value"] is None:
+        return f"{start}: the detector doesn't tell the two apart well enough to say how many are memorized."
+    return (
+        f"{start}: {found['value']:.2%} are memorized (95 % interval {_between(found)}; Rogan and Gladen's correction)."
+    )
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    return f"{row['low']:.2%} to {row['high']:.2%}"
+
+
+def histogram_plot(counts: Sequence[int], edges: Sequence[float], detector: str, threshold: float | None) -> str:
+    """How many scores lie where, with the threshold as a line, as SVG. The axis of counts is logarithmic: flagged
+    prompts are few.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 3.3), layout="constrained")
+        axes = figure.subplots()
+        above = [threshold is not None and left >= threshold for left in edges[:-1]]
+        widths = [right - left for left, right in zip(edges[:-1], edges[1:], strict=True)]
+        colors = [MEMBER if one else NONMEMBER for one in above]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=colors)
+        axes.set(yscale="symlog", ylabel="scores", xlabel=detector, ylim=(0, None))
+        if threshold is not None:
+            axes.axvline(threshold, color="#888888", linestyle="--", linewidth=1.2)
+            axes.annotate("threshold", (threshold, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+        return svg(figure)

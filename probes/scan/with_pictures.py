@@ -1,0 +1,91 @@
+"""A scan that draws its prompts: pictures, copy scores where there is a reference, and agreement over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from probes.drawing.ahead import threshold_ahead
+from probes.drawing.draw import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts
+from probes.inputs.prompts import read_prompts
+from probes.inputs.truth import judge_for, testbed_alignment
+from probes.runs.folder import Run, write_json
+from probes.runs.progress import bars
+from probes.runs.provenance import describe_input
+from probes.runs.stage_log import Stages
+from probes.runs.table import write_results
+from probes.scan.figures import criterion_fields, figures, report_fields
+from probes.scan.outcome import Telling, described_threshold, outcome_figures, weigh_words
+from probes.scan.scorer import ScoringConfig, weighed_jobs
+from probes.testbed.checkpoint import Checkpoint
+from shield.thresholds import Threshold
+
+
+def with_pictures(
+    prompts: Path | None,
+    out: Path,
+    config: dict[str, Any],
+    sampling: Sampling,
+    checkpoint: Checkpoint,
+    device: str,
+    resume: bool,
+    show_progress: bool,
+    thresholds: Sequence[Threshold] | None,
+    told: Telling,
+) -> tuple[Path, dict[str, Any]]:
+    """Scores, pictures and copy scores in one process; returns the table and the summary."""
+    model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
+    subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
+    cohorts = cohorts_of(prompts, manifest, config["column"], config["limit"])
+    judge, limits = judge_for(manifest, cohorts)
+    config = {**config, "sampling": asdict(sampling)}
+    inputs = [describe_input(prompts)] if prompts else []
+    scoring = ScoringConfig(model, tuple(detectors), steps, sampling, thresholds=thresholds)
+    scorers, known = scoring.scorers(), scoring.known_thresholds()
+    draw = aligned(
+        drawn_by_pipeline(subject, sampling, scorers, thresholds=known), testbed_alignment() if manifest else None
+    )
+    limit, _ = threshold_ahead(subject, sampling, scorers[0], known)
+    with (
+        Run.start(
+            out,
+            config,
+            resume=resume,
+            kind="scan",
+            inputs=inputs,
+            model={"name": model, "sha256": subject.sha256()},
+            seeds=seeds,
+        ) as run,
+        bars(show_progress) as track,
+    ):
+        stages = Stages(run.folder, subject.denoiser)
+        stages.do("work", lambda: record_works(run, cohorts.drawn()))
+        jobs, batch = jobs_for(cohorts.drawn(), seeds), sampling.batch_size
+
+        def before() -> dict[str, Any]:
+            record_stage(run, "before", model, jobs, draw, batch_size=batch, judge=judge, progress=track("scan"))
+            return described_threshold(limit)
+
+        stages.do("before", before)
+        value = None if limit is None else limit.value
+        weigh_words(run, stages, value, told.words, lambda chosen: weighed_jobs(subject, chosen, scoring))
+        metric, criterion = criterion_fields(judge)
+        summary = {
+            **figures(run, cohorts, detectors),
+            **outcome_figures(run, stages, told.tpr),
+            **report_fields(run, stages, metric, criterion, [*cohorts.limits, *limits]),
+        }
+        write_json(run.folder / "summary.json", summary)
+        table = write_results(run)
+        run.finish("complete")
+    return table, summary
+
+
+def cohorts_of(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:
+    if prompts is not None:
+        targets = read_prompts(prompts, column=column, limit=limit)
+        return Cohorts(prompts=cohorts_of_prompts(targets, manifest, Sizes()).prompts)
+    return cohorts_of_manifest(manifest, Sizes())
