@@ -8,6 +8,7 @@ from probes.drawing.draw import Sampling
 from probes.types import Subject
 from shield.calibration.setting_call import foretold_setting
 from shield.errors import NotCalibratedError
+from shield.runtime.command import calibrate_command
 from shield.thresholds import Threshold, found
 from shield.types import Detector
 
@@ -18,6 +19,8 @@ def threshold_ahead(
     """The threshold that holds for this detector at this sampling; None, and why, where there is none."""
     call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     try:
-        return found(thresholds, detector, foretold_setting(subject.pipe, call, detector.first_k)), None
+        setting = foretold_setting(subject.pipe, call, detector.first_k)
+        command = calibrate_command(subject.pipe, [detector.name], call, subject.name)
+        return found(thresholds, detector, setting, command), None
     except NotCalibratedError as error:
         return None, str(error)

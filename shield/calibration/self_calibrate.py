@@ -23,7 +23,8 @@ from torch import nn
 from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
-from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
+from shield.calibration.score_log import ScoreLog
+from shield.calibration.setting_call import NOISE, foretold_setting, guidance_of, rows_of, with_pictures
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
@@ -76,8 +77,10 @@ def self_calibrate(
     fpr: float = 0.01,
     prompts: Sequence[str] | None = None,
     noises: int = 8,
+    seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     seconds: float | None = None,
+    log: ScoreLog | None = None,
     model: str = "this checkpoint",
     models: Models | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -93,9 +96,11 @@ def self_calibrate(
         prompts: Benign prompts, in the order in which they are to be used; by default shipped ones, twice as many as
             the rate needs and one more.
         noises: How many noises the prompts are spread over.
+        seeds: Noises that each prompt is scored with, instead.
         batch_size: Prompts at once; fewer where memory is short.
         seconds: Time after which no batch is begun, once 19 prompts are scored. Thresholds then stand for the rate
             that so many prompts allow, which is `fpr` of the Threshold.
+        log: Scores of an earlier attempt, which are taken from there, and where new ones are kept.
         model: The checkpoint's name, for the file and whoever reads it.
         models: Names of what moves a score, where they are known already.
         progress: Told after each batch.
@@ -115,8 +120,10 @@ def self_calibrate(
             f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
         )
     batch = batch_size or (CPU_BATCH if pipe._execution_device.type == "cpu" else GPU_BATCH)
-    work = _Work(pipe, detectors, call or {}, noises, models or models_of(pipe))
-    found = work.scored(chosen, batch, seconds, progress)
+    spread = seeds is None
+    chosen_seeds = [NOISE + place for place in range(noises)] if seeds is None else list(seeds)
+    work = _Work(pipe, detectors, call or {}, models or models_of(pipe), log)
+    found = work.scored(_batches(chosen, chosen_seeds, batch, spread), batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
     about |= {"asked_sha256": digest_of(chosen), "rate_interval": list(rate_interval(len(found.used), rate))}
@@ -144,10 +151,10 @@ class _Work:
     """Scores prompts at one setting."""
 
     def __init__(
-        self, pipe: Any, detectors: Sequence[Detector], call: Mapping[str, Any], noises: int, models: Models
+        self, pipe: Any, detectors: Sequence[Detector], call: Mapping[str, Any], models: Models, log: ScoreLog | None
     ) -> None:
-        self.pipe, self.models, self.family = pipe, models, family_of(pipe)
-        self.seeds = [NOISE + place for place in range(noises)]
+        self.pipe, self.models, self.family, self.log = pipe, models, family_of(pipe), log
+        self.detectors = detectors
         self.call = with_pictures(pipe, call)
         self.shared = SharedUncond(pipe)
         guess = bool(self.call.get("guess_mode"))
@@ -159,15 +166,15 @@ class _Work:
     @torch.inference_mode()
     def scored(
         self,
-        prompts: Sequence[str],
+        chunks: Sequence[tuple[Sequence[str], int]],
         batch_size: int,
         seconds: float | None,
         progress: Callable[[Progress], None] | None,
     ) -> Scored:
-        """Every prompt's scores, or those of as many as the time allows."""
-        started = perf_counter()
+        """Every chunk's scores, or those of as many as the time allows."""
+        started, total = perf_counter(), sum(len(prompts) for prompts, _ in chunks)
         with untouched(self.pipe), self._counted():
-            batches, limit = deque(_batches(prompts, self.seeds, batch_size)), batch_size
+            batches, limit = deque(chunks), batch_size
             while batches and not self._is_late(started, seconds, len(batches[0][0])):
                 batch, seed = batches.popleft()
                 try:
@@ -183,7 +190,8 @@ class _Work:
                     batches.appendleft((batch[limit:], seed))
                 self.found.seconds = perf_counter() - started
                 if progress is not None:
-                    progress(self._progress(len(prompts), seconds))
+                    progress(self._progress(total, seconds))
+        self._foretell()
         return self.found
 
     def _is_late(self, started: float, seconds: float | None, more: int) -> bool:
@@ -201,6 +209,16 @@ class _Work:
         return Progress(done, total, spent)
 
     def _score(self, prompts: Sequence[str], seed: int) -> None:
+        kept = None if self.log is None else self.log.known(prompts, seed)
+        found = self._fresh(prompts, seed) if kept is None else kept
+        if self.log is not None and kept is None:
+            self.log.keep(prompts, seed, found)
+        for name, values in found.items():
+            self.found.scores[name] += values
+        self.found.used += prompts
+        self.found.seeds = sorted({*self.found.seeds, seed})
+
+    def _fresh(self, prompts: Sequence[str], seed: int) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         for group, is_alone in self.groups:
             trace = self._trace(group, is_alone, prompts, seed)
@@ -208,10 +226,14 @@ class _Work:
                 found[detector.name] = detector.score(trace).tolist()
                 if detector.name not in self.found.settings:
                     self.found.settings[detector.name] = self._setting(trace)
-        for name, values in found.items():
-            self.found.scores[name] += values
-        self.found.used += prompts
-        self.found.seeds = sorted({*self.found.seeds, seed})
+        return found
+
+    def _foretell(self) -> None:
+        """The settings of detectors whose scores were all kept from an earlier attempt."""
+        for detector in self.detectors:
+            if detector.name not in self.found.settings:
+                setting = foretold_setting(self.pipe, self.call, detector.first_k, self.models)
+                self.found.settings[detector.name] = setting
 
     def _trace(self, group: Sequence[Detector], is_alone: bool, prompts: Sequence[str], seed: int) -> Trace:
         """What the pipeline's first steps show for these prompts on one noise."""
@@ -254,7 +276,9 @@ class _Work:
             yield
 
 
-def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int) -> Iterator[tuple[Sequence[str], int]]:
-    """(prompts, seed) in the prompts' order; each batch has one noise, and the noises take turns."""
-    for place, start in enumerate(range(0, len(prompts), size)):
-        yield prompts[start : start + size], seeds[place % len(seeds)]
+def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int, spread: bool) -> list[tuple[Sequence[str], int]]:
+    """(prompts, seed) in the prompts' order, one noise a batch: `spread`, the noises take turns; else each has all."""
+    chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    if spread:
+        return [(chunk, seeds[place % len(seeds)]) for place, chunk in enumerate(chunks)]
+    return [(chunk, seed) for seed in seeds for chunk in chunks]

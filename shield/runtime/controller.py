@@ -78,6 +78,7 @@ class ImageState:
 class Plan:
     """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
     prompt's. `size`: its pictures' height and width. `unreadable`: why no step of it can be judged, if none can.
+    `calibrate`, `calibrate_watch`: the commands that make the thresholds it may lack.
     """
 
     family: Family
@@ -91,6 +92,8 @@ class Plan:
     size: tuple[int, int] = (0, 0)
     gallery: Gallery | None = None
     unreadable: str | None = None
+    calibrate: str = "calibrate"
+    calibrate_watch: str = "calibrate-watch"
 
 
 class StepController:
@@ -245,7 +248,8 @@ class StepController:
     def _score(self, detector: Detector, forward: Forward) -> None:
         why: str | None = None
         try:
-            threshold = found(self.plan.thresholds, detector, self._setting(forward, self.levels))
+            setting = self._setting(forward, self.levels)
+            threshold = found(self.plan.thresholds, detector, setting, self.plan.calibrate)
             values = detector.score(self.trace).tolist()
             if self.policy.on_unscored == "raise" and any(v != v for v in values):
                 raise MissingSignalError(f"{detector.name} is no number: the latents hold NaN; check dtype and prompt.")
@@ -335,7 +339,7 @@ class StepController:
         setting = self._setting(forward, [(forward.timestep, forward.signal)])
         self.settings[check] = replace(setting, autoencoder_sha256=self.plan.models.autoencoder)
         try:
-            return found(self.plan.thresholds, check, self.settings[check], "calibrate-watch")
+            return found(self.plan.thresholds, check, self.settings[check], self.plan.calibrate_watch)
         except NotCalibratedError:
             if self.policy.on_unscored == "raise":
                 raise
