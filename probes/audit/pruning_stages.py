@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from probes.audit.session import AuditSession
+from probes.drawing.agreement import BENIGN, record_benign
 from probes.drawing.draw import drawn_by_pipeline, drawn_by_shield, jobs_for, record_works
 from probes.localizers import RandomMask
 from probes.pruners import pruned
 from probes.runs.stage_log import Skip
 from shield.errors import NotCalibratedError
-from shield.model.assets import stored_thresholds
 
 
 def works(session: AuditSession) -> None:
@@ -19,13 +19,28 @@ def works(session: AuditSession) -> None:
 
 def scan(session: AuditSession) -> None:
     draw = drawn_by_pipeline(
-        session.subject, session.plan.sampling, session.detectors, pictures=False, thresholds=stored_thresholds()
+        session.subject, session.plan.sampling, session.detectors, pictures=False, thresholds=session.thresholds
     )
     session.draw("scan", session.subject, jobs_for(session.cohorts.drawn(), session.plan.scan_seeds), draw)
 
 
 def before(session: AuditSession) -> None:
     session.draw("before", session.subject, jobs_for(session.cohorts.drawn(), session.plan.picture_seeds))
+
+
+def benign(session: AuditSession) -> None:
+    """Benign prompts that ship, so that agreement over seeds has something to be compared with."""
+    plan = session.plan
+    draw = drawn_by_pipeline(session.subject, plan.sampling)
+    record_benign(
+        session.run,
+        session.subject.name,
+        plan.picture_seeds,
+        BENIGN,
+        draw,
+        plan.sampling.batch_size,
+        session.track("benign"),
+    )
 
 
 def shielded(session: AuditSession) -> None:
@@ -36,7 +51,9 @@ def shielded(session: AuditSession) -> None:
     targets = [target for target in cohorts.drawn() if target.kind != "scene" and target not in cohorts.ladder]
     targets += [target for target in cohorts.members if target not in targets]
     try:
-        draw = drawn_by_shield(Shield(session.subject.pipe, calibrate="never"), session.plan.sampling)
+        draw = drawn_by_shield(
+            Shield(session.subject.pipe, thresholds=session.thresholds, calibrate="never"), session.plan.sampling
+        )
         session.draw("shielded", session.subject, jobs_for(targets, session.plan.picture_seeds), draw)
     except NotCalibratedError as error:
         raise Skip(f"The shield wasn't tried: {error}") from error

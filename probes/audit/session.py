@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes.audit.search import Searches
+from probes.drawing.agreement import agreement_figures
 from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.prompts import PromptRecord
@@ -21,8 +22,11 @@ from probes.runs.folder import Run, record_id
 from probes.runs.progress import Track
 from probes.runs.records import Record
 from probes.runs.stage_log import Skip, Stages
+from probes.scan.flagged import highest_prompts
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
+from shield.model.assets import stored_thresholds
+from shield.thresholds import Threshold
 from shield.types import Detector
 
 if TYPE_CHECKING:
@@ -57,9 +61,11 @@ class AuditSession:
         plan: AuditPlan,
         track: Track,
         mask: UnitMask | None = None,
+        thresholds: Sequence[Threshold] | None = None,
     ) -> None:
         self.run, self.subject, self.truth, self.plan, self.track = run, subject, truth, plan, track
         self.cohorts, self.given = truth.cohorts, mask
+        self.thresholds = stored_thresholds() if thresholds is None else thresholds
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
         denoisers = [subject.denoiser] + ([truth.twin.denoiser] if truth.twin else [])
         self.stages = Stages(run.folder, *denoisers)
@@ -180,4 +186,15 @@ class AuditSession:
             # Suspects were chosen by the detector itself; a figure against them would be circular.
             "detector": {} if self.cohorts.prompts else detector_figures(records, self.members),
             "mask": self.stages.detail("localize"),
+            **self._own_prompts(records),
+        }
+
+    def _own_prompts(self, records: Sequence[Record]) -> dict[str, Any]:
+        """What is told of a user's prompts even where nothing is known beside them: a ranking, and agreement."""
+        if not self.cohorts.prompts:
+            return {}
+        scanned = [record for record in records if (record["stage"], record["kind"]) == ("scan", "prompt")]
+        return {
+            "highest": highest_prompts(scanned, self.plan.detectors[0]),
+            "agreement": agreement_figures(self.run, self.plan.picture_seeds),
         }

@@ -147,6 +147,9 @@ def audit(
     column: Column = None,
     limit: Limit = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+    ] = None,
     device: Device = "auto",
     resume: Resume = False,
     fail_on_flag: FailOnFlag = False,
@@ -157,7 +160,17 @@ def audit(
     from probes.report.html import sentences_of
 
     done = run_audit(
-        model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device, resume=resume
+        model,
+        out,
+        quick=quick,
+        prompts=prompts,
+        column=column,
+        limit=limit,
+        twin=twin,
+        device=device,
+        resume=resume,
+        thresholds=thresholds,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     found = {"run": str(done.folder), "report": str(done.report) if done.report else None, "summary": done.summary}
     printed(found, as_json, "\n".join([*sentences_of(done.folder), "", f"Report: {done.report or done.folder}"]))

@@ -88,6 +88,10 @@ def scan(
             "folder of a scan of prompts that are known to be memorized."
         ),
     ] = None,
+    benign: Annotated[
+        int,
+        typer.Option(min=0, help="With --pictures and several seeds: benign prompts whose seeds are compared as well."),
+    ] = 20,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -129,6 +133,8 @@ def scan(
         thresholds=thresholds,
         words=words,
         tpr=tpr,
+        benign=benign,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 

@@ -198,7 +198,7 @@ def _attacked_name(figures: Mapping[str, Any], stage: str) -> str:
 def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
     found = {(row["stage"], row["group"]): row for row in figures["rows"]}
-    said = scores.score_words(figures)
+    said = [*scores.score_words(figures), *scores.agreement_words(figures["agreement"])]
     for stage, group, start in _SAYINGS:
         row = found.get((stage, group))
         if stage == "hardened":

@@ -48,6 +48,21 @@ def prevalence_words(figures: Mapping[str, Any]) -> str | None:
     )
 
 
+def agreement_words(found: Mapping[str, Any] | None) -> list[str]:
+    """Whether pictures of one prompt agree over seeds more than those of benign prompts do."""
+    if not found or found["gap"] is None:
+        return []
+    own, benign, first = found["own"], found["benign"], found["prompts"][0]
+    said = (
+        f"Near-duplicates among the pictures of {found['seeds']} seeds: {own['agreeing']} of {own['n']} prompts have "
+        f"some, and {benign['agreeing']} of {benign['n']} benign prompts (difference {100 * found['gap']:+.0f} points, "
+        f"95 % interval {100 * found['low']:+.0f} to {100 * found['high']:+.0f}). No reference picture is needed for this."
+    )
+    pairs = f"{first['share']:.0%} of pairs; p {first['p']:.2g} among benign prompts"
+    most = f'Most alike come out the pictures of "{first["prompt"]}" ({pairs}).'
+    return [said, *([most] if first["share"] else [])]
+
+
 def _between(row: Mapping[str, Any]) -> str:
     return f"{row['low']:.2%} to {row['high']:.2%}"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures
-from probes.report.scores import prevalence_words
+from probes.report.scores import agreement_words, prevalence_words
 from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
@@ -169,6 +169,7 @@ def format_scan(summary: dict[str, Any]) -> list[str]:
         else "nothing was flagged or cleared: "
         "there is no threshold for this model at these settings (diffshield calibrate makes one)"
     )
+    lines += agreement_words(summary.get("agreement"))
     lines += [] if (said := prevalence_words(summary)) is None else [said]
     return [*lines, *_saved(summary.get("early_exit")), _cost(summary), *summary["limits"]]
 

@@ -72,6 +72,19 @@ def flagged_prompts(run: Run, detector: str, threshold: float | None) -> tuple[l
     return [row for _, _, row in listed], count
 
 
+def highest_prompts(records: Sequence[Record], detector: str, count: int = 10) -> list[Row]:
+    """The prompts with the highest mean scores: score, item, prompt."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record["scores"].get(detector) is not None:
+            groups.setdefault(record["item"], []).append(record)
+    rows = [
+        {"score": mean_of([one["scores"][detector] for one in group]), "item": item, "prompt": group[0]["prompt"]}
+        for item, group in groups.items()
+    ]
+    return heapq.nlargest(count, rows, key=lambda row: row["score"])
+
+
 def is_flagged(records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a prompt counts as flagged, from its records."""
     if "prompt_flagged" in records[-1]:

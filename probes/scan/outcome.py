@@ -24,11 +24,13 @@ _ALIKE = ("model", "detectors", "steps", "sampling", "dtype")
 @dataclass(frozen=True)
 class Telling:
     """What is told of the flagged beside their scores: the words of so many, and with ``tpr``, the share of memorized
-    prompts that are flagged, how many of all are memorized.
+    prompts that are flagged, how many of all are memorized. With pictures, so many ``benign``
+    prompts are drawn beside them.
     """
 
     words: int = 0
     tpr: Rate | None = None
+    benign: int = 0
 
 
 def described_threshold(threshold: Threshold | None) -> dict[str, Any]:

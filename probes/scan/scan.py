@@ -8,14 +8,16 @@ are a stream, so memory doesn't grow with their number, and any engine may do th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from probes.drawing.agreement import BENIGN
 from probes.drawing.draw import USUAL_DETECTORS, Sampling
 from probes.errors import EarlyExitError
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, with_truth
+from probes.inputs.known_ahead import scores_ahead
 from probes.inputs.prompts import PromptRecord, each_prompt
 from probes.metrics.prevalence import Rate
 from probes.paths import takes_paths
@@ -122,6 +124,8 @@ def scan(
     thresholds: Path | None = None,
     words: int = WORDS,
     tpr: str | None = None,
+    benign: int = BENIGN,
+    say: Callable[[str], None] = lambda sentence: None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -132,6 +136,8 @@ def scan(
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
     is a folder of those that flag, by default the stored ones. The ``words`` highest-scoring flagged prompts are said
     with the pull of their words. ``tpr`` is the share of memorized prompts that are flagged, as known_rate reads it.
+    With pictures over several seeds, ``benign`` prompts are drawn beside a file's, and near-duplicates compared. What
+    will be known is told to ``say`` before the first score.
     ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
@@ -157,9 +163,12 @@ def scan(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        told = Telling(words, known_rate(tpr, config))
+        told = Telling(words, known_rate(tpr, config), benign)
         return Scanned(
-            out, *with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits, told)
+            out,
+            *with_pictures(
+                prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits, told, say
+            ),
         )
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
@@ -168,7 +177,7 @@ def scan(
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
     }
-    told = Telling(words, known_rate(tpr, config))
+    told = Telling(words, known_rate(tpr, config), benign)
     boundary = None
     if early_exit:
         boundary = _boundary(source, out, config, scoring, execution, early_exit, resume, show_progress)
@@ -178,7 +187,7 @@ def scan(
     }
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
-    return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot, told)
+    return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot, told, say)
 
 
 def _scoring(
@@ -225,6 +234,7 @@ def _scores(
     show_progress: bool,
     pilot: Path | None = None,
     told: Telling | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Scanned:
     """Scores of the shard's prompts. EngineError for an unknown engine, EarlyExitError for another model's pilot."""
     told, seeds, together = told or Telling(), config["seeds"], config["early_exit"] is not None
@@ -236,7 +246,10 @@ def _scores(
             raise EarlyExitError(f"The pilot {pilot} was made with other weights than {scoring.model} has now.")
         with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds, model=about) as run:
             stages = Stages(run.folder)
-            run.note(hardware={**asdict(execution), "batch_size": started.batch_size})
+            ahead = scores_ahead(started.threshold, started.why)
+            run.note(hardware={**asdict(execution), "batch_size": started.batch_size}, known_ahead=ahead)
+            for sentence in ahead:
+                say(sentence)
 
             def work() -> dict[str, Any]:
                 threshold: Threshold | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from probes.drawing.ahead import threshold_ahead
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
 from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch, in_batches
@@ -98,11 +99,15 @@ class Weighed:
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker found: the model's name, what it is known by, and the batch it works with."""
+    """What a worker found: the model's name, what it is known by, the batch it works with, and the threshold that will
+    flag, or why there is none.
+    """
 
     sha256: str
     batch_size: int
     values: str | None = None
+    threshold: Threshold | None = None
+    why: str | None = None
 
 
 def weighed_jobs(subject: Subject, jobs: Sequence[Job], config: ScoringConfig) -> Weighed:
@@ -141,7 +146,14 @@ class PromptScorer:
             self.batch_size = CPU_BATCH
         else:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
-        return Started(self.sha256, self.batch_size, values_of(self.sha256))
+        return Started(self.sha256, self.batch_size, values_of(self.sha256), *self._threshold())
+
+    def _threshold(self) -> tuple[Threshold | None, str | None]:
+        """What will flag, or why nothing will; unknown ahead of a compiled denoiser, which would be traced for it."""
+        if self.config.compiled:
+            return None, None
+        first = self.config.scorers()[0]
+        return threshold_ahead(self.subject, self.config.sampling, first, self.config.known_thresholds())
 
     def score(self, turns: Sequence[Turn]) -> Scored:
         """Every turn with its first seed, then those that are undecided with the next one, and so on."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from probes.drawing.agreement import STAGE as BESIDE
+from probes.drawing.agreement import agreement_figures, record_benign
 from probes.drawing.ahead import threshold_ahead
 from probes.drawing.draw import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts
+from probes.inputs.known_ahead import pictures_ahead, scores_ahead
 from probes.inputs.prompts import read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.runs.folder import Run, write_json
@@ -35,6 +38,7 @@ def with_pictures(
     show_progress: bool,
     thresholds: Sequence[Threshold] | None,
     told: Telling,
+    say: Callable[[str], None],
 ) -> tuple[Path, dict[str, Any]]:
     """Scores, pictures and copy scores in one process; returns the table and the summary."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
@@ -48,7 +52,12 @@ def with_pictures(
     draw = aligned(
         drawn_by_pipeline(subject, sampling, scorers, thresholds=known), testbed_alignment() if manifest else None
     )
-    limit, _ = threshold_ahead(subject, sampling, scorers[0], known)
+    limit, why = threshold_ahead(subject, sampling, scorers[0], known)
+    compared = told.benign if cohorts.prompts and len(seeds) > 1 else 0
+    ahead = scores_ahead(limit, why)
+    ahead += pictures_ahead(cohorts.prompts, len(seeds), told.benign) if cohorts.prompts else []
+    for sentence in ahead:
+        say(sentence)
     with (
         Run.start(
             out,
@@ -61,6 +70,7 @@ def with_pictures(
         ) as run,
         bars(show_progress) as track,
     ):
+        run.note(known_ahead=ahead)
         stages = Stages(run.folder, subject.denoiser)
         stages.do("work", lambda: record_works(run, cohorts.drawn()))
         jobs, batch = jobs_for(cohorts.drawn(), seeds), sampling.batch_size
@@ -70,12 +80,17 @@ def with_pictures(
             return described_threshold(limit)
 
         stages.do("before", before)
+        if compared:
+            plain = drawn_by_pipeline(subject, sampling)
+            beside = track("benign prompts")
+            stages.do(BESIDE, lambda: record_benign(run, model, seeds, compared, plain, batch, beside))
         value = None if limit is None else limit.value
         weigh_words(run, stages, value, told.words, lambda chosen: weighed_jobs(subject, chosen, scoring))
         metric, criterion = criterion_fields(judge)
         summary = {
             **figures(run, cohorts, detectors),
             **outcome_figures(run, stages, told.tpr),
+            "agreement": agreement_figures(run, seeds) if compared else None,
             **report_fields(run, stages, metric, criterion, [*cohorts.limits, *limits]),
         }
         write_json(run.folder / "summary.json", summary)

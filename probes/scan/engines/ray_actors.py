@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from probes.drawing.draw import Job
@@ -90,7 +90,7 @@ class RayActors:
             found = self._ray.get([worker.start.remote(self._config, example) for worker in self.workers])
         except self._lost as error:
             raise EngineError(f"A worker was lost while it loaded {self._config.model}: {first_line(error)}") from error
-        return Started(found[0].sha256, min(one.batch_size for one in found), found[0].values)
+        return replace(found[0], batch_size=min(one.batch_size for one in found))
 
     def weighed(self, jobs: Sequence[Job]) -> Weighed:
         try:
