@@ -63,7 +63,6 @@ from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTB
 from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
-from probes.drawing.agreement import BENIGN
 from probes.drawing.ahead import threshold_ahead
 from probes.errors import AuditError
 from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
@@ -151,7 +150,7 @@ def _known_ahead(
     limit, why = threshold_ahead(subject, plan.sampling, DETECTORS[plan.detectors[0]](), thresholds)
     return [
         *scores_ahead(limit, why),
-        *pictures_ahead(targets, len(plan.picture_seeds), BENIGN),
+        *pictures_ahead(targets, len(plan.picture_seeds), plan.benign),
         *controls_ahead(twin is not None),
     ]
 

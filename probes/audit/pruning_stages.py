@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from probes.audit.session import AuditSession
-from probes.drawing.agreement import BENIGN, record_benign
+from probes.drawing.agreement import record_benign
 from probes.drawing.draw import drawn_by_pipeline, drawn_by_shield, jobs_for, record_works
 from probes.localizers import RandomMask
 from probes.pruners import pruned
@@ -30,17 +30,9 @@ def before(session: AuditSession) -> None:
 
 def benign(session: AuditSession) -> None:
     """Benign prompts that ship, so that agreement over seeds has something to be compared with."""
-    plan = session.plan
-    draw = drawn_by_pipeline(session.subject, plan.sampling)
-    record_benign(
-        session.run,
-        session.subject.name,
-        plan.picture_seeds,
-        BENIGN,
-        draw,
-        plan.sampling.batch_size,
-        session.track("benign"),
-    )
+    plan, batch = session.plan, session.plan.sampling.batch_size
+    draw, track = drawn_by_pipeline(session.subject, plan.sampling), session.track("benign prompts")
+    record_benign(session.run, session.subject.name, plan.picture_seeds, plan.benign, draw, batch, track)
 
 
 def shielded(session: AuditSession) -> None:
@@ -51,9 +43,8 @@ def shielded(session: AuditSession) -> None:
     targets = [target for target in cohorts.drawn() if target.kind != "scene" and target not in cohorts.ladder]
     targets += [target for target in cohorts.members if target not in targets]
     try:
-        draw = drawn_by_shield(
-            Shield(session.subject.pipe, thresholds=session.thresholds, calibrate="never"), session.plan.sampling
-        )
+        shield = Shield(session.subject.pipe, thresholds=session.thresholds, calibrate="never")
+        draw = drawn_by_shield(shield, session.plan.sampling)
         session.draw("shielded", session.subject, jobs_for(targets, session.plan.picture_seeds), draw)
     except NotCalibratedError as error:
         raise Skip(f"The shield wasn't tried: {error}") from error

@@ -169,7 +169,7 @@ class AuditSession:
         """All figures of the run so far."""
         records, judge = list(self.run.records()), self.truth.judge
         hardened = self.stages.detail("harden") if self.stages.complete("harden") else None
-        return {
+        found: Summary = {
             **summary_of(
                 self.run,
                 records,
@@ -186,15 +186,9 @@ class AuditSession:
             # Suspects were chosen by the detector itself; a figure against them would be circular.
             "detector": {} if self.cohorts.prompts else detector_figures(records, self.members),
             "mask": self.stages.detail("localize"),
-            **self._own_prompts(records),
         }
-
-    def _own_prompts(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What is told of a user's prompts even where nothing is known beside them: a ranking, and agreement."""
-        if not self.cohorts.prompts:
-            return {}
-        scanned = [record for record in records if (record["stage"], record["kind"]) == ("scan", "prompt")]
-        return {
-            "highest": highest_prompts(scanned, self.plan.detectors[0]),
-            "agreement": agreement_figures(self.run, self.plan.picture_seeds),
-        }
+        if self.cohorts.prompts:  # what is told even where nothing is known beside them
+            scanned = [record for record in records if (record["stage"], record["kind"]) == ("scan", "prompt")]
+            found["highest"] = highest_prompts(scanned, self.plan.detectors[0])
+            found["agreement"] = agreement_figures(self.run, self.plan.picture_seeds)
+        return found

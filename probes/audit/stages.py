@@ -75,7 +75,7 @@ FINDING = ("work", "scan", "before", "shielded")
 def complete(session: AuditSession) -> Summary:
     """Run what isn't done yet, write summary.json, return it."""
     run_stages(session, *FINDING)
-    if session.cohorts.prompts:
+    if session.cohorts.prompts and session.plan.benign and len(session.plan.picture_seeds) > 1:
         run_stages(session, "benign")
     session.cohorts = with_suspects(session.cohorts, list(session.run.records()))
     run_stages(session, *(name for name in STAGES if name not in (*FINDING, "benign")))

@@ -56,7 +56,7 @@ def agreement_words(found: Mapping[str, Any] | None) -> list[str]:
     said = (
         f"Near-duplicates among the pictures of {found['seeds']} seeds: {own['agreeing']} of {own['n']} prompts have "
         f"some, and {benign['agreeing']} of {benign['n']} benign prompts (difference {100 * found['gap']:+.0f} points, "
-        f"95 % interval {100 * found['low']:+.0f} to {100 * found['high']:+.0f}). No reference picture is needed for this."
+        f"95 % interval {100 * found['low']:+.0f} to {100 * found['high']:+.0f}). This needs no reference picture."
     )
     pairs = f"{first['share']:.0%} of pairs; p {first['p']:.2g} among benign prompts"
     most = f'Most alike come out the pictures of "{first["prompt"]}" ({pairs}).'

@@ -167,7 +167,7 @@ def format_scan(summary: dict[str, Any]) -> list[str]:
         f"{summary['flagged']} of {calibrated} flagged"
         if calibrated
         else "nothing was flagged or cleared: "
-        "there is no threshold for this model at these settings (diffshield calibrate makes one)"
+        f"there is no threshold for this model at these settings; run `diffshield {summary['calibrate']}`"
     )
     lines += agreement_words(summary.get("agreement"))
     lines += [] if (said := prevalence_words(summary)) is None else [said]

@@ -13,6 +13,7 @@ from probes.metrics.prevalence import Rate, prevalence
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.scan.flagged import LISTED, SHOWN, flagged_prompts, is_flagged, scored_prompts, write_flagged
+from probes.scan.pilot import calibrate_line
 from probes.scan.scorer import Weighed
 from shield.errors import BadRequestError
 from shield.thresholds import Threshold
@@ -78,7 +79,14 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> dict
     detail = next((one for stage in ("scan", "before") if (one := stages.detail(stage)).get("calibration")), {})
     threshold, calibration = detail.get("threshold"), detail.get("calibration")
     if calibration is None:
-        return {"threshold": threshold, "calibration": None, "flagged_prompts": [], "prevalence": None}
+        command = calibrate_line(run.config)
+        return {
+            "threshold": threshold,
+            "calibration": None,
+            "calibrate": command,
+            "flagged_prompts": [],
+            "prevalence": None,
+        }
     rows, count = flagged_prompts(run, run.config["detectors"][0], threshold)
     words = stages.detail("words")
     rows = [{**row, "words": words.get("words", {}).get(row["item"], [])} for row in rows]

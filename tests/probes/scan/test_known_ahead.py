@@ -45,7 +45,8 @@ def test_what_wont_be_known_comes_first_and_a_ranking_and_agreement_last(model, 
         "Copies won't be judged: 0 of 2 prompts have a reference picture (a column picture)",
         "Near-duplicates among the seeds of a prompt will be counted",
     ]
-    assert f"`diffshield calibrate --model {model} --detectors structure_gap" in said[0]
+    command = f"`diffshield calibrate --model {model} --detectors structure_gap"
+    assert command in said[0] and any(command in line for line in format_scan(done.summary))
     run = Run.open(tmp_path / "run")
     assert run.about["known_ahead"] == said
     drawn = [record for record in run.records() if record["stage"] == "benign"]
