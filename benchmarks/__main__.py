@@ -26,6 +26,7 @@ BENCHMARKS = (
     "copy_scores",
     "gallery_queries",
     "shield_overhead",
+    "shield_paths",
     "attack_batching",
     "localization_cost",
     "scan_throughput",

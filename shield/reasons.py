@@ -40,7 +40,7 @@ FLAGS: frozenset[str] = frozenset(get_args(FlagKind))
 # Kind -> its sentence. In braces: fields of Reason, and what `describe` makes of several of them.
 SENTENCES: dict[ReasonKind, str] = {
     # Something was found: FLAGS.
-    "above_threshold": "{detector}{of} {value:.4g} is above {threshold:.4g}",
+    "above_threshold": "{detector}{of} {value:.4g} is above {threshold:.4g}{late}",
     "concept": "the prompt mentions {work} ({how})",
     "copy": "the picture copies {work} ({detector} {value:.3f})",
     "given_copy": "given picture {detail} copies {work} ({detector} {value:.3f})",
@@ -121,5 +121,6 @@ def describe(reason: Reason) -> str:
     of = "" if reason.work is None else f" of {reason.work}" + (at and f" at {at}")
     how = reason.detail if reason.value is None else f"{reason.detail}, {reason.value:.3f}"
     because = "" if reason.detail is None else f": {reason.detail}"
-    said = {"of": of, "after": at and f" after {at}", "how": how, "because": because}
+    late = f" at {at}" if reason.step and not of else ""
+    said = {"of": of, "after": at and f" after {at}", "how": how, "because": because, "late": late}
     return SENTENCES[reason.kind].format(**asdict(reason), **said)

@@ -138,7 +138,10 @@ class Threshold:
 
 
 def options_of(detector: Scorer) -> dict[str, Any]:
-    """A detector's options by name."""
+    """A detector's options by name: those that it names itself, else its fields."""
+    own = getattr(detector, "options", None)
+    if own is not None:
+        return dict(own)
     return {f.name: getattr(detector, f.name) for f in fields(detector)}  # type: ignore[arg-type]
 
 

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from torch import Tensor
 
 from shield.calibration.on_call import MODES, Effort, OnCall, log
 from shield.calibration.setting_call import service_calls
@@ -35,13 +37,14 @@ from shield.runtime.arguments import (
     as_thresholds,
 )
 from shield.runtime.blind_spots import BlindSpots
+from shield.runtime.call import Abandoned, ImageState, Plan
 from shield.runtime.command import calibrate_command, calibrate_watch_command
-from shield.runtime.controller import ImageState, Plan, StepController
+from shield.runtime.controller import StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.requested import bound_arguments, requested_images, says_something
-from shield.runtime.retry import joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
+from shield.runtime.retry import call_alone, joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
 from shield.runtime.verdicts import tell, verdict_of
@@ -189,7 +192,9 @@ class Shield(StandIn):
         effort = Effort(self.fpr, self.seconds, as_prompts(prompts))
         with alone(self.pipe):
             calls = service_calls(self.pipe, sizes, strengths, steps, call)
-            return self._made.ahead(self.pipe, self.policy.detectors, calls, self._models(), self.thresholds, effort)
+            return self._made.ahead(
+                self.pipe, self.policy.calibrated_ahead, calls, self._models(), self.thresholds, effort
+            )
 
     @property
     def screen(self) -> Screen | None:
@@ -226,6 +231,7 @@ class Shield(StandIn):
         with restored_on_error(self.pipe, generator):
             rewound = kept_noise(generator)
             drawn = self._drawn(call, plan, images)
+            self._redraw_late(drawn, call, plan, rewound)
             for _ in range(self.policy.retries):
                 wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], self.policy)]
                 if not wrong:
@@ -235,47 +241,76 @@ class Shield(StandIn):
 
     def _drawn(self, call: "_Call", plan: Plan, images: list[ImageState]) -> "_Drawn":
         """Runs the pipeline, watched, and compares what came out with the gallery."""
-        watcher = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
+        controller = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
         layers = self.policy.signals.layers
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
-            movable(self.pipe.scheduler, watcher.moves),
-            intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
+            movable(self.pipe.scheduler, controller.moves),
+            intercepted(self.pipe, controller.on_forward, controller.on_inputs, guidance, layers, custody),
         ):
-            output = self.pipe(**call.kwargs)
+            try:
+                # Z-Image writes into the list of prompts that it is given.
+                output = self.pipe(**{k: list(one) if type(one) is list else one for k, one in call.kwargs.items()})
+            except Abandoned:
+                return _Drawn(None, None, images, [None] * len(images), controller.seconds, controller.calls)
         started = perf_counter()
         pictures = images_of(output)
         custody.ended(pictures, output_type)
-        watcher.ended(custody.lost)
+        controller.ended(custody.lost)
         nearest = self._nearest(pictures, output_type, images)
         for image in images:
             found = nearest[image.row]
             if found is not None and (found.copied or found.near):
                 kind: ReasonKind = "copy" if found.copied else "near"
                 image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
-        return _Drawn(output, pictures, images, nearest, watcher.seconds + perf_counter() - started, watcher.calls)
+        return _Drawn(
+            output,
+            pictures,
+            images,
+            nearest,
+            controller.seconds + perf_counter() - started,
+            controller.calls,
+            custody.start,
+        )
+
+    def _redraw_late(self, drawn: "_Drawn", call: "_Call", plan: Plan, rewound: Callable[[], None]) -> None:
+        """Draws what a later step flagged again: the image alone, or the whole call where all of it was flagged."""
+        while late := [image.row for image in drawn.images if image.action == "redraw"]:
+            row, count = late[0], len(drawn.images)
+            alone = call_alone(self.pipe, call.request, row, count, drawn.start) if drawn.output is not None else None
+            if alone is None:
+                self._redraw(drawn, late, call, plan, rewound)
+            else:
+                self._redraw(drawn, [row], replace(call, kwargs={**call.kwargs, **alone}), plan, rewound, True)
 
     def _redraw(
-        self, drawn: "_Drawn", rows: Sequence[int], call: "_Call", plan: Plan, rewound: Callable[[], None]
+        self,
+        drawn: "_Drawn",
+        rows: Sequence[int],
+        call: "_Call",
+        plan: Plan,
+        rewound: Callable[[], None],
+        alone: bool = False,
     ) -> None:
-        """Draws the whole call again on the same noise and takes these images from it."""
+        """Draws these images again on the same noise, with the whole call unless it is that of one image `alone`."""
         started, ended = perf_counter(), kept_noise(call.request.get("generator"))
         rewound()
         images = [retried(image) if image.row in rows else left_aside(image.row) for image in drawn.images]
         with once_more():
-            second = self._drawn(call, plan, images)
+            second = self._drawn(call, plan, [retried(drawn.images[rows[0]], 0)] if alone else images)
         ended()
         for row in rows:
-            drawn.output = with_row(drawn.output, row, second.output)
-            drawn.pictures = replaced(drawn.pictures, row, second.pictures)
-            drawn.images[row] = joined(drawn.images[row], second.images[row], second.calls)
-            drawn.nearest[row] = second.nearest[row]
+            place = 0 if alone else row
+            spent = second.calls if drawn.output is not None else drawn.calls  # what an abandoned call cost in vain
+            drawn.images[row] = joined(drawn.images[row], second.images[place], spent)
+            drawn.nearest[row] = second.nearest[place]
+        drawn.take(second, rows, alone)
         drawn.seconds += perf_counter() - started
 
     def _thresholds(self, request: Mapping[str, Any], models: Models) -> list[Threshold]:
         """The thresholds for this call: those given or shipped, and where none of them holds those that were made."""
-        makes, detectors = self.calibration == "auto", self.policy.detectors
+        makes, detectors = self.calibration == "auto", self.policy.calibrated_ahead
         if not (makes or self._made.has_made) or (detectors and self._unreadable()):
             return self.thresholds
         effort = Effort(self.fpr, self.seconds)
@@ -296,7 +331,10 @@ class Shield(StandIn):
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False)
         negative = any(says_something(n) or (zeros and n is not None) for n in named)
         given = [request.get(n) is not None for n in ("negative_prompt_embeds", "negative_pooled_prompt_embeds")]
-        separate = request.get("negative_prompt") is not None or all(given)  # as Flux decides
+        separate = {  # as the pipelines decide
+            "negative": request.get("negative_prompt") is not None or all(given),
+            "undistilled": not self.pipe.config.get("is_distilled", False),
+        }.get(self.family.guided or "", True)
         scale = self._guidance_scale(request)
         return Plan(
             family=self.family,
@@ -336,8 +374,7 @@ class Shield(StandIn):
         return self._watched[1]
 
     def _guidance_scale(self, request: Mapping[str, Any]) -> float:
-        name = "guidance_scale" if self.family.layout == "stacked" else "true_cfg_scale"
-        return float(request.get(name) or 1.0)
+        return self.family.scale(request.get(self.family.guidance))
 
     @property
     def model_sha256(self) -> str:
@@ -411,7 +448,9 @@ class _Call:
 
 @dataclass
 class _Drawn:
-    """What a call came to so far. `calls` of the denoiser were the pipeline's own, `seconds` the shield's."""
+    """What a call came to so far. `calls` of the denoiser were the pipeline's own, `seconds` the shield's; `start` are
+    the latents that it began with. Without an `output` it was abandoned, because none of its images could leave.
+    """
 
     output: Any
     pictures: Any
@@ -419,3 +458,19 @@ class _Drawn:
     nearest: list[Nearest | None]
     seconds: float
     calls: int
+    start: Tensor | None = None
+
+    def take(self, second: "_Drawn", rows: Sequence[int], alone: bool) -> None:
+        """Takes these rows' pictures from a second attempt; all of it where this one was abandoned."""
+        if self.output is None:
+            self.output, self.pictures, self.start, self.calls = (
+                second.output,
+                second.pictures,
+                second.start,
+                second.calls,
+            )
+        elif second.output is not None:
+            for row in rows:
+                place = 0 if alone else row
+                self.output = with_row(self.output, row, second.output, place)
+                self.pictures = replaced(self.pictures, row, second.pictures, place)

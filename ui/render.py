@@ -58,23 +58,37 @@ def note(sentence: str) -> Markup:
     return Markup('<p class="ds-note" role="status">{}</p>').format(sentence)
 
 
-def pictures(figures: Iterable[tuple[str, str | None, str, str]]) -> Markup:
-    """Pictures side by side: (title, address or None, what the picture is in words, veil).
+def pictures(figures: Iterable[tuple[str, str | None, str, str] | tuple[str, str | None, str, str, Markup]]) -> Markup:
+    """Pictures side by side: (title, address or None, what the picture is in words, veil, what is drawn over it).
 
     `veil` "blurred" blurs a picture; "box" does so until a box under it is ticked; "" shows it.
     """
     return Markup('<div class="ds-pair">{}</div>').format(EMPTY.join(_figure(*figure) for figure in figures))
 
 
-def _figure(title: str, address: str | None, words: str, veil: str) -> Markup:
+def _figure(title: str, address: str | None, words: str, veil: str, over: Markup = EMPTY) -> Markup:
     if address is None:
         shown = Markup('<div class="ds-none"><span>{}</span></div>').format(words)
     else:
-        shown = Markup('<img src="{}" alt="{}">').format(address, words)
+        shown = Markup('<span class="ds-under"><img src="{}" alt="{}">{}</span>').format(address, words, over)
     box = Markup('<label class="ds-veil"><input type="checkbox"> Show the flagged picture</label>')
     return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(
         "ds-veiled" if veil else "", title, shown, box if veil == "box" else EMPTY
     )
+
+
+def outline(work: Nearest | None, size: tuple[int, int]) -> Markup:
+    """Where in a picture of this size the nearest protected one lies, to be drawn over it; nothing where that isn't
+    known.
+    """
+    if work is None or work.region is None:
+        return EMPTY
+    width, height = size
+    corners = " ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in work.region)
+    return Markup(
+        '<svg class="ds-outline" viewBox="0 0 {} {}" role="img" aria-label="Outlined: where {} lies">'
+        '<polygon points="{}"/></svg>'
+    ).format(width, height, work.work, corners)
 
 
 def titled(title: str, content: Markup) -> Markup:

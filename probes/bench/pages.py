@@ -10,16 +10,29 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from probes.bench import attacks, bypass, claims, detectors, localizers, meaning, mitigations, revival, shield, traps
+from probes.bench import (
+    attacks,
+    bypass,
+    claims,
+    detectors,
+    gallery,
+    localizers,
+    meaning,
+    mitigations,
+    questions,
+    revival,
+    shield,
+    traps,
+)
 
 PAGES = ("README.md", "docs/results.md", "docs/traps.md", "docs/scale.md")
 BENCHMARKS = "docs/bench/benchmarks.json"
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
+    "questions": (tuple(questions.SOURCES.values()), questions.table),
     "works": ("docs/testbed/verify.json", claims.works),
     "spill": ("docs/testbed/verify.json", claims.spill),
     "best-detector": ("docs/bench/detectors.json", claims.best_detector),
@@ -36,6 +49,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "localizers": ("docs/bench/localizers.json", localizers.table),
     "revival": ("docs/bench/revival.json", revival.table),
     "mitigations": ("docs/bench/mitigations.json", mitigations.table),
+    "gallery": ("docs/bench/gallery.json", gallery.table),
     "traps": ("docs/bench/traps.json", traps.table),
     "overhead": (BENCHMARKS, claims.overhead),
     "scan-speed": (BENCHMARKS, claims.speeds),
@@ -55,7 +69,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         )
     },
 }
-"""Name of a place -> the result file it is filled from, and how."""
+"""Name of a place -> the result file or files it is filled from, and how."""
 
 
 def filled(text: str, root: Path) -> str:
@@ -63,9 +77,12 @@ def filled(text: str, root: Path) -> str:
 
     def one(match: re.Match[str]) -> str:
         opened, name, _, ended = match.groups()
-        file, write = BLOCKS[name]
-        found = root / file
-        made = write(json.loads(found.read_text(encoding="utf-8"))) if found.exists() else f"*Not measured: no {file}.*"
+        files, write = BLOCKS[name]
+        files = (files,) if isinstance(files, str) else files
+        missing = [file for file in files if not (root / file).exists()]
+        made = f"*Not measured: no {', '.join(missing)}.*"
+        if not missing:
+            made = write(*(json.loads((root / file).read_text(encoding="utf-8")) for file in files))
         made = f"\n\n{made}\n\n" if made.startswith("|") else made
         return f"{opened}{made}{ended}"
 

@@ -171,14 +171,13 @@ def meaning(
 @bench_app.command()
 def gallery(
     out: Out = Path("runs/bench"),
-    share: Annotated[Path, typer.Option(help="Where Debian's openclipart-png and gnome-backgrounds are.")] = Path(
-        "/usr/share"
-    ),
+    share: Annotated[Path, typer.Option(help="Where Debian's packages put their pictures.")] = Path("/usr/share"),
+    runs: Annotated[Path, typer.Option(help="Folder for what was looked up.")] = Path("runs/bench-gallery"),
     queries: Annotated[int, typer.Option(min=1, help="Protected pictures that each edit is tried on.")] = 200,
     others: Annotated[int, typer.Option(min=0, help="Pictures that copy nothing.")] = 5000,
     as_json: Json = False,
 ) -> None:
-    """Copies that a gallery finds after edits and pictures it takes for copies, by descriptor and together."""
+    """Copies that a gallery finds and what it takes for copies, by descriptor; resumes from its parts."""
     from probes.bench.gallery import bench_gallery, table
     from probes.runs.progress import Progress, bars
 
@@ -188,8 +187,23 @@ def gallery(
         def progress(what: str, done: int, total: int) -> None:
             tracks.setdefault(what, track(what))(done, total)
 
-        found = bench_gallery(out, share=share, queries=queries, others=others, progress=progress)
+        found = bench_gallery(out, parts=runs, share=share, queries=queries, others=others, progress=progress)
     printed(found, as_json, table(found))
+
+
+@bench_app.command()
+def hero(
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("runs/bench/hero.png"),
+    works: Annotated[str, typer.Option(help="Comma-separated ids of works; by default those of the README.")] = "",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise."""
+    from probes.bench.hero import WORKS
+    from probes.bench.hero import hero as draw
+
+    statuses = draw(out, [name.strip() for name in works.split(",") if name.strip()] or WORKS, device=device)
+    printed({"picture": str(out), "statuses": statuses}, as_json, f"{out}: {', '.join(statuses)}")
 
 
 @bench_app.command()

@@ -50,6 +50,10 @@ def calibrate(
         int | None,
         typer.Option(min=1, help="Noises for each prompt; by default one of eight (8 each of the testbed's own)."),
     ] = None,
+    points: Annotated[
+        str | None,
+        typer.Option(help="Shares of the schedule to score at, such as 0,0.18, with one false-alarm rate for all."),
+    ] = None,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Prompts at once; by default 4 on a CPU, else 8.")] = None,
@@ -81,13 +85,16 @@ def calibrate(
             settings=replace(settings, steps=steps, guidance_scale=guidance, dtype=dtype),
             batch_size=batch,
             resume=resume,
+            points=numbers(points, float) if points else None,
             device=device,
             say=lambda sentence: typer.echo(sentence, err=True),
             progress=progress,
         )
+    places = {path: f" at {t.options['point']:g}" if "point" in t.options else "" for path, t in made.items()}
     lines = [
-        f"{t.detector}: flags above {t.value:.4g} for latents of {list(t.setting.latent_shape)} from timestep "
-        f"{t.setting.timesteps[0]:g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged), {path}"
+        f"{t.detector}{places[path]}: flags above {t.value:.4g} for latents of {list(t.setting.latent_shape)} from "
+        f"timestep {t.setting.timesteps[0]:g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged"
+        f"{' at all points together' if places[path] else ''}), {path}"
         for path, t in made.items()
     ]
     lines += [] if out is None else [f"Every verb that flags finds them with --thresholds {out}"]

@@ -21,6 +21,7 @@ from probes.cli.options import (
     Resume,
     exit_if,
     listed,
+    numbers,
     printed,
 )
 
@@ -45,6 +46,12 @@ def scan(
     seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Score at several points of the schedule, with one false-alarm rate.")
+    ] = False,
+    points: Annotated[
+        str | None, typer.Option(help="With --trajectory: shares of the schedule; by default 0 and the usual one.")
+    ] = None,
     schedule: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the model's own.")
     ] = None,
@@ -107,7 +114,11 @@ def scan(
     from probes.scan.scan import scan as scan_prompts
     from probes.scan.shards import Shard, launched
     from probes.testbed.checkpoint import Checkpoint
+    from shield.runtime.trajectory import USUAL_POINTS
 
+    if points and not trajectory:
+        raise typer.BadParameter("--points goes with --trajectory.")
+    places = (numbers(points, float) if points else USUAL_POINTS) if trajectory else None
     size = _batch(batch)
     execution = ExecutionConfig(engine, workers, ray_address, size, dtype, channels_last, compiled)
     part = Shard.parsed(shard) if shard else None
@@ -130,6 +141,7 @@ def scan(
         execution=execution,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
+        points=places,
         thresholds=thresholds,
         words=words,
         tpr=tpr,

@@ -295,7 +295,8 @@ def _shielded(image: Image.Image, verdict: Any) -> Drawn:
     }
     if verdict.status == "blocked":
         return Drawn(None, {}, {**more, "copied": False, "unjudged": None})
-    scores = {score.detector: score.value if math.isfinite(score.value) else None for score in verdict.scores}
+    told = reversed(verdict.scores)  # of several points of the schedule the first is kept, as in a scan of first steps
+    scores = {score.detector: score.value if math.isfinite(score.value) else None for score in told}
     return Drawn(image, scores, more)
 
 

@@ -121,6 +121,7 @@ def scan(
     execution: ExecutionConfig | None = None,
     shard: Shard | None = None,
     early_exit: EarlyExit | None = None,
+    points: Sequence[float] | None = None,
     thresholds: Path | None = None,
     words: int = WORDS,
     tpr: str | None = None,
@@ -133,6 +134,8 @@ def scan(
     ``steps`` is how many denoising steps the detectors read; the first of ``sampling.steps``. Without ``pictures``
     nothing beyond them is computed; with them a record also holds copy scores, where the prompt has a reference
     picture, and alignment, where the model has an OpenCLIP. Without ``prompts`` the testbed's own captions are taken.
+    ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
+    picture is then drawn as far as the last (probes/drawing/trajectories.py).
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
     is a folder of those that flag, by default the stored ones. The ``words`` highest-scoring flagged prompts are said
     with the pull of their words. ``tpr`` is the share of memorized prompts that are flagged, as known_rate reads it.
@@ -145,6 +148,8 @@ def scan(
     """
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
+    if points and (steps > 1 or early_exit):
+        raise BadRequestError("A trajectory's points say which steps are read; leave --steps and --early-exit out.")
     config: dict[str, Any] = {
         "model": model,
         "column": column,
@@ -154,6 +159,7 @@ def scan(
         "steps": steps,
         "pictures": pictures,
     }
+    config |= {"points": list(points)} if points else {}
     limits = None if thresholds is None else as_thresholds(thresholds)
     if thresholds is not None:
         config["thresholds"] = str(thresholds)
@@ -173,6 +179,7 @@ def scan(
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
     scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
+    scoring = replace(scoring, points=tuple(points) if points else None)
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,

@@ -15,6 +15,7 @@ import torch
 
 from probes.drawing.ahead import threshold_ahead
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
+from probes.drawing.trajectories import drawn_along, looks_for
 from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
@@ -51,6 +52,7 @@ class ScoringConfig:
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
     ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
+    ``points`` of the schedule are scored instead of the first steps.
     """
 
     model: str
@@ -66,6 +68,23 @@ class ScoringConfig:
     places: Mapping[str, str] = field(default_factory=_named_places)
     thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
+    points: tuple[float, ...] | None = None
+
+    def draw(self, subject: Subject, pictures: bool = False) -> Draw:
+        """What scores prompts, and draws them with ``pictures``. BadRequestError for a detector without points."""
+        thresholds = self.known_thresholds()
+        if self.points:
+            asked = looks_for(self.scorers(), self.points)
+            return drawn_along(subject, self.sampling, asked, pictures=pictures, thresholds=thresholds)
+        return drawn_by_pipeline(subject, self.sampling, self.scorers(), pictures=pictures, thresholds=thresholds)
+
+    def ahead(self, subject: Subject) -> tuple[Threshold | None, str | None]:
+        """What will flag, or why nothing will. Not known ahead of later points, and of a compiled denoiser, which would
+        be traced for it.
+        """
+        if self.compiled or self.points:
+            return None, None
+        return threshold_ahead(subject, self.sampling, self.scorers()[0], self.known_thresholds())
 
     def known_thresholds(self) -> Sequence[Threshold]:
         """Those given, else those that are stored where the work is done."""
@@ -130,9 +149,7 @@ class PromptScorer:
             self.subject.denoiser.to(memory_format=torch.channels_last)
         if config.compiled:
             self.subject.denoiser.compile()
-        self.draw: Draw = drawn_by_pipeline(
-            self.subject, config.sampling, config.scorers(), pictures=False, thresholds=config.known_thresholds()
-        )
+        self.draw: Draw = config.draw(self.subject)
 
     @cached_property
     def sha256(self) -> str:
@@ -146,14 +163,7 @@ class PromptScorer:
             self.batch_size = CPU_BATCH
         else:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
-        return Started(self.sha256, self.batch_size, values_of(self.sha256), *self._threshold())
-
-    def _threshold(self) -> tuple[Threshold | None, str | None]:
-        """What will flag, or why nothing will; unknown ahead of a compiled denoiser, which would be traced for it."""
-        if self.config.compiled:
-            return None, None
-        first = self.config.scorers()[0]
-        return threshold_ahead(self.subject, self.config.sampling, first, self.config.known_thresholds())
+        return Started(self.sha256, self.batch_size, values_of(self.sha256), *self.config.ahead(self.subject))
 
     def score(self, turns: Sequence[Turn]) -> Scored:
         """Every turn with its first seed, then those that are undecided with the next one, and so on."""

@@ -9,8 +9,17 @@ from typing import Any
 
 from probes.drawing.agreement import STAGE as BESIDE
 from probes.drawing.agreement import agreement_figures, record_benign
-from probes.drawing.ahead import threshold_ahead
-from probes.drawing.draw import Sampling, aligned, drawn_by_pipeline, jobs_for, record_stage, record_works
+from probes.drawing.draw import (
+    Draw,
+    Drawn,
+    Job,
+    Sampling,
+    aligned,
+    drawn_by_pipeline,
+    jobs_for,
+    record_stage,
+    record_works,
+)
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.known_ahead import pictures_ahead, scores_ahead
 from probes.inputs.prompts import read_prompts
@@ -47,12 +56,12 @@ def with_pictures(
     judge, limits = judge_for(manifest, cohorts)
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
-    scoring = ScoringConfig(model, tuple(detectors), steps, sampling, thresholds=thresholds)
-    scorers, known = scoring.scorers(), scoring.known_thresholds()
-    draw = aligned(
-        drawn_by_pipeline(subject, sampling, scorers, thresholds=known), testbed_alignment() if manifest else None
-    )
-    limit, why = threshold_ahead(subject, sampling, scorers[0], known)
+    points = config.get("points")
+    scoring = ScoringConfig(model, tuple(detectors), steps, sampling, thresholds=thresholds, points=points)
+    seen: list[Threshold] = []
+    draw = aligned(_noted(scoring.draw(subject, pictures=True), seen), testbed_alignment() if manifest else None)
+    limit, why = scoring.ahead(subject)
+    seen += [] if limit is None else [limit]
     compared = told.benign if cohorts.prompts and len(seeds) > 1 else 0
     ahead = scores_ahead(limit, why)
     ahead += pictures_ahead(cohorts.prompts, len(seeds), told.benign) if cohorts.prompts else []
@@ -77,15 +86,20 @@ def with_pictures(
 
         def before() -> dict[str, Any]:
             record_stage(run, "before", model, jobs, draw, batch_size=batch, judge=judge, progress=track("scan"))
-            return described_threshold(limit)
+            return described_threshold(seen[0] if seen else None)
 
         stages.do("before", before)
         if compared:
             plain = drawn_by_pipeline(subject, sampling)
             beside = track("benign prompts")
             stages.do(BESIDE, lambda: record_benign(run, model, seeds, compared, plain, batch, beside))
-        value = None if limit is None else limit.value
-        weigh_words(run, stages, value, told.words, lambda chosen: weighed_jobs(subject, chosen, scoring))
+        weigh_words(
+            run,
+            stages,
+            stages.detail("before").get("threshold"),
+            told.words,
+            lambda chosen: weighed_jobs(subject, chosen, scoring),
+        )
         metric, criterion = criterion_fields(judge)
         summary = {
             **figures(run, cohorts, detectors),
@@ -97,6 +111,17 @@ def with_pictures(
         table = write_results(run)
         run.finish("complete")
     return table, summary
+
+
+def _noted(draw: Draw, seen: list[Threshold]) -> Draw:
+    """The same; the thresholds that it flags by are added to ``seen``."""
+
+    def noted(jobs: Sequence[Job]) -> list[Drawn]:
+        drawn = draw(jobs)
+        seen.extend(one.threshold for one in drawn if one.threshold is not None and not seen)
+        return drawn
+
+    return noted
 
 
 def cohorts_of(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:

@@ -7,7 +7,7 @@ checked before the model is loaded. Scores are kept on the way, so a calibration
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from probes.testbed.negatives import KINDS, dev_negatives
 from probes.verbs.calibrate_copies import read_picture
 from shield.benign.prompts import benign_prompts, digest_of
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.thresholds import Threshold, found, load_thresholds, options_of, save_threshold
+from shield.runtime.trajectory import DetectorAt
+from shield.thresholds import Threshold, found, load_thresholds, save_threshold
 from shield.types import Detector
 
 OWN = "the testbed's own"
@@ -82,11 +83,8 @@ class Benign:
     def scores(self) -> int:
         return len(self.prompts) * len(self.seeds or (0,))
 
-    def check(self, fpr: float) -> None:
-        """BadRequestError where they are too few for the rate."""
-        from shield.calibration.budget import prompts_needed
-
-        needed = prompts_needed(fpr)
+    def check(self, fpr: float, needed: int) -> None:
+        """BadRequestError where they are too few for the rate, which needs so many scores."""
         if self.scores < needed:
             each = f" with {len(self.seeds)} noises each" if self.seeds else ""
             raise BadRequestError(
@@ -97,20 +95,18 @@ class Benign:
 
 
 def benign_of(
-    prompts: Path | None, fpr: float, seeds: Sequence[int] | None, column: str | None = None, limit: int | None = None
+    prompts: Path | None, needed: int, seeds: Sequence[int] | None, column: str | None = None, limit: int | None = None
 ) -> Benign:
-    """A file's prompts, or those that ship: twice as many as the rate needs and one more, as far as there are so many.
+    """A file's prompts, or those that ship: twice as many as are needed and one more, as far as there are so many.
 
     Raises BadRequestError, PromptFileError.
     """
-    from shield.calibration.budget import prompts_needed
-
     noises = None if seeds is None else tuple(seeds)
     if prompts is not None:
         found = tuple(target.prompt for target in read_prompts(prompts, column=column, limit=limit))
         return Benign(found, str(prompts), noises)
     every = benign_prompts("calibration")
-    count = min(limit or 2 * prompts_needed(fpr) + 1, len(every))
+    count = min(limit or 2 * needed + 1, len(every))
     return Benign(tuple(every[:count]), "the benign prompts that ship", noises)
 
 
@@ -127,13 +123,15 @@ def calibrate_detectors(
     seeds: Sequence[int] | None = None,
     fpr: float,
     settings: Settings = Settings(),  # noqa: B008
+    points: Sequence[float] | None = None,
     batch_size: int | None = None,
     resume: bool = False,
     device: str = "auto",
     say: Callable[[str], None] = lambda sentence: None,
     progress: Progress | None = None,
 ) -> dict[Path, Threshold]:
-    """One threshold file for each detector and setting; returns them by path.
+    """One threshold file for each detector and setting; returns them by path. With ``points``, shares of the schedule,
+    one for each detector at each of them, with one false-alarm rate for all of these.
 
     ``negatives`` are the testbed's own, of KINDS, which it takes by default; ("benign",) or ``prompts`` take others.
     With ``resume`` thresholds that are there are kept, and scores that an attempt left are not made again.
@@ -142,38 +140,47 @@ def calibrate_detectors(
     that its pipeline doesn't take; PromptFileError, WeightsError as they say.
     """
     from shield.detectors import DETECTORS
+    from shield.runtime.trajectory import detectors_at
 
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
         raise BadRequestError(f"There is no detector {', '.join(unknown)!r}; use {', '.join(DETECTORS)}.")
     checkpoint = Checkpoint.of(model)
+    chosen = [DETECTORS[name]() for name in detectors]
+    asked = list(detectors_at(chosen, points)) if points else chosen
+    needed = _scores_needed(asked, fpr)
     own = prompts is None and checkpoint.truth is not None and tuple(negatives or KINDS) != ("benign",)
     if not own:
-        benign = benign_of(prompts, fpr, seeds, column, limit)
-        benign.check(fpr)
-        say(_foretold(benign, settings.count, fpr))
+        benign = benign_of(prompts, needed, seeds, column, limit)
+        benign.check(fpr, needed)
+        say(_foretold(benign, settings.count, fpr, needed))
     pipe = checkpoint.loaded(device, settings.dtype).pipe
     if own:
-        chosen = tuple(dev_negatives(pipe, negatives or KINDS, progress))[:limit]
+        captions = tuple(dev_negatives(pipe, negatives or KINDS, progress))[:limit]
         source = f"testbed dev {' and '.join(negatives or KINDS)} that bring out no work"
-        benign = Benign(chosen, source, tuple(seeds or TESTBED_SEEDS))
-        benign.check(fpr)
-    work = _Calibration(
-        model, [DETECTORS[name]() for name in detectors], benign, fpr, out, batch_size, resume, progress
-    )
+        benign = Benign(captions, source, tuple(seeds or TESTBED_SEEDS))
+        benign.check(fpr, needed)
+    work = _Calibration(model, asked, benign, fpr, out, batch_size, resume, progress)
     used = settings.pipeline(pipe)
     calls = settings.calls(used, checkpoint.sampling(settings.steps, settings.guidance_scale))
     return {path: one for call in calls for path, one in work.made(used, call, len(calls)).items()}
 
 
-def _foretold(benign: Benign, settings: int, fpr: float) -> str:
+def _scores_needed(asked: Sequence[Any], fpr: float) -> int:
+    """How many scores of benign prompts the rate takes; of looks that share it, more."""
     from shield.calibration.budget import prompts_needed
+    from shield.calibration.trajectories import draws_needed
+    from shield.runtime.trajectory import DetectorAt
 
+    looks = {one.name for one in asked if isinstance(one, DetectorAt)}
+    return draws_needed(fpr, len(looks)) if looks else prompts_needed(fpr)
+
+
+def _foretold(benign: Benign, settings: int, fpr: float, needed: int) -> str:
     noises = "one of eight noises each" if benign.seeds is None else f"{len(benign.seeds)} noises each"
     return (
         f"{len(benign.prompts)} prompts ({benign.source}) with {noises} at {settings} setting(s): about "
-        f"{benign.scores * settings} denoiser evaluations; a false-alarm rate of {fpr:g} needs {prompts_needed(fpr)} "
-        "scores at least."
+        f"{benign.scores * settings} scores; a false-alarm rate of {fpr:g} needs {needed} at least."
     )
 
 
@@ -182,7 +189,7 @@ class _Calibration:
     """Makes the thresholds of one setting after the other."""
 
     model: str
-    detectors: list[Detector]
+    detectors: Sequence[Detector | DetectorAt]
     benign: Benign
     fpr: float
     out: Path
@@ -200,12 +207,13 @@ class _Calibration:
         from shield.runtime.settings import models_of
 
         models = models_of(pipe)
-        setting = foretold_setting(pipe, call, max(one.first_k for one in self.detectors), models)
+        horizon = max(one.first_k for one in self.detectors)
+        setting = foretold_setting(pipe, call, horizon, models)
         if self.resume and (kept := self._kept(setting)):
             self.done += self.benign.scores
             return kept
-        named = [[one.name, options_of(one)] for one in self.detectors]
-        log = ScoreLog(self.out / f"{digest([named, asdict(setting)])}.scores.jsonl", self.resume)
+        named = digest([list(map(repr, self.detectors)), setting])
+        log = ScoreLog(self.out / f"{named}.scores.jsonl", self.resume)
         total, before = self.benign.scores * settings, self.done
         thresholds = self_calibrate(
             pipe,
@@ -229,8 +237,10 @@ class _Calibration:
 
     def _kept(self, setting: Any) -> dict[Path, Threshold]:
         """The thresholds in the folder that hold here and were made of the same prompts for the same rate; none unless
-        every detector has one.
+        every detector has one. Those of points of the schedule are made anew.
         """
+        if any(isinstance(one, DetectorAt) for one in self.detectors):
+            return {}
         there, asked = load_thresholds(self.out), digest_of(list(self.benign.prompts))
         alike = [
             one

@@ -25,10 +25,12 @@ from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
 from shield.runtime.settings import ENCODERS, Models
+from shield.runtime.trajectory import DetectorAt, threshold_at
 from shield.thresholds import Setting, Threshold, found, options_of
 from shield.types import Detector
 
 CPU_SECONDS = 120.0
+WHOLE = 1 << 20  # more steps than a schedule has
 MODES = ("auto", "never")
 log = logging.getLogger("shield")
 
@@ -65,7 +67,7 @@ class OnCall:
     def of(
         self,
         pipe: Any,
-        detectors: Sequence[Detector],
+        detectors: Sequence[Detector | DetectorAt],
         request: Mapping[str, Any],
         models: Models,
         given: Sequence[Threshold],
@@ -98,7 +100,7 @@ class OnCall:
     def ahead(
         self,
         pipe: Any,
-        detectors: Sequence[Detector],
+        detectors: Sequence[Detector | DetectorAt],
         calls: Sequence[Mapping[str, Any]],
         models: Models,
         given: Sequence[Threshold],
@@ -112,7 +114,7 @@ class OnCall:
         held: list[Threshold] = []
         for call in calls if detectors else ():
             made = self._answer(pipe, detectors, call_arguments(call), models, given, effort, makes=True)
-            setting = foretold_setting(pipe, call_arguments(call), max(one.first_k for one in detectors), models)
+            setting = foretold_setting(pipe, call_arguments(call), _horizon(detectors), models)
             found_here = [_given(given, one, setting) or _first(made, one, setting) for one in detectors]
             held += [one for one in found_here if one is not None and one not in held]
             self._made = [*(one for one in made if one not in self._made), *self._made]
@@ -121,15 +123,16 @@ class OnCall:
     def _answer(
         self,
         pipe: Any,
-        detectors: Sequence[Detector],
+        detectors: Sequence[Detector | DetectorAt],
         call: Mapping[str, Any],
         models: Models,
         given: Sequence[Threshold],
         effort: Effort,
         makes: bool,
     ) -> list[Threshold]:
-        setting = foretold_setting(pipe, call, max(one.first_k for one in detectors), models)
-        shown = [one for one in detectors if one.first_k <= len(setting.timesteps)]
+        looks = [one for one in detectors if isinstance(one, DetectorAt)]
+        setting = foretold_setting(pipe, call, _horizon(detectors), models)
+        shown = [one for one in detectors if one in looks or one.first_k <= len(setting.timesteps)]
         needed = [one for one in shown if _given(given, one, setting) is None]
         kept = [one for one in self._made if effort.is_met(one)]
         if makes and any(_first(kept, one, setting) is None for one in needed):
@@ -137,13 +140,16 @@ class OnCall:
             kept += [one for one in own if effort.is_met(one)]
         held = [(one, _first(kept, one, setting)) for one in needed]
         missing = [one for one, threshold in held if threshold is None]
+        if any(one in looks for one in missing):  # those of one budget are made together
+            given_or_held = [(one, threshold) for one, threshold in held if one not in looks]
+            held, missing = given_or_held, [one for one in detectors if one in looks or one in missing]
         made = self._once(pipe, missing, call, setting, models, effort) if makes and missing else []
         return [*made, *(threshold for _, threshold in held if threshold is not None)]
 
     def _once(
         self,
         pipe: Any,
-        detectors: Sequence[Detector],
+        detectors: Sequence[Detector | DetectorAt],
         call: Mapping[str, Any],
         setting: Setting,
         models: Models,
@@ -169,14 +175,16 @@ class OnCall:
 
 def _made(
     pipe: Any,
-    detectors: Sequence[Detector],
+    detectors: Sequence[Detector | DetectorAt],
     call: Mapping[str, Any],
     setting: Setting,
     models: Models,
     effort: Effort,
     where: str,
 ) -> list[Threshold]:
-    names = " and ".join(one.name for one in detectors)
+    names = " and ".join(dict.fromkeys(one.name for one in detectors))
+    points = sorted({one.point for one in detectors if isinstance(one, DetectorAt)})
+    names += f" at {', '.join(f'{point:g}' for point in points)} of the schedule" if points else ""
     on_cpu = pipe._execution_device.type == "cpu"  # what is offloaded lies on the CPU, and runs elsewhere
     seconds = CPU_SECONDS if effort.seconds is None and on_cpu else effort.seconds
     said = (
@@ -224,15 +232,22 @@ def _bar(said: str) -> Iterator[Callable[[Progress], None] | None]:
         yield lambda far: bar.update(task, completed=far.done, total=far.total)
 
 
-def _given(thresholds: Iterable[Threshold], detector: Detector, setting: Setting) -> Threshold | None:
+def _horizon(detectors: Sequence[Detector | DetectorAt]) -> int:
+    """How many first steps of a schedule their settings name."""
+    return max(WHOLE if isinstance(one, DetectorAt) else one.first_k for one in detectors)
+
+
+def _given(thresholds: Iterable[Threshold], detector: Detector | DetectorAt, setting: Setting) -> Threshold | None:
     """The one that holds, or None. Raises WeightsError where two different ones hold."""
     try:
+        if isinstance(detector, DetectorAt):
+            return threshold_at(thresholds, detector, setting, len(setting.timesteps))
         return found(thresholds, detector, setting)
     except NotCalibratedError:
         return None
 
 
-def _first(thresholds: Iterable[Threshold], detector: Detector, setting: Setting) -> Threshold | None:
+def _first(thresholds: Iterable[Threshold], detector: Detector | DetectorAt, setting: Setting) -> Threshold | None:
     """The first that holds, or None: of those that were made, several may."""
     return next((one for one in thresholds if _given([one], detector, setting) is not None), None)
 

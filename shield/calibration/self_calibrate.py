@@ -24,7 +24,8 @@ from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.score_log import ScoreLog
-from shield.calibration.setting_call import NOISE, foretold_setting, guidance_of, rows_of, with_pictures
+from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
+from shield.calibration.trajectories import draws_needed, joint_thresholds, scores_in, settings_of, smallest_joint_rate
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
@@ -34,6 +35,7 @@ from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
 from shield.runtime.settings import Models, models_of, running_setting
+from shield.runtime.trajectory import DetectorAt
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 
@@ -57,12 +59,12 @@ class Progress:
 
 @dataclass
 class Scored:
-    """What a calibration has found: scores by detector, in the order of the prompts that were `used`, the settings that
-    they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
+    """What a calibration has found: scores by detector or look, in the order of the prompts that were `used`, the
+    settings that they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
     """
 
-    scores: dict[str, list[float]]
-    settings: dict[str, Setting] = field(default_factory=dict)
+    scores: dict[Any, list[float]]
+    settings: dict[Any, Setting] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     evaluations: int = 0
@@ -71,7 +73,7 @@ class Scored:
 
 def self_calibrate(
     pipe: Any,
-    detectors: Sequence[Detector],
+    detectors: Sequence[Detector | DetectorAt],
     call: Mapping[str, Any] | None = None,
     *,
     fpr: float = 0.01,
@@ -89,7 +91,8 @@ def self_calibrate(
 
     Args:
         pipe: A loaded pipeline of a known family, with the scheduler that it is used with.
-        detectors: What to calibrate; those with `first_k=1` cost one evaluation a prompt and one a noise.
+        detectors: What to calibrate; those with `first_k=1` cost one evaluation a prompt and one a noise. Looks at
+            points of the schedule share one false-alarm rate and cost the guided steps as far as the last of them.
         call: The call's arguments without prompt and noise, as `call_arguments` returns them: height, width,
             num_inference_steps, guidance_scale, strength, image and so on.
         fpr: The wanted false-alarm rate.
@@ -114,20 +117,29 @@ def self_calibrate(
         UnsupportedPipelineError, TraceError: The pipeline or its scheduler can't be read.
         MissingSignalError: A detector needs what this pipeline doesn't show.
     """
-    chosen = benign_prompts("calibration", _usual_count(fpr)) if prompts is None else list(prompts)
+    looks = [one for one in detectors if isinstance(one, DetectorAt)]
+    chosen = benign_prompts("calibration", _usual_count(fpr, looks)) if prompts is None else list(prompts)
     if not chosen or not detectors or noises < 1:
         raise BadRequestError(
             f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
         )
     batch = batch_size or (CPU_BATCH if pipe._execution_device.type == "cpu" else GPU_BATCH)
-    spread = seeds is None
-    chosen_seeds = [NOISE + place for place in range(noises)] if seeds is None else list(seeds)
-    work = _Work(pipe, detectors, call or {}, models or models_of(pipe), log)
-    found = work.scored(_batches(chosen, chosen_seeds, batch, spread), batch, seconds, progress)
+    usual = [NOISE + place for place in range(noises)]
+    chunks = _batches(chosen, usual, batch) if seeds is None else _every(chosen, seeds, batch)
+    found = _Work(pipe, detectors, call or {}, models or models_of(pipe), log).scored(chunks, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
-    about |= {"asked_sha256": digest_of(chosen), "rate_interval": list(rate_interval(len(found.used), rate))}
-    return [calibrated(d, found.scores[d.name], rate, found.settings[d.name], model, about) for d in detectors]
+    about |= {"asked_sha256": digest_of(chosen)}
+    made: dict[Any, Threshold] = {}
+    if looks:
+        joint = max(fpr, smallest_joint_rate(len(found.used), len({one.name for one in looks})))
+        thresholds = joint_thresholds(looks, found.scores, found.settings, joint, model, about)
+        made = dict(zip(looks, thresholds, strict=True))
+    about |= {"rate_interval": list(rate_interval(len(found.used), rate))}
+    for one in detectors:
+        if one not in made:
+            made[one] = calibrated(one, found.scores[one], rate, found.settings[one], model, about)
+    return [made[one] for one in detectors]
 
 
 def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
@@ -143,25 +155,33 @@ def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
     }
 
 
-def _usual_count(fpr: float) -> int:
-    return min(2 * prompts_needed(fpr) + 1, len(benign_prompts("calibration")))
+def _usual_count(fpr: float, looks: Sequence[DetectorAt] = ()) -> int:
+    needed = draws_needed(fpr, len({one.name for one in looks})) if looks else prompts_needed(fpr)
+    return min(2 * needed + 1, len(benign_prompts("calibration")))
 
 
 class _Work:
     """Scores prompts at one setting."""
 
     def __init__(
-        self, pipe: Any, detectors: Sequence[Detector], call: Mapping[str, Any], models: Models, log: ScoreLog | None
+        self,
+        pipe: Any,
+        detectors: Sequence[Detector | DetectorAt],
+        call: Mapping[str, Any],
+        models: Models,
+        log: ScoreLog | None,
     ) -> None:
-        self.pipe, self.models, self.family, self.log = pipe, models, family_of(pipe), log
-        self.detectors = detectors
+        self.pipe, self.models, self.family = pipe, models, family_of(pipe)
+        self.log, self.named = log, {repr(one): one for one in detectors}
         self.call = with_pictures(pipe, call)
         self.shared = SharedUncond(pipe)
         guess = bool(self.call.get("guess_mode"))
-        at_once = [one for one in detectors if one.first_k == 1 and not guess]
-        others = [one for one in detectors if one not in at_once]
+        self.looks = [one for one in detectors if isinstance(one, DetectorAt)]
+        plain = [one for one in detectors if not isinstance(one, DetectorAt)]
+        at_once = [one for one in plain if one.first_k == 1 and not guess]
+        others = [one for one in plain if one not in at_once]
         self.groups = [(group, group is at_once) for group in (at_once, others) if group]
-        self.found = Scored({detector.name: [] for detector in detectors})
+        self.found = Scored({detector: [] for detector in detectors})
 
     @torch.inference_mode()
     def scored(
@@ -191,7 +211,6 @@ class _Work:
                 self.found.seconds = perf_counter() - started
                 if progress is not None:
                     progress(self._progress(total, seconds))
-        self._foretell()
         return self.found
 
     def _is_late(self, started: float, seconds: float | None, more: int) -> bool:
@@ -209,56 +228,73 @@ class _Work:
         return Progress(done, total, spent)
 
     def _score(self, prompts: Sequence[str], seed: int) -> None:
-        kept = None if self.log is None else self.log.known(prompts, seed)
+        kept = self._kept(prompts, seed)
         found = self._fresh(prompts, seed) if kept is None else kept
         if self.log is not None and kept is None:
-            self.log.keep(prompts, seed, found)
-        for name, values in found.items():
-            self.found.scores[name] += values
+            self.log.keep(prompts, seed, {name: found[one] for name, one in self.named.items()})
+        for one, values in found.items():
+            self.found.scores[one] += values
         self.found.used += prompts
         self.found.seeds = sorted({*self.found.seeds, seed})
 
-    def _fresh(self, prompts: Sequence[str], seed: int) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+    def _kept(self, prompts: Sequence[str], seed: int) -> dict[Any, list[float]] | None:
+        """The scores of an earlier attempt, once a first batch has shown what they hold for."""
+        held = None if self.log is None or not self.found.settings else self.log.known(prompts, seed)
+        return None if held is None else {self.named[name]: values for name, values in held.items()}
+
+    def _fresh(self, prompts: Sequence[str], seed: int) -> dict[Any, list[float]]:
+        found: dict[Any, list[float]] = {}
         for group, is_alone in self.groups:
             trace = self._trace(group, is_alone, prompts, seed)
             for detector in group:
-                found[detector.name] = detector.score(trace).tolist()
-                if detector.name not in self.found.settings:
-                    self.found.settings[detector.name] = self._setting(trace)
+                found[detector] = detector.score(trace).tolist()
+                if detector not in self.found.settings:
+                    self.found.settings[detector] = self._setting(trace)
+        if self.looks:
+            trace = self._trace(
+                [one.detector for one in self.looks], False, prompts, seed, [o.point for o in self.looks]
+            )
+            found |= scores_in(self.pipe, self.looks, trace)
+            if self.looks[0] not in self.found.settings:
+                scale = guidance_of(self.pipe, self.call)
+                self.found.settings |= settings_of(self.pipe, self.looks, trace, self.models, scale)
         return found
 
-    def _foretell(self) -> None:
-        """The settings of detectors whose scores were all kept from an earlier attempt."""
-        for detector in self.detectors:
-            if detector.name not in self.found.settings:
-                setting = foretold_setting(self.pipe, self.call, detector.first_k, self.models)
-                self.found.settings[detector.name] = setting
-
-    def _trace(self, group: Sequence[Detector], is_alone: bool, prompts: Sequence[str], seed: int) -> Trace:
-        """What the pipeline's first steps show for these prompts on one noise."""
+    def _trace(
+        self,
+        group: Sequence[Detector],
+        is_alone: bool,
+        prompts: Sequence[str],
+        seed: int,
+        points: Sequence[float] | None = None,
+    ) -> Trace:
+        """What the pipeline's first steps, or those at some points, show for these prompts on one noise."""
         needs = frozenset().union(*(detector.needs for detector in group))
         horizon = max(detector.first_k for detector in group)
         generators = [torch.Generator("cpu").manual_seed(seed) for _ in prompts]
         call = rows_of(self.pipe, self._alone() if is_alone else self._guided(len(prompts)), len(prompts))
         uncond = self.shared.of([seed] * len(prompts)) if is_alone else True
-        with recorded(self.pipe, needs, horizon, stop=True, extra_uncond=uncond) as trace:
+        with recorded(self.pipe, needs, horizon, True, uncond, points) as trace:
             self.pipe(prompt=list(prompts), generator=generators, **call)
         return trace
 
     def _alone(self) -> dict[str, Any]:
         """The call with guidance off, so that the denoiser is given conditional rows alone."""
         if self.family.layout == "separate":
-            return {**self.call, "true_cfg_scale": 1.0}
+            return {**self.call, self.family.guidance: 1.0}
         scale_enters = getattr(denoiser_of(self.pipe).config, "time_cond_proj_dim", None) is not None
         is_off = guidance_of(self.pipe, self.call) <= 1.0
-        return dict(self.call) if scale_enters or is_off else {**self.call, "guidance_scale": 1.0}
+        return (
+            dict(self.call)
+            if scale_enters or is_off
+            else {**self.call, self.family.guidance: 1.0 - self.family.guidance_offset}
+        )
 
     def _guided(self, count: int) -> dict[str, Any]:
         """The call as it is; where the unconditional half is a call of its own, it takes place with a negative prompt
         only.
         """
-        if self.family.layout == "separate" and guidance_of(self.pipe, self.call) > 1.0:
+        if self.family.guided == "negative" and guidance_of(self.pipe, self.call) > 1.0:
             return {**self.call, "negative_prompt": [""] * count}
         return self.call
 
@@ -276,9 +312,12 @@ class _Work:
             yield
 
 
-def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int, spread: bool) -> list[tuple[Sequence[str], int]]:
-    """(prompts, seed) in the prompts' order, one noise a batch: `spread`, the noises take turns; else each has all."""
-    chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    if spread:
-        return [(chunk, seeds[place % len(seeds)]) for place, chunk in enumerate(chunks)]
-    return [(chunk, seed) for seed in seeds for chunk in chunks]
+def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int) -> list[tuple[Sequence[str], int]]:
+    """(prompts, seed) in the prompts' order; each batch has one noise, and the noises take turns."""
+    starts = range(0, len(prompts), size)
+    return [(prompts[start : start + size], seeds[place % len(seeds)]) for place, start in enumerate(starts)]
+
+
+def _every(prompts: Sequence[str], seeds: Sequence[int], size: int) -> list[tuple[Sequence[str], int]]:
+    """(prompts, seed) of every prompt with every noise; each batch has one noise."""
+    return [batch for seed in seeds for batch in _batches(prompts, [seed], size)]

@@ -1,6 +1,6 @@
 """From what a hook sees of a call's steps to the trace that detectors read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from shield.errors import MissingSignalError
 from shield.hooks.extra_predictions import late, redrawn, shifted
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import intercepted
+from shield.hooks.steps import step_at, steps_of
 from shield.model.conditioning import null_conditioning
 from shield.model.families import Family, family_of
 from shield.model.prediction import refuse_unreadable
@@ -75,8 +76,10 @@ def recorded(
     first_k: int | None = None,
     stop: bool = False,
     extra_uncond: "bool | PredictUncond" = False,
+    points: Sequence[float] | None = None,
 ) -> Iterator[Trace]:
-    """Records `needs` (names of shield/signals.py) of one pipeline call's first `first_k` steps (all when None).
+    """Records `needs` (names of shield/signals.py) of one pipeline call's first `first_k` steps (all when None), or of
+    the steps at these `points`, shares of its schedule.
 
     `stop=True` ends the pipeline call quietly once those steps are recorded: the block is left at that point, without
     the call's result. `extra_uncond=True` predicts the empty prompt beside every recorded step that has no
@@ -95,12 +98,21 @@ def recorded(
     if signals != Signals():
         refuse_unreadable(pipe.scheduler)
     predict = partial(_predicted_null, pipe) if extra_uncond is True else extra_uncond or None
-    recorder = _Recorder(family, signals, first_k, stop, trace, predict if "noise_uncond" in signals.tensors else None)
+    wanted = partial(_wanted_steps, pipe, first_k, points)
+    recorder = _Recorder(family, signals, wanted, stop, trace, predict if "noise_uncond" in signals.tensors else None)
     with ExitStack() as stack:
         if stop:
             stack.enter_context(suppress(_Enough))
         stack.enter_context(intercepted(pipe, recorder, layers=signals.layers))
         yield trace
+
+
+def _wanted_steps(pipe: Any, first_k: int | None, points: Sequence[float] | None) -> frozenset[int]:
+    """The steps of the running call that are recorded, counted from 0."""
+    steps = steps_of(pipe)
+    if points is not None:
+        return frozenset(step_at(point, steps) for point in points)
+    return frozenset(range(steps if first_k is None else first_k))
 
 
 def _predicted_null(pipe: Any, forward: Forward) -> Tensor:
@@ -116,29 +128,32 @@ class _Recorder:
         self,
         family: Family,
         signals: Signals,
-        first_k: int | None,
+        wanted: Callable[[], frozenset[int]],
         stop: bool,
         trace: Trace,
         predict_uncond: PredictUncond | None,
     ) -> None:
         self.family, self.signals, self.trace, self.predict_uncond = family, signals, trace, predict_uncond
-        self.first_k = float("inf") if first_k is None else first_k
-        self.stop = stop
+        self.find_wanted, self.stop = wanted, stop
+        self.wanted: frozenset[int] = frozenset()
 
     def __call__(self, forward: Forward) -> None:
-        if forward.index >= self.first_k:
-            if self.stop:
-                raise _Enough
+        if forward.index == 0:
+            self.wanted = self.find_wanted()
+        last = max(self.wanted, default=-1)
+        if self.stop and forward.index > last:
+            raise _Enough
+        if forward.index not in self.wanted:
             return
         self.trace.micro_conditioning = forward.micro_conditioning
         if (forward.noise_uncond is None or forward.other_micro) and self.predict_uncond is not None:
             forward = replace(forward, noise_uncond=self.predict_uncond(forward))
         step = record(forward, self.signals, self.family.packed)
-        completes = forward.index < len(self.trace.steps)
+        completes = bool(self.trace.steps) and self.trace.steps[-1].index == forward.index
         if completes:
             self.trace.steps[-1] = step
         else:
             self.trace.steps.append(step)
         whole = self.family.layout == "stacked" or completes or forward.noise_uncond is not None
-        if self.stop and whole and len(self.trace.steps) >= self.first_k:
+        if self.stop and whole and forward.index == last:
             raise _Enough

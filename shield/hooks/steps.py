@@ -79,3 +79,13 @@ def observed(
             setattr(owner, name, held)
         else:
             vars(owner).pop(name, None)
+
+
+def steps_of(pipe: Any) -> int:
+    """How many steps the running call has, or the last one had."""
+    return getattr(pipe, "num_timesteps", 0) or len(pipe.scheduler.timesteps)
+
+
+def step_at(share: float, steps: int) -> int:
+    """The step, counted from 0, at this share (0..1) of a schedule: 0 is the first step, 1 the last."""
+    return min(int(share * steps), steps - 1)

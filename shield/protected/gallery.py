@@ -252,7 +252,7 @@ class Gallery:
             said.append(self.judged(name, found))
             if said[-1].copied:
                 return said[-1]
-            candidates += descriptor.candidates(found)
+            candidates += found.candidates
         return max(said, key=_nearness)
 
     def judged(self, name: str, found: Found) -> Nearest:

@@ -34,28 +34,30 @@ def with_verdicts(output: Any, images: Any, verdicts: list[Verdict]) -> Any:
     return output
 
 
-def with_row(output: Any, row: int, source: Any) -> Any:
-    """The output with everything that it says about one picture, beside the picture itself, taken from `source`.
+def with_row(output: Any, row: int, source: Any, place: int) -> Any:
+    """The output with everything that it says about one picture, beside the picture itself, taken from what `source`
+    says about the one at `place`.
 
     Fields with an entry for each picture count (`nsfw_content_detected`); others stay.
     """
-    count = len(images_of(output))
+    counts = len(images_of(output)), len(images_of(source))
     if isinstance(output, tuple):
         others = zip(output[1:], source[1:], strict=True)
-        return (output[0], *(_with_entry(held, row, other, count) for held, other in others))
+        return (output[0], *(_with_entry(held, row, other, place, counts) for held, other in others))
     for name in list(output.keys()):  # a ModelOutput leaves out what is None
         if name != "images":
-            setattr(output, name, _with_entry(output[name], row, source.get(name), count))
+            setattr(output, name, _with_entry(output[name], row, source.get(name), place, counts))
     return output
 
 
-def _with_entry(held: Any, row: int, source: Any, count: int) -> Any:
+def _with_entry(held: Any, row: int, source: Any, place: int, counts: tuple[int, int]) -> Any:
     kinds = (list, tuple, np.ndarray, torch.Tensor)
-    if not all(isinstance(field, kinds) and len(field) == count for field in (held, source)):
+    pairs = zip((held, source), counts, strict=True)
+    if not all(isinstance(field, kinds) and len(field) == count for field, count in pairs):
         return held
     if isinstance(held, tuple):
-        return tuple(replaced(list(held), row, source))
-    return replaced(held, row, source)
+        return tuple(replaced(list(held), row, source, place))
+    return replaced(held, row, source, place)
 
 
 def pil_images(pipe: Any, images: Any, output_type: str) -> list[Image.Image]:
@@ -75,12 +77,12 @@ def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
     return as_pictures(decoded(pipe, latents).permute(0, 2, 3, 1))
 
 
-def replaced(images: Any, index: int, source: Any) -> Any:
-    """The pictures with one replaced by the same one of `source`; the others are the same objects or bits."""
+def replaced(images: Any, index: int, source: Any, place: int) -> Any:
+    """The pictures with one replaced by `source[place]`; the others are the same objects or bits."""
     if isinstance(images, list):
-        return [source[i] if i == index else image for i, image in enumerate(images)]
+        return [source[place] if i == index else image for i, image in enumerate(images)]
     changed = images.copy() if isinstance(images, np.ndarray) else images.clone()
-    changed[index] = source[index]
+    changed[index] = source[place]
     return changed
 
 

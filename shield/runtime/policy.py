@@ -9,6 +9,7 @@ from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.reasons import Reason
 from shield.rewriters import ClauseDrop, ConceptSubstitution
+from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
 from shield.signals import Signals
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
 
@@ -40,6 +41,14 @@ class Policy:
     the same noise before it is blocked: with the next mitigation, or from the first step on with what came late. A
     retry costs a second call of the whole batch.
 
+    `points`: at which shares of the schedule the detectors that read one step score, with one false-alarm budget for
+    all of them (shield/runtime/trajectory.py). An image that only a later point flags is drawn again alone, mitigated
+    from its first step: a call of its own for each mitigation that is tried, and none with `retries=0`, where it is
+    blocked. By default the usual points where thresholds for all of them are at hand, as they are for the shipped
+    testbed, else the first step. Points that are given are calibrated on the first call like everything else, which
+    takes drawing the benign prompts as far as the last point: for (0, 0.18) of 25 steps 10 evaluations a prompt with
+    guidance, where the first step takes one.
+
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
     `concepts` of its own.
     """
@@ -56,6 +65,7 @@ class Policy:
     watch_steps: tuple[float, ...] = ()
     preview: str = "linear"
     retries: int = 1
+    points: tuple[float, ...] | None = None
     registry: bool = True
 
     def __post_init__(self) -> None:
@@ -67,13 +77,30 @@ class Policy:
         for option in ("extra_calls", "retries"):
             if getattr(self, option) < 0:
                 raise BadRequestError(f"{option} can't be negative; {getattr(self, option)} was given.")
-        if not all(0.0 <= share <= 1.0 for share in self.watch_steps):
-            raise BadRequestError(f"watch_steps are shares from 0 to 1 of the schedule; {self.watch_steps} was given.")
+        for option in ("watch_steps", "points"):
+            if not all(0.0 <= share <= 1.0 for share in getattr(self, option) or ()):
+                raise BadRequestError(
+                    f"{option} are shares from 0 to 1 of the schedule; {getattr(self, option)} was given."
+                )
+        if self.points == ():
+            raise BadRequestError("points names one share of the schedule at least, as in (0, 0.18); () was given.")
 
     @property
     def horizon(self) -> int:
         """How many first steps are recorded."""
         return max((detector.first_k for detector in self.detectors), default=0)
+
+    @property
+    def followed(self) -> tuple[DetectorAt, ...]:
+        """The detectors that read one step, at each of the points."""
+        return detectors_at(self.detectors, USUAL_POINTS if self.points is None else self.points)
+
+    @property
+    def calibrated_ahead(self) -> tuple[Detector | DetectorAt, ...]:
+        """What a call needs thresholds for whatever is at hand."""
+        if self.points is None:
+            return self.detectors
+        return (*(one for one in self.detectors if not can_look_again(one)), *self.followed)
 
     @property
     def signals(self) -> Signals:

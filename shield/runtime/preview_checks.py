@@ -21,6 +21,7 @@ from torch import Tensor
 from shield.errors import TraceError
 from shield.hooks.forward import Forward
 from shield.hooks.preview import Preview, clean_latents, preview_of, small_pictures
+from shield.hooks.steps import step_at, steps_of
 from shield.protected.gallery import Gallery
 from shield.protected.meaning import Meaning, Space
 from shield.runtime.policy import Policy
@@ -92,8 +93,7 @@ class PreviewMonitor:
 
     def due(self, index: int) -> list[Check]:
         """The checks of step `index`, counted from 0, of the running call."""
-        steps = getattr(self.pipe, "num_timesteps", 0) or len(self.pipe.scheduler.timesteps)
-        return [check for check in self.checks if min(int(check.share * steps), steps - 1) == index]
+        return [check for check in self.checks if step_at(check.share, steps_of(self.pipe)) == index]
 
     def seen(
         self, forward: Forward, prediction: Tensor, checks: Sequence[Check], size: tuple[int, int]

@@ -1,19 +1,26 @@
 """A second attempt at an image that came out wrong, on the same noise, with a stronger mitigation from the first step.
 
-The whole call is run again, because one image's noise can't be had without the others' where a batch shares a
-generator; only the pictures that needed it are taken from the second run. It costs as much as the first, and happens
-when a finished picture copies a protected one, or when nothing helped an image that was flagged on its way.
+An image that a later step flagged is drawn alone, from the latents that its row began with. A finished copy, or an
+image that nothing helped on its way, is drawn with the whole call once more, because a given picture or a generator
+that the batch shares can't be had for one image alone; only the pictures that needed it are taken from the second run.
+Either costs as much as the first call did for these images.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from shield.runtime.controller import ImageState
+from shield.hooks.ways_in import PICTURES
+from shield.runtime.call import ImageState
 from shield.runtime.policy import Policy
 from shield.types import Nearest
+
+# Arguments that hold one entry for each prompt where they are lists or tensors.
+PER_PROMPT = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
 
 
 def worth_retrying(image: ImageState, nearest: Nearest | None, policy: Policy) -> bool:
@@ -25,9 +32,16 @@ def worth_retrying(image: ImageState, nearest: Nearest | None, policy: Policy) -
     return nearest is not None and nearest.copied
 
 
-def retried(image: ImageState) -> ImageState:
-    """The image at the start of another attempt: flagged for what the last one came to."""
-    return ImageState(image.row, image.prompt, image.mentions, image.reasons, tried=image.spent, spent=image.spent)
+def retried(image: ImageState, row: int | None = None) -> ImageState:
+    """The image at the start of another attempt: flagged for what the last one came to. `row`: its place in that."""
+    return ImageState(
+        image.row if row is None else row,
+        image.prompt,
+        image.mentions,
+        image.reasons,
+        tried=image.spent,
+        spent=image.spent,
+    )
 
 
 def left_aside(row: int) -> ImageState:
@@ -40,7 +54,41 @@ def joined(first: ImageState, second: ImageState, calls: int) -> ImageState:
     second.scores = [*first.scores, *second.scores]
     second.extra_calls += first.extra_calls + calls
     second.scored &= first.scored
+    second.row = first.row
     return second
+
+
+def call_alone(
+    pipe: Any, request: Mapping[str, Any], row: int, images: int, start: Tensor | None
+) -> dict[str, Any] | None:
+    """The arguments by which one image of a call is drawn alone from its own initial latents.
+
+    Args:
+        pipe: The pipeline.
+        request: All of the call's arguments by name.
+        row: The image's place in the call.
+        images: How many images the call makes.
+        start: The latents that the call began with, (images, ...), before they were scaled.
+
+    Returns:
+        What differs from the call's own arguments; None where a picture was given, or the pipeline takes no latents.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    pictures = any(value is not None for name, value in request.items() if name in PICTURES or "ip_adapter" in name)
+    if start is None or len(start) != images or pictures or not {"latents", "num_images_per_prompt"} <= set(takes):
+        return None
+    copies = request.get("num_images_per_prompt") or 1
+    rows, prompt = images // copies, row // copies
+    alone: dict[str, Any] = {
+        name: value[prompt : prompt + 1]
+        for name, value in request.items()
+        if name.startswith(PER_PROMPT) and isinstance(value, list | tuple | Tensor) and len(value) == rows
+    }
+    generator = request.get("generator")
+    if isinstance(generator, list | tuple):
+        alone["generator"] = [generator[row]] if len(generator) == images else generator
+    latents = start[row : row + 1] / float(getattr(pipe.scheduler, "init_noise_sigma", 1.0))
+    return {**alone, "latents": latents, "num_images_per_prompt": 1}
 
 
 def kept_noise(generator: Any) -> Callable[[], None]:

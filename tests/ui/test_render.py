@@ -49,6 +49,7 @@ def verdict(status: str = "passed", **more) -> Verdict:
         render.rewritten(EVIL, "a " + EVIL),
         render.heat(EVIL, [WordWeight("img", 1, 4, 1.0)]),
         render.nearest([(EVIL, Nearest(EVIL, "pdq", 1, 0, True), None)]),
+        render.outline(Nearest(EVIL, "pdq", 1, 0, True, region=((0, 0), (1, 0), (1, 1), (0, 1))), (8, 8)),
         render.nearest([("one", Nearest(EVIL, "pdq", 1, 0, True), "data:image/png;base64,")]),
         render.mentions(EVIL, Concepts([Concept("onerror")]).found(EVIL)),
         render.concepts_table([Concept(EVIL, aliases=(EVIL,), descriptions=(EVIL,), substitute=EVIL)], ""),
@@ -125,6 +126,22 @@ def test_the_nearest_work_is_judged_in_words() -> None:
         "Without: wpdq 0.950, threshold 0.880: that counts as a copy."
     )
     assert render.nearest([("Behind", None, None)]) == ""
+
+
+def test_the_matched_region_is_drawn_over_the_picture() -> None:
+    """The right half of a picture of 200 x 100, cut by 10 % of the width."""
+    region = ((0.5, 0.0), (1.1, 0.0), (1.1, 1.0), (0.5, 1.0))
+    found = Nearest("w", "local", 0.9, 0.8, True, descriptor="local", region=region)
+    over = render.outline(found, (200, 100))
+    assert 'viewBox="0 0 200 100"' in over and 'points="100.0,0.0 220.0,0.0 220.0,100.0 100.0,100.0"' in over
+    shown = render.pictures([("Behind", "data:,", "words", "", over)])
+    assert shown.index("<img") < shown.index(over) < shown.index("</figure>")
+    assert render.outline(Nearest("w", "pdq", 0.5, 0.8, False), (200, 100)) == render.outline(None, (1, 1)) == ""
+
+
+def test_near_is_said_to_be_neither() -> None:
+    near = Nearest("w", "sscd", 0.8, 0.85, False, True, "sscd", None, 0.75)
+    assert "sscd 0.800, threshold 0.850: that is near, but no copy." in render.nearest([("Behind", near, None)])
 
 
 def test_what_a_second_attempt_repeats_is_said_once() -> None:

@@ -204,8 +204,15 @@ def _shown(page: Page, drawing: Drawing) -> tuple[str, str, str]:
             _address(drawing.shielded),
             f"behind the shield: {verdict.status}",
             veil if equal else "",
+            render.outline(verdict.nearest, drawing.shielded.size),
         ),
-        ("Without the shield" + equal, _address(drawing.unshielded), "what the bare model draws", veil),
+        (
+            "Without the shield" + equal,
+            _address(drawing.unshielded),
+            "what the bare model draws",
+            veil,
+            render.outline(drawing.recalled, drawing.unshielded.size),
+        ),
     ]
     return str(line), str(render.pictures(figures)), str(_details(page, drawing))
 

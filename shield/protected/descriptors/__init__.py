@@ -4,14 +4,27 @@ ADD A DESCRIPTOR: one file with a class that has the members of `Descriptor` (fo
 uses all that are installed.
 """
 
+from shield.protected.descriptors.dense import Dense
 from shield.protected.descriptors.found import WHOLE, Descriptor, Found, Limit, Region
 from shield.protected.descriptors.local import Local
 from shield.protected.descriptors.pixels import Pixels
 from shield.protected.descriptors.sscd import Sscd
 
-DESCRIPTORS: dict[str, type[Descriptor]] = {"pixels": Pixels, "sscd": Sscd, "local": Local}
+DESCRIPTORS: dict[str, type[Descriptor]] = {"pixels": Pixels, "sscd": Sscd, "local": Local, "dense": Dense}
 
-__all__ = ["DESCRIPTORS", "WHOLE", "Descriptor", "Found", "Limit", "Local", "Pixels", "Region", "Sscd", "available"]
+__all__ = [
+    "DESCRIPTORS",
+    "WHOLE",
+    "Dense",
+    "Descriptor",
+    "Found",
+    "Limit",
+    "Local",
+    "Pixels",
+    "Region",
+    "Sscd",
+    "available",
+]
 
 
 def available() -> list[str]:

@@ -23,12 +23,15 @@ class Limit(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The protected picture at `place` in the gallery, by `metric`; the score grows with similarity."""
+    """The protected picture at `place` in the gallery, by `metric`; the score grows with similarity. `candidates` are
+    places that the following descriptors should look at, too.
+    """
 
     place: int
     metric: str
     score: float
     region: Region | None = None
+    candidates: tuple[int, ...] = ()
 
 
 class Descriptor(Protocol):
@@ -55,10 +58,7 @@ class Descriptor(Protocol):
         """Removes the pictures for which `kept` (N,) is False."""
 
     def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
-        """The best; None where there is nothing to say. `candidates` are positions that another descriptor named."""
-
-    def candidates(self, found: Found) -> list[int]:
-        """Positions that the following descriptors should look at, too."""
+        """The best; None where there is nothing to say. `candidates` are places that other descriptors named."""
 
     def join(self, other: Any) -> None:
         """Adds the pictures of another descriptor of this kind."""

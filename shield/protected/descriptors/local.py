@@ -18,16 +18,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from shield.protected.descriptors.found import Found, Limit, Region
+from shield.protected.descriptors.found import Found, Limit
+from shield.protected.descriptors.placement import GRID, alike, is_plain, region_of
 
 SIDE, MOST = 256, 250  # of a protected picture: its longer side in pixels, and how many features it has
 ASKED_SIDE, ASKED_MOST = 384, 900  # of a picture that is looked up, which may hold a protected one at half its size
 CONTRAST, EDGE = 0.015, 12.0
-GRID = 48  # side of a protected picture's colors, squeezed to a square
 NEIGHBORS, CLOSE = 6, 0.6  # nearest features that vote, and how far matched ones may be
 CANDIDATES = 10
 INLIERS, TOLERANCE = 6, 4.0  # tolerance in pixels of the picture looked up
-SEEN = 0.25  # share of the protected picture that has to lie within the picture
 CELLS_FROM = 12_000  # features from which FAISS groups them into cells
 LARGEST = 20_000  # protected pictures up to which all are candidates; above, those that another descriptor names
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (-np.arange(8)) % 8].ravel()
@@ -119,9 +118,10 @@ class Local:
                 if fitted is None:
                     continue
                 pixels = np.asarray(shown.resize(asked.size, Image.Resampling.BOX)) if pixels is None else pixels
-                score = self._correlation(pixels, fitted, place)
+                score = alike(pixels, fitted, self._sizes[place], self._colors[place], self.limits["local"].copy)
                 if best is None or score > best.score:
-                    best = Found(place, "local", score, self._region(fitted, asked.size, place, mirrored))
+                    region = region_of(fitted, self._sizes[place], asked.size, mirrored)
+                    best = Found(place, "local", score, region, (place,))
                 if score > self.limits["local"].copy:
                     return best
         return best
@@ -166,51 +166,19 @@ class Local:
         points = self._points[place].astype(np.float32)
         if len(points) < INLIERS:
             return None
-        alike = asked.descriptions @ (self._descriptions[place].astype(np.float32).T / 512)
-        theirs, ours = alike.argmax(axis=1), alike.argmax(axis=0)
+        nearness = asked.descriptions @ (self._descriptions[place].astype(np.float32).T / 512)
+        theirs, ours = nearness.argmax(axis=1), nearness.argmax(axis=0)
         every = np.arange(len(theirs))
-        chosen = (ours[theirs] == every) & (alike[every, theirs] > 1 - CLOSE**2 / 2)
+        chosen = (ours[theirs] == every) & (nearness[every, theirs] > 1 - CLOSE**2 / 2)
         if chosen.sum() < INLIERS:
             return None
         cv2.setRNGSeed(0)
         laid, agree = cv2.findHomography(
             points[theirs[chosen]], asked.points[chosen], cv2.USAC_MAGSAC, TOLERANCE, maxIters=500, confidence=0.99
         )
-        if laid is None or int(agree.sum()) < INLIERS or not _is_plain(laid, self._sizes[place], asked.size):
+        if laid is None or int(agree.sum()) < INLIERS or not is_plain(laid, self._sizes[place], asked.size):
             return None
         return np.asarray(laid)
-
-    def _correlation(self, pixels: np.ndarray, laid: np.ndarray, place: int) -> float:
-        """Of the protected picture with what lies under it, where that is within the picture; 0 if that is too
-        little.
-        """
-        import cv2
-
-        fine = 4 * GRID
-        width, height = self._sizes[place]
-        scale = np.array(
-            [[width / fine, 0, 0.5 * width / fine - 0.5], [0, height / fine, 0.5 * height / fine - 0.5], [0, 0, 1]]
-        )
-        back = laid @ scale
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        under = cv2.warpPerspective(pixels, back, (fine, fine), flags=flags)
-        within = cv2.warpPerspective(np.ones(pixels.shape[:2], np.float32), back, (fine, fine), flags=flags)
-        seen = cv2.resize(within, (GRID, GRID), interpolation=cv2.INTER_AREA) > 0.99
-        if seen.mean() < SEEN:
-            return 0.0
-        ones = cv2.resize(under, (GRID, GRID), interpolation=cv2.INTER_AREA)[seen].astype(np.float32)
-        return correlation(ones, self._colors[place][seen].astype(np.float32))
-
-    def _region(self, laid: np.ndarray, size: tuple[int, int], place: int, mirrored: bool) -> Region:
-        """The protected picture's corners in the other one, as shares of its width and height."""
-        corners = _corners(laid, self._sizes[place]) / size
-        if mirrored:
-            corners[:, 0] = 1.0 - corners[:, 0]
-        return tuple((round(float(x), 4), round(float(y), 4)) for x, y in corners)
-
-    def candidates(self, found: Found) -> list[int]:
-        """None: nothing comes after it."""
-        return []
 
     def join(self, other: Local) -> None:
         """Adds the pictures of another one."""
@@ -264,33 +232,6 @@ def features(image: Image.Image, side: int, most: int) -> Features:
     return Features(np.array([k.pt for k in keypoints[:most]], np.float32), roots.astype(np.float32), size)
 
 
-def correlation(ones: np.ndarray, others: np.ndarray) -> float:
-    """Of colors (N, 3) with colors (N, 3), each channel without its mean; 0 where one of them is flat."""
-    ones, others = ones - ones.mean(axis=0), others - others.mean(axis=0)
-    norm = float(np.sqrt((ones**2).sum() * (others**2).sum()))
-    return float((ones * others).sum() / norm) if norm > 1.0 else 0.0
-
-
 def _mirrored(found: Features) -> Features:
     points = found.points * np.array([-1, 1], np.float32) + np.array([found.size[0] - 1, 0], np.float32)
     return Features(points, found.descriptions[:, MIRROR], found.size)
-
-
-def _corners(laid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(4, 2) where the corners of a picture of this size lie, clockwise from the upper left one."""
-    width, height = size
-    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64) @ laid.T
-    return corners[:, :2] / corners[:, 2:]
-
-
-def _is_plain(laid: np.ndarray, size: tuple[int, int], within: tuple[int, int]) -> bool:
-    """Whether a picture laid like this is a convex quadrangle, not mirrored, of a size that can be looked at."""
-    if not np.isfinite(laid).all() or (laid[2, 0] * size[0] + 1 < 0.2) or (laid[2, 1] * size[1] + 1 < 0.2):
-        return False
-    corners = _corners(laid, size)
-    sides = np.roll(corners, -1, axis=0) - corners
-    following = np.roll(sides, -1, axis=0)
-    turns = sides[:, 0] * following[:, 1] - sides[:, 1] * following[:, 0]
-    x, y = corners[:, 0], corners[:, 1]
-    area = 0.5 * float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())
-    return bool((turns > 0).all()) and 0.02 < area / (within[0] * within[1]) < 25.0

@@ -33,6 +33,9 @@ UNCALIBRATED_TILES = 0.1  # a distance that counts where the correlation is abov
 ALIKE = 0.6
 TILES, TILE = 4, 4  # tiles a side, and their side in a reduced picture
 CANDIDATES = 16  # nearest on average, among which the one of the least worst tile is looked for
+PARTS_ALIKE = 2
+PART_SIDES = (32, 48, 64)  # sides of the parts of a picture, of 64
+LARGEST = 20_000  # protected pictures up to which parts are compared
 SAME = 0.999  # correlation of a picture with itself
 FORMS = {
     "thumbnails": (np.float32, 3 * THUMBNAIL**2),
@@ -91,6 +94,29 @@ def pdq(image: Image.Image) -> tuple[np.ndarray, int]:
     return np.packbits(bits), int(quality)
 
 
+def layouts(reduced: np.ndarray) -> np.ndarray:
+    """(N, 192) float32 of unit length: `colors` (N, 768) reduced to 8 x 8, without their means, all zero for flat ones.
+    The dot product of two is their correlation.
+    """
+    small = reduced.reshape(len(reduced), 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    centered = (small - small.mean(axis=(1, 2), keepdims=True)).reshape(len(small), 192)
+    norms = np.linalg.norm(centered, axis=1, keepdims=True)
+    return np.where(norms > 0.1, centered / np.maximum(norms, 1e-9), 0.0).astype(np.float32)
+
+
+def part_layouts(image: Image.Image) -> np.ndarray:
+    """(M, 192): layouts of the picture's parts: nine of half its sides, nine of three quarters, and the whole."""
+    side = 4 * TILES * TILE
+    fine = np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32) / 255.0
+    parts = [
+        fine[y : y + wide, x : x + wide].reshape(16, wide // 16, 16, wide // 16, 3).mean(axis=(1, 3))
+        for wide in PART_SIDES
+        for y in range(0, side - wide + 1, max(1, (side - wide) // 2))
+        for x in range(0, side - wide + 1, max(1, (side - wide) // 2))
+    ]
+    return layouts(np.stack(parts))
+
+
 def views(picture: Image.Image) -> list[Image.Image]:
     """A picture and its mirror image."""
     return [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
@@ -119,7 +145,7 @@ class Pixels:
         self.thumbnails, self.hashes, self.colors, self.tones = (
             np.empty((0, width), kind) for kind, width in FORMS.values()
         )
-        self.good = np.empty(0, bool)
+        self.good, self.layouts = np.empty(0, bool), np.empty((0, 192), np.float32)
         self._index()
 
     @staticmethod
@@ -155,6 +181,7 @@ class Pixels:
             setattr(self, name, np.concatenate([getattr(self, name), values]))
         self.flat.add(added["thumbnails"])
         self.near.add(added["colors"])
+        self.layouts = np.concatenate([self.layouts, layouts(added["colors"])])
         self.toned.add(added["tones"])
         self.binary.add(added["hashes"][added["good"]])
 
@@ -166,6 +193,7 @@ class Pixels:
 
     def _index(self) -> None:
         faiss = self._faiss
+        self.layouts = layouts(self.colors)
         self.flat = faiss.IndexFlatIP(self.thumbnails.shape[1])
         self.flat.add(self.thumbnails)
         self.near = faiss.IndexFlatL2(self.colors.shape[1])
@@ -184,7 +212,16 @@ class Pixels:
         if score > self.limits["correlation"].copy:
             return best
         seen = views(image)
-        return self._pdq_match(seen) or self._tile_match(seen) or self._tone_match(seen) or best
+        match = self._pdq_match(seen) or self._tile_match(seen) or self._tone_match(seen)
+        return match or best._replace(candidates=self._parts_alike(seen))
+
+    def _parts_alike(self, seen: Sequence[Image.Image]) -> tuple[int, ...]:
+        """Places of the PARTS_ALIKE protected pictures whose layout correlates most with that of a part of this one."""
+        if len(self) > LARGEST:
+            return ()
+        rows = np.stack([layout for view in seen for layout in part_layouts(view)])
+        best = (self.layouts @ rows.T).max(axis=1)
+        return tuple(int(place) for place in np.argsort(-best, kind="stable")[:PARTS_ALIKE])
 
     def correlated(self, pictures: Sequence[Image.Image]) -> list[tuple[float, int]]:
         """(correlation, position) of what each picture, or its mirror image, correlates with most."""
@@ -229,10 +266,6 @@ class Pixels:
         distances = worst_tile(reduced, self.colors[places[0]])
         best = int(distances.argmin())
         return float(distances[best]), int(places[0, best])
-
-    def candidates(self, found: Found) -> list[int]:
-        """None: the place of the best correlation says nothing about parts of pictures."""
-        return []
 
     def join(self, other: Pixels) -> None:
         """Adds the pictures of another one."""

@@ -33,7 +33,7 @@ KNOWN = {
 }
 SIDE, WIDTH, BATCH = 320, 512, 16
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-CANDIDATES = 3
+CANDIDATES = 2
 
 
 def models_folder() -> Path:
@@ -107,11 +107,8 @@ class Sscd:
 
     def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
         """The protected picture of largest cosine."""
-        return next(iter(self.nearest(image)), None)
-
-    def candidates(self, found: Found) -> list[int]:
-        """The one of largest cosine."""
-        return [found.place]
+        found = self.nearest(image)
+        return found[0]._replace(candidates=tuple(one.place for one in found)) if found else None
 
     def join(self, other: Sscd) -> None:
         """Adds the pictures of another one."""

@@ -44,7 +44,7 @@ def test_too_few_prompts_are_said_before_the_model_is_loaded(tmp_path):
             made("no/model", tmp_path, prompts=tmp_path / "p.csv", fpr=0.01, column="text", **options)
     with pytest.raises(BadRequestError, match="needs at least 9999 scores"):
         made("no/model", tmp_path, fpr=0.0001)
-    assert benign_of(tmp_path / "p.csv", 0.25, (1, 2), "name").prompts == ("a", "b", "c")
+    assert benign_of(tmp_path / "p.csv", 3, (1, 2), "name").prompts == ("a", "b", "c")
 
 
 def test_benign_prompts_at_each_size_said_before(model, tmp_path):
@@ -56,8 +56,8 @@ def test_benign_prompts_at_each_size_said_before(model, tmp_path):
         "negatives"
     ] == "the benign prompts that ship"
     assert said == [
-        "9 prompts (the benign prompts that ship) with one of eight noises each at 2 setting(s): about 18 denoiser "
-        "evaluations; a false-alarm rate of 0.2 needs 4 scores at least."
+        "9 prompts (the benign prompts that ship) with one of eight noises each at 2 setting(s): about 18 "
+        "scores; a false-alarm rate of 0.2 needs 4 at least."
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_stopped_calibration_goes_on(model, tmp_path):
     assert not log.exists()
     (one,), (other,) = whole.values(), first.values()
     assert one.value == pytest.approx(other.value, rel=1e-4) and other.negatives == 18
-    assert one.provenance["evaluations"] - other.provenance["evaluations"] == 6
+    assert one.provenance["evaluations"] - other.provenance["evaluations"] == 3
     (path,) = made(model, tmp_path / "own", seeds=(1, 2), resume=True)
     assert path in first and json.loads(path.read_text())["provenance"]["seconds"] == other.provenance["seconds"]
 
@@ -131,4 +131,4 @@ def test_noise_gap_and_benign_by_name(model, tmp_path):
         device="cpu",
     )
     assert [one.detector for one in found.values()] == [NoiseGap.name]
-    assert benign_of(None, 0.5, None, limit=2).prompts == tuple(benign_prompts(n=2))
+    assert benign_of(None, 1, None, limit=2).prompts == tuple(benign_prompts(n=2))

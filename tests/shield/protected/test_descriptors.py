@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from shield import Gallery
 from shield.errors import BadRequestError
 from shield.model.assets import weights_dir
 from shield.protected.descriptors import DESCRIPTORS, Local, Pixels, available
-from shield.protected.descriptors.local import MIRROR, correlation, features
+from shield.protected.descriptors.local import MIRROR, features
+from shield.protected.descriptors.placement import correlation
 from shield.protected.descriptors.vectors import Vectors
 
 pytestmark = pytest.mark.skipif(not Local.available(), reason="OpenCV isn't installed; pip install -e '.[local]'")
@@ -54,6 +55,63 @@ def test_what_hides_a_picture_from_its_thumbnail_is_found(gallery, edit):
     for number in (1, 4, 7):
         found = gallery.nearest(EDITS[edit](work(number)))
         assert (found.work, found.closeness, found.descriptor) == (f"work-{number}", "copy", "local")
+
+
+def smooth(seed, width=160, height=96):
+    """A picture without corners: a few cycles of sines in each channel."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    waves = [
+        sum(np.sin(rng.uniform(0, 6) + 6 * (rng.normal() * x + rng.normal() * y)) for _ in range(3)) for _ in "rgb"
+    ]
+    return Image.fromarray((128 + 40 * np.stack(waves, axis=-1)).clip(0, 255).astype(np.uint8))
+
+
+def in_a_corner(picture):
+    out = work(30).resize(picture.size)
+    out.paste(picture.resize((picture.width // 2, picture.height // 2)), (0, picture.height - picture.height // 2))
+    return out
+
+
+SMOOTH_EDITS = {
+    "framed by 10 %": lambda p: ImageOps.expand(p, (16, 10), "white").resize(p.size),
+    "a corner at half the size": in_a_corner,
+    "cropped by 30 %": lambda p: p.crop((24, 14, 136, 82)).resize(p.size),
+    "turned by 15 degrees": lambda p: p.rotate(15, Image.Resampling.BICUBIC),
+    "mirrored in a corner": lambda p: in_a_corner(ImageOps.mirror(p)),
+}
+
+
+@pytest.fixture(scope="module")
+def smooth_gallery():
+    made = Gallery(descriptors=["pixels", "local", "dense"])
+    made.add([(f"smooth-{n}", smooth(n)) for n in range(12)])
+    return made
+
+
+@pytest.mark.parametrize("edit", SMOOTH_EDITS)
+def test_pictures_without_corners_are_found_by_their_colors(smooth_gallery, edit):
+    for number in (2, 5):
+        found = smooth_gallery.nearest(SMOOTH_EDITS[edit](smooth(number)))
+        assert (found.work, found.descriptor, found.closeness) == (f"smooth-{number}", "dense", "copy")
+
+
+def test_other_pictures_without_corners_are_no_copies(smooth_gallery):
+    assert [n for n in range(20, 32) if smooth_gallery.nearest(smooth(n)).copied] == []
+
+
+def test_where_a_picture_without_corners_lies(smooth_gallery):
+    region = smooth_gallery.nearest(in_a_corner(smooth(2))).region
+    assert np.allclose(region, [[0, 0.5], [0.5, 0.5], [0.5, 1], [0, 1]], atol=0.03)
+
+
+def test_a_quarter_is_near_and_half_is_a_copy(gallery):
+    """Flags share a canton and aren't copies of each other: a quarter says too little about the rest."""
+    quarter, half = (work(4).crop((0, 0, side, side)).resize((128, 128)) for side in (72, 90))
+    assert [(gallery.nearest(one).work, gallery.nearest(one).closeness) for one in (quarter, half)] == [
+        ("work-4", "near"),
+        ("work-4", "copy"),
+    ]
 
 
 def test_pictures_of_the_same_style_are_no_copies(gallery):

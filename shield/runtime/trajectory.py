@@ -1,0 +1,123 @@
+"""Detectors that look again at later steps of the schedule, with one false-alarm budget for all looks.
+
+A caption that is worded a little differently pulls less at the first step, where a guess at the whole picture is all
+there is, and the memory shows once the picture has taken shape. Both halves of guidance are predicted at every step
+anyway, so that a second look costs no denoiser call. Each look has a threshold of its own, and all of them were made
+together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from shield.errors import NotCalibratedError
+from shield.hooks.steps import step_at
+from shield.model.prediction import noise_levels
+from shield.signals import TENSORS
+from shield.thresholds import Setting, Threshold, found, options_of
+from shield.types import Detector, Step, Trace
+
+# Where every policy looks when thresholds for it are at hand; chosen on the testbed's dev split.
+USUAL_POINTS = (0.0, 0.18)
+
+
+@dataclass(frozen=True)
+class DetectorAt:
+    """A first-step detector asked at share `point` of the schedule, as one of the looks of `budget`."""
+
+    detector: Detector
+    point: float
+    budget: str
+
+    @property
+    def name(self) -> str:
+        return self.detector.name
+
+    first_k: ClassVar[int] = 2  # guidance and scheduler decide where the trajectory is, so that they are compared
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a threshold holds for. Those of one budget were made together."""
+        return {**options_of(self.detector), "point": self.point, "budget": self.budget}
+
+    def step(self, steps: int) -> int:
+        """The step that it reads of a call with so many, counted from 0."""
+        return step_at(self.point, steps)
+
+    def score(self, step: Step) -> Tensor:
+        """(B,) float32. Raises MissingSignalError."""
+        return self.detector.score(Trace([step]))
+
+
+Due = Mapping[int, Sequence[tuple[DetectorAt, Threshold | None]]]
+"""By step, counted from 0: what scores it, and with which threshold."""
+
+
+def can_look_again(detector: Detector) -> bool:
+    """Whether a detector reads one step, and of it what every step shows."""
+    return detector.first_k == 1 and detector.needs <= set(TENSORS)
+
+
+def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tuple[DetectorAt, ...]:
+    """Every detector that can look again, at each of these points; they share one budget."""
+    chosen, shares = [one for one in detectors if can_look_again(one)], sorted(set(points))
+    budget = f"{', '.join(one.name for one in chosen)} at {', '.join(f'{share:g}' for share in shares)}"
+    return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)
+
+
+def threshold_at(
+    thresholds: Iterable[Threshold], one: DetectorAt, setting: Setting, steps: int, command: str = "calibrate"
+) -> Threshold:
+    """The threshold of one look of a call.
+
+    Args:
+        thresholds: Among which it is looked for.
+        one: The look.
+        setting: The call's, with the timesteps of all its steps.
+        steps: How many it has. Thresholds made with another number don't hold, also at the first step, since those of
+            one budget belong together.
+        command: What makes the thresholds of such a call's first step.
+
+    Raises:
+        NotCalibratedError, WeightsError: As `found`.
+    """
+    place = one.step(steps)
+    signals = None if setting.signals is None else setting.signals[place : place + 1]
+    here = replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
+    alike = [each for each in thresholds if each.setting.steps == setting.steps and "budget" in each.options]
+    return found(alike, one, here, f"{command} --points {one.budget.split(' at ')[1].replace(' ', '')}")
+
+
+def levels_ahead(scheduler: Any, timestep: float) -> list[tuple[float, float]]:
+    """(timestep, signal) of the step at `timestep`, which the call is at, and of those that follow it."""
+    schedule = [float(time) for time in scheduler.timesteps]
+    start = min(range(len(schedule)), key=lambda place: abs(schedule[place] - timestep))
+    times = [timestep, *schedule[start + 1 :]]
+    return [(time, noise_levels(scheduler, time, place == 0)[0]) for place, time in enumerate(times)]
+
+
+def due_detectors(
+    asked: Sequence[DetectorAt], thresholds: Sequence[Threshold], setting: Setting, steps: int, is_optional: bool
+) -> Due:
+    """What scores which step of a call of so many.
+
+    Args:
+        asked: Of the policy.
+        thresholds: Among which theirs are looked for.
+        setting: The call's, with all its steps.
+        steps: How many the call has.
+        is_optional: Without thresholds for all of them there are none; otherwise those without have None.
+    """
+    due: dict[int, list[tuple[DetectorAt, Threshold | None]]] = {}
+    for one in asked:
+        step = one.step(steps)
+        try:
+            threshold = threshold_at(thresholds, one, setting, steps)
+        except NotCalibratedError:
+            if is_optional:
+                return {}
+            threshold = None
+        due.setdefault(step, []).append((one, threshold))
+    return due
