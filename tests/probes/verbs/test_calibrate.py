@@ -132,3 +132,14 @@ def test_noise_gap_and_benign_by_name(model, tmp_path):
     )
     assert [one.detector for one in found.values()] == [NoiseGap.name]
     assert benign_of(None, 1, None, limit=2).prompts == tuple(benign_prompts(n=2))
+
+
+def test_points_of_the_schedule_share_one_rate(model, tmp_path):
+    found = made(model, tmp_path / "made", points=(0.0, 0.5), fpr=0.4)
+    assert [one.options["point"] for one in found.values()] == [0.0, 0.5]
+    policy = Policy(detectors=(StructureGap(),), points=(0.0, 0.5), on_unscored="raise", registry=False)
+    shield = Shield(load(str(model), device="cpu"), policy, thresholds=tmp_path / "made")
+    scores = shield("a cat", num_inference_steps=2).verdicts[0].scores
+    assert scores and all(score.threshold is not None for score in scores)
+    with pytest.raises(NotCalibratedError, match="--steps 4 .*--points 0,0.5"):
+        shield("a cat", num_inference_steps=4)
