@@ -153,13 +153,13 @@ def calibrate_detectors(
     if not own:
         benign = benign_of(prompts, needed, seeds, column, limit)
         benign.check(fpr, needed)
-        say(_foretold(benign, settings.count, fpr, needed))
     pipe = checkpoint.loaded(device, settings.dtype).pipe
     if own:
         captions = tuple(dev_negatives(pipe, negatives or KINDS, progress))[:limit]
         source = f"testbed dev {' and '.join(negatives or KINDS)} that bring out no work"
         benign = Benign(captions, source, tuple(seeds or TESTBED_SEEDS))
         benign.check(fpr, needed)
+    say(_foretold(benign, settings.count, fpr, needed))
     work = _Calibration(model, asked, benign, fpr, out, batch_size, resume, progress)
     used = settings.pipeline(pipe)
     calls = settings.calls(used, checkpoint.sampling(settings.steps, settings.guidance_scale))

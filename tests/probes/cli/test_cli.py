@@ -249,7 +249,7 @@ def test_a_gallery_is_built_and_pictures_are_checked_with_it(tmp_path: Path, mon
         (["audit", "--out", "OUT", "--prompts", "/nowhere.csv"], "no prompt file"),
         (["report", "/nowhere"], "not a run folder"),
         (["calibrate", "--detectors", "psychic"], "There is no detector"),
-        (["calibrate", "--model", "owner/name"], "--prompts"),
+        (["calibrate", "--model", "owner/name", "--limit", "5"], "needs at least 99 scores of benign prompts"),
         (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
         (["calibrate-copies", "/nowhere", "--out", "OUT/x.json"], "at least 3"),
     ],
