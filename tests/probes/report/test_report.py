@@ -17,7 +17,8 @@ from PIL import Image
 from probes.errors import RunError
 from probes.report import figures as summary
 from probes.report import plots
-from probes.report.html import attack_words, percent, share, table_rows, write_report
+from probes.report.html import table_rows, write_report
+from probes.report.sentences import attack_words, percent, share
 from probes.report.sheets import sheets, thumbnail
 from probes.runs.folder import Run, record_id, write_json
 
