@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         MITIGATIONS,
         AttentionDamp,
         AttractRepel,
+        ConceptProjection,
         EmbeddingDescent,
         EmbeddingMix,
         GalleryRepulsion,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         NoiseMix,
         NullPrompt,
         OppositeGuidance,
+        TokenProjection,
     )
     from shield.protected.concepts import Concept, Concepts
     from shield.protected.gallery import Gallery
@@ -77,6 +79,7 @@ _NAMES = {
     "shield.mitigations": (
         "AttentionDamp",
         "AttractRepel",
+        "ConceptProjection",
         "EmbeddingDescent",
         "EmbeddingMix",
         "GalleryRepulsion",
@@ -85,6 +88,7 @@ _NAMES = {
         "NoiseMix",
         "NullPrompt",
         "OppositeGuidance",
+        "TokenProjection",
     ),
     "shield.rewriters": ("ClauseDrop", "ConceptSubstitution", "LanguageModel", "REWRITERS", "TokenAttribution"),
     "shield.errors": (
@@ -122,6 +126,7 @@ __all__ = [
     "BrightEnding",
     "ClauseDrop",
     "Concept",
+    "ConceptProjection",
     "ConceptSubstitution",
     "Concepts",
     "DETECTORS",
@@ -158,6 +163,7 @@ __all__ = [
     "StructureGap",
     "Threshold",
     "TokenAttribution",
+    "TokenProjection",
     "Trace",
     "TraceError",
     "UnknownAttributeError",

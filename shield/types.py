@@ -279,7 +279,8 @@ class MitigationContext:
     argument from other latents: one extra denoiser call. `memory` is the mitigation's own between the steps of one
     image. `latents` are the denoiser's input and `move(latents)` has the picture go on from others instead. `length`:
     how many of the T tokens the prompt fills, begin and end included; None where nobody knows. `likeness(prediction)`:
-    the correlation, as a scalar with a gradient, with the nearest protected picture, and its work.
+    the correlation, as a scalar with a gradient, with the nearest protected picture, and its work. `mentions`: the
+    protected concepts found in the prompt. `encode(texts)`: their conditioning, one row each.
     """
 
     step: int
@@ -297,6 +298,8 @@ class MitigationContext:
     length: int | None = None
     denoiser: Any = None
     likeness: Callable[[Tensor], tuple[Tensor, str]] | None = None
+    mentions: "Sequence[Mention]" = ()
+    encode: Callable[[Sequence[str]], Conditioning] | None = None
 
 
 @runtime_checkable

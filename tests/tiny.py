@@ -54,7 +54,7 @@ def tiny_text_encoder(width: int = WIDTH, tokens: int = TOKENS) -> CLIPTextModel
     return CLIPTextModel(config).eval()
 
 
-def tiny_unet(width: int = WIDTH, sample: int = 8) -> UNet2DConditionModel:
+def tiny_unet(width: int = WIDTH, sample: int = 8, time_cond_proj_dim: int | None = None) -> UNet2DConditionModel:
     """SD 1.x topology: three cross-attention levels, two blocks down and three up, 16 transformer blocks."""
     return UNet2DConditionModel(
         sample_size=sample,
@@ -65,6 +65,7 @@ def tiny_unet(width: int = WIDTH, sample: int = 8) -> UNet2DConditionModel:
         cross_attention_dim=width,
         attention_head_dim=2,
         norm_num_groups=4,
+        time_cond_proj_dim=time_cond_proj_dim,
     ).eval()
 
 

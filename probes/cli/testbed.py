@@ -146,10 +146,10 @@ def measure(
 
     Example: diffshield testbed measure --work runs/testbed2
     """
+    from probes.bench.verify import sscd_metric
     from probes.testbed.second.measure import measured
     from probes.testbed.second.stages import Builder
     from probes.testbed.training import Limits
-    from probes.testbed.verify import sscd_metric
 
     builder = Builder(work, sources, preset, device, Limits())
     if start is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from probes.report.figures import Row, difference, group_of
 from probes.report.grades import Grading
-from probes.report.sentences import percent, share
+from probes.report.sentences import many, percent, share
 from probes.report.wording import CONTROLS, wording_of
 from probes.runs.records import Record
 
@@ -50,6 +51,7 @@ class Found:
     figures: Mapping[str, Any]
     records: Sequence[Record]
     grading: Grading | None
+    prompts: Sequence[str] = ()
 
     def row(self, stage: str, *groups: str) -> Row | None:
         """The first judged row of a stage."""
@@ -63,11 +65,18 @@ class Found:
     def pictures(self, stage: str, copied: bool | None = True) -> list[Record]:
         """Drawn pictures of a stage with this verdict, the most alike first."""
         drawn = [r for r in self.records if r["stage"] == stage and r["copied"] is copied and r["picture"]]
-        drawn = [r for r in drawn if group_of(r) in ("members", "prompts")]
+        members = self.members
+        drawn = [r for r in drawn if group_of(r) == "prompts" or (group_of(r) == "members" and r["item"] in members)]
         grading = self.grading
         if grading is None:
             return drawn
         return sorted(drawn, key=lambda r: 1.0 if (score := grading.score(r)) is None else grading.place(score))
+
+    @cached_property
+    def members(self) -> set[str]:
+        """Works that every stage draws, which rows count; others stand on the ladder of exposures alone."""
+        later = {r["item"] for r in self.records if r["stage"] in ("shielded", "twin", "pruned", "hardened")}
+        return later or {r["item"] for r in self.records if r["stage"] == "before"}
 
     def command(self, verb: str, *words: str) -> str:
         return shlex.join(["diffshield", *verb.split(), *words, "--model", self.model])
@@ -115,9 +124,11 @@ def recall(found: Found) -> Finding | None:
         severity = "medium" if near else "good" if row["high"] <= 0.05 else "low"
         return Finding("recall", severity, title, detail, row, _more(found), nearest)
     if row["low"] <= 0 or (gap is not None and gap["low"] <= 0):
-        title = f"Can't say whether {found.model} memorizes: the interval of {row['copied']} copies reaches its control"
+        copies = f"{row['copied']} of {many(row['n'], 'picture')}"
+        title = f"Can't say yet: {copies} copied a work, too few to tell {found.model} from its control"
         return Finding("recall", "unknown", title, detail, row, _more(found), found.pictures("before"))
-    title = f"{found.model} memorizes: {percent(row['rate'])}% of pictures asked for are copies"
+    asked = many(row["works"], "work" if row["group"] == "members" else "prompt")
+    title = f"{found.model} memorizes: {percent(row['rate'])}% of pictures of {asked} are copies"
     mask = ("--mask", found.mask) if found.kind == "audit" and found.figures["mask"] else ()
     then = found.command("harden", *mask, "--out", "runs/hardened")
     return Finding("recall", "high", title, detail, row, then, found.pictures("before"))
@@ -131,8 +142,14 @@ def shielded(found: Found) -> Finding | None:
         then = found.command("calibrate", "--fpr", "0.05")
         title = f"{row['copied']} copies came through the shield"
         return Finding("shielded", "high", title, f"{share(row)} are copies.", row, then, found.pictures("shielded"))
-    title = "No copy came through the shield"
-    return Finding("shielded", "good", title, _bound(row), row, None, found.pictures("shielded", False))
+    near, pictures = _near(found, "shielded"), found.pictures("shielded", False)
+    if near:
+        title, then = (
+            "No copy came through the shield, but near copies did",
+            found.command("calibrate", "--fpr", "0.05"),
+        )
+        return Finding("shielded", "medium", title, f"{share(row)} are copies{near}.", row, then, pictures)
+    return Finding("shielded", "good", "No copy came through the shield", _bound(row), row, None, pictures)
 
 
 def pruned(found: Found) -> Finding | None:
@@ -234,12 +251,13 @@ def flags(found: Found) -> Finding | None:
         title = f"Can't say which prompts {found.model} memorized: there is no threshold at these settings"
         detail = f"{found.figures['undecided']} scores are ranked below, and none was compared with a threshold."
         return Finding("flags", "unknown", title, detail, next=found.command("calibrate", "--prompts", "BENIGN.txt"))
-    title = f"{flagged} of {judged} scores look memorized" if flagged else f"None of {judged} scores looks memorized"
+    what = "prompts" if judged == len({r["item"] for r in found.records if r["stage"] != "work"}) else "scores"
+    title = f"{flagged or 'None'} of {judged} {what} {'looks' if flagged == 1 else 'look'} memorized"
     limit = found.figures.get("threshold")
     detail = f"Flagged above {limit:.4g}." if limit is not None else ""
     detail += f" {found.figures['undecided']} scores couldn't be compared." if found.figures["undecided"] else ""
     severity = "medium" if flagged else "good"
-    then = found.command("scan", "PROMPTS.csv", "--pictures", "--out", "runs/pictures") if flagged else None
+    then = found.command("scan", *found.prompts, "--pictures", "--out", "runs/pictures") if flagged else None
     return Finding("flags", severity, title, detail.strip(), next=then)
 
 
@@ -332,5 +350,6 @@ def _near(found: Found, stage: str) -> str:
 def _more(found: Found) -> str:
     """More pictures narrow the interval."""
     if found.kind == "scan":
-        return found.command("scan", "PROMPTS.csv", "--pictures", "--max-seeds", "10", "--out", "runs/more")
-    return found.command("audit", "--prompts", "PROMPTS.csv", "--out", "runs/more")
+        return found.command("scan", *found.prompts, "--pictures", "--max-seeds", "10", "--out", "runs/more")
+    prompts = [word for file in found.prompts[:1] for word in ("--prompts", file)]
+    return found.command("audit", *prompts, "--out", "runs/more")

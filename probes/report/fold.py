@@ -16,6 +16,7 @@ BINS = 40
 # What stands beside a telling picture, where the run has it for the same work and seed.
 BESIDE = ("before", "shielded", "pruned", "hardened", "twin")
 WIDTH = 3
+SHORT = {"work": "the work", "before": "drawn", "shielded": "shielded"}
 
 
 def cards(folder: Path, found: Found, head: Finding) -> list[dict[str, Any]]:
@@ -34,8 +35,8 @@ def cards(folder: Path, found: Found, head: Finding) -> list[dict[str, Any]]:
 
 
 def _titled(folder: Path, record: Record, found: Found) -> dict[str, Any]:
-    label = "the work" if record["stage"] == "work" else STAGES.get(record["stage"], record["stage"])
-    return {**cell_of(folder, record, found.grading), "label": "drawn" if label == "before" else label}
+    label = SHORT.get(record["stage"]) or STAGES.get(record["stage"], record["stage"])
+    return {**cell_of(folder, record, found.grading), "label": label}
 
 
 def listed(folder: Path, found: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -108,7 +108,8 @@ def write_report(folder: Path | str) -> Path:
 def found_of(run: Run, figures: Mapping[str, Any], records: Sequence[Record]) -> Found:
     """A run as its findings see it."""
     grading, kind = Grading.of(figures["criterion"], records), str(run.about.get("kind"))
-    return Found(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading)
+    prompts = [given["path"] for given in run.about["inputs"][:1]]
+    return Found(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
 
 
 def read_run(folder: Path | str) -> tuple[Run, list[Record], dict[str, Any]]:

@@ -263,16 +263,20 @@ class _Work:
     def _alone(self) -> dict[str, Any]:
         """The call with guidance off, so that the denoiser is given conditional rows alone."""
         if self.family.layout == "separate":
-            return {**self.call, "true_cfg_scale": 1.0}
+            return {**self.call, self.family.guidance: 1.0}
         scale_enters = getattr(denoiser_of(self.pipe).config, "time_cond_proj_dim", None) is not None
         is_off = guidance_of(self.pipe, self.call) <= 1.0
-        return dict(self.call) if scale_enters or is_off else {**self.call, "guidance_scale": 1.0}
+        return (
+            dict(self.call)
+            if scale_enters or is_off
+            else {**self.call, self.family.guidance: 1.0 - self.family.guidance_offset}
+        )
 
     def _guided(self, count: int) -> dict[str, Any]:
         """The call as it is; where the unconditional half is a call of its own, it takes place with a negative prompt
         only.
         """
-        if self.family.layout == "separate" and guidance_of(self.pipe, self.call) > 1.0:
+        if self.family.guided == "negative" and guidance_of(self.pipe, self.call) > 1.0:
             return {**self.call, "negative_prompt": [""] * count}
         return self.call
 

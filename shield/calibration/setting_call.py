@@ -19,7 +19,8 @@ from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError, TraceError
 from shield.hooks.calls import hooked, named_arguments
 from shield.hooks.intercept import micro_conditioning
-from shield.model.families import family_of
+from shield.model.autoencoders import latent_channels
+from shield.model.families import Family, family_of
 from shield.model.prediction import noise_levels
 from shield.runtime.preview_checks import picture_size
 from shield.runtime.settings import Models, models_of, running_setting
@@ -60,7 +61,7 @@ def with_pictures(pipe: Any, call: Mapping[str, Any], seed: int = NOISE) -> dict
     """
     takes = [name for name in PICTURES if name in inspect.signature(type(pipe).__call__).parameters]
     missing = [name for name in takes if call.get(name) is None]
-    if not missing:
+    if not missing or family_of(pipe).draws_without_pictures:
         return dict(call)
     height, width = picture_size(pipe, call.get("height"), call.get("width"))
     made = {name: _mask(height, width) if name == "mask_image" else _colors(height, width, seed) for name in missing}
@@ -120,9 +121,9 @@ def rows_of(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 def guidance_of(pipe: Any, call: Mapping[str, Any]) -> float:
     """The scale by which the call mixes conditional and unconditional predictions; 1 for none."""
-    name = "guidance_scale" if family_of(pipe).layout == "stacked" else "true_cfg_scale"
-    usual = inspect.signature(type(pipe).__call__).parameters[name].default
-    return float(call.get(name, usual) or 1.0)
+    family = family_of(pipe)
+    usual = inspect.signature(type(pipe).__call__).parameters[family.guidance].default
+    return family.scale(call.get(family.guidance, usual))
 
 
 @torch.inference_mode()
@@ -157,16 +158,17 @@ def foretold_setting(pipe: Any, call: Mapping[str, Any], horizon: int = 1, model
             raise TraceError("The denoiser wasn't seen to run, so the call's setting isn't known.")
         shape = tuple(seen[family.sample].shape[1:])
         if not family.packed:
-            shape = (denoiser.config.out_channels, *shape[1:])  # without an inpainting model's mask and masked picture
-        times = _first_times(pipe, seen["timestep"], family.timestep_scale, horizon)
+            shape = (latent_channels(pipe), *shape[1:])  # without an inpainting model's mask and masked picture
+        times = _first_times(pipe, seen[family.time], family, horizon)
         levels = [(time, noise_levels(pipe.scheduler, time, place == 0)[0]) for place, time in enumerate(times)]
         micro, _ = micro_conditioning(seen, len(seen[family.sample]) - 1)
         return running_setting(pipe, models or models_of(pipe), shape, levels, guidance_of(pipe, call), micro)
 
 
-def _first_times(pipe: Any, given: Any, scale: float, horizon: int) -> list[float]:
+def _first_times(pipe: Any, given: Any, family: Family, horizon: int) -> list[float]:
     """The denoiser's first timestep and those that follow it in the schedule."""
-    first = float(given.flatten()[0].item() if isinstance(given, torch.Tensor) else given) * scale
+    value = float(given.flatten()[0].item() if isinstance(given, torch.Tensor) else given)
+    first = family.scheduler_time(value)
     schedule = [float(time) for time in pipe.scheduler.timesteps]
     start = min(range(len(schedule)), key=lambda place: abs(schedule[place] - first))
     return [first, *schedule[start + 1 : start + horizon]]

@@ -17,7 +17,7 @@ from shield.model.families import Family
 class Companion:
     """Keeps the latest call of a family's companion module."""
 
-    def __init__(self, family: Family, is_stacked: Callable[[], bool]) -> None:
+    def __init__(self, family: Family, is_stacked: Callable[[dict[str, Any]], bool]) -> None:
         self.family, self.is_stacked = family, is_stacked
         self._module: nn.Module | None = None
         self._named: dict[str, Any] = {}
@@ -29,7 +29,7 @@ class Companion:
     def batch(self, named: dict[str, Any]) -> int:
         """How many images a call is for. In guess mode it gets the conditional rows alone."""
         rows = len(named[self.family.sample])
-        return rows // 2 if self.is_stacked() and not named.get("guess_mode") else rows
+        return rows // 2 if self.is_stacked(named) and not named.get("guess_mode") else rows
 
     def residuals(
         self, rows: Sequence[int], conditioning: Conditioning, timestep: float | None, latents: Tensor | None = None
@@ -42,6 +42,6 @@ class Companion:
         total, named = len(self._named[self.family.sample]), self._named
         start = total - self.batch(named)
         picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
-        asked = asked_about(asked_at(picked, timestep), self.family, latents)
+        asked = asked_about(asked_at(picked, self.family, timestep), self.family, latents)
         outputs = self._module(**written(self.family, asked, conditioning))
         return dict(zip(self.family.residuals, outputs, strict=True))

@@ -21,6 +21,7 @@ from torch import Tensor
 from shield.hooks import latents as moves
 from shield.hooks import steps
 from shield.hooks.steps import observed
+from shield.model.autoencoders import forms, latent_channels, unpacked
 from shield.model.families import family_of
 from shield.reasons import Reason, ReasonKind
 
@@ -78,7 +79,7 @@ class Custody:
         if self._state_now() != self._state or self.scheduler.step is not self._step:
             self._lose("parts_exchanged")
         sample = named[self.family.sample]
-        latents = sample if self.family.packed else sample[:, : self.pipe.vae.config.latent_channels]
+        latents = sample if self.family.packed else sample[:, : latent_channels(self.pipe)]
         source: Tensor | None = latents
         if self._scaled:
             source = next((before for before, after in self._scaled if _same(latents, after)), None)
@@ -93,9 +94,12 @@ class Custody:
 
     def ran(self, named: dict[str, Any]) -> None:
         """The denoiser ran with these."""
-        if any(named[name] is not tensor for name, tensor in self._handed.items()):
+        if not all(self._is_handed(named[name], tensor) for name, tensor in self._handed.items()):
             self._lose("arguments_exchanged")
         self._handed = {}
+
+    def _is_handed(self, given: Tensor, handed: Tensor) -> bool:
+        return given is handed or (self.family.listed and _same(given, handed))
 
     def missed(self) -> None:
         """The denoiser is called again, and the scheduler's step wasn't seen."""
@@ -104,12 +108,19 @@ class Custody:
     def ended(self, pictures: Any, output_type: str) -> None:
         """The call returned these pictures, or latents."""
         if output_type == "latent":
-            if isinstance(pictures, Tensor) and self._latents is not None and not self._is_at(pictures, [_as_is]):
+            if isinstance(pictures, Tensor) and self._latents is not None and not self._are_returned(pictures):
                 self._exchanged()
         elif not self._is_decoded:
             self._lose("not_decoded")
         if self._calls:
             self.missed()
+
+    def _are_returned(self, latents: Tensor) -> bool:
+        """Whether the call returned its latents: as they are or, packed ones, as the autoencoder takes them."""
+        if self.family.packed and latents.ndim == 4:
+            self._unpack(latents)
+            return self._is_at(latents, [_as_is, *forms(self.pipe.vae)])
+        return self._is_at(latents, [_as_is])
 
     def _stepping(self, args: tuple, kwargs: dict) -> None:
         if not self._calls:
@@ -136,26 +147,27 @@ class Custody:
 
     def _decoded(self, args: tuple, kwargs: dict, output: Any) -> None:
         z = args[0] if args else kwargs["z"]
+        z = z.squeeze(2) if z.ndim == 5 else z  # a video's autoencoder takes one frame
         self._is_decoded = True
         if self._latents is None:
             return
         if self.family.packed:
             self._unpack(z)
-        if not self._is_at(z, [self._unscaled(kind) for kind in ("", "shift", "mean")]):
+        if not self._is_at(z, forms(self.pipe.vae)):
             self._exchanged()
 
     def _unpack(self, like: Tensor) -> None:
         """Puts what is held into the autoencoder's shape, at the end of the call."""
         assert self._latents is not None
         factor = self.pipe.vae_scale_factor
-        sides = [side * factor for side in like.shape[2:]]
+        sides = [side * factor for side in like.shape[-2:]]
         kept = [t for t in (*self._noised, *self._prepared) if t.shape[1:] == self._latents.shape[1:]]
 
-        def unpacked(tensor: Tensor) -> Tensor:
-            return self.pipe._unpack_latents(tensor, *sides, factor)
+        def whole(tensor: Tensor) -> Tensor:
+            return unpacked(self.pipe, tensor, sides)
 
-        self._latents, self._noised, self._prepared = unpacked(self._latents), [], list(map(unpacked, kept))
-        self._kept_part = None if self._kept_part is None else unpacked(self._kept_part)
+        self._latents, self._noised, self._prepared = whole(self._latents), [], list(map(whole, kept))
+        self._kept_part = None if self._kept_part is None else whole(self._kept_part)
 
     def _goes_on(self, now: Tensor) -> None:
         """The call goes on with these latents."""
@@ -185,31 +197,24 @@ class Custody:
                 return True
         return False
 
-    def _unscaled(self, kind: str) -> Callable[[Tensor], Tensor]:
-        """Latents as families hand them to the autoencoder: scaled, and shifted or with a mean of their own."""
-        config = self.pipe.vae.config
-
-        def form(latents: Tensor) -> Tensor:
-            if kind == "mean" and config.get("latents_mean") is not None and config.get("latents_std") is not None:
-                mean, std = (torch.tensor(config[f"latents_{of}"]).view(1, -1, 1, 1) for of in ("mean", "std"))
-                return latents * std.to(latents) / config.scaling_factor + mean.to(latents)
-            scaled = latents / config.scaling_factor
-            return scaled + config.shift_factor if kind == "shift" and config.get("shift_factor") else scaled
-
-        return form
-
     def _compare_constants(self, named: dict[str, Any], whose: str) -> None:
         """What belongs to the request is the same at every step; where guidance ends, its conditional half is left."""
-        varying = {self.family.sample, "timestep"} if whose != BESIDE else {"sample", "timestep", "conditioning_scale"}
+        varying = (
+            {self.family.sample, self.family.time} if whose != BESIDE else {"sample", "timestep", "conditioning_scale"}
+        )
         now = dict(_tensors({name: value for name, value in named.items() if name not in varying}))
         sample = named[self.family.sample]
         if not self.family.packed and whose != BESIDE:
-            now["masked picture"] = sample[:, self.pipe.vae.config.latent_channels :]
+            now["masked picture"] = sample[:, latent_channels(self.pipe) :]
         first = self._first.setdefault(whose, {name: tensor.clone() for name, tensor in now.items()})
         for name, tensor in now.items():
-            if name not in first or not _same(tensor, first[name][-len(tensor) :] if tensor.ndim else first[name]):
-                is_text = name in (self.family.embeds, self.family.pooled)
+            if name not in first or not _same(tensor, self._cond_rows(first[name], tensor)):
+                is_text = name in (self.family.embeds, self.family.pooled, self.family.mask)
                 self.notice(Reason("embeddings_exchanged") if is_text else Reason("argument_changed", detail=name))
+
+    def _cond_rows(self, first: Tensor, now: Tensor) -> Tensor:
+        """As many rows as there are now, of those that are left where guidance ends."""
+        return first[self.family.halves(len(first), len(now))[0]] if now.ndim and len(now) < len(first) else first
 
     def _state_now(self) -> tuple:
         """What runs when the pipeline calls its denoiser and its scheduler."""

@@ -19,11 +19,21 @@ from torch import Tensor, nn
 
 from shield.errors import TraceError
 from shield.hooks.attention import attention_watched
-from shield.hooks.calls import asked_about, asked_at, hooked, named_arguments, picked_rows
+from shield.hooks.calls import (
+    asked_about,
+    asked_at,
+    call_arguments,
+    hooked,
+    named_arguments,
+    picked_rows,
+    prediction_of,
+    with_prediction,
+)
 from shield.hooks.companion import Companion
 from shield.hooks.custody import ASIDE, BESIDE, COND, UNCOND, Custody
 from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.forward import Forward
+from shield.hooks.latents import rescaled
 from shield.hooks.running import alone
 from shield.hooks.steps import StepCount, observed
 from shield.model.conditioning import Conditioning, read, written
@@ -55,12 +65,13 @@ class _Hook:
         self.companion = Companion(self.family, self._stacked)
         self.custody = custody
         self.depth, self.thread = _DEPTH.get(), get_ident()
-        self.index = -1
+        self.index, self.images = -1, 0
         self.previous: Forward | None = None
         self.features = FeatureCaches(denoiser_of(pipe), getattr(pipe, self.family.companion or "", None))
         self.first_calls: list[tuple[nn.Module, dict[str, Any], list]] = []
         self.count = StepCount(pipe.scheduler, 2 if self.family.layout == "separate" else 1)
         self.unreadable = unreadable(pipe.scheduler) is not None
+        self.factors: Tensor | None = None
 
     @property
     def _blind(self) -> bool:
@@ -77,6 +88,12 @@ class _Hook:
             self.count.disturbed()
         else:
             self.count.ended()
+
+    def prepared(self, args: tuple, kwargs: dict, output: Any) -> None:
+        """The pipeline made its latents: one row for each image."""
+        if not self._blind:
+            latents = output[0] if isinstance(output, tuple | list) else output
+            self.images = len(latents)
 
     def beside(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Pre-hook of the companion: lets `on_inputs` replace its arguments, and remembers them."""
@@ -106,7 +123,7 @@ class _Hook:
         changed = None if self.on_inputs is None else self.on_inputs(named, batch, whose == UNCOND)
         if self.custody is not None and whose != BESIDE:
             self.custody.handed(named if changed is None else changed)
-        return None if changed is None else ((), changed)
+        return None if changed is None else ((), call_arguments(self.family, changed))
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """Forward hook: shows the step to `on_forward` and returns the denoiser's output with its answer in."""
@@ -117,9 +134,8 @@ class _Hook:
             self.custody.ran(named)
         if _is_aside(named):
             return None
-        prediction, timestep = _prediction(output), self._timestep(named)
-        if not isinstance(prediction, Tensor):
-            raise TraceError(f"The denoiser returned {type(prediction).__name__}; a tensor is needed.")
+        prediction = prediction_of(self.family, output, self._channels(named))
+        timestep = self._timestep(named)
         self.count.called()
         if self.count.calls > 1:
             return self._second_half(module, named, prediction, output)
@@ -131,9 +147,10 @@ class _Hook:
         changed = self._answered(module, named, forward)
         if changed is None:
             return None
-        whole = changed if forward.noise_uncond is None else torch.cat([forward.noise_uncond, changed])
+        whole, (cond, _) = prediction.clone(), self.family.halves(len(prediction), len(changed))
+        whole[cond] = changed.to(whole)
         forward.noise_cond = changed
-        return _with_prediction(output, whole.to(prediction.dtype))
+        return with_prediction(self.family, output, whole)
 
     def _answered(self, module: nn.Module, named: dict[str, Any], forward: Forward) -> Tensor | None:
         """What `on_forward` says to the step so far, with the caches as if the inputs it changed had been there."""
@@ -150,7 +167,7 @@ class _Hook:
 
     def _refill(self, inputs: list[dict[str, Any] | None]) -> None:
         calls = [
-            (partial(module, **(named if given is None else given)), contexts)
+            (partial(module, **call_arguments(self.family, named if given is None else given)), contexts)
             for (module, named, contexts), given in zip(self.first_calls, inputs, strict=True)
         ]
         with once_more():
@@ -171,18 +188,36 @@ class _Hook:
             raise TraceError("Editing a pipeline with separate guidance calls needs its guidance scale.")
         # u' + g (c - u') == u + g (c' - u), solved for u'
         edited = noise_uncond + self.guidance * (changed - cond_before) / (1.0 - self.guidance)
-        return _with_prediction(output, edited.to(noise_uncond.dtype))
+        if self.family.renormalized:  # to the norm of c, which has left, instead of that of c'
+            sizes = [torch.linalg.vector_norm(one.float(), dim=-1, keepdim=True) for one in (changed, cond_before)]
+            self.factors = torch.where(sizes[0] == sizes[1], 1.0, sizes[0] / sizes[1].clamp_min(1e-12))
+        return with_prediction(self.family, output, edited.to(noise_uncond.dtype))
+
+    def renormalizing(self) -> Tensor | None:
+        """What the step's guided prediction is to be multiplied by, told once."""
+        factors, self.factors = self.factors, None
+        return factors
 
     def _timestep(self, named: dict) -> float:
-        value = named["timestep"]
+        value = named[self.family.time]
         value = value.flatten()[0].item() if isinstance(value, Tensor) else value
-        return float(value) * self.family.timestep_scale
+        return self.family.scheduler_time(float(value))
 
-    def _stacked(self) -> bool:
-        return self.family.layout == "stacked" and bool(self.pipe.do_classifier_free_guidance)
+    def _channels(self, named: dict) -> int:
+        """Of a prediction without what a learned variance adds."""
+        return int(named[self.family.sample].shape[1])
+
+    def _stacked(self, named: dict) -> bool:
+        """Whether a call runs both halves. Some pipelines don't say; all make one row of latents for each image."""
+        if self.family.layout != "stacked":
+            return False
+        if self.images and len(named[self.family.sample]) == self.images:
+            return False
+        says = getattr(self.pipe, "do_classifier_free_guidance", None)
+        return len(named[self.family.sample]) == 2 * self.images if says is None else bool(says)
 
     def _batch(self, named: dict) -> int:
-        return len(named[self.family.sample]) // (2 if self._stacked() else 1)
+        return len(named[self.family.sample]) // (2 if self._stacked(named) else 1)
 
     def _levels(self, timestep: float) -> tuple[str, float, float]:
         """What is predicted and (signal, noise); NaN where nobody knows how the scheduler keeps its noise."""
@@ -192,15 +227,15 @@ class _Hook:
 
     def _forward(self, module: nn.Module, named: dict, prediction: Tensor, timestep: float) -> Forward:
         batch, total = self._batch(named), len(prediction)
-        if self._stacked() and total % 2:
+        if self._stacked(named) and total % 2:
             raise TraceError(f"With guidance on, an even number of rows is needed; the denoiser was given {total}.")
         kind, signal, noise = self._levels(timestep)
         latents = named[self.family.sample]
         if not self.family.packed:
             latents = latents[:, : prediction.shape[1]]  # without an inpainting model's mask and masked picture
-        uncond = prediction[:batch] if self._stacked() else None
-
-        start = total - batch
+        cond, other = self.family.halves(total, batch)
+        uncond = prediction[other] if self._stacked(named) else None
+        start = cond.start
 
         def rerun(
             rows: Sequence[int],
@@ -209,27 +244,28 @@ class _Hook:
             latents: Tensor | None = None,
         ) -> Tensor:
             picked = {k: picked_rows(v, [start + r for r in rows], total, k) for k, v in named.items()}
-            asked = None if timestep is None else timestep / self.family.timestep_scale
-            picked = asked_about(asked_at(picked, asked), self.family, latents)
+            asked = None if timestep is None else self.family.denoiser_time(timestep)
+            picked = asked_about(asked_at(picked, self.family, asked), self.family, latents)
             with once_more(), self.features.bypassed():  # no step of any hook's call
                 picked |= self.companion.residuals(rows, conditioning, asked, latents)
-                return _prediction(module(**written(self.family, picked, conditioning)))
+                output = module(**call_arguments(self.family, written(self.family, picked, conditioning)))
+                return prediction_of(self.family, output, self._channels(picked))
 
-        shares = {path: share[start:] for path, share in self.attention.items()}
+        shares = {path: share[cond] for path, share in self.attention.items()}
         return Forward(
             self.index,
             timestep,
             signal,
             noise,
             kind,
-            latents[start:],
-            prediction[start:],
+            latents[cond],
+            prediction[cond],
             uncond,
             read(self.family, named, start, batch),
             rerun,
             shares,
             self.pipe,
-            bool(self.features),
+            bool(self.features) or self.family.ragged,
             0,
             *micro_conditioning(named, start),
         )
@@ -251,14 +287,6 @@ def _expired(*args: Any, **kwargs: Any) -> Tensor:
 def _is_aside(named: dict[str, Any]) -> bool:
     """SD3's skip-layer guidance: a second call in a step, on cond rows alone."""
     return named.get("skip_layers") is not None
-
-
-def _prediction(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample
-
-
-def _with_prediction(output: Any, prediction: Tensor) -> Any:
-    return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
@@ -300,6 +328,10 @@ def _hooks(pipe: Any, hook: _Hook, layers: Iterable[str]) -> Iterator[None]:
     with ExitStack() as stack:
         hook.attention = stack.enter_context(attention_watched(denoiser, layers))
         stack.enter_context(observed(pipe.scheduler, "step", hook.stepped))
+        if hasattr(pipe, "prepare_latents"):
+            stack.enter_context(observed(pipe, "prepare_latents", hook.prepared))
+        if hook.family.renormalized:
+            stack.enter_context(rescaled(pipe.scheduler, hook.renormalizing))
         stack.enter_context(hooked(denoiser, hook.before, hook.after))
         if companion is not None:
             stack.enter_context(hooked(companion, hook.beside))

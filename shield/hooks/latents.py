@@ -38,6 +38,23 @@ def movable(scheduler: Any, moves: Moves) -> Iterator[None]:
         _restored(scheduler, held)
 
 
+@contextmanager
+def rescaled(scheduler: Any, factors: Callable[[], Tensor | None]) -> Iterator[None]:
+    """Within the block, what the scheduler's steps are given for a prediction is multiplied by `factors()`, if any."""
+    step, held = scheduler.step, vars(scheduler).get("step")
+
+    @wraps(step)
+    def scaled(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        factor = factors()
+        return step(model_output if factor is None else model_output * factor.to(model_output), *args, **kwargs)
+
+    scheduler.step = scaled
+    try:
+        yield
+    finally:
+        _restored(scheduler, held)
+
+
 def _restored(scheduler: Any, held: Callable | None) -> None:
     if held is not None:
         scheduler.step = held

@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from shield.errors import BadRequestError
 from shield.hooks.forward import Forward
+from shield.model.autoencoders import latent_channels, pixels_of, unpacked
 from shield.model.fingerprint import model_sha256
 from shield.model.prediction import converted
 
@@ -56,7 +57,7 @@ def preview_of(pipe: Any) -> Preview:
 
 
 def _fit(pipe: Any) -> Preview:
-    latents = _smooth_latents(int(pipe.vae.config.latent_channels))
+    latents = _smooth_latents(latent_channels(pipe))
     colors = torch.cat([adaptive_avg_pool2d(decoded(pipe, part), SIDE) for part in latents.split(4)])
     given = _with_constant(latents).flatten(0, 2).double()
     wanted = colors.permute(0, 2, 3, 1).flatten(0, 2).double()
@@ -86,10 +87,8 @@ def _with_constant(latents: Tensor) -> Tensor:
 @torch.no_grad()
 def decoded(pipe: Any, latents: Tensor) -> Tensor:
     """(B, 3, height, width) float32 from 0 to 1, on the CPU: what the autoencoder makes of (B, C, H, W) latents."""
-    config = pipe.vae.config
-    scaled = latents.float() / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
     with _without_overflow(pipe.vae):
-        pixels = pipe.vae.decode(scaled.to(pipe._execution_device, pipe.vae.dtype), return_dict=False)[0]
+        pixels = pixels_of(pipe, latents.float())
     return (pixels.float().cpu() / 2 + 0.5).clamp(0.0, 1.0)
 
 
@@ -123,4 +122,4 @@ def clean_latents(pipe: Any, forward: Forward, prediction: Tensor, size: tuple[i
     """
     levels = (forward.prediction, "x0", forward.signal, forward.noise)
     clean = converted(prediction.float(), *levels, forward.latents.float())
-    return clean if clean.ndim == 4 else pipe._unpack_latents(clean, *size, pipe.vae_scale_factor)
+    return clean if clean.ndim == 4 else unpacked(pipe, clean, size)

@@ -1,7 +1,8 @@
 """What a prompt becomes before it reaches the denoiser: made from text, read from a call, written into a call.
 
-One Conditioning is one or more rows of token embeddings and, where the family has them, of pooled embeddings; both
-travel together always (Guardians of Generation mixes the one and replaces the other for SDXL).
+One Conditioning is one or more rows of token embeddings and, where the family has them, of pooled embeddings and of a
+mask that says which tokens are text; they travel together always (Guardians of Generation mixes the one and replaces
+the other for SDXL).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,44 +18,64 @@ from shield.model.families import Family, family_of
 
 @dataclass(frozen=True)
 class Conditioning:
-    """`embeds` (B, T, D); `pooled` (B, P), or None for families without."""
+    """`embeds` (B, T, D); `pooled` (B, P), or None for families without; `mask` (B, T), None where all are text."""
 
     embeds: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
 
     def rows(self, indexes: Sequence[int]) -> "Conditioning":
         """Only these rows."""
         picked = list(indexes)
-        return Conditioning(self.embeds[picked], None if self.pooled is None else self.pooled[picked])
+        pooled, mask = (None if t is None else t[picked] for t in (self.pooled, self.mask))
+        return Conditioning(self.embeds[picked], pooled, mask)
 
     def repeated(self, times: int) -> "Conditioning":
         """One row, this many times."""
         return self.rows([0] * times)
 
     def fitted(self, tokens: int) -> "Conditioning":
-        """The same with this many tokens. Attention over a sequence repeated whole is attention over the sequence."""
+        """The same with this many tokens. Attention over a sequence repeated whole is attention over the sequence; with
+        a mask it is made longer by tokens that are no text.
+        """
         have = self.embeds.shape[1]
         if have == tokens:
             return self
+        if self.mask is not None:
+            return self._padded(tokens)
         times = -(-tokens // have)
         return Conditioning(self.embeds.repeat(1, times, 1)[:, :tokens], self.pooled)
 
+    def _padded(self, tokens: int) -> "Conditioning":
+        assert self.mask is not None
+        more = max(tokens - self.embeds.shape[1], 0)
+        embeds = torch.nn.functional.pad(self.embeds, (0, 0, 0, more))[:, :tokens]
+        return Conditioning(embeds, self.pooled, torch.nn.functional.pad(self.mask, (0, more))[:, :tokens])
+
     def mixed(self, other: "Conditioning", weight: float) -> "Conditioning":
         """(1 - weight) * self + weight * other, token by token."""
-        other = other.fitted(self.embeds.shape[1])
+        tokens = max(self.embeds.shape[1], 0 if other.mask is None else other.embeds.shape[1])
+        if self.mask is not None and tokens > self.embeds.shape[1]:
+            return self._padded(tokens).mixed(other, weight)
+        other = other.fitted(tokens)
         if self.embeds.shape != other.embeds.shape:
             raise TraceError(f"Embeddings of {tuple(self.embeds.shape)} and {tuple(other.embeds.shape)} don't mix.")
         pooled = self.pooled
         if pooled is not None and other.pooled is not None:
             pooled = torch.lerp(pooled, other.pooled.to(pooled), weight)
-        return Conditioning(torch.lerp(self.embeds, other.embeds.to(self.embeds), weight), pooled)
+        mask = None if self.mask is None or other.mask is None else torch.maximum(self.mask, other.mask.to(self.mask))
+        mask = other.mask if weight == 1.0 else mask
+        return Conditioning(torch.lerp(self.embeds, other.embeds.to(self.embeds), weight), pooled, mask)
 
 
 def read(family: Family, named: dict[str, Any], start: int, batch: int) -> Conditioning:
     """The conditioning of rows start..start+batch of a denoiser call."""
-    pooled = _pooled(family, named)
-    rows = slice(start, start + batch)
-    return Conditioning(named[family.embeds][rows], None if pooled is None else pooled[rows])
+    rows, embeds = slice(start, start + batch), named[family.embeds]
+    pooled, mask = _pooled(family, named), None if family.mask is None else named.get(family.mask)
+    mask = mask[rows, : embeds.shape[1]] if mask is not None else None
+    if mask is None and family.ragged:
+        mask = embeds.new_ones(embeds[rows].shape[:2], dtype=torch.bool)
+    return Conditioning(embeds[rows], None if pooled is None else pooled[rows], mask)
 
 
 def written(
@@ -65,6 +86,8 @@ def written(
     if rows is not None:
         conditioning = conditioning.fitted(named[family.embeds].shape[1])
     changed[family.embeds] = _put(named[family.embeds], conditioning.embeds, rows)
+    if family.mask is not None:
+        changed[family.mask] = _mask(named.get(family.mask), named[family.embeds], conditioning, rows)
     pooled = _pooled(family, named)
     if family.pooled is None or pooled is None or conditioning.pooled is None:
         return changed
@@ -79,6 +102,20 @@ def _pooled(family: Family, named: dict[str, Any]) -> Tensor | None:
         return None
     container, _, key = family.pooled.rpartition(".")
     return (named[container] if container else named).get(key)
+
+
+def _mask(whole: Tensor | None, embeds: Tensor, part: Conditioning, rows: Sequence[int] | None) -> Tensor | None:
+    """A call's mask with the conditioning's in. What it says about anything behind the text stays."""
+    if whole is None and (part.mask is None or bool(part.mask.all())):
+        return None
+    said = part.mask if part.mask is not None else embeds.new_ones(part.embeds.shape[:2], dtype=torch.bool)
+    if whole is None:
+        whole = said.new_ones(embeds.shape[:2])
+    changed, tokens = whole.clone(), embeds.shape[1]
+    if rows is None:
+        return torch.cat([said.to(changed), changed[:, tokens:]], dim=1)
+    changed[list(rows), :tokens] = said.to(changed)
+    return changed
 
 
 def _put(whole: Tensor, part: Tensor, rows: Sequence[int] | None) -> Tensor:
@@ -115,6 +152,40 @@ def _encode_flux(pipe: Any, prompts: list[str], tokens: int | None) -> Condition
     return Conditioning(embeds, pooled)
 
 
+def _encode_auraflow(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    return Conditioning(pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))[0])
+
+
+def _encode_masked(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))
+    return Conditioning(embeds, mask=mask)
+
+
+def _encode_chroma(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    embeds, _, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))
+    return Conditioning(embeds, mask=mask)
+
+
+def _encode_flux2(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    return Conditioning(pipe.encode_prompt(prompts, **_long(tokens))[0])
+
+
+def _encode_zimage(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    texts, _ = pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False)  # which writes into its list
+    lengths = torch.tensor([len(text) for text in texts], device=texts[0].device)
+    padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    return Conditioning(padded, mask=torch.arange(padded.shape[1], device=padded.device) < lengths[:, None])
+
+
+def _encode_qwen(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    embeds, mask = pipe.encode_prompt(prompts)
+    return Conditioning(embeds, mask=torch.ones(embeds.shape[:2], device=embeds.device) > 0 if mask is None else mask)
+
+
+def _long(tokens: int | None) -> dict[str, int]:
+    return {} if tokens is None else {"max_sequence_length": tokens}
+
+
 def _skip(pipe: Any) -> int | None:
     """The running call's `clip_skip`."""
     return getattr(pipe, "_clip_skip", None)
@@ -125,6 +196,13 @@ ENCODERS: dict[str, Callable[[Any, list[str], int | None], Conditioning]] = {
     "sdxl": _encode_sdxl,
     "sd3": _encode_sd3,
     "flux": _encode_flux,
+    "auraflow": _encode_auraflow,
+    "pixart": _encode_masked,
+    "chroma": _encode_chroma,
+    "flux2": _encode_flux2,
+    "zimage": _encode_zimage,
+    "qwenimage": _encode_qwen,
+    "lcm": _encode_sd,
 }
 
 

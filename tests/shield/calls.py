@@ -54,7 +54,7 @@ def state(pipe):
     return {
         "hooks": [list(h) for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)],
         "calls": [id(m._compiled_call_impl) for m in modules],
-        "processors": {n: id(p) for n, p in denoiser.attn_processors.items()},
+        "processors": {n: id(p) for n, p in getattr(denoiser, "attn_processors", {}).items()},
         "scheduler": {k: str(v) for k, v in vars(pipe.scheduler).items()},
         "weights": [float(p.detach().double().sum()) for part in parts for p in part.parameters()],
         "gradients": [p.grad is not None or not p.requires_grad for part in parts for p in part.parameters()],

@@ -40,7 +40,7 @@ def call_of(more):
 
 def picture(pipe, call):
     """The pixels of a call on a fixed noise."""
-    return pipe("a cat", generator=noises(1, 7), output_type="np", **call).images
+    return pipe(prompt="a cat", generator=noises(1, 7), output_type="np", **call).images
 
 
 FAST = (
@@ -78,7 +78,7 @@ def test_every_family_at_one_evaluation_a_prompt(way):
     assert [threshold.setting for threshold in made] == [named] * 2
     true = [replace(t, setting=foretold, value=1e9) for t in made]
     guarded = Shield(pipe, Policy(detectors=tuple(BOTH), extra_uncond=True), thresholds=true)
-    output = guarded("a cat", generator=noises(1, 7), output_type="np", **call)
+    output = guarded(prompt="a cat", generator=noises(1, 7), output_type="np", **call)
     assert [(score.threshold, score.flagged) for score in output.verdicts[0].scores] == [(1e9, False)] * 2
     assert np.array_equal(output.images, before)
 
@@ -180,7 +180,7 @@ def test_gradients_flow_afterwards(pipe):
     made = self_calibrate(pipe, [StructureGap()], call, prompts=PROMPTS, fpr=0.15)
     flagging = [replace(one, value=-1.0) for one in made]
     guarded = Shield(pipe, Policy(mitigations=(EmbeddingDescent(),)), thresholds=flagging)
-    assert guarded("a cat", **call).verdicts[0].reasons[-1].kind == "exhausted"
+    assert guarded(prompt="a cat", **call).verdicts[0].reasons[-1].kind == "exhausted"
     passing = Shield(pipe, Policy(mitigations=(EmbeddingDescent(),), on_flag="mitigate"), thresholds=made)
     assert passing("a cat", **call).verdicts[0].scored
 

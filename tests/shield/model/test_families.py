@@ -20,10 +20,19 @@ def test_pipelines_exist_and_have_the_denoiser(family):
 def test_argument_names_are_the_denoisers(family):
     import inspect
 
-    transformers = {"sd3": "SD3Transformer2DModel", "flux": "FluxTransformer2DModel"}
+    transformers = {
+        "sd3": "SD3Transformer2DModel",
+        "flux": "FluxTransformer2DModel",
+        "auraflow": "AuraFlowTransformer2DModel",
+        "pixart": "PixArtTransformer2DModel",
+        "chroma": "ChromaTransformer2DModel",
+        "flux2": "Flux2Transformer2DModel",
+        "zimage": "ZImageTransformer2DModel",
+        "qwenimage": "QwenImageTransformer2DModel",
+    }
     denoiser = transformers.get(family.name, "UNet2DConditionModel")
     names = inspect.signature(getattr(diffusers, denoiser).forward).parameters
-    assert {family.sample, family.embeds, "timestep"} <= set(names)
+    assert {family.sample, family.embeds, family.time} <= set(names)
     if family.pooled:
         assert family.pooled.split(".")[0] in names
 

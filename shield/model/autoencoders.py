@@ -1,0 +1,66 @@
+"""How pipelines hand their latents to the autoencoder: unpacked, scaled, shifted, or with statistics of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Form = Callable[[Tensor], Tensor]
+
+
+def latent_channels(pipe: Any) -> int:
+    """C of the latents (B, C, H, W) that a pipeline draws, after unpacking."""
+    config = pipe.vae.config
+    channels = int(config.get("latent_channels") or config.z_dim)
+    return 4 * channels if hasattr(pipe.vae, "bn") else channels
+
+
+def unpacked(pipe: Any, latents: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) of packed latents (B, tokens, channels). `size`: the picture's height and width."""
+    if hasattr(pipe.vae, "bn"):  # Flux.2 packs places, without their neighbors
+        height, width = (int(side) // (2 * pipe.vae_scale_factor) for side in size)
+        return latents.transpose(1, 2).unflatten(2, (height, width))
+    found = pipe._unpack_latents(latents, *size, pipe.vae_scale_factor)
+    return found.squeeze(2) if found.ndim == 5 else found
+
+
+def forms(vae: Any) -> list[Form]:
+    """From latents (B, C, H, W) to what this autoencoder decodes, in the ways in which pipelines do it, the usual one
+    first; a video's autoencoder takes it as one frame.
+    """
+    config = vae.config
+    if hasattr(vae, "bn"):
+        return [lambda latents: _unpatched(_denormalized(vae, latents))]
+    has_statistics = config.get("latents_mean") is not None and config.get("latents_std") is not None
+    if config.get("scaling_factor") is None:
+        return [lambda latents: _with_statistics(config, latents)]
+    ways: list[Form] = [lambda latents: latents / config.scaling_factor]
+    if config.get("shift_factor"):
+        ways.insert(0, lambda latents: latents / config.scaling_factor + config.shift_factor)
+    if has_statistics:
+        ways.append(lambda latents: _with_statistics(config, latents))
+    return ways
+
+
+def pixels_of(pipe: Any, latents: Tensor) -> Tensor:
+    """(B, 3, height, width), about -1 to 1, of (B, C, H, W) latents."""
+    given = forms(pipe.vae)[0](latents).to(pipe._execution_device, pipe.vae.dtype)
+    if pipe.vae.config.get("scaling_factor") is None and not hasattr(pipe.vae, "bn"):
+        given = given.unsqueeze(2)  # a video's autoencoder, one frame
+    pixels = pipe.vae.decode(given, return_dict=False)[0]
+    return pixels[:, :, 0] if pixels.ndim == 5 else pixels
+
+
+def _with_statistics(config: Any, latents: Tensor) -> Tensor:
+    mean, std = (torch.tensor(config[f"latents_{of}"]).view(1, -1, 1, 1).to(latents) for of in ("mean", "std"))
+    return latents * std / config.get("scaling_factor", 1.0) + mean
+
+
+def _denormalized(vae: Any, latents: Tensor) -> Tensor:
+    mean, variance = (t.view(1, -1, 1, 1).to(latents) for t in (vae.bn.running_mean, vae.bn.running_var))
+    return latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+
+
+def _unpatched(latents: Tensor) -> Tensor:
+    return torch.nn.functional.pixel_shuffle(latents, 2)
