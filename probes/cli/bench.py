@@ -229,7 +229,10 @@ def hero(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise."""
+    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise.
+
+    Example: diffshield bench hero --out runs/bench/hero.png
+    """
     from probes.bench.hero import WORKS
     from probes.bench.hero import hero as draw
 
