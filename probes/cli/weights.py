@@ -155,6 +155,9 @@ def attack(
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Hold less memory: compute activations twice (embeddings alone).")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each embedding.")] = 2,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -170,12 +173,18 @@ def attack(
     """
     from dataclasses import replace
 
+    from probes.attacks import AdversarialEmbedding
     from probes.audit.request import AuditRequest
     from probes.verbs.attack import ATTACK, format_attack
     from probes.verbs.attack import attack as bring_back
 
     request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
-    plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    plan = replace(
+        ATTACK,
+        sampling=_sampling(model, steps, guidance),
+        picture_seeds=tuple(range(9000, 9000 + seeds)),
+        attack=AdversarialEmbedding(checkpointing=checkpointing),
+    )
     done = bring_back(
         out,
         request,
