@@ -19,6 +19,7 @@ from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
+from probes.model.denoising import embedding_arguments
 from probes.model.generate import generators, quiet
 from probes.runs.folder import Run, record_id
 from probes.runs.progress import Progress
@@ -327,7 +328,7 @@ def condition(subject: Subject, jobs: Sequence[Job], once: bool = False) -> dict
         return _encoded_once(subject, prompts) if once and len(set(prompts)) < len(prompts) else {"prompt": prompts}
     if len(embeds) != len(jobs):
         raise ValueError("A batch holds captions or embeddings, not both.")
-    return {"prompt_embeds": torch.stack(embeds).to(subject.device, subject.dtype)}
+    return embedding_arguments(subject, torch.stack(embeds))
 
 
 def _encoded_once(subject: Subject, prompts: Sequence[str]) -> dict[str, Any]:
