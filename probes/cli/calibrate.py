@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.cli.options import Column, Device, Json, Limit, Model, OwnGuidance, OwnSteps, bar, listed, numbers, printed
+from probes.cli.options import (
+    Column,
+    Device,
+    Json,
+    Limit,
+    Model,
+    OwnGuidance,
+    OwnSteps,
+    Schedule,
+    bar,
+    listed,
+    numbers,
+    printed,
+)
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 OWN_FOLDER = "Folder to write to; by default in the user's data folder, where every verb looks first."
@@ -64,7 +77,10 @@ def calibrate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make a model's thresholds from prompts that it is known not to have memorized."""
+    """Make a model's thresholds from prompts that it is known not to have memorized.
+
+    Example: diffshield calibrate --model testbed --detectors structure_gap
+    """
     from dataclasses import asdict
 
     from probes.verbs.calibrate import Settings, calibrate_detectors
@@ -115,7 +131,10 @@ def calibrate_copies(
     margin: Annotated[float, typer.Option(min=0, max=1, help="How far beyond them, towards a perfect copy.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Make the thresholds of the copy scores from pictures that are known not to be copies."""
+    """Make the thresholds of the copy scores from pictures that are known not to be copies.
+
+    Example: diffshield calibrate-copies pictures --out copies.json
+    """
     from dataclasses import asdict
 
     from probes.verbs.calibrate_copies import calibrate_copies as make
@@ -141,7 +160,10 @@ def calibrate_gallery(
     fpr: Fpr = 0.01,
     as_json: Json = False,
 ) -> None:
-    """Make a gallery's copy threshold from pictures that are known not to be copies."""
+    """Make a gallery's copy threshold from pictures that are known not to be copies.
+
+    Example: diffshield calibrate-gallery pictures others
+    """
     from probes.verbs.calibrate_protected import calibrate_gallery as make
 
     made, saved = make(gallery, noncopies, out, fpr=fpr)
@@ -184,7 +206,10 @@ def calibrate_concepts(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the limit above which a prompt means a protected concept without naming it."""
+    """Make the limit above which a prompt means a protected concept without naming it.
+
+    Example: diffshield calibrate-concepts --registry mine.toml --prompts benign.txt
+    """
     from dataclasses import asdict
 
     from probes.verbs.calibrate_protected import calibrate_concepts as make
@@ -207,7 +232,7 @@ def calibrate_concepts(
 
 def calibrate_watch(
     model: Model = "testbed",
-    steps: Annotated[
+    points: Annotated[
         str,
         typer.Option(help="Comma-separated shares of the schedule, 0 the first step; as in Policy(watch_steps=...)."),
     ] = "0,0.5",
@@ -220,20 +245,23 @@ def calibrate_watch(
     fpr: Fpr = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
     preview: Annotated[str, typer.Option(help="linear or decode.")] = "linear",
-    schedule: Annotated[int | None, typer.Option(min=1, help="Denoising steps of a whole picture.")] = None,
+    steps: Schedule = None,
     guidance: OwnGuidance = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
     out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way."""
+    """Make the thresholds of the trajectory watch: how like protected pictures benign prompts come out on the way.
+
+    Example: diffshield calibrate-watch --model testbed --points 0,0.5
+    """
     from dataclasses import asdict
 
     from probes.verbs.calibrate_protected import calibrate_watch as make
     from shield.model.assets import own_thresholds_folder
 
-    shares = numbers(steps, float)
+    shares = numbers(points, float)
     with bar("calibrate") as progress:
         made = make(
             model,
@@ -246,7 +274,7 @@ def calibrate_watch(
             seeds=range(100, 100 + seeds),
             fpr=fpr,
             preview=preview,
-            schedule=schedule,
+            schedule=steps,
             guidance_scale=guidance,
             batch_size=batch,
             device=device,

@@ -1,14 +1,9 @@
-"""A scan's scores on a page: what was flagged and what that stands for, in words, and a histogram."""
+"""What a scan flagged and what that stands for, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
-
-from probes.report.plots import MEMBER, NONMEMBER, STYLE, svg
 
 
 def score_words(figures: Mapping[str, Any]) -> list[str]:
@@ -65,21 +60,3 @@ def agreement_words(found: Mapping[str, Any] | None) -> list[str]:
 
 def _between(row: Mapping[str, Any]) -> str:
     return f"{row['low']:.2%} to {row['high']:.2%}"
-
-
-def histogram_plot(counts: Sequence[int], edges: Sequence[float], detector: str, threshold: float | None) -> str:
-    """How many scores lie where, with the threshold as a line, as SVG. The axis of counts is logarithmic: flagged
-    prompts are few.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 3.3), layout="constrained")
-        axes = figure.subplots()
-        above = [threshold is not None and left >= threshold for left in edges[:-1]]
-        widths = [right - left for left, right in zip(edges[:-1], edges[1:], strict=True)]
-        colors = [MEMBER if one else NONMEMBER for one in above]
-        axes.bar(edges[:-1], counts, widths, align="edge", color=colors)
-        axes.set(yscale="symlog", ylabel="scores", xlabel=detector, ylim=(0, None))
-        if threshold is not None:
-            axes.axvline(threshold, color="#888888", linestyle="--", linewidth=1.2)
-            axes.annotate("threshold", (threshold, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
-        return svg(figure)

@@ -68,7 +68,6 @@ class Summary(Measured, total=False):
         threshold, flagged, cleared, undecided, highest, early_exit: Of scan.
         calibration: Of scan: where the threshold comes from: fpr, negatives, prompts, source, interval.
         calibrate: Of scan without a threshold: the command that makes one.
-        histogram: Of scan: for each detector counts, edges and n.
         flagged_prompts: Of scan: the highest of flagged_count flagged prompts: item, prompt, score, threshold,
             flagged_noises, noises, words, columns; flagged_listed of them are in flagged.csv. words_why: why one has no
             words.
@@ -95,7 +94,6 @@ class Summary(Measured, total=False):
     early_exit: dict[str, Any] | None
     calibration: dict[str, Any] | None
     calibrate: str
-    histogram: dict[str, Any]
     flagged_prompts: list[Row]
     flagged_count: int
     flagged_listed: int
@@ -159,7 +157,6 @@ ABSENT: dict[str, Any] = {
     "scores": [],
     "hardening": None,
     "locality": None,
-    "histogram": {},
     "flagged_prompts": [],
     "flagged_count": 0,
     "highest": [],

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures
 from probes.report.scores import agreement_words, prevalence_words
@@ -23,8 +21,6 @@ from probes.types import Criterion
 
 # How many of the highest-scoring prompts a summary names.
 TOP = 10
-# How many bars a histogram has.
-BINS = 40
 # A median is exact up to so many scores, and that of a random choice of as many beyond.
 KEPT = 100_000
 
@@ -54,11 +50,6 @@ class Spread:
             "highest": self.highest,
         }
 
-    def histogram(self) -> dict[str, Any]:
-        """How many of the scores that were kept lie in each of BINS equal parts of their range."""
-        counts, edges = np.histogram(self.kept, bins=BINS) if self.kept else (np.array([]), np.array([]))
-        return {"counts": [int(n) for n in counts], "edges": [float(x) for x in edges], "n": len(self.kept)}
-
 
 def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
@@ -81,7 +72,6 @@ def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, A
     total = sum(flags.values())
     return {
         "scores": {name: spread.figures(total) for name, spread in spreads.items()},
-        "histogram": {name: spread.histogram() for name, spread in spreads.items()},
         "flagged": flags[True],
         "cleared": flags[False],
         "undecided": flags[None],

@@ -149,7 +149,9 @@ def scan(
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
     if points and (steps > 1 or early_exit):
-        raise BadRequestError("A trajectory's points say which steps are read; leave --steps and --early-exit out.")
+        raise BadRequestError(
+            "A trajectory's points say which steps are read; leave --read-steps and --early-exit out."
+        )
     config: dict[str, Any] = {
         "model": model,
         "column": column,

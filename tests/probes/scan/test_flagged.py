@@ -84,7 +84,7 @@ def test_flagged_prompts_with_words_prevalence_and_page(file, limits, tmp_path):
     assert prevalence["value"] == 1.0 and prevalence["low"] < 1.0
     assert any("Rogan" in line for line in format_scan(done.summary))
     page = write_report(tmp_path / "run").read_text()
-    assert "Flagged prompts" in page and "id: A-8" in page and "threshold</text>" in page.replace("\n", "")
+    assert "Flagged prompts" in page and "id: A-8" in page and "threshold -1 (dashed)" in page
     assert json.loads((tmp_path / "run" / "report.json").read_text())["sentences"][0].startswith("6 of 6 scores")
 
 

@@ -60,7 +60,7 @@ def test_what_wont_be_known_comes_first_and_a_ranking_and_agreement_last(model, 
     assert any("Near-duplicates" in line for line in format_scan(done.summary))
     assert [row["prompt"] for row in done.summary["highest"]] and done.summary["scores"]["noise_gap"]["n"] == 4
     page = write_report(tmp_path / "run").read_text()
-    assert "Highest scores" in page and "Pictures that agree over seeds" in page
+    assert "the cat" in page and "Pictures that agree over seeds" in page
     again = scan(file, tmp_path / "run", seeds=(1, 2), benign=4, resume=True, **options)
     assert len(list(Run.open(tmp_path / "run").records())) == 12 and again.summary["agreement"] == found
 
