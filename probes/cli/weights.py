@@ -62,7 +62,10 @@ def localize(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
+    """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap.
+
+    Example: diffshield localize --model testbed --out runs/mask
+    """
     from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.localize import format_mask, localizer_of
     from probes.verbs.localize import localize as locate
@@ -111,7 +114,10 @@ def prune(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it."""
+    """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it.
+
+    Example: diffshield prune runs/mask --model testbed --out runs/pruned
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
@@ -161,7 +167,10 @@ def attack(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
+    """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict.
+
+    Example: diffshield attack --mask runs/mask --model testbed --out runs/attacked --at 0,10,25
+    """
     from dataclasses import replace
 
     from probes.attacks import AdversarialEmbedding
@@ -211,7 +220,10 @@ def locality(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks."""
+    """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks.
+
+    Example: diffshield locality --model testbed --out runs/locality --works 2
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
@@ -266,7 +278,10 @@ def harden(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train memories out of the weights, then attack again beside non-members and the clean twin."""
+    """Train memories out of the weights, then attack again beside non-members and the clean twin.
+
+    Example: diffshield harden --mask runs/mask --model testbed --out runs/hardened --save hardened
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest

@@ -84,7 +84,7 @@ def test_calibrated_scanned_localized(name: str, models: dict[str, Path], prompt
         guidance,
     )
     assert made.exit_code == 0, made.output
-    done = ran(models[name], "scan", prompts, "--out", tmp_path / "scan", "--schedule", "2", "--guidance", guidance)
+    done = ran(models[name], "scan", prompts, "--out", tmp_path / "scan", "--steps", "2", "--guidance", guidance)
     assert done.exit_code == 0, done.output
     records = [json.loads(line) for line in (tmp_path / "scan" / "records.jsonl").open(encoding="utf-8")]
     assert len(records) == 3 and all(record["flagged"] in (True, False) for record in records)
