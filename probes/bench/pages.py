@@ -22,6 +22,7 @@ from probes.bench import (
     meaning,
     mitigations,
     revival,
+    rewordings,
     shield,
     traps,
 )
@@ -49,6 +50,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "revival": ("docs/bench/revival.json", revival.table),
     "mitigations": ("docs/bench/mitigations.json", mitigations.table),
     "gallery": ("docs/bench/gallery.json", gallery.table),
+    "rewordings": ("docs/bench/rewordings.json", rewordings.table),
     "traps": ("docs/bench/traps.json", traps.table),
     "overhead": (BENCHMARKS, claims.overhead),
     "scan-speed": (BENCHMARKS, claims.speeds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,14 +54,14 @@ def shield(
 ) -> None:
     """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
     from probes.bench.shield import PARTS, bench_shield, table
-    from probes.runs.progress import Progress, bars
+    from probes.runs.progress import bars
 
     drawn = chosen(parts, PARTS, "part")
     with bars() as track:
-        tracks: dict[str, Progress] = {}
+        named = cache(track)
 
         def progress(what: str, done: int, total: int) -> None:
-            tracks.setdefault(what, track(what))(done, total)
+            named(what)(done, total)
 
         found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
     _drawn(out, "shield", found, as_json, table(found))
@@ -179,15 +180,41 @@ def gallery(
 ) -> None:
     """Copies that a gallery finds and what it takes for copies, by descriptor; resumes from its parts."""
     from probes.bench.gallery import bench_gallery, table
-    from probes.runs.progress import Progress, bars
+    from probes.runs.progress import bars
 
     with bars() as track:
-        tracks: dict[str, Progress] = {}
+        named = cache(track)
 
         def progress(what: str, done: int, total: int) -> None:
-            tracks.setdefault(what, track(what))(done, total)
+            named(what)(done, total)
 
         found = bench_gallery(out, parts=runs, share=share, queries=queries, others=others, progress=progress)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
+def rewordings(
+    out: Out = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for scores and judgements.")] = Path("runs/bench-rewordings"),
+    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    works: Annotated[int, typer.Option(min=0, help="Memorized works, at random; 0: all of the split.")] = 0,
+    sample: Annotated[float, typer.Option(help="Share of the flagged rewordings that are drawn to the end.")] = 0.5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Copies that leave when captions are reworded, by detector and points, with a gallery and without; resumes."""
+    from probes.bench.rewordings import bench_rewordings, table
+    from probes.runs.progress import bars
+
+    with bars() as track:
+        named = cache(track)
+
+        def progress(what: str, done: int, total: int) -> None:
+            named(what)(done, total)
+
+        found = bench_rewordings(
+            out, parts=runs, split=split, works=works or None, sample=sample, device=device, progress=progress
+        )
     printed(found, as_json, table(found))
 
 
