@@ -219,6 +219,22 @@ def rewordings(
 
 
 @bench_app.command()
+def requests(
+    out: Out = Path("runs/bench"),
+    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    count: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 10,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What is left of flagged requests: agreement with the request without its protected part, and copies."""
+    from probes.bench.requests import bench_requests, table
+
+    (split,) = chosen(split, ("dev", "heldout"), "split")
+    found = bench_requests(out, split=split, count=count, device=device, progress=_said)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def pages(root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path(".")) -> None:
     """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again."""
     from probes.bench.pages import fill
