@@ -452,14 +452,17 @@ class StepController:
         return self._emptied(forward, image)
 
     def _proposals(self, forward: Forward, image: ImageState) -> Iterator[str]:
-        """Rewritten prompts in which the screen finds nothing, as long as extra calls are left."""
+        """Rewritten prompts in which the screen finds nothing, as long as extra calls are left. One call is left for
+        each later mitigation that takes rewritten prompts too.
+        """
         if image.prompt is None:
             return
+        budget = self.policy.extra_calls - sum(one.needs_prompt for one in self.policy.mitigations[image.tried :])
         for rewriter in self.policy.rewriters:
             if rewriter.needs_weights and not image.weights:
                 image.weights = self._weighed(forward, image)
             for prompt in rewriter.propose(image.prompt, image.mentions, image.weights):
-                if image.extra_calls >= self.policy.extra_calls:
+                if image.extra_calls >= budget:
                     return
                 if self.plan.screen is None or not self.plan.screen.found(prompt):
                     yield prompt
@@ -580,7 +583,7 @@ class StepController:
         return forward.rerun([image.row], image.swap)
 
     def _case(self, forward: Forward, image: ImageState) -> MitigationContext:
-        row = [image.row]
+        row, said = [image.row], image.rewritten or image.prompt
 
         def rerun(conditioning: Conditioning, latents: Tensor | None = None) -> Tensor:
             image.extra_calls += 1
@@ -602,7 +605,7 @@ class StepController:
             memory=image.memory,
             latents=forward.latents[row],
             move=move,
-            length=None if image.prompt is None else prompt_length(self.pipe, image.prompt, self._tokens),
+            length=None if said is None else prompt_length(self.pipe, said, self._tokens),
             denoiser=denoiser_of(self.pipe),
             likeness=None if self._likeness is None else self._likeness.at(forward, image.row),
             mentions=image.mentions,
