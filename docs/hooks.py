@@ -1,6 +1,6 @@
 """Builds the site's pages that stand elsewhere in the repository, and names files that the site doesn't hold.
 
-The README is the first page; CONTRIBUTING.md, CHANGELOG.md and the examples are pages, too. Their links
+The README is the first page; CONTRIBUTING.md, CHANGELOG.md and the notebook are pages, too. Their links
 lose the folder docs/. A link to a file outside of docs/ becomes the file's path.
 """
 
@@ -8,15 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from literate import page_of_notebook, page_of_script
+from literate import page_of_notebook
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changes.md": "CHANGELOG.md"}
-SCRIPTS = {
-    "tutorials/shield.md": ("The shield", "examples/tutorial_shield.py"),
-    "tutorials/audit.md": ("An audit", "examples/tutorial_audit.py"),
-}
 NOTEBOOKS = {"tutorials/first-audit.md": "examples/first_audit.ipynb"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -25,9 +21,6 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that stand outside of docs/."""
     for page, source in PAGES.items():
         text = LINK.sub(_from_docs, (ROOT / source).read_text(encoding="utf-8"))
-        files.append(File.generated(config, page, content=text))
-    for page, (title, source) in SCRIPTS.items():
-        text = page_of_script((ROOT / source).read_text(encoding="utf-8"), title, source)
         files.append(File.generated(config, page, content=text))
     for page, source in NOTEBOOKS.items():
         text, pictures = page_of_notebook((ROOT / source).read_text(encoding="utf-8"), Path(page).stem)

@@ -37,7 +37,8 @@ from shield.runtime.arguments import (
     as_thresholds,
 )
 from shield.runtime.blind_spots import BlindSpots
-from shield.runtime.controller import Abandoned, ImageState, Plan, StepController
+from shield.runtime.call import Abandoned, ImageState, Plan
+from shield.runtime.controller import StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
@@ -239,23 +240,23 @@ class Shield(StandIn):
 
     def _drawn(self, call: "_Call", plan: Plan, images: list[ImageState]) -> "_Drawn":
         """Runs the pipeline, watched, and compares what came out with the gallery."""
-        watcher = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
+        controller = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
         guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
         layers = self.policy.signals.layers
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
-            movable(self.pipe.scheduler, watcher.moves),
-            intercepted(self.pipe, watcher.on_forward, watcher.on_inputs, guidance, layers, custody),
+            movable(self.pipe.scheduler, controller.moves),
+            intercepted(self.pipe, controller.on_forward, controller.on_inputs, guidance, layers, custody),
         ):
             try:
                 # Z-Image writes into the list of prompts that it is given.
                 output = self.pipe(**{k: list(one) if type(one) is list else one for k, one in call.kwargs.items()})
             except Abandoned:
-                return _Drawn(None, None, images, [None] * len(images), watcher.seconds, watcher.calls)
+                return _Drawn(None, None, images, [None] * len(images), controller.seconds, controller.calls)
         started = perf_counter()
         pictures = images_of(output)
         custody.ended(pictures, output_type)
-        watcher.ended(custody.lost)
+        controller.ended(custody.lost)
         nearest = self._nearest(pictures, output_type, images)
         for image in images:
             found = nearest[image.row]
@@ -263,7 +264,13 @@ class Shield(StandIn):
                 kind: ReasonKind = "copy" if found.copied else "near"
                 image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
         return _Drawn(
-            output, pictures, images, nearest, watcher.seconds + perf_counter() - started, watcher.calls, custody.start
+            output,
+            pictures,
+            images,
+            nearest,
+            controller.seconds + perf_counter() - started,
+            controller.calls,
+            custody.start,
         )
 
     def _redraw_late(self, drawn: "_Drawn", call: "_Call", plan: Plan, rewound: Callable[[], None]) -> None:

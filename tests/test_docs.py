@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = {"tutorials/shield.md", "tutorials/audit.md", "tutorials/first-audit.md"}
-GENERATED = {"index.md", "contributing.md", "changes.md"} | EXAMPLES  # docs/hooks.py makes them
+GENERATED = {"index.md", "contributing.md", "changes.md", "tutorials/first-audit.md"}  # docs/hooks.py makes them
 
 
 def pages(nav: object) -> list[str]:
@@ -49,8 +48,8 @@ def test_every_module_of_the_tables_is_in_the_reference() -> None:
     assert [name for name in modules if f"::: {name}\n" not in text] == []
 
 
-def literate() -> ModuleType:
-    spec = spec_from_file_location("literate", ROOT / "docs" / "literate.py")
+def literate(name: str = "literate") -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -66,6 +65,20 @@ def test_a_scripts_page_has_all_of_its_code_and_its_comments_as_prose(name: str)
     assert [line for line in code.splitlines() if line.strip()] == [line for line in lines if not line.startswith("#")]
     prose = re.sub(r"```python\n.*?\n```", "", page, flags=re.DOTALL)
     assert [line for line in lines if line.startswith("#") and line[2:] not in prose] == []
+
+
+def test_pages_that_are_made_from_the_code_are_as_the_code_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    made = literate("written").pages()
+    kept = {page: (ROOT / "docs" / page).read_text(encoding="utf-8") for page in made}
+    assert kept == made, "run python docs/written.py"
+    links = re.findall(r"\]\(([^)#]+)\)", made["api/README.md"])
+    assert len(links) > 60 and [link for link in links if not (ROOT / "docs" / "api" / link).is_file()] == []
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_a_notebooks_page_has_its_cells_and_pictures() -> None:

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".venv", "testbed2")
@@ -76,12 +77,17 @@ def test_the_readmes_first_snippet_and_generate(installed: tuple[Path, Path], tm
     python, packages = installed
     before = contents(packages)
     assert "diffusion_shield_testbed/manifest.toml" in before and "shield/wrapper.py" in before
-    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL)
     assert snippet is not None
+    (tmp_path / "my-works").mkdir()
+    Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 20).convert("RGB").save(tmp_path / "my-works" / "mine.png")
     home = {"DIFFSHIELD_HOME": str(tmp_path / "home")}
-    code = snippet[1] + "\nprint(shield.__file__, shield.__version__, result.verdicts[0].status)"
-    file, version, status = ran([python, "-c", code], tmp_path, **home).split()
-    assert Path(file).is_relative_to(packages) and version == "0.1.0" and status == "passed"
+    code = "import shield\nprint(shield.__file__, shield.__version__)\n" + snippet[1]
+    place, said = ran([python, "-c", code], tmp_path, **home).split("\n", 1)
+    file, version = place.split()
+    assert Path(file).is_relative_to(packages) and version == "0.1.0"
+    assert said == snippet[2], "what the README prints"
     said = ran(
         [python.parent / "diffshield", "generate", "the endless tower, a painting by mira voss"], tmp_path, **home
     )

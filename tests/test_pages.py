@@ -1,11 +1,17 @@
 """What the README and docs/results.md claim is what the result files say."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from probes.bench.pages import BLOCKS, PAGES, fill, filled
+from probes.bench.questions import SOURCES, table
+from shield.model.families import FAMILIES
+from tests.probes.test_families import MAKERS
+from tests.probes.test_real_size import WEIGHTS
+from tests.shield.test_every_family import WAYS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +39,46 @@ def test_a_changed_figure_is_filled_in(tmp_path: Path) -> None:
     assert len(fill(tmp_path)) == len(PAGES) and not fill(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "0 times in 8 pictures" in text and "2 times by tiled L2" in text and text.endswith("<!-- end --> b\n")
+
+
+def test_questions_are_counted_from_all_of_their_files() -> None:
+    results = {name: json.loads((ROOT / file).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    results["shield"]["works"]["shield"]["rung 2300"]["count"] += 100
+    results["benchmarks"]["shield_overhead"]["figures"] = [
+        {**row, "value": 1.5} for row in results["benchmarks"]["shield_overhead"]["figures"]
+    ]
+    made = table(**results)
+    assert "104 of 320" in made and "1.500x the time" in made
+    assert {line.count("|") for line in made.splitlines()} == {5}, "a cell for each of the four columns"
+
+
+def test_a_block_says_which_of_its_files_is_missing(tmp_path: Path) -> None:
+    for file in list(SOURCES.values())[1:]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}", encoding="utf-8")
+    made = filled("<!-- questions --><!-- end -->", tmp_path)
+    assert made == f"<!-- questions -->*Not measured: no {SOURCES['verify']}.*<!-- end -->"
+
+
+def test_the_table_of_models_says_what_tests_run() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Models")[1].split("\n## ")[0]
+    rows = {
+        found[1]: [cell.strip() for cell in found[2].split("|")]
+        for found in re.finditer(r"^\| `(\w+)`[^|]*\|(.*)\|$", text, re.MULTILINE)
+    }
+    assert list(rows) == [family.name for family in FAMILIES]
+    tried = {way.split("_")[0] for way in WAYS}
+    assert {name for name, row in rows.items() if row[0] == "yes"} <= tried
+    verbs = {name for name, row in rows.items() if row[1] == row[2] == "yes"}
+    assert verbs == {"sd", *MAKERS} and {name for name, row in rows.items() if row[3] == "refused"} == set(MAKERS)
+    full = {name for name, row in rows.items() if "at full size" in row[4]}
+    assert full == {"sdxl" if name == "sdxl" else "sd" for name in WEIGHTS}
+
+
+def test_the_readmes_costs_are_those_of_the_first_call() -> None:
+    costs = {}
+    for page in ("README.md", "docs/first-call.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        rows = re.findall(r"^\| guidance o.*$", text, re.MULTILINE)
+        costs[page] = [re.findall(r"([\d.]+) %", row) for row in rows]
+    assert costs["README.md"] == costs["docs/first-call.md"] and len(costs["README.md"]) == 2

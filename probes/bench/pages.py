@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from probes.bench import (
     attacks,
@@ -21,6 +20,7 @@ from probes.bench import (
     localizers,
     meaning,
     mitigations,
+    questions,
     requests,
     revival,
     rewordings,
@@ -33,7 +33,8 @@ BENCHMARKS = "docs/bench/benchmarks.json"
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
+    "questions": (tuple(questions.SOURCES.values()), questions.table),
     "works": ("docs/testbed/verify.json", claims.works),
     "spill": ("docs/testbed/verify.json", claims.spill),
     "best-detector": ("docs/bench/detectors.json", claims.best_detector),
@@ -72,7 +73,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         )
     },
 }
-"""Name of a place -> the result file it is filled from, and how."""
+"""Name of a place -> the result file or files it is filled from, and how."""
 
 
 def filled(text: str, root: Path) -> str:
@@ -80,9 +81,12 @@ def filled(text: str, root: Path) -> str:
 
     def one(match: re.Match[str]) -> str:
         opened, name, _, ended = match.groups()
-        file, write = BLOCKS[name]
-        found = root / file
-        made = write(json.loads(found.read_text(encoding="utf-8"))) if found.exists() else f"*Not measured: no {file}.*"
+        files, write = BLOCKS[name]
+        files = (files,) if isinstance(files, str) else files
+        missing = [file for file in files if not (root / file).exists()]
+        made = f"*Not measured: no {', '.join(missing)}.*"
+        if not missing:
+            made = write(*(json.loads((root / file).read_text(encoding="utf-8")) for file in files))
         made = f"\n\n{made}\n\n" if made.startswith("|") else made
         return f"{opened}{made}{ended}"
 

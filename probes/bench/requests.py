@@ -61,7 +61,7 @@ def requests_of(split: str, count: int) -> list[Request]:
     scenes = [scene.caption for scene in manifest.scenes(split)]
     mixed, alone = scenes[:count], [s for s in scenes[count:] if MISTAKE.found(s)][:count]
     made = [("captions", caption, f"a painting of a {caption.split(',')[0].split()[-1]}") for caption in works]
-    made += [("mixtures", f"{scene} and {caption}", scene) for scene, caption in zip(mixed, works, strict=False)]
+    made += [("mixtures", f"{caption} and {scene}", scene) for scene, caption in zip(mixed, works, strict=False)]
     made += [("mistakes", scene, scene.replace("background", "ground")) for scene in alone]
     return [Request(kind, prompt, reduced, FIRST_SEED + n) for n, (kind, prompt, reduced) in enumerate(made)]
 

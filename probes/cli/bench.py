@@ -235,6 +235,21 @@ def requests(
 
 
 @bench_app.command()
+def hero(
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("runs/bench/hero.png"),
+    works: Annotated[str, typer.Option(help="Comma-separated ids of works; by default those of the README.")] = "",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise."""
+    from probes.bench.hero import WORKS
+    from probes.bench.hero import hero as draw
+
+    statuses = draw(out, [name.strip() for name in works.split(",") if name.strip()] or WORKS, device=device)
+    printed({"picture": str(out), "statuses": statuses}, as_json, f"{out}: {', '.join(statuses)}")
+
+
+@bench_app.command()
 def pages(root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path(".")) -> None:
     """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again."""
     from probes.bench.pages import fill

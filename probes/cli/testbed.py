@@ -135,10 +135,10 @@ def measure(
     sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
 ) -> None:
     """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds."""
+    from probes.bench.verify import sscd_metric
     from probes.testbed.second.measure import measured
     from probes.testbed.second.stages import Builder
     from probes.testbed.training import Limits
-    from probes.testbed.verify import sscd_metric
 
     builder = Builder(work, sources, preset, device, Limits())
     if start is not None:

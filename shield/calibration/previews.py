@@ -17,7 +17,8 @@ from shield.hooks.intercept import intercepted
 from shield.model.families import family_of
 from shield.model.prediction import refuse_unreadable
 from shield.protected.gallery import Gallery
-from shield.runtime.controller import ImageState, Plan, StepController
+from shield.runtime.call import ImageState, Plan
+from shield.runtime.controller import StepController
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import Check, PreviewMonitor, picture_size, watch_of
 from shield.runtime.settings import Models, models_of
@@ -86,9 +87,9 @@ def looked(
     models = models_of(pipe, watched=True)
     for start in range(0, len(work), sampling.batch_size):
         batch = work[start : start + sampling.batch_size]
-        watcher = _watched(pipe, models, watch, batch, sampling)
-        settings |= watcher.settings
-        for image in watcher.images:
+        controller = _watched(pipe, models, watch, batch, sampling)
+        settings |= controller.settings
+        for image in controller.call.images:
             for said, score in zip(scores, image.scores, strict=True):
                 said.append(score)
         if progress is not None:
@@ -103,7 +104,7 @@ class _Done(Exception):
 def _watched(
     pipe: Any, models: Models, watch: PreviewMonitor, batch: Sequence[tuple[str, int]], sampling: Sampling
 ) -> StepController:
-    """One call, up to its last check; the watcher's images hold the scores in the order of `watch.checks`."""
+    """One call, up to its last check; the controller's images hold the scores in the order of `watch.checks`."""
     refuse_unreadable(pipe.scheduler)
     options = dict(sampling.options)
     plan = Plan(
@@ -117,10 +118,10 @@ def _watched(
         size=picture_size(pipe, options.get("height"), options.get("width")),
     )
     images = [ImageState(row, prompt) for row, (prompt, _) in enumerate(batch)]
-    watcher = StepController(pipe, plan, images, lambda: sampling.guidance_scale)
+    controller = StepController(pipe, plan, images, lambda: sampling.guidance_scale)
 
     def on_forward(forward: Forward) -> None:
-        watcher.on_forward(forward)
+        controller.on_forward(forward)
         if len(images[0].scores) == len(watch.checks):
             raise _Done
 
@@ -128,4 +129,4 @@ def _watched(
     call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale, "generator": noises}
     with torch.no_grad(), suppress(_Done), intercepted(pipe, on_forward):
         pipe(prompt=[prompt for prompt, _ in batch], **call, **options)
-    return watcher
+    return controller

@@ -4,7 +4,8 @@ What the shield asks beside the pipeline's own calls must neither be answered fr
 it. So reruns go around it: the hooks of diffusers' caches (first block, MagCache, TaylorSeer, pyramid attention
 broadcast, FasterCache) are taken out of the chain, and modules whose forward was replaced on the instance (as DeepCache
 does) run their class's own. A cache that was filled by a prompt that was exchanged at the first step is filled anew;
-what was exchanged later, or where nobody can look into the memory, is predicted apart at every step (watcher.py).
+what was exchanged later, or where nobody can look into the memory, is predicted apart at every step
+(shield/runtime/steering.py).
 """
 
 import functools

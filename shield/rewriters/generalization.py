@@ -2,11 +2,11 @@
 
 A memorized caption names one picture ("the endless tower, a painting by mira voss"), and a person who asks for it may
 still want a tower and a painting. Titles and authors are found by the forms in which people write them: quoted, "the
-... tower", a clause without a verb or article, "by ...". They are generalized first and left out only where that
-doesn't hold; then what stands on one side of "and", "with" or "on" is asked for alone. Everything else stays word for
-word, so the proposals read as a person would write them. The detectors decide, as for every rewriter. Wen et al. (ICLR
-2024, arXiv 2407.21720) tell users which words to change; with their weights (shield/rewriters/attribution.py) only
-the phrase that carries most of the pull is changed at first.
+... tower", a clause without a verb or article, "by ...". They are generalized first ("a painting of a tower") and left
+out only where that doesn't hold; then what stands on one side of "and", "with" or "on" is asked for alone. Everything
+else stays word for word, so the proposals read as a person would write them. The detectors decide, as for every
+rewriter. Wen et al. (ICLR 2024, arXiv 2407.21720) tell users which words to change; with their weights
+(shield/rewriters/attribution.py) only the phrase that carries most of the pull is changed at first.
 """
 
 import re
@@ -36,6 +36,10 @@ _DEFINITE = re.compile(
 _HEADING = re.compile(
     rf"(?:^|(?<=[,;:|]))\s*(?!{_ARTICLE})(?:(?!{_STOP}){_WORD}\s+)+?(?P<head>(?!{_STOP}){_WORD}\s+(?!{_STOP}){_WORD})\s*(?=[,;:|]|$)",
     re.IGNORECASE,
+)
+_MEDIUM = (
+    r"(?:painting|watercolou?r|drawing|sketch|illustration|picture|image|photo|photograph|print|poster|engraving|etching|"
+    r"portrait|mural|fresco|artwork|sculpture|rendering)"
 )
 _SIDES = re.compile(rf"\s+(?:{_BESIDE})\s+", re.IGNORECASE)
 _LOOSE = re.compile(rf"(?:\s+(?:{_BESIDE}|of|by))+\s*$|^(?:and|or)\s+", re.IGNORECASE)
@@ -72,7 +76,7 @@ class Generalization:
             texts.append(_said(base, [max(phrases, key=lambda phrase: _pull(phrase, weights))]))
         general, without = _said(base, phrases), _said(base, [phrase._replace(general="") for phrase in phrases])
         sides = _SIDES.split(without if _content(without) else general)
-        texts += [general, without, *([sides[0], sides[-1]] if len(sides) > 1 else ())]
+        texts += [_joined(general, phrases), general, without, *([sides[0], sides[-1]] if len(sides) > 1 else ())]
         kept = (text for text in map(_tidied, texts) if _content(text) and text != tidy(prompt))
         return list(dict.fromkeys(kept))[: self.limit]
 
@@ -112,6 +116,14 @@ def _said(prompt: str, phrases: Sequence[_Phrase]) -> str:
         gap = " " if phrase.general and prompt[phrase.start : phrase.start + 1].isspace() else ""
         prompt = prompt[: phrase.start] + gap + phrase.general + prompt[phrase.end :]
     return prompt
+
+
+def _joined(general: str, phrases: Sequence[_Phrase]) -> str:
+    """ "a tower, a painting" as "a painting of a tower"."""
+    for subject in {phrase.general for phrase in phrases if phrase.general}:
+        title = rf"\b{re.escape(subject)}\s*,\s*(?P<medium>an? (?:(?!{_STOP}){_WORD}\s+)*?{_MEDIUM})\b"
+        general = re.sub(title, rf"\g<medium> of {subject}", general, flags=re.IGNORECASE)
+    return general
 
 
 def _tidied(text: str) -> str:

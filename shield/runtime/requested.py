@@ -6,7 +6,7 @@ from typing import Any
 
 from shield.errors import BadRequestError
 from shield.runtime.arguments import check_request
-from shield.runtime.controller import ImageState
+from shield.runtime.call import ImageState
 from shield.types import Screen
 
 

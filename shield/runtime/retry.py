@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shield.hooks.ways_in import PICTURES
-from shield.runtime.controller import ImageState
+from shield.runtime.call import ImageState
 from shield.runtime.policy import Policy
 from shield.types import Nearest
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shield.runtime.controller import ImageState
+from shield.runtime.call import ImageState
 from shield.types import Nearest, Verdict
 
 log = logging.getLogger("shield.verdicts")

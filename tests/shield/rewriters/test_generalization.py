@@ -22,14 +22,21 @@ def proposals(prompt, **options):
 @pytest.mark.parametrize(
     "prompt, made",
     [
-        (CAPTION, ["a tower, a painting", "a painting"]),
+        (CAPTION, ["a painting of a tower", "a tower, a painting", "a painting"]),
         (
             "a red car and " + CAPTION,
-            ["a red car and a tower, a painting", "a red car, a painting", "a red car", "a painting"],
+            [
+                "a red car and a painting of a tower",
+                "a red car and a tower, a painting",
+                "a red car, a painting",
+                "a red car",
+            ],
         ),
-        (CAPTION + ", on a wall in a museum", ["a tower, a painting, on a wall in a museum"]),
+        (CAPTION + ", on a wall in a museum", ["a painting of a tower, on a wall in a museum"]),
         ("please draw the endless orchard by mira voss for me", ["please draw an orchard for me"]),
         ("(the endless tower:1.3), a painting by [mira voss]", ["(a tower:1.3), a painting", "a painting"]),
+        ("the old man, a dog, a house", ["a man, a dog, a house"]),
+        ("the old man, a small oil painting by mira voss for me", ["a small oil painting of a man for me"]),
         ("hollow horizon phone case by zendora", ["a phone case"]),
         ('a poster of "The Night", on a wall', ["a poster, on a wall"]),
         ("Girl with a Pearl Earring, oil on canvas by Johannes Vermeer", ["Girl with a Pearl Earring, oil on canvas"]),
@@ -82,4 +89,4 @@ def test_a_memorized_caption_keeps_its_subject_and_medium_and_the_verdict_says_s
     shield = Shield(pipe, Policy(points=None), calibrate="never")
     verdict = shield(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noises(1)).verdicts[0]
     assert (verdict.status, verdict.mitigation) == ("mitigated", "embedding_mix")
-    assert verdict.rewritten_prompt == "a garden, a painting"
+    assert verdict.rewritten_prompt == "a painting of a garden"

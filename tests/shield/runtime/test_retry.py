@@ -12,7 +12,7 @@ from shield.errors import TraceError
 from shield.hooks.intercept import once_more
 from shield.hooks.recording import recorded
 from shield.mitigations import EmbeddingMix, NullPrompt
-from shield.runtime.controller import ImageState
+from shield.runtime.call import ImageState
 from shield.runtime.policy import Policy, preset
 from shield.runtime.retry import kept_noise, worth_retrying
 from shield.types import Nearest
