@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from probes.audit.audit import audit
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.pictures import saved
 from tests.ui.steps import WATCH, answered, choose, draw, open_tab, pick, to_tab_on_phone
+from ui.tabs.shield import first_request
 
 # Gradio's own, with pandas 3.
 QUIET = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
@@ -58,7 +60,7 @@ def test_a_flagged_prompt_is_veiled_rewritten_and_explained(visit: Callable) -> 
     assert (details.locator("del").inner_text(), details.locator("ins").inner_text()) == ("mikey", "a cartoon")
 
 
-def test_the_first_picture_is_there_on_load_and_its_link_draws_it_again(
+def test_the_first_picture_is_there_on_load_and_a_link_draws_one_again(
     visit: Callable, browse: Callable, place
 ) -> None:
     page = visit()
@@ -101,17 +103,22 @@ def test_examples_chips_dice_and_history(visit: Callable) -> None:
     assert page.get_by_label("Seed", exact=True).input_value() == "0"
 
 
-def test_two_pictures_slide_over_each_other(visit: Callable) -> None:
-    page = visit()
-    page.get_by_role("button", name="Policy, model and sampling").click()
-    page.get_by_label("monitor: only watch").check()
+def test_a_copy_slides_over_its_original(visit: Callable, place, tmp_path: Path) -> None:
+    """The picture that the tiny model draws of this prompt is protected, so that drawing it again copies it."""
+    behind, page = place[1], visit()
     assert draw(page, "a red thing 1", 2).startswith("Passed") and not page.locator("#slide").is_visible()
-    page.get_by_label("balanced: mitigate").check()
-    draw(page, "a drawing of mikey mouse", 2)
-    if page.locator("#slide").is_visible():
+    drawing = behind.draw(replace(first_request(behind), prompt="a red thing 1", steps=2), lambda told: None)
+    drawing.unshielded.save(tmp_path / "mine.png")
+    behind.protected.add_works([tmp_path / "mine.png"])
+    try:
+        assert draw(page, "a red thing 1", 2).startswith(("Flagged", "Blocked"))
+        assert page.locator("#shield-pictures figure").first.get_by_role("img").count() == 1
+        assert page.get_by_label("Show the flagged picture").count() == 0, "its original stands beside it"
         page.locator("#slide button").first.click()
         page.locator("#slide").get_by_text("Original | without the shield").wait_for()
-        assert page.locator("#slide img").count() == 2
+        page.wait_for_function("() => document.querySelectorAll('#slide img').length == 2")
+    finally:
+        behind.protected.remove_work("mine")
 
 
 def test_on_a_phone_the_pictures_come_right_under_the_button(visit: Callable) -> None:
@@ -224,7 +231,7 @@ def test_a_folder_and_an_archive_are_added_by_their_files_names_and_there_on_rel
             page.get_by_role("button", name=button).click()
         chooser.value.set_files(str(chosen))
         said.get_by_text(says).wait_for()
-    page.reload()
+    page = visit()  # loads the page anew
     open_tab(page, "Protected", "Pictures")
     for name in ("lone lamp", "two moons", "three boats"):
         page.get_by_label("Find a work").fill(name)

@@ -53,8 +53,8 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
     with gr.Accordion("Slide one picture over another", open=False, visible=False, elem_id="slide") as over:
         slider = gr.ImageSlider(show_label=True, interactive=False, buttons=[], max_height=420)
     inputs = [prompt, *_sampling(page, blocks, found, first, prompt, seed)]
-    details = gr.HTML(elem_id="shield-details")
     drawn, history = gr.State([]), _history()
+    details = gr.HTML(elem_id="shield-details")
     outputs += [over, slider, details, drawn, history]
     _wired(page, blocks, [*inputs, drawn], outputs, go, cancel)
     picked = history.select(_again, drawn, inputs, queue=False, **HIDDEN)
@@ -90,6 +90,7 @@ def _history() -> gr.Gallery:
     return gr.Gallery(
         label="Drawn before",
         columns=REMEMBERED,
+        fit_columns=False,
         height="auto",
         object_fit="cover",
         allow_preview=False,
