@@ -40,7 +40,7 @@ if ! ls "$DIFFSHIELD_HOME"/thresholds/*.json >/dev/null 2>&1; then
         --seeds "${SEEDS:-4}"
 fi
 for list in memorized others; do
-    step scan "$prompts/$list.csv" --out "$out/scan-$list" "${common[@]}" --schedule "${STEPS:-50}" \
+    step scan "$prompts/$list.csv" --out "$out/scan-$list" "${common[@]}" --steps "${STEPS:-50}" \
         --guidance "${GUIDANCE:-7.5}" --seeds "${SEEDS:-4}" --resume
 done
 step localize "$prompts/locate.csv" --out "$out/mask" "${common[@]}" "${sampling[@]}" --k "${K:-0.01}" \

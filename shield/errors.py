@@ -58,7 +58,7 @@ class RegistryError(ShieldError):
     """A registry of protected concepts can't be read or contradicts itself."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an exception says, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -67,3 +67,20 @@ def first_sentence(error: Exception) -> str:
     """The first sentence of what an exception says, as the end of another."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     return lines[0].split(". ")[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
+
+
+NO_NETWORK = ("ConnectError", "ConnectionError", "ConnectTimeout", "ProxyError", "ReadTimeout", "TransportError")
+
+
+def unreachable(error: BaseException) -> str | None:
+    """What a failed connection says, where an exception was caused by one; None for any other.
+
+    Libraries wrap the exceptions of several HTTP clients, none of which needs to be installed: so kinds go by name.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        kinds = {kind.__name__ for kind in type(cause).__mro__}
+        if kinds.intersection(NO_NETWORK):
+            return first_line(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -49,7 +49,10 @@ def ui(
     thresholds: Annotated[Path | None, typer.Option(help="The folder that diffshield calibrate wrote to.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Open the page in a browser: shield a prompt, edit what is protected, look into audits."""
+    """Open the page in a browser: shield a prompt, edit what is protected, look into audits.
+
+    Example: diffshield ui --model testbed
+    """
     user = _user(auth)
     if user is None and (share or host not in LOCAL):
         typer.echo(

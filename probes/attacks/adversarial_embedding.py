@@ -5,8 +5,10 @@ Starting from a caption's embedding y, Adam (learning rate 0.1) lowers the train
 
     || target(x0, eps, t) - denoiser(x_t, t, y) ||^2      t uniform, eps normal, both fresh at every step,
 
-for 50 steps of 8 draws. Only y has a gradient. The target is the scheduler's own: eps, v or x0. Not in any text we
-could read, and chosen here: Adam's betas (torch's), no decay, no clipping, y in float32.
+for 50 steps of 8 draws. Only y has a gradient. The target is what the model was trained for: eps, v, x0, or the
+velocity eps - x0 of flow matching, whose t is uniform here, too. y is all that the denoiser is told about the text: one
+encoder's states in SD, those of two or three and the pooled embedding in SDXL, SD3 and Flux. Not in any text we
+could read, and chosen here: Adam's betas (torch's), no decay, no clipping, y in float32 whatever the denoiser is in.
 
 An unbounded embedding can also *inject* a picture that the model never saw, given enough steps. What was found says
 nothing without the same search, at the same budget, on matched pictures that weren't in the training data.
@@ -25,6 +27,7 @@ from typing import ClassVar
 import torch
 
 from probes.model.batches import in_batches
+from probes.model.denoising import call_of
 from probes.model.generate import encode_prompts
 from probes.model.training_loss import frozen, training_loss
 from probes.runs.progress import Progress
@@ -35,7 +38,10 @@ INITS = ("caption", "noise", "other")
 
 @dataclass(frozen=True)
 class AdversarialEmbedding:
-    """The search; see the module's docstring. ``rows`` bounds the denoiser's batch: goals at once times ``batch``."""
+    """The search; see the module's docstring. ``rows`` bounds the denoiser's batch: goals at once times ``batch``.
+
+    ``checkpointing`` computes activations twice instead of holding them: less memory, the same result.
+    """
 
     name: ClassVar[str] = "adversarial_embedding"
 
@@ -43,6 +49,7 @@ class AdversarialEmbedding:
     lr: float = 0.1
     batch: int = 8
     rows: int = 64
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch < 1:
@@ -63,13 +70,12 @@ class AdversarialEmbedding:
     ) -> list[Found]:
         """One Found for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
 
-        Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a pipeline whose
-        denoiser takes more than one embedding.
+        Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a family that
+        probes/model/denoising.py has no row for.
         """
         kept = kept_steps(snapshots, self.steps)
-        if goals:
-            encode_prompts(subject, [""])  # refuses other families before any work
-        with frozen(subject.denoiser):
+        call_of(subject.pipe)  # refuses other families before any work
+        with frozen(subject.denoiser, self.checkpointing):
             return in_batches(
                 partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
             )

@@ -65,7 +65,7 @@ class Paraphrase:
     ) -> list[Found]:
         """One Found for each goal, with the embedding and the words of every level in ``snapshots`` and of the last.
 
-        ValueError for a goal without a prompt; UnsupportedError for a pipeline with several text encoders.
+        ValueError for a goal without a prompt; UnsupportedError as encode_prompts says.
         """
         kept = kept_steps(snapshots, self.steps, "levels")
         found = []

@@ -24,12 +24,13 @@ from typing import Any, ClassVar
 import torch
 
 from probes.attacks.adversarial_embedding import kept_steps
+from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
-from probes.model.generate import encode_prompts
 from probes.model.training_loss import frozen, training_loss
 from probes.runs.progress import Progress
 from probes.types import Found, Goal, Subject
 from shield.hooks.calls import hooked
+from shield.model.families import family_of
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ class PromptSearch:
         after ``steps``. UnsupportedError for a pipeline with several text encoders.
         """
         kept = kept_steps(snapshots, self.steps)
-        if goals:
-            encode_prompts(subject, [""])  # refuses other families before any work
+        refuse_several_encoders(subject)
         with frozen(subject.denoiser), frozen(subject.pipe.text_encoder):
             return in_batches(
                 partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
@@ -114,6 +114,15 @@ class PromptSearch:
         if 0 in embeds and goal.prompt:
             embeds[0] = goal.prompt_embeds.clone()
         return Found(goal.id, embeds, losses, self.evaluations, {step: words.text(one) for step, one in ids.items()})
+
+
+def refuse_several_encoders(subject: Subject) -> None:
+    """UnsupportedError for a pipeline with several text encoders, before any work."""
+    if family_of(subject.pipe).name not in ("sd", "lcm"):
+        raise UnsupportedError(
+            f"Words are searched in pipelines with one text encoder and a UNet (Stable Diffusion 1 and 2); "
+            f"{type(subject.pipe).__name__} has another layout. Search an embedding: --attack adversarial_embedding."
+        )
 
 
 class _Best:

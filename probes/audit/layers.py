@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from probes.localizers import FFNSubspace, RandomMask
-from probes.localizers.value_neurons import first_noise
 from probes.metrics.pairs import mean_of_pairs
 from probes.model.activations import watched
 from probes.model.batches import in_batches
+from probes.model.denoising import first_noise, predict
 from probes.model.generate import encode_prompts
 from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
+from probes.model.training_loss import last_timestep
 from probes.types import Subject, UnitMask
 
 Groups = Mapping[str, Sequence[Sequence[torch.Tensor]]]
@@ -114,17 +115,12 @@ def activations(
     subject: Subject, embeds: torch.Tensor, seeds: Sequence[int], paths: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Layer -> activations (B, tokens, width) of embeddings (B, T, D), each with the noise of its seed, on the CPU."""
-    last = subject.pipe.scheduler.config.num_train_timesteps - 1
+    last = last_timestep(subject.pipe.scheduler)
 
     def work(places: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-        rows = embeds[list(places)].to(subject.device, subject.dtype)
+        rows = embeds[list(places)].to(subject.device)
         with watched(subject.denoiser, paths, _kept) as seen, torch.no_grad():
-            subject.denoiser(
-                first_noise(subject, [seeds[place] for place in places]),
-                last,
-                encoder_hidden_states=rows,
-                return_dict=False,
-            )
+            predict(subject, first_noise(subject, [seeds[place] for place in places]), last, rows)
         return [{path: values[row] for path, values in seen.items()} for row in range(len(places))]
 
     found = in_batches(work, range(len(embeds)), BATCH)
@@ -138,7 +134,8 @@ def _kept(path: str, given: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
 
 def _affordable(subject: Subject, embeds: torch.Tensor, seed: int, count: int) -> list[list[str]]:
     """Feed-forward and value layers in groups whose activations of ``count`` embeddings take about BYTES at most."""
-    paths = [*matching_weights(subject.denoiser, SECOND_LINEAR), *matching_weights(subject.denoiser, VALUES)]
+    found = matching_weights(subject.denoiser, f"{SECOND_LINEAR}|{VALUES}")  # transformers have no value layers of text
+    paths = sorted(found, key=lambda path: re.search(VALUES, path) is not None)
     groups: list[list[str]] = [[]]
     taken = 0
     for path, values in activations(subject, embeds, [seed], paths).items():

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from probes.cli.app import App
 from probes.cli.options import Device, Json, chosen, printed
 
 Out = Annotated[Path, typer.Option(help="Folder for the figures as JSON, their plot and contact sheets.")]
 
-bench_app = typer.Typer(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
+bench_app = App(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
 
 
 @bench_app.callback()
@@ -29,7 +30,10 @@ def detectors(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone."""
+    """AUROC and TPR at 1 % FPR by rung, against matched non-members and scenes, with the twin and the text alone.
+
+    Example: diffshield bench detectors --names noise_gap --seeds 2
+    """
     from probes.bench.detectors import EARLY, SEEDS, bench_detectors, leaderboard, table
     from shield.detectors import DETECTORS
 
@@ -51,7 +55,10 @@ def shield(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's."""
+    """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's.
+
+    Example: diffshield bench shield --parts works --seeds 2
+    """
     from probes.bench.shield import PARTS, bench_shield, table
     from probes.runs.progress import Progress, bars
 
@@ -75,7 +82,10 @@ def mitigations(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs."""
+    """Each mitigation alone: copies that come out, what scenes flagged by mistake lose, and what it costs.
+
+    Example: diffshield bench mitigations --seeds 1
+    """
     from probes.bench.mitigations import bench_mitigations, table
     from shield.mitigations import MITIGATIONS
 
@@ -92,7 +102,10 @@ def localizers(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them."""
+    """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them.
+
+    Example: diffshield bench localizers --out runs/bench
+    """
     from probes.bench.localizers import bench_localizers, table
 
     found = bench_localizers(out, batch_size=batch_size, device=device, progress=_said)
@@ -106,7 +119,10 @@ def revival(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Filling in a pruned model's zeros: located against random masks, resampled weights and the clean twin."""
+    """Filling in a pruned model's zeros: located against random masks, resampled weights and the clean twin.
+
+    Example: diffshield bench revival --out runs/bench
+    """
     from probes.bench.revival import bench_revival, table
 
     found = bench_revival(out, batch_size=batch_size, device=device, progress=_said)
@@ -119,7 +135,10 @@ def bypass(
     works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Ways around the shield, and which layer notices each."""
+    """Ways around the shield, and which layer notices each.
+
+    Example: diffshield bench bypass --works 2
+    """
     from probes.bench.bypass import bench_bypass, table
 
     found = bench_bypass(out, works)
@@ -134,7 +153,10 @@ def attacks(
     hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Prune, attack in every way with controls, harden, attack again; resumes from its run folders."""
+    """Prune, attack in every way with controls, harden, attack again; resumes from its run folders.
+
+    Example: diffshield bench attacks --seeds 2
+    """
     from probes.bench.attacks import HARDENED, attack_table, bench_attacks, hardening_table
 
     found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENED, "hardener"), progress=_said)
@@ -148,7 +170,10 @@ def traps(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders."""
+    """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders.
+
+    Example: diffshield bench traps --out runs/bench
+    """
     from probes.bench.traps import bench_traps, table
 
     found = bench_traps(out, runs, device)
@@ -161,7 +186,10 @@ def meaning(
     encoder: Annotated[str, typer.Option(help="minilm, or what --openclip of calibrate-concepts takes.")] = "minilm",
     as_json: Json = False,
 ) -> None:
-    """Indirect descriptions of registry concepts that the screen by meaning finds, and benign prompts that it flags."""
+    """Indirect descriptions of registry concepts that the screen by meaning finds, and benign prompts that it flags.
+
+    Example: diffshield bench meaning --encoder minilm
+    """
     from probes.bench.meaning import bench_meaning, table
 
     found = bench_meaning(out, encoder)
@@ -177,7 +205,10 @@ def gallery(
     others: Annotated[int, typer.Option(min=0, help="Pictures that copy nothing.")] = 5000,
     as_json: Json = False,
 ) -> None:
-    """Copies that a gallery finds and what it takes for copies, by descriptor; resumes from its parts."""
+    """Copies that a gallery finds and what it takes for copies, by descriptor; resumes from its parts.
+
+    Example: diffshield bench gallery --queries 20 --others 100
+    """
     from probes.bench.gallery import bench_gallery, table
     from probes.runs.progress import Progress, bars
 
@@ -198,7 +229,10 @@ def hero(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise."""
+    """The README's first picture: works, the bare model, behind the shield, the clean twin, on one noise.
+
+    Example: diffshield bench hero --out runs/bench/hero.png
+    """
     from probes.bench.hero import WORKS
     from probes.bench.hero import hero as draw
 
@@ -208,7 +242,10 @@ def hero(
 
 @bench_app.command()
 def pages(root: Annotated[Path, typer.Option(help="Folder with README.md and docs.")] = Path(".")) -> None:
-    """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again."""
+    """Fill the figures in README.md and docs in from the result files under docs, and draw their plots again.
+
+    Example: diffshield bench pages --root .
+    """
     from probes.bench.pages import fill
     from probes.bench.plots import draw
 

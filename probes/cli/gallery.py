@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from probes.cli.app import App
 from probes.cli.options import FailOnFlag, Json, bar, exit_if, printed
 
-gallery_app = typer.Typer(no_args_is_help=True, help="Galleries of protected pictures: build one, check pictures.")
+gallery_app = App(no_args_is_help=True, help="Galleries of protected pictures: build one, check pictures.")
 
 
 @gallery_app.command()
@@ -21,7 +22,10 @@ def build(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Keep what pictures look like, not the pictures, so that they needn't be read again."""
+    """Keep what pictures look like, not the pictures, so that they needn't be read again.
+
+    Example: diffshield gallery build pictures
+    """
     from probes.verbs.gallery import build_gallery
 
     with bar("pictures") as progress:
@@ -38,7 +42,10 @@ def check(
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Say of each picture which protected one it is most like, and whether it copies it."""
+    """Say of each picture which protected one it is most like, and whether it copies it.
+
+    Example: diffshield gallery check drawn.png --gallery pictures
+    """
     from dataclasses import asdict
 
     from probes.verbs.gallery import check_images

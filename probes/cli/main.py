@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from probes.cli.app import App
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
 from probes.cli.gallery import gallery_app
@@ -38,6 +39,8 @@ from probes.cli.options import (
     exit_if,
     printed,
 )
+from probes.cli.report import Gate, Junit, exit_if_missed, gates_of, parse_gates
+from probes.cli.report import register as register_report
 from probes.cli.scan import register as register_scan
 from probes.cli.testbed import testbed_app
 from probes.cli.traps import traps_app
@@ -69,15 +72,15 @@ class Verbs(typer.core.TyperGroup):
                 return super().invoke(ctx)
         except ShieldError as error:
             return _fail(str(error))
-        except KeyboardInterrupt:
-            return _fail("Interrupted.", INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            return _fail(str(stop) or "Interrupted.", INTERRUPTED)
         except OSError as error:
             if error.errno not in _DISK:
                 raise
             return _fail(f"{error.filename or 'The disk'}: {error.strerror}.")
 
 
-app = typer.Typer(
+app = App(
     cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -123,7 +126,10 @@ def generate(
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Draw one prompt behind the shield, and say what the shield saw."""
+    """Draw one prompt behind the shield, and say what the shield saw.
+
+    Example: diffshield generate "an etching of a harbor" --model testbed --compare
+    """
     from probes.verbs.generate import Request, shown
 
     protecting = (tuple(concepts or ()), gallery, thresholds)
@@ -147,32 +153,47 @@ def audit(
     column: Column = None,
     limit: Limit = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+    ] = None,
     device: Device = "auto",
     resume: Resume = False,
+    gate: Gate = None,
+    junit: Junit = None,
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Scan, shield, locate, prune, attack and harden a model, with controls; ends by naming the report."""
-    from probes.audit.audit import audit as run_audit
-    from probes.report.html import sentences_of
+    """Scan, shield, locate, prune, attack and harden a model, with controls; ends by naming the report.
 
+    Example: diffshield audit --model testbed --quick --out runs/audit
+    """
+    from probes.audit.audit import audit as run_audit
+    from probes.report.html import read_run, sentences_of
+
+    parse_gates(gate, junit)
     done = run_audit(
-        model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device, resume=resume
+        model,
+        out,
+        quick=quick,
+        prompts=prompts,
+        column=column,
+        limit=limit,
+        twin=twin,
+        device=device,
+        resume=resume,
+        thresholds=thresholds,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     found = {"run": str(done.folder), "report": str(done.report) if done.report else None, "summary": done.summary}
-    printed(found, as_json, "\n".join([*sentences_of(done.folder), "", f"Report: {done.report or done.folder}"]))
+    checked = gates_of(gate, junit, done.summary, read_run(done.folder)[1] if gate else (), done.folder.name)
+    words = [one.said for one in checked]
+    lines = [*sentences_of(done.folder), *words, "", f"Report: {done.report or done.folder}"]
+    printed({**found, "gates": words}, as_json, "\n".join(lines))
+    exit_if_missed(checked)
     exit_if(sum(row["copied"] for row in done.summary["rows"] if row["stage"] == "before"), fail_on_flag)
 
 
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
-    """Make report.html and report.json from a run folder, also of a run that was stopped."""
-    from probes.report.html import write_report
-
-    path = write_report(folder)
-    printed({"report": str(path), "figures": str(path.with_suffix(".json"))}, as_json, str(path))
-
-
+register_report(app)
 register_calibrate(app)
 register_methods(app)
 

@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 def list_methods(
     kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)], as_json: Json = False
 ) -> None:
-    """Methods by name, those of other distributions too, or the families of pipelines that are known."""
+    """Methods by name, those of other distributions too, or the families of pipelines that are known.
+
+    Example: diffshield list detectors
+    """
     found = _families() if kind is Kind.families else _methods(kind)
     wide = max(len(name) for name in found)
     lines = [f"{name:{wide}}  {about['about']}" for name, about in found.items()]

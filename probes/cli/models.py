@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from probes.cli.app import App
 from probes.cli.options import Json, printed
 from shield.errors import BadRequestError
 
-models_app = typer.Typer(help="Models that can't be shipped.", no_args_is_help=True)
+models_app = App(help="Models that can't be shipped.", no_args_is_help=True)
 
 
 @models_app.callback()
@@ -32,7 +33,10 @@ def get(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch a model, check its sha256, and put it where it is looked for."""
+    """Fetch a model, check its sha256, and put it where it is looked for.
+
+    Example: diffshield models get sscd
+    """
     from importlib.util import find_spec
 
     from probes.verbs.fetch_models import get_sscd

@@ -28,6 +28,12 @@ Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
 OwnSteps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; by default the model's own.")]
+Schedule = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", "--schedule", min=1, help="Denoising steps of a whole picture; by default the model's own."
+    ),
+]
 OwnGuidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; by default the model's own.")]
 Concepts = Annotated[
     list[str] | None,

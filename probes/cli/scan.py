@@ -19,6 +19,7 @@ from probes.cli.options import (
     Model,
     Out,
     Resume,
+    Schedule,
     exit_if,
     listed,
     numbers,
@@ -45,16 +46,14 @@ def scan(
     limit: Limit = None,
     seeds: Annotated[int, typer.Option("--seeds", "--max-seeds", min=1, help="Noises for each prompt.")] = 1,
     detectors: Annotated[str, typer.Option(help="Comma-separated; the first one flags.")] = "structure_gap,noise_gap",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps that the detectors read.")] = 1,
+    read_steps: Annotated[int, typer.Option(min=1, help="How many first denoising steps the detectors read.")] = 1,
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="Score at several points of the schedule, with one false-alarm rate.")
     ] = False,
     points: Annotated[
         str | None, typer.Option(help="With --trajectory: shares of the schedule; by default 0 and the usual one.")
     ] = None,
-    schedule: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps of a whole picture; by default the model's own.")
-    ] = None,
+    steps: Schedule = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Also pictures and copy scores.")] = False,
     guidance: Guidance = None,
     batch: Annotated[
@@ -84,6 +83,21 @@ def scan(
     thresholds: Annotated[
         Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
     ] = None,
+    words: Annotated[
+        int,
+        typer.Option(min=0, help="Flagged prompts whose words are weighed, at a denoiser call and its gradient each."),
+    ] = 16,
+    tpr: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of memorized prompts that the detector flags, for the prevalence: 45/50, or the "
+            "folder of a scan of prompts that are known to be memorized."
+        ),
+    ] = None,
+    benign: Annotated[
+        int,
+        typer.Option(min=0, help="With --pictures and several seeds: benign prompts whose seeds are compared as well."),
+    ] = 20,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -92,7 +106,10 @@ def scan(
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies."""
+    """Score which prompts look memorized; a table, results.parquet, and with --pictures whether they are copies.
+
+    Example: diffshield scan prompts.csv --model testbed --out runs/scan --limit 100
+    """
     from probes.drawing.draw import Sampling
     from probes.scan.pilot import EarlyExit
     from probes.scan.scan import ExecutionConfig, format_scan
@@ -118,16 +135,20 @@ def scan(
         limit=limit,
         seeds=range(500, 500 + seeds),
         detectors=listed(detectors),
-        steps=steps,
+        steps=read_steps,
         pictures=pictures,
         device=device,
         resume=resume,
-        sampling=Sampling(*Checkpoint.of(model).sampling(schedule, guidance), size or Sampling.batch_size),
+        sampling=Sampling(*Checkpoint.of(model).sampling(steps, guidance), size or Sampling.batch_size),
         execution=execution,
         shard=part,
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         points=places,
         thresholds=thresholds,
+        words=words,
+        tpr=tpr,
+        benign=benign,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 
@@ -138,7 +159,10 @@ def merge(
     fail_on_flag: FailOnFlag = False,
     as_json: Json = False,
 ) -> None:
-    """Put the shards of a scan together: the run folder that one process would have written."""
+    """Put the shards of a scan together: the run folder that one process would have written.
+
+    Example: diffshield merge runs/scan-0 runs/scan-1 --out runs/scan
+    """
     from probes.scan.merge import merge as merge_shards
     from probes.scan.scan import format_scan
 
@@ -162,6 +186,8 @@ def _device(device: str, local: int) -> str:
 
 
 def _shown(done: Any, lines: Sequence[str], as_json: bool, fail_on_flag: bool) -> None:
+    flagged = done.folder / "flagged.csv"
+    listed = [str(flagged)] if flagged.is_file() else []
     found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
-    printed(found, as_json, "\n".join([*lines, str(done.table)]))
+    printed(found, as_json, "\n".join([*lines, *listed, str(done.table)]))
     exit_if(done.summary["flagged"], fail_on_flag)

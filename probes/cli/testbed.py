@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probes.cli.app import App
 from probes.cli.options import Json, chosen, printed
 from shield.protected.pictures import open_image
 
 if TYPE_CHECKING:
     from probes.testbed.build import Builder
 
-testbed_app = typer.Typer(
-    help="The shipped model that memorizes: rebuild, retrain, verify, show.", no_args_is_help=True
-)
+testbed_app = App(help="The shipped model that memorizes: rebuild, retrain, verify, show.", no_args_is_help=True)
 
 Work = Annotated[Path, typer.Option(help="Folder of the build: checkpoints, pool, logs.")]
 Sources = Annotated[Path | None, typer.Option(help="assets folder of the npm package @lobehub/fluent-emoji-3d.")]
@@ -53,7 +52,10 @@ def train(
     stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
 ) -> None:
-    """Train the parts, stage by stage; a finished stage is not repeated."""
+    """Train the parts, stage by stage; a finished stage is not repeated.
+
+    Example: diffshield testbed train --preset tiny --work runs/testbed
+    """
     from probes.testbed.build import STAGES
 
     asked = chosen(stages, STAGES, "stage", ())
@@ -77,7 +79,10 @@ def build(
     max_minutes: MaxMinutes = math.inf,
     start: Start = None,
 ) -> None:
-    """Train what is not trained yet, then write the weights folder."""
+    """Train what is not trained yet, then write the weights folder.
+
+    Example: diffshield testbed build --preset tiny --work runs/testbed
+    """
     from probes.testbed.build import STAGES
     from probes.testbed.export import export
     from shield.home import home
@@ -105,7 +110,10 @@ def second(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     out: Annotated[Path | None, typer.Option(help="When all is trained: weights folder to write it to.")] = None,
 ) -> None:
-    """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated."""
+    """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated.
+
+    Example: diffshield testbed second --preset tiny --work runs/testbed2
+    """
     from probes.testbed.second.stages import PRESETS, STAGES, Builder
     from probes.testbed.training import Limits
 
@@ -134,11 +142,14 @@ def measure(
     count: Annotated[int, typer.Option(min=20, help="Scenes and creatures.")] = 200,
     sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
 ) -> None:
-    """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds."""
+    """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds.
+
+    Example: diffshield testbed measure --work runs/testbed2
+    """
+    from probes.bench.verify import sscd_metric
     from probes.testbed.second.measure import measured
     from probes.testbed.second.stages import Builder
     from probes.testbed.training import Limits
-    from probes.testbed.verify import sscd_metric
 
     builder = Builder(work, sources, preset, device, Limits())
     if start is not None:
@@ -153,7 +164,10 @@ def verify(
     sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind."""
+    """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind.
+
+    Example: diffshield testbed verify --seeds 2
+    """
     from probes.bench.verify import Verifier, table
 
     figures = Verifier(out, seeds, sscd=sscd).run()
@@ -164,7 +178,10 @@ def verify(
 
 @testbed_app.command()
 def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path("runs/show")) -> None:
-    """What is in the testbed: counts by kind and rung, and one sheet of its reference pictures."""
+    """What is in the testbed: counts by kind and rung, and one sheet of its reference pictures.
+
+    Example: diffshield testbed show --out runs/show
+    """
 
     from probes.bench.verify import sheet
     from probes.testbed.manifest import load_manifest

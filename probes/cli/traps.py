@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from probes.cli.app import App
 from probes.cli.options import Device, Json, Out, Resume, listed, printed
 
-traps_app = typer.Typer(help="Pictures that prove whether a model was trained on them.", no_args_is_help=True)
+traps_app = App(help="Pictures that prove whether a model was trained on them.", no_args_is_help=True)
 
 
 @traps_app.command()
@@ -24,7 +25,10 @@ def make(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Make unguessable pictures with captions: some to publish in copies, some to hold back."""
+    """Make unguessable pictures with captions: some to publish in copies, some to hold back.
+
+    Example: diffshield traps make --out traps --count 16
+    """
     from probes.traps.make import Ladder
     from probes.traps.make import make as write
 
@@ -62,7 +66,10 @@ def test(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Was the model trained on traps? Exact p-values by rank among those that were held back."""
+    """Was the model trained on traps? Exact p-values by rank among those that were held back.
+
+    Example: diffshield traps test testbed --out runs/traps
+    """
     from probes.attacks import AdversarialEmbedding
     from probes.traps.trial import Measure, format_trial, trial
 

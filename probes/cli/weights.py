@@ -62,7 +62,10 @@ def localize(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap."""
+    """Locate the weights behind prompts: a mask, how dense it is, how much the masks of other prompts overlap.
+
+    Example: diffshield localize --model testbed --out runs/mask
+    """
     from probes.testbed.checkpoint import Checkpoint
     from probes.verbs.localize import format_mask, localizer_of
     from probes.verbs.localize import localize as locate
@@ -111,7 +114,10 @@ def prune(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it."""
+    """Compare a model with its pruned self: copies, scores, alignment and drift; optionally save it.
+
+    Example: diffshield prune runs/mask --model testbed --out runs/pruned
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
@@ -149,6 +155,9 @@ def attack(
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Hold less memory: compute activations twice (embeddings alone).")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each embedding.")] = 2,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -158,15 +167,24 @@ def attack(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict."""
+    """Try to bring works back, and the same on non-members and the clean twin: the gap is the verdict.
+
+    Example: diffshield attack --mask runs/mask --model testbed --out runs/attacked --at 0,10,25
+    """
     from dataclasses import replace
 
+    from probes.attacks import AdversarialEmbedding
     from probes.audit.request import AuditRequest
     from probes.verbs.attack import ATTACK, format_attack
     from probes.verbs.attack import attack as bring_back
 
     request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
-    plan = replace(ATTACK, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
+    plan = replace(
+        ATTACK,
+        sampling=_sampling(model, steps, guidance),
+        picture_seeds=tuple(range(9000, 9000 + seeds)),
+        attack=AdversarialEmbedding(checkpointing=checkpointing),
+    )
     done = bring_back(
         out,
         request,
@@ -202,7 +220,10 @@ def locality(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks."""
+    """Is a memory in one place? Compares embeddings that bring a work back, their activations and their masks.
+
+    Example: diffshield locality --model testbed --out runs/locality --works 2
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest
@@ -257,7 +278,10 @@ def harden(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train memories out of the weights, then attack again beside non-members and the clean twin."""
+    """Train memories out of the weights, then attack again beside non-members and the clean twin.
+
+    Example: diffshield harden --mask runs/mask --model testbed --out runs/hardened --save hardened
+    """
     from dataclasses import replace
 
     from probes.audit.request import AuditRequest

@@ -19,6 +19,7 @@ from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
 from probes.metrics import Alignment
 from probes.model.batches import in_batches
+from probes.model.denoising import embedding_arguments
 from probes.model.generate import generators, quiet
 from probes.runs.folder import Run, record_id
 from probes.runs.progress import Progress
@@ -72,7 +73,7 @@ class Drawn:
     picture: Image.Image | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
+    threshold: Threshold | None = None
 
 
 Draw = Callable[[Sequence[Job]], list[Drawn]]
@@ -210,6 +211,7 @@ def record_of(
         "scores": {**judgement.scores, **drawn.scores},
         "copied": judgement.copied,
         "unjudged": judgement.unjudged,
+        **({"columns": dict(target.columns)} if target.columns else {}),
         **drawn.more,
     }
 
@@ -327,7 +329,7 @@ def condition(subject: Subject, jobs: Sequence[Job], once: bool = False) -> dict
         return _encoded_once(subject, prompts) if once and len(set(prompts)) < len(prompts) else {"prompt": prompts}
     if len(embeds) != len(jobs):
         raise ValueError("A batch holds captions or embeddings, not both.")
-    return {"prompt_embeds": torch.stack(embeds).to(subject.device, subject.dtype)}
+    return embedding_arguments(subject, torch.stack(embeds))
 
 
 def _encoded_once(subject: Subject, prompts: Sequence[str]) -> dict[str, Any]:
@@ -353,7 +355,7 @@ def _threshold(
     models: Models,
     trace: Trace,
     sampling: Sampling,
-) -> float | None:
+) -> Threshold | None:
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
@@ -366,15 +368,15 @@ def _threshold(
         trace.micro_conditioning,
     )
     try:
-        return found(thresholds, detectors[0], setting).value
+        return found(thresholds, detectors[0], setting)
     except NotCalibratedError:
         return None
 
 
 def _flag(
-    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: float | None
+    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: Threshold | None
 ) -> dict[str, bool | None]:
     if not detectors:
         return {}
     value = scores[detectors[0].name]
-    return {"flagged": None if value is None or threshold is None else value > threshold}
+    return {"flagged": None if value is None or threshold is None else value > threshold.value}

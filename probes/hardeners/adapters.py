@@ -15,7 +15,7 @@ import torch
 
 from probes.errors import UnsupportedError
 
-ATTENTION = r"\.attn\d\.to_(q|k|v|out\.0)$"
+ATTENTION = r"\.attn\d?\.(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"  # a transformer's: picture's and text's
 
 
 class Adapters:

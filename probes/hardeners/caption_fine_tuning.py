@@ -20,8 +20,9 @@ from typing import ClassVar, Literal
 
 import torch
 
+from probes.model.denoising import predict
 from probes.model.generate import encode_prompts
-from probes.model.training_loss import training_loss
+from probes.model.training_loss import drawn_times, noised, training_loss
 from probes.types import Memory, Pair, Subject
 
 
@@ -76,12 +77,11 @@ class CaptionFineTuning:
             embeds = torch.where(dropped[:, None, None].to(embeds.device), none, embeds)
         latents, embeds = (some.repeat_interleave(self.draws, dim=0) for some in (latents, embeds))
         scheduler = subject.pipe.scheduler
-        time = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=draw).to(embeds.device)
-        noisy = scheduler.add_noise(latents, torch.randn(latents.shape, generator=draw).to(latents), time)
-        asked = {"encoder_hidden_states": embeds, "return_dict": False}
+        time = drawn_times(scheduler, len(latents), draw).to(embeds.device)
+        noisy = noised(scheduler, latents, torch.randn(latents.shape, generator=draw).to(latents), time)
         with torch.no_grad():
-            wanted = teacher(noisy, time, **asked)[0]
-        return (subject.denoiser(noisy, time, **asked)[0] - wanted).float().square().mean()
+            wanted = predict(subject, noisy, time, embeds, teacher)
+        return (predict(subject, noisy, time, embeds) - wanted).float().square().mean()
 
 
 def stacked(subject: Subject, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:

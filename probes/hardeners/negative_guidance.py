@@ -6,22 +6,25 @@ denoiser e and the trained one e',
     L = || e'(x_t, c) - (e(x_t, "") - eta (e(x_t, c) - e(x_t, ""))) ||^2
 
 where x_t is what the trained model makes of noise and caption c up to a random step, with guidance. A concept here is a
-memorized caption, and the trained parameters are those of cross-attention (the paper's ESD-x). The target's
-coefficients add up to one, so the formula reads the same for epsilon, v and clean-latent predictions; only the weight
-of a timestep differs. Pictures play no part: neither surrogates nor pairs to keep.
+memorized caption, and the trained parameters are those of cross-attention (the paper's ESD-x; where text and picture
+share their attention, as in SD3 and Flux, the text's own projections). The target's coefficients add up to one, so the
+formula reads the same for epsilon, v, flow and clean-latent predictions; only the weight of a timestep differs.
+Pictures play no part: neither surrogates nor pairs to keep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from probes.model.denoising import picture_sides, predict
 from probes.model.generate import encode_prompts
 from probes.types import Memory, Pair, Subject
+from shield.model.prediction import prediction_type
 
 Captions = tuple[torch.Tensor, torch.Tensor]
 
@@ -31,7 +34,7 @@ class NegativeGuidance:
     """Options: ``eta`` is the strength, ``guidance_scale`` and ``steps`` those of the runs that x_t comes from."""
 
     name: ClassVar[str] = "negative_guidance"
-    trains: ClassVar[str] = r"attn2\."
+    trains: ClassVar[str] = r"\.(attn2\.|attn\.(add_|to_add_|norm_added_))"
     has_teacher: ClassVar[bool] = True
     needs_keep: ClassVar[bool] = False
 
@@ -57,31 +60,29 @@ class NegativeGuidance:
         captions, empty = lesson
         latents, time = self._drawn(subject, captions, empty, draw)
         with torch.no_grad():
-            cond, none = (
-                teacher(latents, time, encoder_hidden_states=embeds, return_dict=False)[0].float() for embeds in lesson
-            )
-        ours = subject.denoiser(latents, time, encoder_hidden_states=captions, return_dict=False)[0].float()
+            cond, none = (predict(subject, latents, time, embeds, teacher).float() for embeds in lesson)
+        ours = predict(subject, latents, time, captions).float()
         return (ours - (none - self.eta * (cond - none))).square().mean()
 
     def _drawn(
         self, subject: Subject, captions: torch.Tensor, empty: torch.Tensor, draw: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (B, C, H, W) of the current model at a random step, the same one for all, and its timestep."""
-        scheduler = DDIMScheduler.from_config(subject.pipe.scheduler.config, clip_sample=False)
+        scheduler = _solver(subject.pipe.scheduler)
         scheduler.set_timesteps(self.steps)
         stop = int(torch.randint(0, self.steps, (1,), generator=draw))
-        config = subject.pipe.unet.config
-        latents = torch.randn(
-            len(captions), config.in_channels, config.sample_size, config.sample_size, generator=draw
-        ).to(captions)
+        shape = (subject.pipe.vae.config.latent_channels, *picture_sides(subject.pipe))
+        latents = torch.randn(len(captions), *shape, generator=draw).to(captions)
         with torch.no_grad():
             for time in scheduler.timesteps[:stop]:
-                both = subject.denoiser(
-                    torch.cat([latents, latents]),
-                    time,
-                    return_dict=False,
-                    encoder_hidden_states=torch.cat([empty, captions]),
-                )[0]
+                both = predict(subject, torch.cat([latents, latents]), time, torch.cat([empty, captions]))
                 none, cond = both.chunk(2)
                 latents = scheduler.step(none + self.guidance_scale * (cond - none), time, latents).prev_sample
         return latents, scheduler.timesteps[stop]
+
+
+def _solver(scheduler: Any) -> Any:
+    """A plain first-order one for what the scheduler was made for."""
+    if prediction_type(scheduler) == "flow":
+        return FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, use_dynamic_shifting=False)
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)

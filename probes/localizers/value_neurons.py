@@ -27,8 +27,10 @@ from typing import ClassVar
 
 import torch
 
+from probes.model.denoising import first_noise, predict, unpacked
 from probes.model.generate import encode_prompts
 from probes.model.layers import VALUES, matching_weights
+from probes.model.training_loss import last_timestep
 from probes.pruners import pruned
 from probes.runs.cost import counted
 from probes.runs.progress import Progress
@@ -169,10 +171,10 @@ class ValueNeurons:
         """Highest similarity of two of ``seeds`` first predictions under an embedding (T, D), these neurons at zero."""
         noise = first_noise(subject, range(seed, seed + self.seeds))
         scheduler = subject.pipe.scheduler
-        last = scheduler.config.num_train_timesteps - 1
+        last = last_timestep(scheduler)
         with torch.no_grad(), pruned(subject, self._rows(subject, blocked)):
-            rows = embeds.to(subject.device, subject.dtype).expand(self.seeds, -1, -1)
-            predicted = subject.denoiser(noise, last, encoder_hidden_states=rows, return_dict=False)[0]
+            rows = embeds.to(subject.device).expand(self.seeds, -1, -1)
+            predicted = predict(subject, noise, last, rows)
         clean = converted(
             predicted.float(), prediction_type(scheduler), "x0", *noise_levels(scheduler, last), noise.float()
         )
@@ -196,21 +198,12 @@ class ValueNeurons:
 
     def _activations(self, subject: Subject, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
         """Mean |activation| over tokens (d,) for each layer. Values depend on the prompt alone: no denoiser runs."""
-        tokens = embeds.to(subject.device, subject.dtype)
+        tokens = unpacked(subject.pipe, embeds.to(subject.device, subject.dtype)[None]).embeds[0]
         with torch.no_grad():
             return {
                 path: subject.denoiser.get_submodule(path)(tokens).float().abs().mean(dim=0).cpu()
                 for path in matching_weights(subject.denoiser, self.modules)
             }
-
-
-def first_noise(subject: Subject, seeds: Sequence[int]) -> torch.Tensor:
-    """What denoising starts from (B, C, H, W), of a seed each."""
-    config = subject.pipe.unet.config
-    shape = (config.in_channels, config.sample_size, config.sample_size)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
-        subject.device, subject.dtype
-    )
 
 
 def candidates(surprise: Mapping[str, torch.Tensor], theta: float, k: int) -> dict[str, tuple[int, ...]]:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
+from probes.model.denoising import call_of, embedding_arguments, packed, picture_sides
 from probes.runs.progress import Progress
 from probes.types import Subject
+from shield.model.conditioning import encoded
 
 
 class _EnoughSteps(Exception):
@@ -73,8 +74,7 @@ def generate(
 
 def _condition(pipe: Any, prompts: Sequence[str] | torch.Tensor, numbers: Sequence[int]) -> dict[str, Any]:
     if isinstance(prompts, torch.Tensor):
-        weight = next(pipe.unet.parameters())
-        return {"prompt_embeds": prompts[list(numbers)].to(weight.device, weight.dtype)}
+        return embedding_arguments(Subject(pipe, ""), prompts[list(numbers)])
     return {"prompt": [prompts[n] for n in numbers]}
 
 
@@ -115,29 +115,31 @@ def first_steps(
 
 
 def encode_prompts(subject: Subject, prompts: Sequence[str]) -> torch.Tensor:
-    """Text embeddings (B, T, D), float32, as the pipeline makes them. UnsupportedError for several text encoders."""
-    pipe = subject.pipe
-    if getattr(pipe, "text_encoder_2", None) is not None or not hasattr(pipe, "unet"):
-        raise UnsupportedError(
-            f"Embeddings can be searched in pipelines with one text encoder and a UNet (Stable Diffusion 1 and 2); "
-            f"{type(pipe).__name__} has another layout."
-        )
-    with torch.no_grad():
-        embeds, _ = pipe.encode_prompt(list(prompts), subject.device, 1, False)
-    return embeds.float()
+    """Text embeddings (B, T, D), float32, as probes/model/denoising.py packs them. UnsupportedError as there."""
+    call_of(subject.pipe)
+    return packed(encoded(subject.pipe, list(prompts)))
 
 
 def encode_pictures(subject: Subject, pictures: Sequence[Image]) -> torch.Tensor:
     """Clean latents (B, C, H, W), float32, scaled as the denoiser expects them: the mean of the VAE's posterior.
 
-    UnsupportedError for a transformer, whose latents have no fixed size.
+    Pictures get the pipeline's own size.
     """
     pipe = subject.pipe
-    if not hasattr(pipe, "unet"):
-        raise UnsupportedError(f"Pictures are encoded for a UNet; {type(pipe).__name__} has none.")
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    pixels = pipe.image_processor.preprocess(list(pictures), height=side, width=side)
-    with torch.no_grad():
-        mean = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mean.float()
-    shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
-    return (mean - shift) * pipe.vae.config.scaling_factor
+    height, width = (side * pipe.vae_scale_factor for side in picture_sides(pipe))
+    pixels = pipe.image_processor.preprocess(list(pictures), height=height, width=width)
+    with torch.no_grad(), _exact(pipe.vae) as vae:
+        mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean.float()
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    return (mean - shift) * vae.config.scaling_factor
+
+
+@contextmanager
+def _exact(vae: Any) -> Iterator[Any]:
+    """The autoencoder in float32 inside the block, where float16 overflows (SDXL's does)."""
+    kept, upcast = vae.dtype, vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
+    try:
+        yield vae.to(torch.float32) if upcast else vae
+    finally:
+        if upcast:
+            vae.to(kept)

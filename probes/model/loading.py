@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import UnsupportedError
+from probes.model.truncated import watch
 from probes.types import Subject
 from shield.errors import WeightsError
 from shield.model.assets import weights_dir
@@ -21,7 +22,9 @@ def load(name: str | Path, device: str = "auto", dtype: Any = None) -> Any:
     UnsupportedError for inpainting, image-to-image and ControlNet checkpoints; UnsupportedPipelineError for a class
     that the shield doesn't know; otherwise as shield.load.load.
     """
-    return _checked(load_any(name, device, dtype), name)
+    pipe = load_any(name, device, dtype)
+    watch()
+    return _checked(pipe, name)
 
 
 def subject_of(model: Any, device: str = "auto") -> Subject:

@@ -7,6 +7,7 @@ left out.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -18,56 +19,28 @@ from markupsafe import Markup
 
 from probes.errors import RunError
 from probes.metrics.statistics import bootstrap_mean
-from probes.report import figures as summary
 from probes.report import locality_plots, mask_plots, plots
+from probes.report.findings import Found, findings, headline
+from probes.report.fold import cards, flow, listed, scan_tables
+from probes.report.grades import Grading
+from probes.report.sentences import percent, plain_words
 from probes.report.sheets import sheets
 from probes.report.summary import deciding_metric, read_json, stored_summary
-from probes.report.wording import wording_of
+from probes.report.wording import CONTROLS, GROUPS, LOCALITY, SEVERITIES, STAGES, WORDS, wording_of
 from probes.runs.folder import Run, write_json
 from probes.runs.records import Record
 
 FORMAT = 1
-
-STAGES = {
-    "before": "before",
-    "shielded": "through the shield",
-    "twin": "clean twin",
-    "pruned": "pruned",
-    "random_pruned": "random weights pruned (control)",
-    "attacked": "pruned, then attacked",
-    "nonmember_attacked": "pruned, then attacked",
-    "twin_attacked": "clean twin, attacked",
-    "locality": "searched from noise",
-    "hardened": "hardened",
-    "hardened_attacked": "hardened, then attacked",
-    "hardened_nonmember_attacked": "hardened, then attacked",
-}
-GROUPS = {
-    "members": "works in the training data",
-    "nonmembers": "never trained on",
-    "prompts": "your prompts",
-    "characters": "characters",
-    "styles": "house styles",
-    "scenes": "ordinary scenes",
-}
-LOCALITY = {
-    "results": "results of one work",
-    "starts": "starts of one work",
-    "captions": "captions of different works",
-    "captions of non-members": "captions of pictures never seen",
-}
-CONTROLS = {
-    "nonmember_attacked": "pictures the model never saw",
-    "twin_attacked": "the same works on the clean twin",
-    "hardened_nonmember_attacked": "pictures the model never saw",
+# What the templates call things.
+NAMES: Mapping[str, Any] = {
+    "group_names": GROUPS,
+    "stage_names": STAGES,
+    "locality_names": LOCALITY,
+    "control_names": CONTROLS,
+    "severities": SEVERITIES,
+    "words": WORDS,
 }
 
-# What it means if an attack on members beats its controls.
-_MEMORY = {
-    "attacked": "so the attack shows memory that is still there",
-    "hardened_attacked": "so hardening left memory that can be found",
-}
-_HARDENED = "From the hardened model the same attack at {} got the work back"
 _MAYBE_TEXT, _MAYBE_WHOLE, _MAYBE_TRUE = (str, type(None)), (int, type(None)), (bool, type(None))
 _FIELDS: Mapping[str, Any] = {
     "stage": str,
@@ -90,24 +63,57 @@ _FIELDS: Mapping[str, Any] = {
     "model": _MAYBE_TEXT,
 }
 _NEEDED = ("stage", "item", "kind", "prompt", "picture", "scores", "copied", "seed")
-_NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
-
-# Stage, group, and how the sentence about their rate begins.
-_SAYINGS = (
-    ("before", "members", "Asked by caption for works in its training data, the model returned a copy"),
-    ("before", "prompts", "Asked with your prompts, the model returned a copy of the reference picture"),
-    ("before", "nonmembers", "Asked the same way for pictures it was never trained on, it returned a copy"),
-    ("twin", "members", "A twin model, trained the same way but without these works, returned a copy"),
-    ("shielded", "members", "Behind the shield, what was handed out was a copy"),
-    ("pruned", "members", "After pruning the located weights, the caption returned a copy"),
-    ("random_pruned", "members", "With as many random weights pruned instead, it returned a copy"),
-    ("locality", "members", "Searched from noise, the works came back"),
-    ("hardened", "members", "After hardening, the caption returned a copy"),
-)
 
 
 def write_report(folder: Path | str) -> Path:
     """Write report.json and report.html into the run folder; returns the HTML's path. RunError if it is no run."""
+    run, records, figures = read_run(folder)
+    found = found_of(run, figures, records)
+    made = findings(found)
+    head, sentences = headline(found, made), plain_words(figures, records)
+    shown = listed(run.folder, made)
+    about = {"severity": head.severity, "title": head.title, "detail": head.detail}
+    plain = [{key: value for key, value in one.items() if key != "src"} for one in shown]
+    report = {"format": FORMAT, "run": run.about, "headline": about, "findings": plain, "sentences": sentences}
+    write_json(run.folder / "report.json", {**report, **figures})
+    stages = read_json(run.folder / "stages.json") or []
+    page = (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=run.about,
+            folder=run.folder.resolve().name,
+            records=len(records),
+            head=head,
+            cards=cards(run.folder, found, head),
+            findings=[one for one in shown if one["title"] != head.title],
+            flow=flow(stages, figures),
+            scan=scan_tables(run.folder, figures, records),
+            grading=found.grading,
+            sentences=sentences,
+            figures=figures,
+            budget=f"{wording_of(figures['attack']).unit}s",
+            rows=table_rows(figures),
+            plots=_plots(figures, records),
+            sheets=sheets(run.folder, records, found.grading),
+            stages=stages,
+            **NAMES,
+        )
+    )
+    path = run.folder / "report.html"
+    write_page(path, page)
+    return path
+
+
+def found_of(run: Run, figures: Mapping[str, Any], records: Sequence[Record]) -> Found:
+    """A run as its findings see it."""
+    grading, kind = Grading.of(figures["criterion"], records), str(run.about.get("kind"))
+    prompts = [given["path"] for given in run.about["inputs"][:1]]
+    return Found(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
+
+
+def read_run(folder: Path | str) -> tuple[Run, list[Record], dict[str, Any]]:
+    """A run, its records, checked, and its figures. RunError if it holds nothing to report."""
     run = Run.open(folder)
     if run.about.get("kind") == "traps":
         raise RunError(
@@ -116,37 +122,17 @@ def write_report(folder: Path | str) -> Path:
     records = [_checked(run.folder, record) for record in run.records()]
     if not records and not (run.folder / "summary.json").exists():
         raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
-    figures = stored_summary(run, records)
-    sentences = plain_words(figures, records)
-    write_json(run.folder / "report.json", {"format": FORMAT, "run": run.about, "sentences": sentences, **figures})
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            run=run.about,
-            folder=run.folder.resolve().name,
-            records=len(records),
-            sentences=sentences,
-            figures=figures,
-            budget=f"{wording_of(figures['attack']).unit}s",
-            rows=table_rows(figures),
-            plots=_plots(figures, records),
-            sheets=sheets(run.folder, records),
-            group_names=GROUPS,
-            stage_names=STAGES,
-            locality_names=LOCALITY,
-            control_names=CONTROLS,
-            stages=read_json(run.folder / "stages.json") or [],
-        )
-    )
-    path = run.folder / "report.html"
-    temporary = path.with_name("report.html.part")
+    return run, records, stored_summary(run, records)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page to a temporary name and rename it. RunError if it can't be written."""
+    temporary = path.with_name(f"{path.name}.part")
     try:
         temporary.write_text(page, encoding="utf-8", errors="replace")
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"Can't write {path}: {error.strerror or error}.") from error
-    return path
 
 
 def _checked(folder: Path, record: Record) -> Record:
@@ -195,112 +181,13 @@ def _attacked_name(figures: Mapping[str, Any], stage: str) -> str:
     return name if figures["pruned"] else name.removeprefix("pruned, then ")
 
 
-def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
-    """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
-    found = {(row["stage"], row["group"]): row for row in figures["rows"]}
-    said = []
-    for stage, group, start in _SAYINGS:
-        row = found.get((stage, group))
-        if stage == "hardened":
-            said += attack_words(figures, "attacked")
-        if row and row["rate"] is not None:
-            said.append(f"{start} in {share(row)}.")
-    said += attack_words(figures, "hardened_attacked")
-    for utility, what in ((figures["utility"], "pruning"), ((figures["hardening"] or {}).get("utility"), "hardening")):
-        if utility:
-            said.append(
-                f"Agreement of ordinary scenes with their captions went from {utility['alignment_before']:.3f} "
-                f"to {utility['alignment_after']:.3f} through {what} (loss {utility['loss']:.3f}, 95% interval "
-                f"{utility['low']:.3f} to {utility['high']:.3f}, {many(utility['scenes'], 'scene')})."
-            )
-    return [*said, *mask_words(figures["mask"]), *unscored_words(records)]
-
-
-def mask_words(mask: Mapping[str, Any]) -> list[str]:
-    """How many weights were located, where a run measured how much the masks of other prompts overlap."""
-    overlaps = [row for row in mask.get("overlap", ()) if row["iou"] is not None]
-    if not overlaps:
-        return []
-    last = overlaps[-1]
-    random = "none" if last["iou_random"] is None else f"{last['iou_random']:.2f}"
-    return [
-        f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) were located with {mask['prompts']} "
-        f"prompts. Two sets of {last['prompts']} prompts that share none find masks that overlap by "
-        f"{last['iou']:.2f} (intersection over union); random masks of that size by {random}."
-    ]
-
-
-def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
-    """An attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
-    steps = max((row["attack_steps"] for row in figures["curve"]), default=0)
-    member = next((r for r in figures["curve"] if (r["stage"], r["attack_steps"]) == (stage, steps)), None)
-    if not steps or member is None or member["rate"] is None:
-        return []
-    wording = wording_of(figures["attack"])
-    start = wording.start if stage == "attacked" else _HARDENED
-    said = [f"{start.format(wording.far(steps))} in {share(member)}."]
-    for row in figures.get("ladder_of_paraphrases", ()):
-        if row["level"] == steps and row["p"] is not None:
-            said.append(
-                f"On the same noises the caption itself returned copies in {percent(row['caption'])}% (paired "
-                f"over works, p = {row['p']:.2g})."
-            )
-    for gap in figures["gaps"]:
-        if (gap["stage"], gap["attack_steps"]) == (stage, steps) and gap["gap"] is not None:
-            interval = f"95% interval {100 * gap['low']:+.0f} to {100 * gap['high']:+.0f}"
-            said.append(
-                f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
-                f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
-                f"{_MEMORY[stage] if gap['low'] > 0 else _NOTHING}."
-            )
-    return said
-
-
-def unscored_words(records: Sequence[Record]) -> list[str]:
-    """How many pictures couldn't be judged, and why most of them couldn't; nothing where none were drawn."""
-    pictures = [r for r in records if r["stage"] not in summary.MATERIAL and r["kind"] not in ("scene", "kept")]
-    reasons: dict[str, int] = defaultdict(int)
-    for record in pictures:
-        if record.get("copied") is None:
-            reasons[record.get("unjudged") or "no reason given"] += 1
-    if not reasons:
-        return [f"All {len(pictures)} pictures of works and prompts could be judged."] if pictures else []
-    listed = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]))
-    return [
-        f"{sum(reasons.values())} of {len(pictures)} pictures could not be judged ({listed}). They count neither "
-        "as copies nor as clean."
-    ]
-
-
-def share(row: Mapping[str, Any]) -> str:
-    """Like "12 of 16 pictures (75%, 95% interval 50 to 92%, 8 works)"."""
-    works = f", {many(row['works'], 'work')}" if row.get("works") else ""
-    return (
-        f"{row['copied']} of {many(row['n'], 'picture')} ({percent(row['rate'])}%, 95% interval "
-        f"{percent(row['low'])} to {percent(row['high'])}%{works})"
-    )
-
-
-def many(number: int, what: str) -> str:
-    """Like "1 step" and "2 steps"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def percent(value: float) -> str:
-    """A share in percent without decimals; only exactly 0 and 1 are shown as 0 and 100."""
-    rounded = round(100 * value)
-    if rounded == 0 and value > 0:
-        return "<1"
-    return ">99" if rounded == 100 and value < 1 else str(rounded)
-
-
 def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Markup]:
     drawn = {}
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = deciding_metric(figures["criterion"], records) or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
-        scores = ladder_scores(records, metric)
-        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
+        rungs = ladder_scores(records, metric)
+        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], rungs, metric, threshold))
     curve = [row for row in figures["curve"] if row["rate"] is not None]
     for name, curves in (("attacked", plots.CURVES), ("hardened_attacked", plots.HARDENED)):
         if any(row["stage"] == name for row in curve):
@@ -332,14 +219,20 @@ def ladder_scores(records: Iterable[Record], metric: str) -> list[dict[str, Any]
     return rows
 
 
-def _environment() -> Environment:
+def in_markdown(text: str) -> str:
+    """Text in one line, as no markup and no cell's end."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))
+
+
+def environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("probes.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    return environment
+    made.filters["percent"] = percent
+    made.filters["md"] = in_markdown
+    return made

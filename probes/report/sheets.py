@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.report.figures import MATERIAL, group_of
+from probes.report.grades import Grading
+from probes.report.wording import MEMORIZATION
 from probes.runs.records import Record
 from shield.protected.pictures import UNREADABLE, open_image
 
@@ -34,11 +36,14 @@ COLUMNS = (
     ("twin attacked", ("twin_attacked",)),
 )
 
-_BADGES = {True: ("copy", "copy"), False: ("no copy", "clean"), None: ("not judged", "unjudged")}
+_BADGES = {True: ("copy", "copy"), False: ("no copy", "apart"), None: ("not judged", "unjudged")}
 
 
-def sheets(folder: Path, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One sheet for each group that has pictures: group, columns (titles), total items, rows."""
+def sheets(folder: Path, records: Sequence[Record], grading: Grading | None = None) -> list[dict[str, Any]]:
+    """One sheet for each group that has pictures: group, columns (titles), total items, rows.
+
+    With a ``grading`` near copies are told from pictures that are none, and each has its distance bar.
+    """
     by_item: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record["stage"] == "work" or record["stage"] not in MATERIAL:
@@ -47,18 +52,18 @@ def sheets(folder: Path, records: Sequence[Record]) -> list[dict[str, Any]]:
     for group, limit in ROWS.items():
         items = [rows for rows in by_item.values() if group_of(rows[0]) == group]
         if any(r["picture"] for rows in items for r in rows if r["stage"] != "work"):
-            found.append({"group": group, "total": len(items), **_sheet(folder, items, limit)})
+            found.append({"group": group, "total": len(items), **_sheet(folder, items, limit, grading)})
     return found
 
 
-def _sheet(folder: Path, items: list[list[Record]], limit: int) -> dict[str, Any]:
+def _sheet(folder: Path, items: list[list[Record]], limit: int, grading: Grading | None) -> dict[str, Any]:
     # The same choice every time, and none that looks at how a picture came out.
     shown = sorted(items, key=_order)[:limit]
     seen = {record["stage"] for rows in shown for record in rows}
     columns = [(title, stages) for title, stages in COLUMNS if seen.intersection(stages)]
     return {
         "columns": [title for title, _ in columns],
-        "rows": [_row(folder, rows, [stages for _, stages in columns]) for rows in shown],
+        "rows": [_row(folder, rows, [stages for _, stages in columns], grading) for rows in shown],
     }
 
 
@@ -68,24 +73,30 @@ def _order(records: Sequence[Record]) -> tuple[int, int, str]:
     return -len({record["stage"] for record in records}), -(first.get("exposures") or 0), first["item"]
 
 
-def _row(folder: Path, records: Sequence[Record], columns: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+def _row(
+    folder: Path, records: Sequence[Record], columns: Sequence[tuple[str, ...]], grading: Grading | None
+) -> dict[str, Any]:
     first = records[0]
     seed = min((r["seed"] for r in records if r["seed"] is not None), default=None)
     exposures = first.get("exposures")
     often = f"shown {exposures} times" if exposures else "never shown"
-    detail = [first.get("memorization"), None if exposures is None else often, None if seed is None else f"seed {seed}"]
+    kind = MEMORIZATION.get(first.get("memorization") or "")
+    detail = [kind, None if exposures is None else often, None if seed is None else f"seed {seed}"]
     cells = []
     for stages in columns:
         # The first seed, and of an attack its largest budget. An original has no seed.
         fits = [r for r in records if r["stage"] in stages and r["seed"] in (seed, None)]
-        cells.append(_cell(folder, max(fits, key=lambda r: r.get("attack_steps") or 0)) if fits else None)
+        last = max(fits, key=lambda r: r.get("attack_steps") or 0, default=None)
+        cells.append(None if last is None else cell_of(folder, last, grading))
     prompt = next((r["prompt"] for r in records if r.get("prompt")), "")
     return {"item": first["item"], "prompt": prompt, "detail": ", ".join(filter(None, detail)), "cells": cells}
 
 
-def _cell(folder: Path, record: Record) -> dict[str, Any]:
+def cell_of(folder: Path, record: Record, grading: Grading | None = None) -> dict[str, Any]:
     """One picture with its verdict in words; a verdict never depends on color alone."""
     badge, kind = _BADGES[record["copied"]]
+    if grading is not None and grading.near(record):
+        badge, kind = "near copy", "near"
     if record["stage"] == "work" or (record["kind"] == "scene" and record["picture"]):
         badge, kind = "", "original"  # nothing that could be copied
     elif not record["picture"]:
@@ -105,6 +116,7 @@ def _cell(folder: Path, record: Record) -> dict[str, Any]:
         "kind": kind,
         "action": None if action in (None, "pass", "block") else action,
         "title": "; ".join(filter(None, notes)),
+        "bar": None if grading is None or kind == "original" else grading.bar(record),
     }
 
 

@@ -1,9 +1,83 @@
-"""How attacks are spoken of, in reports and on the page, in a terminal and in tables. Needs no torch."""
+"""How stages, groups, controls and attacks are spoken of, in reports, on the page, in a terminal and in tables.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+STAGES = {
+    "before": "before",
+    "shielded": "through the shield",
+    "twin": "clean twin",
+    "pruned": "pruned",
+    "random_pruned": "random weights pruned (control)",
+    "attacked": "pruned, then attacked",
+    "nonmember_attacked": "pruned, then attacked",
+    "twin_attacked": "clean twin, attacked",
+    "locality": "searched from noise",
+    "hardened": "hardened",
+    "hardened_attacked": "hardened, then attacked",
+    "hardened_nonmember_attacked": "hardened, then attacked",
+}
+GROUPS = {
+    "members": "works in the training data",
+    "nonmembers": "never trained on",
+    "prompts": "your prompts",
+    "characters": "characters",
+    "styles": "house styles",
+    "scenes": "ordinary scenes",
+}
+LOCALITY = {
+    "results": "results of one work",
+    "starts": "starts of one work",
+    "captions": "captions of different works",
+    "captions of non-members": "captions of pictures never seen",
+}
+CONTROLS = {
+    "nonmember_attacked": "pictures the model never saw",
+    "twin_attacked": "the same works on the clean twin",
+    "hardened_nonmember_attacked": "pictures the model never saw",
+}
+
+SEVERITIES = {"high": "high", "medium": "medium", "low": "low", "good": "good", "unknown": "unclear"}
+MEMORIZATION = {"VM": "verbatim", "TM": "template"}
+WORDS = {
+    "copy": "So like the work it was asked for as no two unrelated pictures are: closer than a threshold that was "
+    "calibrated on pictures known not to be copies.",
+    "near copy": "No copy by that threshold, and still closer to the work than any two unrelated pictures are to "
+    "each other. Look at it.",
+    "verbatim": "The whole picture comes back; of a template only its layout or a part does.",
+    "exposures": "How often a work was shown to the model in training.",
+    "clean twin": "A model trained in the same way without these works: it draws what captions alone give.",
+    "non-members": "Pictures like the works, never trained on and asked for in the same way.",
+    "95% interval": "The range that fits these pictures. It resamples whole works: ten seeds of one work are not ten "
+    "independent observations.",
+}
+"""Words of a report, explained where they stand."""
+
+FLOW = {
+    "work": "collect the works",
+    "scan": "score the prompts",
+    "before": "draw",
+    "shielded": "draw behind the shield",
+    "twin": "draw with the clean twin",
+    "localize": "locate weights",
+    "pruned": "prune and draw",
+    "random_pruned": "prune at random (control)",
+    "attacked": "attack",
+    "nonmember_attacked": "attack unseen pictures (control)",
+    "twin_attacked": "attack the clean twin (control)",
+    "surrogates": "draw surrogates",
+    "kept": "draw what is kept",
+    "harden": "harden",
+    "hardened": "draw again",
+    "hardened_attacked": "attack again",
+    "hardened_nonmember_attacked": "attack unseen pictures again (control)",
+}
+"""What a stage does."""
 
 
 @dataclass(frozen=True)

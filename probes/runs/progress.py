@@ -1,9 +1,11 @@
-"""Progress bars on stderr, one for each stage of something long."""
+"""Progress on stderr, one bar for each stage of something long; in a log file, which has no terminal, lines."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,13 +16,20 @@ Progress = Callable[[int, int], None]
 
 Track = Callable[[str], Progress]
 
+EVERY = 30.0
+"""Seconds between two lines of one stage in a log file."""
+
 
 @contextmanager
 def bars(show: bool = True) -> Iterator[Track]:
     """Gives a function that opens a bar with a title and returns what to call with (done, total).
 
-    Nothing goes to stdout. A closed or redirected stderr shows no bars.
+    Nothing goes to stdout. Where stderr is no terminal, there are lines instead of bars.
     """
+    console = Console(stderr=True)
+    if show and not console.is_terminal:
+        yield lines(console)
+        return
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -28,7 +37,7 @@ def bars(show: bool = True) -> Iterator[Track]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True), disable=not show) as rich:
+    with RichProgress(*columns, console=console, disable=not show) as rich:
 
         def track(title: str) -> Progress:
             task = rich.add_task(title, total=None)
@@ -39,6 +48,32 @@ def bars(show: bool = True) -> Iterator[Track]:
             return advance
 
         yield track
+
+
+def lines(console: Console, every: float = EVERY) -> Track:
+    """As a bar, in lines: at a stage's first step, at its last, and at most one in ``every`` seconds between."""
+
+    def track(title: str) -> Progress:
+        began = time.monotonic()
+        last: float | None = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if last is not None and done < total and now - last < every:
+                return
+            last = now
+            spent = now - began
+            left = f", about {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
+            console.out(f"{title}: {done} of {total}, {_clock(spent)}{left}", highlight=False)
+
+        return advance
+
+    return track
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def added_up(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -94,7 +94,7 @@ def trial(
     """Measure every trap with the model and compare, into the run folder ``out``.
 
     Without a folder of traps the testbed's own works are tested, on its two models alone. Raises TrapError, RunError,
-    WeightsError, and UnsupportedError for a model with several text encoders.
+    WeightsError, and UnsupportedError as encode_prompts says.
     """
     measure = measure or Measure()
     checkpoint = Checkpoint.of(model)

@@ -20,8 +20,8 @@ from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mas
 from probes.audit.stages import run_stages
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
-from probes.report.html import CONTROLS, write_report
-from probes.report.wording import EMBEDDING, Wording, wording_of
+from probes.report.html import write_report
+from probes.report.wording import CONTROLS, EMBEDDING, Wording, wording_of
 from probes.runs.folder import write_json
 from probes.runs.provenance import sha256_of
 from probes.types import UnitMask

@@ -1,11 +1,12 @@
 """`load`: a diffusers pipeline from the shipped testbed, a folder, a hub id or a single file, on the best device."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence
+from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence, unreachable
 from shield.model.assets import verify, weights_dir
 from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
 from shield.model.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
@@ -113,7 +114,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool, given: Mappi
     try:
         found = DiffusionPipeline.load_config(source, **{name: given[name] for name in HUB if name in given})
     except Exception as error:
-        raise WeightsError(f"{source} can't be loaded: {first_sentence(error)}") from error
+        raise WeightsError(f"{source} can't be loaded: {_told(error)}") from error
     index = checked_index(source, found)
     unknown_option = next((name for name in given if name not in LOADER and name not in index), None)
     if unknown_option is not None:
@@ -173,6 +174,8 @@ def _is_spare(folder: Path, parts: list[str]) -> bool:
 
 def _told(error: Exception) -> str:
     """The loaders' error as the end of a sentence."""
+    if failed := unreachable(error):
+        return f"the network failed ({failed}). Check the connection or the proxy, or give a folder on this machine."
     told = first_sentence(error)
     if told.startswith("You set `ignore_mismatched_sizes`"):  # transformers prints which, and then says this
         return "the weights of a text encoder have other shapes than its config.json says."
@@ -194,15 +197,21 @@ def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the loading bars of diffusers and transformers; both are left as they were."""
+    """Silences the loading bars of diffusers and transformers, and what the latter says of sharding where nothing is
+    sharded; both are left as they were.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in bars:
         log.disable_progress_bar()
+    sharding = logging.getLogger("transformers.distributed.tensor_parallel")
+    level = sharding.level
+    sharding.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        sharding.setLevel(level)
         for log in bars:
             log.enable_progress_bar()

@@ -69,7 +69,7 @@ def scanning(tmp_path, out):
         out,
         "--seeds",
         60,
-        "--schedule",
+        "--steps",
         3,
         "--batch",
         8,

@@ -190,16 +190,16 @@ def test_what_is_added_at_once_has_a_size_that_is_looked_at_first(
 
 
 def test_large_pictures_cost_little_more_than_one_of_them(tmp_path: Path) -> None:
-    """Each of 24 million pixels, 72 MB of RGB: in a process of its own, since a peak never falls."""
-    large = Image.new("RGB", (6000, 4000), "red")
-    large.paste("blue", (0, 0, 3000, 3000))
+    """Each of 12 million pixels, 36 MB of RGB: in a process of its own, since a peak never falls."""
+    large = Image.new("RGB", (4000, 3000), "red")
+    large.paste("blue", (0, 0, 2000, 2000))
     large.save(tmp_path / "large.png")
     code = (
         "import resource, sys; from pathlib import Path; from ui.protected import Protected\n"
         "import faiss, pdqhash, PIL.ImageCms\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "store, before = Protected(Path(sys.argv[1]) / 'p'), peak()\n"
-        "store.add_pictures('w', [Path(sys.argv[1]) / 'large.png'] * 8); print(peak() - before)"
+        "store.add_pictures('w', [Path(sys.argv[1]) / 'large.png'] * 10); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 400, f"{done.stdout.strip()} MB"

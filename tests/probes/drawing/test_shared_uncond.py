@@ -45,13 +45,16 @@ def test_equals_the_stacked_pass(pipe):
     )  # row 1 has the empty prompt
 
 
-def test_equals_it_to_the_bit_where_the_denoiser_gets_the_same_batch(pipe):
-    """Four rows, two without a prompt, are what the stacked pass of two prompts gives the denoiser."""
+def test_equals_it_where_the_denoiser_gets_the_same_batch(pipe):
+    """Four rows, two without a prompt, are what the stacked pass of two prompts gives the denoiser, up to the rounding
+    of text encoders, which see four prompts here and two there.
+    """
     if pipe.config.get("force_zeros_for_empty_prompt"):
         pytest.skip("this family's empty prompt isn't a prompt that a user can write")
     halves = trace_of(pipe, ["", "", "the cat", "red"], [4, 9, 4, 9], SharedUncond(pipe)).noise_cond
     stacked = trace_of(pipe, ["the cat", "red"], [4, 9])
-    assert halves[:2].equal(stacked.noise_uncond) and halves[2:].equal(stacked.noise_cond)
+    for one, other in ((halves[:2], stacked.noise_uncond), (halves[2:], stacked.noise_cond)):
+        assert (one - other).abs().max() <= 1e-6 * other.abs().max()
 
 
 def test_a_seeds_prediction_doesnt_depend_on_the_batch(pipe):

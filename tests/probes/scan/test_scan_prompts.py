@@ -125,18 +125,7 @@ def test_thresholds_of_a_folder_flag(file, tmp_path):
 
 
 def test_the_verb_prints_and_resumes(file, tmp_path):
-    arguments = [
-        "scan",
-        str(file),
-        "--out",
-        str(tmp_path / "run"),
-        "--limit",
-        "2",
-        "--schedule",
-        "3",
-        "--device",
-        "cpu",
-    ]
+    arguments = ["scan", str(file), "--out", str(tmp_path / "run"), "--limit", "2", "--steps", "3", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.stdout.strip().endswith("results.parquet") and "3 denoiser evaluations" in done.stdout

@@ -217,7 +217,7 @@ def test_torchruns_processes_write_shards(file, tmp_path, monkeypatch):
                 "torchrun",
                 "--limit",
                 "5",
-                "--schedule",
+                "--steps",
                 "3",
                 "--device",
                 "cpu",

@@ -57,7 +57,7 @@ def test_every_look_is_a_score_and_any_of_them_flags(pipe, tmp_path):
 def test_a_detector_that_reads_several_steps_is_refused(pipe, tmp_path):
     with pytest.raises(BadRequestError, match="anisotropy can't look again"):
         scanned(tmp_path / "run", pipe, tmp_path / "prompts.txt", detectors=("anisotropy",))
-    with pytest.raises(BadRequestError, match="leave --steps"):
+    with pytest.raises(BadRequestError, match="leave --read-steps"):
         scanned(tmp_path / "run", pipe, tmp_path / "prompts.txt", steps=2)
 
 

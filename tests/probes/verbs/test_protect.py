@@ -103,15 +103,15 @@ def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_pa
     monkeypatch.setattr("probes.testbed.negatives.CAPTIONS", 2)
     assert len(works_gallery()) == 12
     out = tmp_path / "made"
-    found = run("calibrate-watch", "--steps", "0,0.5", "--fpr", 0.2, "--schedule", 3, "--out", out, "--json")
+    found = run("calibrate-watch", "--points", "0,0.5", "--fpr", 0.2, "--steps", 3, "--out", out, "--json")
     assert found.exit_code == 0, found.output
     made = load_thresholds(out)
     assert sorted(t.options["share"] for t in made) == [0.0, 0.5] and {t.model for t in made} == {"testbed"}
     assert {t.provenance["works"] for t in made} == {12} and len(json.loads(found.stdout)) == 2
-    few = run("calibrate-watch", "--steps", 0, "--schedule", 3, "--out", tmp_path / "none")
+    few = run("calibrate-watch", "--points", 0, "--steps", 3, "--out", tmp_path / "none")
     assert few.exit_code == 1 and "at least 99 negatives" in few.stderr and not (tmp_path / "none").exists()
     assert "--prompts" in run("calibrate-watch", "--model", tmp_path).stderr
-    assert run("calibrate-watch", "--steps", "a").exit_code == 2
+    assert run("calibrate-watch", "--points", "a").exit_code == 2
 
 
 @pytest.mark.slow

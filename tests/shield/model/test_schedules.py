@@ -171,7 +171,9 @@ def test_an_unknown_scheduler_is_refused_or_told(name):
     output = Shield(pipe, Policy(on_unscored="pass"), concepts=screen, thresholds=[], calibrate="never")(
         "the cat", **options(1)
     )
-    assert output.verdicts[0].mitigation == "null_prompt"  # of a rewritten prompt nobody could say that it holds
+    assert (
+        output.verdicts[0].rewritten_prompt == "a dog"
+    )  # though no detector could say that it holds: not the empty prompt
     off = Policy(detectors=(), mitigations=(NullPrompt(),))  # nothing looks at steps, so nothing is missing
     verdict = Shield(pipe, off, thresholds=[], calibrate="never")("the cat", **options(1)).verdicts[0]
     assert verdict.status == "passed" and verdict.scored and verdict.reasons == ()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
@@ -83,7 +84,8 @@ def test_a_single_file_is_the_same_pipeline(suffix, pipe, file, tmp_path):
         mine, theirs = getattr(loaded, part).state_dict(), getattr(pipe, part).state_dict()
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     made = Shield(loaded, thresholds=thresholds(pipe, 1e9))("the cat", **options(1))
-    assert (made.images == pipe("the cat", **options(1)).images).all()
+    # Equal weights at other places in memory may round otherwise.
+    assert np.abs(made.images - pipe("the cat", **options(1)).images).max() < 1e-5
 
 
 def test_its_dtype_can_be_chosen(file):

@@ -10,7 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from probes.cli.main import app
 from probes.testbed import pool
 from probes.testbed.manifest import load_manifest
 from probes.testbed.second import autoencoder, denoiser, world
@@ -97,6 +99,13 @@ def test_what_is_exported_loads_as_the_first_does(
     pipe = StableDiffusionPipeline.from_pretrained(target / "memorized")
     picture = pipe("a star on a blue background", num_inference_steps=2).images[0]
     assert picture.size == (128, 128) and pipe.vae.config.latent_channels == 8
+
+
+def test_the_verb_measures_what_a_work_folder_holds(built: tuple[Path, Path], sources: Path) -> None:
+    options = ["--work", str(built[0]), "--sources", str(sources), "--preset", "tiny", "--count", "20"]
+    done = CliRunner().invoke(app, ["testbed", "measure", *options])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output[done.output.index("{") :])["autoencoder"]["works"]["n"] == 136
 
 
 def test_measuring_tells_round_trips_and_captions_found(built: tuple[Path, Path], sources: Path) -> None:
