@@ -1,7 +1,8 @@
 """Two runs side by side, such as before and after a release: rates with their difference, and pictures that changed.
 
-The runs are taken as independent samples (figures.difference), which is wide where they share works and seeds. What
-else differs between them is said first: a difference in copies counts only where the same was asked in the same way.
+Only prompts that both runs asked for are compared. The runs are taken as independent samples (figures.difference),
+which is wide where they share seeds. What else differs between them is said first: a difference in copies counts only
+where the same was asked in the same way.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probes.report.figures import difference
+from probes.report.figures import PICTURE_STAGES, Row, difference, group_of, stage_rows
 from probes.report.grades import Grading
-from probes.report.html import NAMES, environment, read_run, write_page
+from probes.report.html import NAMES, environment, found_of, read_run, write_page
 from probes.report.sentences import percent, share
 from probes.report.sheets import cell_of
+from probes.report.summary import deciding_metric
 from probes.report.wording import GROUPS, STAGES
 from probes.runs.folder import Run
 from probes.runs.records import Record
@@ -39,14 +41,26 @@ class Side:
     def name(self) -> str:
         return self.run.folder.resolve().name
 
+    def asked(self) -> set[tuple[str, str]]:
+        """Stage and prompt of every picture that the run's own rows count."""
+        members = found_of(self.run, self.figures, self.records).members
+        counted = [r for r in self.records if group_of(r) != "members" or r["item"] in members]
+        return {(r["stage"], r["prompt"]) for r in counted if r["stage"] in PICTURE_STAGES and r["prompt"]}
+
+    def rows(self, other: Side) -> list[Row]:
+        """Rates of the prompts that both runs asked for at the same stage."""
+        both = self.asked() & other.asked()
+        records = [r for r in self.records if (r["stage"], r["prompt"]) in both]
+        return stage_rows(records, {r["item"] for r in records}, deciding_metric(self.figures["criterion"], records))
+
 
 def compare(before: Path | str, after: Path | str) -> tuple[Side, Side, dict[str, Any]]:
     """Both runs and how they differ: severity, title, detail, rows, differing. RunError if one is no run."""
     one, other = Side.of(before), Side.of(after)
-    found = {(row["stage"], row["group"]): row for row in one.figures["rows"]}
+    found = {(row["stage"], row["group"]): row for row in one.rows(other)}
     rows = [
         {"stage": row["stage"], "group": row["group"], "before": was, "after": row, **difference(row, was)}
-        for row in other.figures["rows"]
+        for row in other.rows(one)
         if (was := found.get((row["stage"], row["group"]))) is not None
     ]
     told = [_told(row) for row in rows if row["group"] in ("members", "prompts") and row["gap"] is not None]
@@ -85,10 +99,14 @@ def format_gap(row: Mapping[str, Any]) -> str:
 def _differing(one: Side, other: Side) -> list[str]:
     """Sentences on what was asked or judged in another way."""
     kinds = (one.run.about["kind"], other.run.about["kind"])
+    ours, others = ({prompt for _, prompt in side.asked()} for side in (one, other))
+    alone = len(ours - others), len(others - ours)
     said = [] if kinds[0] == kinds[1] else [f"The runs are of different kinds: {kinds[0]} and {kinds[1]}."]
     same_inputs = [[given["sha256"] for given in side.run.about["inputs"]] for side in (one, other)]
     if same_inputs[0] != same_inputs[1]:
         said.append("They were given different prompt files.")
+    if any(alone):
+        said.append(f"Left out, as the other run didn't ask for them: {alone[0]} prompts before, {alone[1]} after.")
     if one.run.about["seeds"] != other.run.about["seeds"]:
         said.append("They drew with different seeds.")
     if _limits(one) != _limits(other):

@@ -75,8 +75,10 @@ class Found:
     @cached_property
     def members(self) -> set[str]:
         """Works that every stage draws, which rows count; others stand on the ladder of exposures alone."""
-        later = {r["item"] for r in self.records if r["stage"] in ("shielded", "twin", "pruned", "hardened")}
-        return later or {r["item"] for r in self.records if r["stage"] == "before"}
+        for stages in (("shielded", "twin", "pruned"), ("hardened",), ("before",)):
+            if drawn := {r["item"] for r in self.records if r["stage"] in stages}:
+                return drawn
+        return set()
 
     def command(self, verb: str, *words: str) -> str:
         return shlex.join(["diffshield", *verb.split(), *words, "--model", self.model])

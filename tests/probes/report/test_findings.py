@@ -139,12 +139,15 @@ def test_two_runs_are_compared(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     (row,) = found["rows"]
-    assert (row["before"]["rate"], row["after"]["rate"], row["gap"]) == (0.5, 0.0, -0.5)
-    assert found["severity"] == "unknown" and "Can't say" in found["title"], "six works bound too little"
+    assert [(side["copied"], side["n"]) for side in (row["before"], row["after"])] == [(6, 6), (0, 6)]
+    assert found["severity"] == "good" and "Fewer copies" in found["title"] and row["gap"] == -1
+    assert "3 prompts before, 3 after" in " ".join(found["differing"]), "works that one run alone judges are left out"
     assert "Options that differ: prompt" in " ".join(found["differing"])
     text = page.read_text()
     assert text.count("<strong>changed</strong>") == 3 and "<script" not in text
     assert text.index("<strong>changed</strong>") < text.index("work-005")
+    same = json.loads(call("compare", folder, folder, "--out", page, "--json").stdout)
+    assert same["severity"] == "unknown" and same["differing"] == []
     assert call("compare", folder, after, "--out", page, "--gate", "copies<=0.4").exit_code == 0
     assert call("compare", after, folder, "--out", page, "--gate", "copies<=0.4").exit_code == 3
     assert call("compare", folder, tmp_path, "--out", page).exit_code == 1
