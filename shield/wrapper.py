@@ -38,6 +38,7 @@ from shield.runtime.arguments import (
 )
 from shield.runtime.blind_spots import BlindSpots
 from shield.runtime.call import Abandoned, ImageState, Plan
+from shield.runtime.command import calibrate_command, calibrate_watch_command
 from shield.runtime.controller import StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
 from shield.runtime.policy import Policy
@@ -347,7 +348,12 @@ class Shield(StandIn):
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
             gallery=self.gallery,
             unreadable=self._unreadable(),
+            calibrate=self._calibrate_command(request),
+            calibrate_watch=calibrate_watch_command(self.pipe, self.policy.watch_steps, request),
         )
+
+    def _calibrate_command(self, request: Mapping[str, Any]) -> str:
+        return calibrate_command(self.pipe, [detector.name for detector in self.policy.detectors], request)
 
     def _unreadable(self) -> str | None:
         """Why the scheduler's steps can't be judged; None when they can be, or nothing looks at steps.
@@ -392,9 +398,9 @@ class Shield(StandIn):
         models = self._models()
         made = {t.detector for t in self.thresholds if is_same(t.setting.model_sha256, models.denoiser)}
         detectors = self.policy.detectors if self.calibration == "never" else ()
-        needed = [(detector.name, "calibrate") for detector in detectors]
-        watch = self._watch()
-        needed += [(check.name, "calibrate-watch") for check in (watch.checks if watch else ())]
+        needed = [(detector.name, self._calibrate_command({})) for detector in detectors]
+        watch, command = self._watch(), calibrate_watch_command(self.pipe, self.policy.watch_steps)
+        needed += [(check.name, command) for check in (watch.checks if watch else ())]
         for name, command in needed:
             if name not in made:
                 raise NotCalibratedError(

@@ -38,7 +38,7 @@ from probes.testbed.manifest import load_manifest
 from probes.traps.folder import read_traps
 from probes.traps.make import Ladder, make
 from probes.types import UnitMask
-from probes.verbs.calibrate import read_picture
+from probes.verbs.calibrate_copies import read_picture
 from shield.errors import ShieldError
 from shield.model.assets import read_manifest
 from shield.protected.concepts import Concepts

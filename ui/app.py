@@ -7,6 +7,8 @@ take turns. torch, diffusers and matplotlib are imported when something needs th
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
-from shield.errors import BadRequestError  # noqa: E402
+from shield.errors import BadRequestError, ShieldError  # noqa: E402
 from shield.model.loading import SHIPPED  # noqa: E402
 from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
@@ -25,7 +27,7 @@ from ui.page import Page  # noqa: E402
 from ui.protected import LARGEST, Protected, pictures_in, testbed_seed  # noqa: E402
 from ui.tabs.audit import audit_tab  # noqa: E402
 from ui.tabs.protected import protected_tab  # noqa: E402
-from ui.tabs.shield import shield_tab  # noqa: E402
+from ui.tabs.shield import first_request, shield_tab  # noqa: E402
 from ui.visitors import limit_visitors  # noqa: E402
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Shield", id="shield"):
                 shield_tab(page, blocks)
             with gr.Tab("Protected", id="protected"):
-                protected_tab(page)
+                protected_tab(page, blocks)
             with gr.Tab("Audit", id="audit") as tab:
                 audit_tab(page, blocks, tab)
         blocks.unload(_left(page))
@@ -158,6 +160,21 @@ def launched(
     except OSError as error:
         raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None
     return blocks
+
+
+def prepared(page: Page) -> threading.Thread:
+    """Draws what the page begins with in the background, so that it is there when somebody opens it.
+
+    What goes wrong is said to the first visitor, who asks for the same again.
+    """
+
+    def draw() -> None:
+        with suppress(ShieldError):
+            page.draw(first_request(page), lambda told: None)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    return thread
 
 
 def theme() -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ui.audits import Audits
 from ui.folders import Folders
 from ui.jobs import Job
+from ui.kept import Kept
 from ui.models import Models
 from ui.protected import Protected
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shield.thresholds import Threshold
-    from ui.drawing import Drawing, DrawingRequest, Frame
+    from ui.drawing import Drawing, Frame
+    from ui.request import DrawingRequest
 
 
 @dataclass
@@ -32,17 +34,28 @@ class Page:
     thresholds: list[Threshold] | None = None
     jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
+    kept: Kept = field(default_factory=Kept)
 
     def draw(self, asked: DrawingRequest, tell: Callable[[Frame | str], None]) -> Drawing:
-        """One picture with what is protected right now; tells frames, or a sentence while the model loads."""
+        """One picture with what is protected right now; tells frames, or a sentence while the model loads.
+
+        What was drawn already, with the same protected, isn't drawn again.
+        """
+        if (found := self.kept.of(asked, self.protected)) is not None:
+            return found
         if not self.models.settled(asked.model):
             tell(f"Loading {asked.model}; this takes a few seconds …")
         with self.models.used(asked.model) as loaded:
             from ui.drawing import drawn
 
+            if (found := self.kept.of(asked, self.protected)) is not None:  # by somebody else, meanwhile
+                return found
+            state = self.kept.state(self.protected)
             protected = self.protected
             gallery, concepts = protected.gallery, protected.concepts
-            return drawn(loaded.pipe, asked, gallery, concepts, loaded.preview, tell, self.thresholds)
+            drawing = drawn(loaded.pipe, asked, gallery, concepts, loaded.preview, tell, self.thresholds)
+            self.kept.put(asked, state, drawing)
+            return drawing
 
     def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
         """The job, known as the one that this visitor is waiting for; an older one is canceled."""

@@ -104,24 +104,35 @@ class Protected:
 
     def add_pictures(self, work: str, files: Sequence[Path]) -> int:
         """Adds pictures of a work: all of them or, when one is refused, none. Raises GalleryError."""
+        name = _checked_name(work, "work", GalleryError)
+        if not files:
+            raise GalleryError(f"Choose at least one picture of {name}.")
+        return self._add([(name, Path(file)) for file in files])
+
+    def add_works(self, files: Sequence[Path]) -> int:
+        """Adds each picture as a work of its own, named after its file: all or none. Raises GalleryError."""
+        if not files:
+            raise GalleryError("Choose at least one picture.")
+        return self._add([(_checked_name(Path(file).stem, "work", GalleryError), Path(file)) for file in files])
+
+    def _add(self, named: Sequence[tuple[str, Path]]) -> int:
         with self._lock:
-            work = _checked_name(work, "work", GalleryError)
-            if not files:
-                raise GalleryError(f"Choose at least one picture of {work}.")
-            check_sizes([Path(file) for file in files], MOST_PICTURES - len(self.works))
+            check_sizes([file for _, file in named], MOST_PICTURES - len(self.works))
             gallery, added = self._copied_gallery(), list[dict[str, str]]()
             try:
-                gallery.add(self._kept(work, files, added))
+                gallery.add(self._kept(named, added))
             except BaseException:
                 self._forget(added)
                 raise
             self._swap_works([*self.works, *added], gallery)
             return len(added)
 
-    def _kept(self, work: str, files: Sequence[Path], added: list[dict[str, str]]) -> Iterator[tuple[str, Image.Image]]:
+    def _kept(
+        self, named: Sequence[tuple[str, Path]], added: list[dict[str, str]]
+    ) -> Iterator[tuple[str, Image.Image]]:
         """Each picture once it is stored, one at a time in memory; `added` gets its entry."""
-        for file in files:
-            picture = checked_picture(Path(file))
+        for work, file in named:
+            picture = checked_picture(file)
             added.append({"work": work, "file": self._stored(_png(picture))})
             yield work, picture
 

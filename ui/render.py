@@ -21,6 +21,8 @@ from shield.types import Mention, Nearest, Verdict, WordWeight
 from ui.wording import title
 
 EMPTY = Markup("")
+Figure = tuple[str, str | None, str, str] | tuple[str, str | None, str, str, Markup]
+"""(title, address or None, what the picture is in words, veil, what is drawn over it)."""
 
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:
@@ -58,8 +60,8 @@ def note(sentence: str) -> Markup:
     return Markup('<p class="ds-note" role="status">{}</p>').format(sentence)
 
 
-def pictures(figures: Iterable[tuple[str, str | None, str, str] | tuple[str, str | None, str, str, Markup]]) -> Markup:
-    """Pictures side by side: (title, address or None, what the picture is in words, veil, what is drawn over it).
+def pictures(figures: Iterable[Figure]) -> Markup:
+    """Pictures side by side.
 
     `veil` "blurred" blurs a picture; "box" does so until a box under it is ticked; "" shows it.
     """
@@ -164,8 +166,18 @@ def _nearest(side: str, work: Nearest, address: str | None) -> Markup:
     judged = said[work.closeness]
     picture = Markup('<img src="{}" alt="{}">').format(address, f"Protected work: {work.work}") if address else EMPTY
     return Markup('<div class="ds-nearest">{}<p><strong>{}:</strong> {}<br>{}</p></div>').format(
-        picture, side, work.work, f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}."
+        picture,
+        side,
+        work.work,
+        f"{work.metric} {work.score:.3f}, threshold {work.threshold:.3f}: {judged}.{_found(work)}",
     )
+
+
+def _found(work: Nearest) -> str:
+    """What found it, and where; nothing about a work that the picture isn't like."""
+    if work.closeness == "none":
+        return ""
+    return f" Found by {title(work.descriptor)}{', outlined in the picture above' if work.region else ''}."
 
 
 def scores(verdict: Verdict) -> Markup:
@@ -200,14 +212,15 @@ def plot(svg: str, words: str) -> Markup:
     ).format(Markup(marked), words)
 
 
-def downloads(picture: Image.Image, about: Mapping[str, Any], name: str) -> Markup:
-    """Links that save what was handed out, and everything that is known about it."""
+def downloads(picture: Image.Image, about: Mapping[str, Any], name: str, link: str) -> Markup:
+    """Links that save what was handed out and everything that is known about it, and one that draws it again."""
     text = json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8", "replace")
     verdict = f"data:application/json;base64,{base64.b64encode(text).decode()}"
     return Markup(
         '<p class="ds-downloads"><a download="{}.png" href="{}">Download the picture</a> '
-        '<a download="{}.json" href="{}">Download the verdict (JSON)</a></p>'
-    ).format(name, data_url(picture), name, verdict)
+        '<a download="{}.json" href="{}">Download the verdict (JSON)</a> '
+        '<a href="{}">Link to this prompt and seed</a></p>'
+    ).format(name, data_url(picture), name, verdict, link)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Markup:

@@ -66,6 +66,7 @@ def ui(
     try:
         typer.echo(f"The page is at {blocks.share_url or blocks.local_url} (Ctrl-C ends it).")
         sys.stdout.flush()
+        application.prepared(page)
         blocks.block_thread()
     finally:
         page.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shield.reasons import Reason
 from shield.types import Verdict
 
@@ -49,3 +51,9 @@ def _plain(reason: Reason, drawn_again: bool) -> str:
     if reason.work is not None:
         return f"on the way it came to look like {reason.work} {numbers}"
     return f"the prompt calls up one certain picture, as memorized ones do {numbers}"
+
+
+def never_shown(model: str, words: Sequence[str]) -> str:
+    """Which words of a prompt a shipped model doesn't know."""
+    said = ", ".join(f"“{word}”" for word in words[:6]) + (" …" if len(words) > 6 else "")
+    return f"{model} was never shown {said}: what it draws for that is shapes without meaning."

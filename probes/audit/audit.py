@@ -21,12 +21,14 @@ Record schema (one line of ``records.jsonl`` per picture or per scanned prompt a
     unjudged      str?   why ``copied`` is null
     flagged       bool?  stage scan and shielded: detector over its threshold (null: not calibrated)
     action        str?   stage shielded: "pass" | "mitigate" | "retry" | "block" ...: what the shield did
+    columns       dict   the other columns of the prompt's line in a user's own file; left out where there are none
     reason        str?   stage shielded: one sentence of the shield's verdict
 
 Stages, in order::
 
     work                 the reference pictures themselves (picture only: the first column of a contact sheet)
     scan                 detector scores of all prompts on seeds of their own, first denoising steps only, no picture
+    benign               of one's own prompts: benign prompts beside them, to compare agreement over seeds with
     before               the audited model, caption, no protection
     shielded             the same prompts and seeds through shield.Shield
     twin                 the same prompts and seeds on the clean twin
@@ -52,6 +54,7 @@ Other files of an audit's run folder::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -60,8 +63,10 @@ from probes.audit.plan import BASE_SCENES, FULL, QUICK, TESTBED_LOCALIZER, TESTB
 from probes.audit.request import Done
 from probes.audit.session import AuditSession, GroundTruth
 from probes.audit.stages import complete
+from probes.drawing.ahead import threshold_ahead
 from probes.errors import AuditError
 from probes.inputs.cohorts import cohorts_of_manifest, cohorts_of_prompts
+from probes.inputs.known_ahead import controls_ahead, pictures_ahead, scores_ahead
 from probes.inputs.prompts import PromptRecord, read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
 from probes.model.loading import load
@@ -72,6 +77,9 @@ from probes.runs.progress import bars
 from probes.runs.provenance import describe_input
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject
+from shield.detectors import DETECTORS
+from shield.runtime.arguments import as_thresholds
+from shield.thresholds import Threshold
 
 
 @takes_paths
@@ -88,12 +96,16 @@ def audit(
     resume: bool = False,
     plan: AuditPlan | None = None,
     show_progress: bool = True,
+    thresholds: Path | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
     pipe: Any = None,
 ) -> Done:
     """Run the whole loop into ``out`` and render its report.
 
     ``model`` is "testbed", a folder or a hub id, or what a loaded ``pipe`` is called; ``twin`` a clean model that never
     saw the works (the testbed has one).
+    ``thresholds`` is a folder of those that flag, by default the stored ones. What will be known of one's own prompts
+    and what not is told to ``say`` before the first picture.
     Without ``prompts`` the testbed's own works are audited. What can't be judged is skipped and listed in
     summary["limits"]. AuditError without prompts for a model nothing is known about; RunError for a folder that holds
     another run; PromptFileError, WeightsError as they say.
@@ -108,6 +120,12 @@ def audit(
     subject = checkpoint.subject()
     plan = plan or as_usual(QUICK if quick else FULL, checkpoint)
     config = {"model": model, "twin": twin, "quick": quick, "column": column, "limit": limit, "plan": asdict(plan)}
+    limits = as_thresholds(thresholds)
+    if thresholds is not None:
+        config["thresholds"] = str(thresholds)
+    ahead = _known_ahead(subject, targets, plan, limits, twin) if targets else []
+    for sentence in ahead:
+        say(sentence)
     with Run.start(
         out,
         config,
@@ -117,11 +135,24 @@ def audit(
         model={"name": model, "sha256": subject.sha256()},
         seeds=plan.picture_seeds,
     ) as run:
+        run.note(known_ahead=ahead)
         known = known_about(checkpoint, targets, plan, device, twin)
         with bars(show_progress) as track:
-            summary = complete(AuditSession(run, subject, known, plan, track))
+            summary = complete(AuditSession(run, subject, known, plan, track, thresholds=limits))
         run.finish("complete")
     return Done(out, write_report(out), summary)
+
+
+def _known_ahead(
+    subject: Subject, targets: list[PromptRecord], plan: AuditPlan, thresholds: list[Threshold], twin: str | None
+) -> list[str]:
+    """What an audit of one's own prompts will be able to say."""
+    limit, why = threshold_ahead(subject, plan.sampling, DETECTORS[plan.detectors[0]](), thresholds)
+    return [
+        *scores_ahead(limit, why),
+        *pictures_ahead(targets, len(plan.picture_seeds), plan.benign),
+        *controls_ahead(twin is not None),
+    ]
 
 
 def as_usual(plan: AuditPlan, checkpoint: Checkpoint) -> AuditPlan:

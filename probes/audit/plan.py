@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from probes.attacks import AdversarialEmbedding, AnyAttack
+from probes.drawing.agreement import BENIGN
 from probes.drawing.draw import USUAL_DETECTORS, Sampling
 from probes.hardeners import AdversarialFineTuning
 from probes.hardeners.training import FineTuning
@@ -44,7 +45,10 @@ TESTBED_LR = 2e-4  # chosen on dev: at a larger model's 1e-5 so small a one hard
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """How much an audit does. Pictures, scans and localization have seeds of their own; none is used twice."""
+    """How much an audit does. Pictures, scans and localization have seeds of their own; none is used twice.
+
+    So many ``benign`` prompts are drawn beside one's own, to compare agreement over seeds with.
+    """
 
     sizes: Sizes = Sizes()
     picture_seeds: tuple[int, ...] = tuple(range(9000, 9010))
@@ -58,6 +62,7 @@ class AuditPlan:
     init: str = "caption"
     init_prompt: str | None = None
     hardening: Hardening = Hardening()
+    benign: int = BENIGN
 
 
 FULL = AuditPlan()
@@ -69,6 +74,7 @@ QUICK = AuditPlan(
     scan_seeds=(500,),
     attack=AdversarialEmbedding(steps=25, batch=4),
     snapshots=(0, 10, 25),
+    benign=12,
     hardening=Hardening(
         members=4,
         dev=0,

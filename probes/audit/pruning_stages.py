@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from probes.audit.session import AuditSession
+from probes.drawing.agreement import record_benign
 from probes.drawing.draw import drawn_by_pipeline, drawn_by_shield, jobs_for, record_works
 from probes.localizers import RandomMask
 from probes.pruners import pruned
 from probes.runs.stage_log import Skip
 from shield.errors import NotCalibratedError
-from shield.model.assets import stored_thresholds
 
 
 def works(session: AuditSession) -> None:
@@ -19,13 +19,20 @@ def works(session: AuditSession) -> None:
 
 def scan(session: AuditSession) -> None:
     draw = drawn_by_pipeline(
-        session.subject, session.plan.sampling, session.detectors, pictures=False, thresholds=stored_thresholds()
+        session.subject, session.plan.sampling, session.detectors, pictures=False, thresholds=session.thresholds
     )
     session.draw("scan", session.subject, jobs_for(session.cohorts.drawn(), session.plan.scan_seeds), draw)
 
 
 def before(session: AuditSession) -> None:
     session.draw("before", session.subject, jobs_for(session.cohorts.drawn(), session.plan.picture_seeds))
+
+
+def benign(session: AuditSession) -> None:
+    """Benign prompts that ship, so that agreement over seeds has something to be compared with."""
+    plan, batch = session.plan, session.plan.sampling.batch_size
+    draw, track = drawn_by_pipeline(session.subject, plan.sampling), session.track("benign prompts")
+    record_benign(session.run, session.subject.name, plan.picture_seeds, plan.benign, draw, batch, track)
 
 
 def shielded(session: AuditSession) -> None:
@@ -36,7 +43,8 @@ def shielded(session: AuditSession) -> None:
     targets = [target for target in cohorts.drawn() if target.kind != "scene" and target not in cohorts.ladder]
     targets += [target for target in cohorts.members if target not in targets]
     try:
-        draw = drawn_by_shield(Shield(session.subject.pipe, calibrate="never"), session.plan.sampling)
+        shield = Shield(session.subject.pipe, thresholds=session.thresholds, calibrate="never")
+        draw = drawn_by_shield(shield, session.plan.sampling)
         session.draw("shielded", session.subject, jobs_for(targets, session.plan.picture_seeds), draw)
     except NotCalibratedError as error:
         raise Skip(f"The shield wasn't tried: {error}") from error

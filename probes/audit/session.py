@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes.audit.search import Searches
+from probes.drawing.agreement import agreement_figures
 from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.prompts import PromptRecord
@@ -21,8 +22,11 @@ from probes.runs.folder import Run, record_id
 from probes.runs.progress import Track
 from probes.runs.records import Record
 from probes.runs.stage_log import Skip, Stages
+from probes.scan.flagged import highest_prompts
 from probes.types import Criterion, Subject, UnitMask
 from shield.detectors import DETECTORS
+from shield.model.assets import stored_thresholds
+from shield.thresholds import Threshold
 from shield.types import Detector
 
 if TYPE_CHECKING:
@@ -57,9 +61,11 @@ class AuditSession:
         plan: AuditPlan,
         track: Track,
         mask: UnitMask | None = None,
+        thresholds: Sequence[Threshold] | None = None,
     ) -> None:
         self.run, self.subject, self.truth, self.plan, self.track = run, subject, truth, plan, track
         self.cohorts, self.given = truth.cohorts, mask
+        self.thresholds = stored_thresholds() if thresholds is None else thresholds
         self.detectors = [DETECTORS[name]() for name in plan.detectors]
         denoisers = [subject.denoiser] + ([truth.twin.denoiser] if truth.twin else [])
         self.stages = Stages(run.folder, *denoisers)
@@ -163,7 +169,7 @@ class AuditSession:
         """All figures of the run so far."""
         records, judge = list(self.run.records()), self.truth.judge
         hardened = self.stages.detail("harden") if self.stages.complete("harden") else None
-        return {
+        found: Summary = {
             **summary_of(
                 self.run,
                 records,
@@ -181,3 +187,8 @@ class AuditSession:
             "detector": {} if self.cohorts.prompts else detector_figures(records, self.members),
             "mask": self.stages.detail("localize"),
         }
+        if self.cohorts.prompts:  # what is told even where nothing is known beside them
+            scanned = [record for record in records if (record["stage"], record["kind"]) == ("scan", "prompt")]
+            found["highest"] = highest_prompts(scanned, self.plan.detectors[0])
+            found["agreement"] = agreement_figures(self.run, self.plan.picture_seeds)
+        return found

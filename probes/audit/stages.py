@@ -52,6 +52,7 @@ STAGES = {
     "work": Stage(pruning.works),
     "scan": Stage(pruning.scan),
     "before": Stage(pruning.before),
+    "benign": Stage(pruning.benign),
     "shielded": Stage(pruning.shielded),
     "twin": Stage(pruning.twin, (has_twin,)),
     "localize": Stage(pruning.localize, (has_suspects,)),
@@ -74,8 +75,10 @@ FINDING = ("work", "scan", "before", "shielded")
 def complete(session: AuditSession) -> Summary:
     """Run what isn't done yet, write summary.json, return it."""
     run_stages(session, *FINDING)
+    if session.cohorts.prompts and session.plan.benign and len(session.plan.picture_seeds) > 1:
+        run_stages(session, "benign")
     session.cohorts = with_suspects(session.cohorts, list(session.run.records()))
-    run_stages(session, *(name for name in STAGES if name not in FINDING))
+    run_stages(session, *(name for name in STAGES if name not in (*FINDING, "benign")))
     summary = session.summary()
     write_json(session.run.folder / "summary.json", summary)
     return summary

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from probes.cli.options import Device, Json, Model, OwnGuidance, OwnSteps, Schedule, bar, listed, numbers, printed
+from probes.cli.options import (
+    Column,
+    Device,
+    Json,
+    Limit,
+    Model,
+    OwnGuidance,
+    OwnSteps,
+    Schedule,
+    bar,
+    listed,
+    numbers,
+    printed,
+)
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
 OWN_FOLDER = "Folder to write to; by default in the user's data folder, where every verb looks first."
@@ -26,19 +40,40 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     model: Model = "testbed",
     detectors: Annotated[str, typer.Option(help="Comma-separated.")] = "structure_gap,noise_gap",
-    prompts: Annotated[Path | None, typer.Option(help="Prompts known not to be memorized by this model.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Prompts known not to be memorized by this model; by default benign ones that ship."),
+    ] = None,
+    column: Column = None,
+    limit: Limit = None,
     negatives: Annotated[
-        str, typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both, comma-separated.")
-    ] = "nonmembers,scenes",
+        str | None,
+        typer.Option(help="Of the testbed, without --prompts: nonmembers, scenes or both (its default), or benign."),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="Comma-separated heights and widths in pixels, as 1024x1024,832x1216.")
+    ] = "",
+    strength: Annotated[str, typer.Option(help="Comma-separated strengths of image to image.")] = "",
+    image: Annotated[
+        Path | None, typer.Option(help="A picture for image to image; by default smooth random colors.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
-    seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 8,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Noises for each prompt; by default one of eight (8 each of the testbed's own)."),
+    ] = None,
     points: Annotated[
         str | None,
         typer.Option(help="Shares of the schedule to score at, such as 0,0.18, with one false-alarm rate for all."),
     ] = None,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Prompts at once; by default 4 on a CPU, else 8.")] = None,
     out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the thresholds and scores that a stopped calibration left in --out.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -48,31 +83,45 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from probes.verbs.calibrate import calibrate_detectors
+    from probes.verbs.calibrate import Settings, calibrate_detectors
     from shield.model.assets import own_thresholds_folder
 
+    settings = Settings(tuple(_size(one) for one in listed(sizes)), tuple(numbers(strength, float)), image)
     with bar("calibrate") as progress:
         made = calibrate_detectors(
             model,
             listed(detectors),
             out or own_thresholds_folder(),
             prompts=prompts,
-            negatives=listed(negatives),
-            seeds=range(100, 100 + seeds),
+            column=column,
+            limit=limit,
+            negatives=listed(negatives) if negatives else None,
+            seeds=range(100, 100 + seeds) if seeds else None,
             fpr=fpr,
-            steps=steps,
-            guidance_scale=guidance,
+            settings=replace(settings, steps=steps, guidance_scale=guidance, dtype=dtype),
+            batch_size=batch,
+            resume=resume,
             points=numbers(points, float) if points else None,
             device=device,
+            say=lambda sentence: typer.echo(sentence, err=True),
             progress=progress,
         )
     places = {path: f" at {t.options['point']:g}" if "point" in t.options else "" for path, t in made.items()}
     lines = [
-        f"{t.detector}{places[path]}: flags above {t.value:.4g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged"
+        f"{t.detector}{places[path]}: flags above {t.value:.4g} for latents of {list(t.setting.latent_shape)} from "
+        f"timestep {t.setting.timesteps[0]:g} ({t.negatives} negatives, at most {t.fpr:.1%} flagged"
         f"{' at all points together' if places[path] else ''}), {path}"
         for path, t in made.items()
     ]
+    lines += [] if out is None else [f"Every verb that flags finds them with --thresholds {out}"]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise typer.BadParameter(f"Sizes are heights and widths in pixels, as 1024x1024,832x1216; not {text!r}.")
+    return int(height), int(width)
 
 
 def calibrate_copies(
@@ -88,7 +137,7 @@ def calibrate_copies(
     """
     from dataclasses import asdict
 
-    from probes.verbs.calibrate import calibrate_copies as make
+    from probes.verbs.calibrate_copies import calibrate_copies as make
 
     made = make(pictures, out, false_copy_rate=false_copy_rate, margin=margin)
     lines = [

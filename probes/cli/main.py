@@ -153,6 +153,9 @@ def audit(
     column: Column = None,
     limit: Limit = None,
     twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+    ] = None,
     device: Device = "auto",
     resume: Resume = False,
     gate: Gate = None,
@@ -169,7 +172,17 @@ def audit(
 
     parse_gates(gate, junit)
     done = run_audit(
-        model, out, quick=quick, prompts=prompts, column=column, limit=limit, twin=twin, device=device, resume=resume
+        model,
+        out,
+        quick=quick,
+        prompts=prompts,
+        column=column,
+        limit=limit,
+        twin=twin,
+        device=device,
+        resume=resume,
+        thresholds=thresholds,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     found = {"run": str(done.folder), "report": str(done.report) if done.report else None, "summary": done.summary}
     checked = gates_of(gate, junit, done.summary, read_run(done.folder)[1] if gate else (), done.folder.name)

@@ -83,6 +83,21 @@ def scan(
     thresholds: Annotated[
         Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
     ] = None,
+    words: Annotated[
+        int,
+        typer.Option(min=0, help="Flagged prompts whose words are weighed, at a denoiser call and its gradient each."),
+    ] = 16,
+    tpr: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of memorized prompts that the detector flags, for the prevalence: 45/50, or the "
+            "folder of a scan of prompts that are known to be memorized."
+        ),
+    ] = None,
+    benign: Annotated[
+        int,
+        typer.Option(min=0, help="With --pictures and several seeds: benign prompts whose seeds are compared as well."),
+    ] = 20,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
@@ -130,6 +145,10 @@ def scan(
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         points=places,
         thresholds=thresholds,
+        words=words,
+        tpr=tpr,
+        benign=benign,
+        say=lambda sentence: typer.echo(sentence, err=True),
     )
     _shown(done, format_scan(done.summary), as_json, fail_on_flag)
 
@@ -167,6 +186,8 @@ def _device(device: str, local: int) -> str:
 
 
 def _shown(done: Any, lines: Sequence[str], as_json: bool, fail_on_flag: bool) -> None:
+    flagged = done.folder / "flagged.csv"
+    listed = [str(flagged)] if flagged.is_file() else []
     found = {"run": str(done.folder), "table": str(done.table), "summary": done.summary}
-    printed(found, as_json, "\n".join([*lines, str(done.table)]))
+    printed(found, as_json, "\n".join([*lines, *listed, str(done.table)]))
     exit_if(done.summary["flagged"], fail_on_flag)

@@ -73,7 +73,7 @@ class Drawn:
     picture: Image.Image | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
+    threshold: Threshold | None = None
 
 
 Draw = Callable[[Sequence[Job]], list[Drawn]]
@@ -211,6 +211,7 @@ def record_of(
         "scores": {**judgement.scores, **drawn.scores},
         "copied": judgement.copied,
         "unjudged": judgement.unjudged,
+        **({"columns": dict(target.columns)} if target.columns else {}),
         **drawn.more,
     }
 
@@ -354,7 +355,7 @@ def _threshold(
     models: Models,
     trace: Trace,
     sampling: Sampling,
-) -> float | None:
+) -> Threshold | None:
     """The first detector's stored threshold for exactly these settings, None if there is none."""
     if not detectors or not thresholds or not trace.steps or trace.steps[0].noise_cond is None:
         return None
@@ -367,15 +368,15 @@ def _threshold(
         trace.micro_conditioning,
     )
     try:
-        return found(thresholds, detectors[0], setting).value
+        return found(thresholds, detectors[0], setting)
     except NotCalibratedError:
         return None
 
 
 def _flag(
-    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: float | None
+    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: Threshold | None
 ) -> dict[str, bool | None]:
     if not detectors:
         return {}
     value = scores[detectors[0].name]
-    return {"flagged": None if value is None or threshold is None else value > threshold}
+    return {"flagged": None if value is None or threshold is None else value > threshold.value}

@@ -49,7 +49,7 @@ def drawn_along(
     """
     models = models_of(subject.pipe)
     needs = frozenset().union(*(one.detector.needs for one in asked))
-    limits: dict[DetectorAt, float | None] = {}
+    limits: dict[DetectorAt, Threshold | None] = {}
 
     def draw(jobs: Sequence[Job]) -> list[Drawn]:
         images: list[Image.Image | None] = [None] * len(jobs)
@@ -78,16 +78,19 @@ def drawn_along(
     return draw
 
 
-def _limit(thresholds: Sequence[Threshold], one: DetectorAt, setting: Setting) -> float | None:
+def _limit(thresholds: Sequence[Threshold], one: DetectorAt, setting: Setting) -> Threshold | None:
     alike = [each for each in thresholds if each.setting.steps == setting.steps]
     try:
-        return found(alike, one, setting).value
+        return found(alike, one, setting)
     except NotCalibratedError:
         return None
 
 
 def _drawn(
-    image: Image.Image | None, values: Mapping[DetectorAt, float], limits: Mapping[DetectorAt, float | None], steps: int
+    image: Image.Image | None,
+    values: Mapping[DetectorAt, float],
+    limits: Mapping[DetectorAt, Threshold | None],
+    steps: int,
 ) -> Drawn:
     first = min(one.point for one in values)
     scores = {
@@ -96,7 +99,7 @@ def _drawn(
     }
     about: list[dict[str, Any]] = []
     for one, value in values.items():
-        limit = limits[one]
+        limit = None if (made := limits[one]) is None else made.value
         flagged = None if limit is None or not math.isfinite(value) else value > limit
         about.append({"detector": one.name, "step": one.step(steps), "threshold": limit, "flagged": flagged})
     flags = [each["flagged"] for each in about if each["detector"] == about[0]["detector"]]

@@ -121,7 +121,12 @@ def _with_truth(target: PromptRecord, known: PromptRecord | None) -> PromptRecor
         target
         if known is None
         else replace(
-            known, id=target.id, prompt=target.prompt, kind="prompt", reference=target.reference or known.reference
+            known,
+            id=target.id,
+            prompt=target.prompt,
+            kind="prompt",
+            reference=target.reference or known.reference,
+            columns=target.columns,
         )
     )
 

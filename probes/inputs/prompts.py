@@ -3,6 +3,7 @@
 A user's file is txt (a prompt a line), csv (comma, semicolon or tab), jsonl, parquet, or a folder in the layout of
 Hugging Face's ``imagefolder`` (metadata.csv, metadata.jsonl or parquet files). One column holds prompts; another may
 name each prompt's reference picture, relative to the file. Without one nobody can tell a copy, and the audit says so.
+Every other column stays with its prompt, so that results can be joined with whatever the file came from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ _FOLDER_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.parque
 class PromptRecord:
     """One prompt and what is known about it; ``reference`` is the picture it might be a memory of.
 
-    ``kind`` is a manifest's ("work", "nonmember", ...) or "prompt" for a line of a user's file.
+    ``kind`` is a manifest's ("work", "nonmember", ...) or "prompt" for a line of a user's file. ``columns`` are that
+    line's other texts, numbers and truth values by the names of the file's columns.
     """
 
     id: str
@@ -45,6 +49,7 @@ class PromptRecord:
     rung: int | None = None
     exposures: int | None = None
     split: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def member(self) -> bool:
@@ -79,11 +84,11 @@ def each_prompt(path: Path, *, column: str | None = None, limit: int | None = No
     """The same one at a time, for files that don't fit in memory. Errors come when they are met."""
     files = _files_of(path)
     rows = enumerate(((file, *row) for file in files for row in _rows(file, column)), start=1)
-    found = ((line, file, prompt, picture) for line, (file, prompt, picture) in rows if prompt)
+    found = ((line, *row) for line, row in rows if row[1])
     count = 0
-    for line, file, prompt, picture in itertools.islice(found, limit):
+    for line, file, prompt, picture, columns in itertools.islice(found, limit):
         count += 1
-        yield PromptRecord(f"prompt-{line:06d}", prompt, reference=_picture(file, picture))
+        yield PromptRecord(f"prompt-{line:06d}", prompt, reference=_picture(file, picture), columns=columns)
     if not count:
         raise PromptFileError(f"{' and '.join(map(str, files[:2]))} holds no prompt; it needs at least one.")
 
@@ -102,10 +107,10 @@ def _files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
-    """(prompt, name of its picture or None) for each row; the prompt may be empty."""
+def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """(prompt, name of its picture or None, the other columns) for each row; the prompt may be empty."""
     if file.suffix.lower() == ".txt":
-        yield from ((line.strip(), None) for line in _lines(file))
+        yield from ((line.strip(), None, {}) for line in _lines(file))
         return
     read = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[file.suffix.lower()]
     names: tuple[str, str | None] | None = None
@@ -117,7 +122,17 @@ def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None]]:
             raise PromptFileError(
                 f"{file}, row {number}: column {_short(names[0])} needs text, and holds {_short(prompt)}."
             )
-        yield (prompt or "").strip(), picture if isinstance(picture, str) and picture else None
+        others = {name: _kept(value) for name, value in row.items() if name and name != names[0]}
+        columns = {name: value for name, value in others.items() if value is not None}
+        yield (prompt or "").strip(), picture if isinstance(picture, str) and picture else None, columns
+
+
+def _kept(value: Any) -> str | int | float | bool | None:
+    """A column's value as a record holds it; None for what is no text, number, truth value or date."""
+    if isinstance(value, date):
+        return value.isoformat()
+    is_kept = isinstance(value, str | bool | int) or (isinstance(value, float) and isfinite(value))
+    return value if is_kept else None
 
 
 def _lines(file: Path) -> Iterator[str]:

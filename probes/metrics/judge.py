@@ -139,7 +139,7 @@ def load_calibrations(path: Path) -> dict[str, Calibration]:
         return found
     except FileNotFoundError:
         raise NotCalibratedError(
-            f"There are no copy thresholds at {path}. Make them with: diffshield calibrate-copies."
+            f"There are no copy thresholds at {path}. Run `diffshield calibrate-copies PICTURES --out {path}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotCalibratedError(f"{path} holds no copy thresholds: {error}") from error
@@ -162,11 +162,13 @@ class CopyJudge:
         for metric in self.metrics:
             found = self.calibrations.get(metric.name)
             if found is None:
-                raise NotCalibratedError(f"{metric.name} has no threshold. Make one with: diffshield calibrate-copies.")
+                raise NotCalibratedError(
+                    f"{metric.name} has no threshold. Run `diffshield calibrate-copies PICTURES --out COPIES.json`."
+                )
             if found.preprocessing != metric.preprocessing:
                 raise NotCalibratedError(
                     f"{metric.name} was calibrated with {found.preprocessing!r} and is used with "
-                    f"{metric.preprocessing!r}. Make it again: diffshield calibrate-copies."
+                    f"{metric.preprocessing!r}. Run `diffshield calibrate-copies PICTURES --out COPIES.json` again."
                 )
 
     def describe(self) -> dict[str, Any]:

@@ -187,8 +187,8 @@ def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, M
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = deciding_metric(figures["criterion"], records) or "no metric"
         threshold = figures["criterion"].get("metrics", {}).get(metric, {}).get("threshold")
-        scores = ladder_scores(records, metric)
-        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], scores, metric, threshold))
+        rungs = ladder_scores(records, metric)
+        drawn["ladder"] = Markup(plots.ladder_plot(figures["ladder"], rungs, metric, threshold))
     curve = [row for row in figures["curve"] if row["rate"] is not None]
     for name, curves in (("attacked", plots.CURVES), ("hardened_attacked", plots.HARDENED)):
         if any(row["stage"] == name for row in curve):

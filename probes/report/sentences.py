@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probes.report import figures as summary
+from probes.report.scores import agreement_words, score_words
 from probes.report.wording import CONTROLS, wording_of
 from probes.runs.records import Record
 
@@ -35,7 +36,7 @@ _SAYINGS = (
 def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
     found = {(row["stage"], row["group"]): row for row in figures["rows"]}
-    said = []
+    said = [*score_words(figures), *agreement_words(figures["agreement"])]
     for stage, group, start in _SAYINGS:
         row = found.get((stage, group))
         if stage == "hardened":

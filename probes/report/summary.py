@@ -66,6 +66,13 @@ class Summary(Measured, total=False):
         tradeoff: Of prune: a point for each k.
         locality: Of locality: embeddings, activations, masks, searches.
         threshold, flagged, cleared, undecided, highest, early_exit: Of scan.
+        calibration: Of scan: where the threshold comes from: fpr, negatives, prompts, source, interval.
+        calibrate: Of scan without a threshold: the command that makes one.
+        flagged_prompts: Of scan: the highest of flagged_count flagged prompts: item, prompt, score, threshold,
+            flagged_noises, noises, words, columns; flagged_listed of them are in flagged.csv. words_why: why one has no
+            words.
+        prevalence: Of scan: value, low, high; and flagged, fpr and tpr with value, low, high and source.
+        agreement: Pictures over seeds; see probes/scan/agreement.py.
     """
 
     quick: bool
@@ -85,6 +92,14 @@ class Summary(Measured, total=False):
     undecided: int
     highest: list[Row]
     early_exit: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    calibrate: str
+    flagged_prompts: list[Row]
+    flagged_count: int
+    flagged_listed: int
+    words_why: str | None
+    prevalence: dict[str, Any] | None
+    agreement: dict[str, Any] | None
 
 
 def summary_of(
@@ -142,6 +157,13 @@ ABSENT: dict[str, Any] = {
     "scores": [],
     "hardening": None,
     "locality": None,
+    "flagged_prompts": [],
+    "flagged_count": 0,
+    "highest": [],
+    "threshold": None,
+    "calibration": None,
+    "prevalence": None,
+    "agreement": None,
 }
 
 

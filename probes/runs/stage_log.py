@@ -19,6 +19,7 @@ STAGES = (
     "work",
     "scan",
     "before",
+    "benign",
     "shielded",
     "twin",
     "localize",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ from typing import Any
 
 from probes.inputs.cohorts import Cohorts
 from probes.report.figures import detector_figures
+from probes.report.scores import agreement_words, prevalence_words
 from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Run
-from probes.runs.records import Record
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
+from probes.scan.flagged import scored_prompts, scored_records
 from probes.types import Criterion
 
 # How many of the highest-scoring prompts a summary names.
@@ -51,18 +51,13 @@ class Spread:
         }
 
 
-def scored_records(run: Run) -> Iterator[Record]:
-    """All records but those of the reference pictures."""
-    return (record for record in run.records() if record["stage"] != "work")
-
-
 def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
     spreads = {name: Spread() for name in detectors}
     flags = {True: 0, False: 0, None: 0}
 
     def prompts() -> Iterator[tuple[float, str, str]]:
-        for item, records in itertools.groupby(scored_records(run), key=lambda record: record["item"]):
+        for records in scored_prompts(run):
             values = []
             for record in records:
                 flags[record["flagged"]] += 1
@@ -71,7 +66,7 @@ def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, A
                         spread.add(record["scores"][name])
                 values.append(record["scores"].get(detectors[0]))
             if any(value is not None for value in values):
-                yield mean_of(values), item, record["prompt"]
+                yield mean_of(values), record["item"], record["prompt"]
 
     top = heapq.nlargest(TOP, prompts())
     total = sum(flags.values())
@@ -100,10 +95,9 @@ def early_exit_figures(run: Run, boundary: Boundary) -> dict[str, Any]:
     """How many prompts stopped after how many seeds, how they were decided, and the evaluations that this saved."""
     stopped = dict.fromkeys(range(1, boundary.seeds + 1), 0)
     decided = {True: 0, False: 0, None: 0}
-    for _, records in itertools.groupby(scored_records(run), key=lambda record: record["item"]):
-        *_, last = group = list(records)
-        stopped[len(group)] += 1
-        decided[last["prompt_flagged"]] += 1
+    for records in scored_prompts(run):
+        stopped[len(records)] += 1
+        decided[records[-1]["prompt_flagged"]] += 1
     prompts, used = sum(stopped.values()), sum(seeds * count for seeds, count in stopped.items())
     return {
         "error": boundary.error,
@@ -163,8 +157,10 @@ def format_scan(summary: dict[str, Any]) -> list[str]:
         f"{summary['flagged']} of {calibrated} flagged"
         if calibrated
         else "nothing was flagged or cleared: "
-        "there is no threshold for this model at these settings (diffshield calibrate makes one)"
+        f"there is no threshold for this model at these settings; run `diffshield {summary['calibrate']}`"
     )
+    lines += agreement_words(summary.get("agreement"))
+    lines += [] if (said := prevalence_words(summary)) is None else [said]
     return [*lines, *_saved(summary.get("early_exit")), _cost(summary), *summary["limits"]]
 
 
@@ -180,7 +176,7 @@ def _saved(early: dict[str, Any] | None) -> list[str]:
 
 
 def _cost(summary: dict[str, Any]) -> str:
-    evaluations = sum(entry["evaluations"] for entry in summary["cost"])
+    evaluations = sum(entry["evaluations"] for entry in summary["cost"] if entry["stage"] != "words")
     seconds = sum(entry["seconds"] for entry in summary["cost"] if entry["stage"] == "scan")
     scored = summary["flagged"] + summary["cleared"] + summary["undecided"]
     speed = f", {scored / seconds:.1f} scores a second" if seconds else ""

@@ -14,6 +14,7 @@ from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, calibrated, prompts_needed
 from shield.errors import BadRequestError, NotCalibratedError
+from shield.runtime.command import command_line
 
 PROMPTS = 300
 _SAME = ("model", "seeds", "detectors", "steps", "sampling", "dtype")
@@ -66,11 +67,24 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
     if threshold is None:
         raise NotCalibratedError(
             f"Early exit needs a threshold of {name} for this model and these settings, and there "
-            "is none. Run `diffshield calibrate`."
+            f"is none. Run `diffshield {calibrate_line(config)}`."
         )
     groups = itertools.groupby(pilot.records(), key=lambda record: record["item"])
     scores = [[record["scores"].get(name) for record in records] for _, records in groups]
     return calibrated([row for row in scores if None not in row], threshold, error)
+
+
+def calibrate_line(config: Mapping[str, Any]) -> str:
+    """The command that makes a scan's threshold, from the scan's configuration."""
+    sampling = config["sampling"]
+    return command_line(
+        "calibrate",
+        model=config["model"],
+        detectors=config["detectors"][0],
+        steps=sampling["steps"],
+        guidance=f"{sampling['guidance_scale']:g}",
+        dtype=config.get("dtype"),
+    )
 
 
 def _thresholds(pilot: Run) -> Iterator[float]:

@@ -8,16 +8,18 @@ are a stream, so memory doesn't grow with their number, and any engine may do th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from probes.drawing.draw import USUAL_DETECTORS, Sampling, aligned, jobs_for, record_stage, record_works
+from probes.drawing.agreement import BENIGN
+from probes.drawing.draw import USUAL_DETECTORS, Sampling
 from probes.errors import EarlyExitError
-from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_of_prompts, with_truth
-from probes.inputs.prompts import PromptRecord, each_prompt, read_prompts
-from probes.inputs.truth import judge_for, testbed_alignment
+from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, with_truth
+from probes.inputs.known_ahead import scores_ahead
+from probes.inputs.prompts import PromptRecord, each_prompt
+from probes.metrics.prevalence import Rate
 from probes.paths import takes_paths
 from probes.runs.folder import Run, is_of_model, write_json
 from probes.runs.progress import bars
@@ -26,11 +28,13 @@ from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.early_exit import Boundary, drawn_at_random
 from probes.scan.engines import ENGINES, Engine
-from probes.scan.figures import criterion_fields, early_exit_figures, figures, format_scan, report_fields
+from probes.scan.figures import early_exit_figures, figures, format_scan, report_fields
+from probes.scan.outcome import WORDS, Telling, described_threshold, known_rate, outcome_figures, weigh_words
 from probes.scan.pilot import EarlyExit, boundary_of
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
 from probes.scan.stream import STAGE, record_stream, turns_of
+from probes.scan.with_pictures import with_pictures
 from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
@@ -119,6 +123,10 @@ def scan(
     early_exit: EarlyExit | None = None,
     points: Sequence[float] | None = None,
     thresholds: Path | None = None,
+    words: int = WORDS,
+    tpr: str | None = None,
+    benign: int = BENIGN,
+    say: Callable[[str], None] = lambda sentence: None,
     pipe: Any = None,
 ) -> Scanned:
     """Score every prompt with every seed into the run folder ``out``.
@@ -129,8 +137,11 @@ def scan(
     ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
     picture is then drawn as far as the last (probes/drawing/trajectories.py).
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
-    is a folder of those that flag, by default the stored ones. ``pipe`` is the model, where it is loaded already;
-    ``model`` is then what it is called.
+    is a folder of those that flag, by default the stored ones. The ``words`` highest-scoring flagged prompts are said
+    with the pull of their words. ``tpr`` is the share of memorized prompts that are flagged, as known_rate reads it.
+    With pictures over several seeds, ``benign`` prompts are drawn beside a file's, and near-duplicates compared. What
+    will be known is told to ``say`` before the first score.
+    ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
     than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
@@ -160,7 +171,13 @@ def scan(
                 "Pictures are drawn by one process in the model's own precision; leave --pictures "
                 "out, or --engine, --shard, --early-exit, --dtype, --channels-last and --compile."
             )
-        return _with_pictures(prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits)
+        told = Telling(words, known_rate(tpr, config), benign)
+        return Scanned(
+            out,
+            *with_pictures(
+                prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits, told, say
+            ),
+        )
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = Prompts(prompts, checkpoint, column, limit)
     scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
@@ -169,6 +186,7 @@ def scan(
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,
     }
+    told = Telling(words, known_rate(tpr, config), benign)
     boundary = None
     if early_exit:
         boundary = _boundary(source, out, config, scoring, execution, early_exit, resume, show_progress)
@@ -178,7 +196,7 @@ def scan(
     }
     scoring = replace(scoring, boundary=boundary)
     pilot = early_exit.pilot if early_exit else None
-    return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot)
+    return _scores(source, out, config, scoring, execution, shard or Shard(), resume, show_progress, pilot, told, say)
 
 
 def _scoring(
@@ -224,9 +242,11 @@ def _scores(
     resume: bool,
     show_progress: bool,
     pilot: Path | None = None,
+    told: Telling | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Scanned:
     """Scores of the shard's prompts. EngineError for an unknown engine, EarlyExitError for another model's pilot."""
-    seeds, together = config["seeds"], config["early_exit"] is not None
+    told, seeds, together = told or Telling(), config["seeds"], config["early_exit"] is not None
     total = shard.count(source.count) * (1 if together else len(seeds))
     with _engine(scoring, execution) as engine, bars(show_progress) as track:
         started = engine.started(source.first)
@@ -235,20 +255,24 @@ def _scores(
             raise EarlyExitError(f"The pilot {pilot} was made with other weights than {scoring.model} has now.")
         with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds, model=about) as run:
             stages = Stages(run.folder)
-            run.note(hardware={**asdict(execution), "batch_size": started.batch_size})
+            ahead = scores_ahead(started.threshold, started.why)
+            run.note(hardware={**asdict(execution), "batch_size": started.batch_size}, known_ahead=ahead)
+            for sentence in ahead:
+                say(sentence)
 
             def work() -> dict[str, Any]:
-                threshold = stages.detail(STAGE).get("threshold")
+                threshold: Threshold | None = None
                 turns = turns_of(shard.own(source), seeds, together)
                 for spent in record_stream(
                     run, engine, turns, _chunk(started, together), total=total, progress=track("scan")
                 ):
                     stages.cost.evaluations += spent.evaluations
                     threshold = spent.threshold if threshold is None else threshold
-                return {"threshold": threshold}
+                return described_threshold(threshold)
 
             stages.do(STAGE, work)
-            summary = summarized(run, stages, source.cohorts)
+            weigh_words(run, stages, stages.detail(STAGE).get("threshold"), told.words, engine.weighed)
+            summary = summarized(run, stages, source.cohorts, told.tpr)
             table = write_results(run)
             run.finish("complete")
     return Scanned(out, table, summary)
@@ -264,13 +288,13 @@ def _engine(scoring: ScoringConfig, execution: ExecutionConfig) -> Engine:
     return ENGINES[execution.engine](scoring, execution.workers, execution.address)
 
 
-def summarized(run: Run, stages: Stages, cohorts: Cohorts) -> dict[str, Any]:
+def summarized(run: Run, stages: Stages, cohorts: Cohorts, tpr: Rate | None = None) -> dict[str, Any]:
     """Make and write summary.json of a run with scores."""
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
     summary = {
         **figures(run, cohorts, detectors),
-        "threshold": stages.detail(STAGE).get("threshold"),
+        **outcome_figures(run, stages, tpr),
         **report_fields(run, stages, None, {}, cohorts.limits),
         "early_exit": early_exit_figures(run, Boundary(**early)) if early else None,
     }
@@ -306,64 +330,3 @@ class _Chosen(Prompts):
     def __init__(self, source: Prompts, chosen: Sequence[PromptRecord]) -> None:
         self.manifest, self.inputs, self.cohorts = source.manifest, source.inputs, Cohorts()
         self._held, self.first, self.count = list(chosen), chosen[0], len(chosen)
-
-
-def _with_pictures(
-    prompts: Path | None,
-    out: Path,
-    config: dict[str, Any],
-    sampling: Sampling,
-    checkpoint: Checkpoint,
-    device: str,
-    resume: bool,
-    show_progress: bool,
-    thresholds: Sequence[Threshold] | None,
-) -> Scanned:
-    """Pictures and copy scores as well, one process."""
-    model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
-    subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
-    cohorts = _cohorts(prompts, manifest, config["column"], config["limit"])
-    judge, limits = judge_for(manifest, cohorts)
-    config = {**config, "sampling": asdict(sampling)}
-    inputs = [describe_input(prompts)] if prompts else []
-    scoring = ScoringConfig(
-        model, tuple(detectors), steps, sampling, thresholds=thresholds, points=config.get("points")
-    )
-    draw = aligned(scoring.draw(subject, pictures=True), testbed_alignment() if manifest else None)
-    with (
-        Run.start(
-            out,
-            config,
-            resume=resume,
-            kind="scan",
-            inputs=inputs,
-            model={"name": model, "sha256": subject.sha256()},
-            seeds=seeds,
-        ) as run,
-        bars(show_progress) as track,
-    ):
-        stages = Stages(run.folder, subject.denoiser)
-        stages.do("work", lambda: record_works(run, cohorts.drawn()))
-        jobs, batch = jobs_for(cohorts.drawn(), seeds), sampling.batch_size
-        stages.do(
-            "before",
-            lambda: record_stage(
-                run, "before", model, jobs, draw, batch_size=batch, judge=judge, progress=track("scan")
-            ),
-        )
-        metric, criterion = criterion_fields(judge)
-        summary = {
-            **figures(run, cohorts, detectors),
-            **report_fields(run, stages, metric, criterion, [*cohorts.limits, *limits]),
-        }
-        write_json(run.folder / "summary.json", summary)
-        table = write_results(run)
-        run.finish("complete")
-    return Scanned(out, table, summary)
-
-
-def _cohorts(prompts: Path | None, manifest: Any | None, column: str | None, limit: int | None) -> Cohorts:
-    if prompts is not None:
-        targets = read_prompts(prompts, column=column, limit=limit)
-        return Cohorts(prompts=cohorts_of_prompts(targets, manifest, Sizes()).prompts)
-    return cohorts_of_manifest(manifest, Sizes())

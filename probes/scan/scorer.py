@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from probes.drawing.ahead import threshold_ahead
 from probes.drawing.draw import Draw, Drawn, Job, Sampling, drawn_by_pipeline
 from probes.drawing.trajectories import drawn_along, looks_for
 from probes.inputs.prompts import PromptRecord
@@ -20,6 +21,7 @@ from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
 from probes.scan.early_exit import Boundary, mean_of
+from probes.scan.words import weighed
 from probes.types import Subject
 from shield import home
 from shield.detectors import DETECTORS
@@ -76,6 +78,14 @@ class ScoringConfig:
             return drawn_along(subject, self.sampling, asked, pictures=pictures, thresholds=thresholds)
         return drawn_by_pipeline(subject, self.sampling, self.scorers(), pictures=pictures, thresholds=thresholds)
 
+    def ahead(self, subject: Subject) -> tuple[Threshold | None, str | None]:
+        """What will flag, or why nothing will. Not known ahead of later points, and of a compiled denoiser, which would
+        be traced for it.
+        """
+        if self.compiled or self.points:
+            return None, None
+        return threshold_ahead(subject, self.sampling, self.scorers()[0], self.known_thresholds())
+
     def known_thresholds(self) -> Sequence[Threshold]:
         """Those given, else those that are stored where the work is done."""
         return stored_thresholds() if self.thresholds is None else self.thresholds
@@ -98,12 +108,33 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """For each job its prompt's words as [text, share], the denoiser evaluations spent, and why one has none."""
+
+    words: list[list[list[Any]]]
+    evaluations: int = 0
+    why: str | None = None
+
+
+@dataclass(frozen=True)
 class Started:
-    """What a worker found: the model's name, what it is known by, and the batch it works with."""
+    """What a worker found: the model's name, what it is known by, the batch it works with, and the threshold that will
+    flag, or why there is none.
+    """
 
     sha256: str
     batch_size: int
     values: str | None = None
+    threshold: Threshold | None = None
+    why: str | None = None
+
+
+def weighed_jobs(subject: Subject, jobs: Sequence[Job], config: ScoringConfig) -> Weighed:
+    """The words of each job's prompt with their shares; whoever asks counts what it costs."""
+    structure = config.detectors[0] != "noise_gap"
+    found = [weighed(subject.pipe, job.target.prompt, job.seed, config.sampling, structure) for job in jobs]
+    words = [[[word.text, word.weight] for word in words] for words, _ in found]
+    return Weighed(words, why=next((why for _, why in found if why), None))
 
 
 class PromptScorer:
@@ -132,7 +163,7 @@ class PromptScorer:
             self.batch_size = CPU_BATCH
         else:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
-        return Started(self.sha256, self.batch_size, values_of(self.sha256))
+        return Started(self.sha256, self.batch_size, values_of(self.sha256), *self.config.ahead(self.subject))
 
     def score(self, turns: Sequence[Turn]) -> Scored:
         """Every turn with its first seed, then those that are undecided with the next one, and so on."""
@@ -145,6 +176,12 @@ class PromptScorer:
                     rows[place].append(drawn)
                 going = [place for place in going if self._goes_on(turns[place], rows[place])]
         return Scored([self._decided(row) for row in rows], cost.evaluations)
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        """The words of each job's prompt with their shares, and what that cost."""
+        with counted(self.subject.denoiser) as cost:
+            found = weighed_jobs(self.subject, jobs, self.config)
+        return replace(found, evaluations=cost.evaluations)
 
     def _drawn(self, jobs: Sequence[Job]) -> list[Drawn]:
         def work(batch: Sequence[Job]) -> Sequence[Drawn]:

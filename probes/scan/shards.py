@@ -116,6 +116,7 @@ def merge_stages(runs: Sequence[Run], out: Path) -> list[dict[str, Any]]:
             sofar = entries.setdefault(entry["stage"], {**entry, "seconds": 0.0, "evaluations": 0, "detail": {}})
             sofar["seconds"] = round(sofar["seconds"] + entry["seconds"], 3)
             sofar["evaluations"] += entry["evaluations"]
-            sofar["detail"] = sofar["detail"] or entry["detail"]
+            words = {**sofar["detail"].get("words", {}), **entry["detail"].get("words", {})}
+            sofar["detail"] = {**(sofar["detail"] or entry["detail"]), **({"words": words} if words else {})}
     write_json(out / "stages.json", list(entries.values()))
     return list(entries.values())

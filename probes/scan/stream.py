@@ -18,6 +18,7 @@ from probes.runs.progress import Progress
 from probes.scan.engines import Engine
 from probes.scan.scorer import Turn
 from probes.types import Judgement
+from shield.thresholds import Threshold
 
 STAGE = "scan"
 UNJUDGED = Judgement({}, None, "no picture was made")
@@ -28,7 +29,7 @@ class Spent:
     """One chunk that was scored and written."""
 
     evaluations: int
-    threshold: float | None
+    threshold: Threshold | None
 
 
 def turns_of(targets: Iterable[PromptRecord], seeds: Sequence[int], together: bool) -> Iterator[Turn]:

@@ -42,9 +42,9 @@ class Checkpoint:
             raise AuditError(f"Nothing is known about what {self.name} was trained on: give a prompt file.")
         return self.truth
 
-    def loaded(self, device: str = "auto") -> Checkpoint:
+    def loaded(self, device: str = "auto", dtype: str | None = None) -> Checkpoint:
         """The same with its pipeline. Raises what loading raises."""
-        return self if self.pipe is not None else replace(self, pipe=load(self.name, device=device))
+        return self if self.pipe is not None else replace(self, pipe=load(self.name, device=device, dtype=dtype))
 
     def subject(self, device: str = "auto") -> Subject:
         """The model itself, loaded if it isn't yet. Raises what loading raises."""

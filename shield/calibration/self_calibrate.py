@@ -23,6 +23,7 @@ from torch import nn
 from shield.benign.prompts import benign_prompts, digest_of
 from shield.calibration.budget import prompts_needed, rate_interval, smallest_rate
 from shield.calibration.detectors import denoiser_input, versions
+from shield.calibration.score_log import ScoreLog
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
 from shield.calibration.trajectories import draws_needed, joint_thresholds, scores_in, settings_of, smallest_joint_rate
 from shield.calibration.untouched import untouched
@@ -78,8 +79,10 @@ def self_calibrate(
     fpr: float = 0.01,
     prompts: Sequence[str] | None = None,
     noises: int = 8,
+    seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     seconds: float | None = None,
+    log: ScoreLog | None = None,
     model: str = "this checkpoint",
     models: Models | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -96,9 +99,11 @@ def self_calibrate(
         prompts: Benign prompts, in the order in which they are to be used; by default shipped ones, twice as many as
             the rate needs and one more.
         noises: How many noises the prompts are spread over.
+        seeds: Noises that each prompt is scored with, instead.
         batch_size: Prompts at once; fewer where memory is short.
         seconds: Time after which no batch is begun, once 19 prompts are scored. Thresholds then stand for the rate
             that so many prompts allow, which is `fpr` of the Threshold.
+        log: Scores of an earlier attempt, which are taken from there, and where new ones are kept.
         model: The checkpoint's name, for the file and whoever reads it.
         models: Names of what moves a score, where they are known already.
         progress: Told after each batch.
@@ -119,8 +124,9 @@ def self_calibrate(
             f"{len(chosen)} prompts, {len(detectors)} detectors and {noises} noises were given; one of each is needed."
         )
     batch = batch_size or (CPU_BATCH if pipe._execution_device.type == "cpu" else GPU_BATCH)
-    work = _Work(pipe, detectors, call or {}, noises, models or models_of(pipe))
-    found = work.scored(chosen, batch, seconds, progress)
+    usual = [NOISE + place for place in range(noises)]
+    chunks = _batches(chosen, usual, batch) if seeds is None else _every(chosen, seeds, batch)
+    found = _Work(pipe, detectors, call or {}, models or models_of(pipe), log).scored(chunks, batch, seconds, progress)
     rate = max(fpr, smallest_rate(len(found.used)))
     about = _provenance(found, "benign prompts that ship, calibration half" if prompts is None else "given", fpr)
     about |= {"asked_sha256": digest_of(chosen)}
@@ -162,11 +168,11 @@ class _Work:
         pipe: Any,
         detectors: Sequence[Detector | DetectorAt],
         call: Mapping[str, Any],
-        noises: int,
         models: Models,
+        log: ScoreLog | None,
     ) -> None:
         self.pipe, self.models, self.family = pipe, models, family_of(pipe)
-        self.seeds = [NOISE + place for place in range(noises)]
+        self.log, self.named = log, {repr(one): one for one in detectors}
         self.call = with_pictures(pipe, call)
         self.shared = SharedUncond(pipe)
         guess = bool(self.call.get("guess_mode"))
@@ -180,15 +186,15 @@ class _Work:
     @torch.inference_mode()
     def scored(
         self,
-        prompts: Sequence[str],
+        chunks: Sequence[tuple[Sequence[str], int]],
         batch_size: int,
         seconds: float | None,
         progress: Callable[[Progress], None] | None,
     ) -> Scored:
-        """Every prompt's scores, or those of as many as the time allows."""
-        started = perf_counter()
+        """Every chunk's scores, or those of as many as the time allows."""
+        started, total = perf_counter(), sum(len(prompts) for prompts, _ in chunks)
         with untouched(self.pipe), self._counted():
-            batches, limit = deque(_batches(prompts, self.seeds, batch_size)), batch_size
+            batches, limit = deque(chunks), batch_size
             while batches and not self._is_late(started, seconds, len(batches[0][0])):
                 batch, seed = batches.popleft()
                 try:
@@ -204,7 +210,7 @@ class _Work:
                     batches.appendleft((batch[limit:], seed))
                 self.found.seconds = perf_counter() - started
                 if progress is not None:
-                    progress(self._progress(len(prompts), seconds))
+                    progress(self._progress(total, seconds))
         return self.found
 
     def _is_late(self, started: float, seconds: float | None, more: int) -> bool:
@@ -222,6 +228,21 @@ class _Work:
         return Progress(done, total, spent)
 
     def _score(self, prompts: Sequence[str], seed: int) -> None:
+        kept = self._kept(prompts, seed)
+        found = self._fresh(prompts, seed) if kept is None else kept
+        if self.log is not None and kept is None:
+            self.log.keep(prompts, seed, {name: found[one] for name, one in self.named.items()})
+        for one, values in found.items():
+            self.found.scores[one] += values
+        self.found.used += prompts
+        self.found.seeds = sorted({*self.found.seeds, seed})
+
+    def _kept(self, prompts: Sequence[str], seed: int) -> dict[Any, list[float]] | None:
+        """The scores of an earlier attempt, once a first batch has shown what they hold for."""
+        held = None if self.log is None or not self.found.settings else self.log.known(prompts, seed)
+        return None if held is None else {self.named[name]: values for name, values in held.items()}
+
+    def _fresh(self, prompts: Sequence[str], seed: int) -> dict[Any, list[float]]:
         found: dict[Any, list[float]] = {}
         for group, is_alone in self.groups:
             trace = self._trace(group, is_alone, prompts, seed)
@@ -237,10 +258,7 @@ class _Work:
             if self.looks[0] not in self.found.settings:
                 scale = guidance_of(self.pipe, self.call)
                 self.found.settings |= settings_of(self.pipe, self.looks, trace, self.models, scale)
-        for one, values in found.items():
-            self.found.scores[one] += values
-        self.found.used += prompts
-        self.found.seeds = sorted({*self.found.seeds, seed})
+        return found
 
     def _trace(
         self,
@@ -294,7 +312,12 @@ class _Work:
             yield
 
 
-def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int) -> Iterator[tuple[Sequence[str], int]]:
+def _batches(prompts: Sequence[str], seeds: Sequence[int], size: int) -> list[tuple[Sequence[str], int]]:
     """(prompts, seed) in the prompts' order; each batch has one noise, and the noises take turns."""
-    for place, start in enumerate(range(0, len(prompts), size)):
-        yield prompts[start : start + size], seeds[place % len(seeds)]
+    starts = range(0, len(prompts), size)
+    return [(prompts[start : start + size], seeds[place % len(seeds)]) for place, start in enumerate(starts)]
+
+
+def _every(prompts: Sequence[str], seeds: Sequence[int], size: int) -> list[tuple[Sequence[str], int]]:
+    """(prompts, seed) of every prompt with every noise; each batch has one noise."""
+    return [batch for seed in seeds for batch in _batches(prompts, [seed], size)]

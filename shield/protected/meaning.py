@@ -15,6 +15,7 @@ so don't trust it for scrambled descriptions: the spelling screen finds those by
 import json
 import logging
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -84,7 +85,9 @@ class Meaning:
         self.space = Space(concepts, encoder)
         self.limit = limit if isinstance(limit, Limit) else found_limit(self.space, limit)
         if self.limit.openclip_sha256 != self.space.encoder.sha256 or self.limit.concepts_sha256 != self.space.sha256:
-            raise NotCalibratedError(f"The limit was made for another encoder or other concepts; run `{COMMAND}`.")
+            raise NotCalibratedError(
+                f"The limit was made for another encoder or other concepts; run `{_command(self.space)}`."
+            )
 
     @classmethod
     def of(cls, pipe: Any, concepts: Concepts | None = None, fpr: float = FPR) -> "Meaning":
@@ -238,6 +241,14 @@ def save_limit(limit: Limit, folder: Path) -> Path:
     return path
 
 
+def _command(space: Space) -> str:
+    """The command that makes the limit; of encoders that it doesn't take, what makes it in Python."""
+    if not isinstance(space.encoder, OpenClip):
+        return "Meaning.calibrated(concepts, encoder)"
+    source = shlex.quote(str(getattr(space.encoder, "source", "OPENCLIP")))
+    return f"{COMMAND} --openclip {source} --registry REGISTRY.toml --prompts BENIGN.txt"
+
+
 def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
     """The limit for this CLIP and these concepts: of `folder`, else the user's own, else the shipped one.
 
@@ -255,7 +266,7 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
     except FileNotFoundError:
         raise NotCalibratedError(
             f"The screen by meaning has no limit for these concepts and this encoder in "
-            f"{' or '.join(map(str, places))}; run `{COMMAND}`."
+            f"{' or '.join(map(str, places))}; run `{_command(space)}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None

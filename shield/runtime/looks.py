@@ -42,7 +42,7 @@ class Previews:
         setting = self.call.setting(forward, [(forward.timestep, forward.signal)])
         self.call.settings[check] = replace(setting, autoencoder_sha256=self.call.plan.models.autoencoder)
         try:
-            return found(self.call.plan.thresholds, check, self.call.settings[check], "calibrate-watch")
+            return found(self.call.plan.thresholds, check, self.call.settings[check], self.call.plan.calibrate_watch)
         except NotCalibratedError:
             if self.call.policy.on_unscored == "raise":
                 raise

@@ -59,7 +59,7 @@ class Scorer:
         due = due_detectors(self.call.policy.followed, self.call.plan.thresholds, setting, steps, is_optional)
         missing = [at for some in due.values() for at, threshold in some if threshold is None]
         if missing and self.call.policy.on_unscored == "raise":
-            threshold_at(self.call.plan.thresholds, missing[0], setting, steps)
+            threshold_at(self.call.plan.thresholds, missing[0], setting, steps, self.call.plan.calibrate)
         return due
 
     def score_first(self, step: Step, forward: Forward) -> None:
@@ -121,7 +121,8 @@ class Scorer:
     def _score(self, detector: Detector, forward: Forward) -> None:
         why: str | None = None
         try:
-            threshold = found(self.call.plan.thresholds, detector, self.call.setting(forward, self.call.levels))
+            setting = self.call.setting(forward, self.call.levels)
+            threshold = found(self.call.plan.thresholds, detector, setting, self.call.plan.calibrate)
             values = detector.score(self.call.trace).tolist()
         except (NotCalibratedError, MissingSignalError) as error:
             if self.call.policy.on_unscored == "raise":

@@ -67,7 +67,9 @@ def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tupl
     return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)
 
 
-def threshold_at(thresholds: Iterable[Threshold], one: DetectorAt, setting: Setting, steps: int) -> Threshold:
+def threshold_at(
+    thresholds: Iterable[Threshold], one: DetectorAt, setting: Setting, steps: int, command: str = "calibrate"
+) -> Threshold:
     """The threshold of one look of a call.
 
     Args:
@@ -76,6 +78,7 @@ def threshold_at(thresholds: Iterable[Threshold], one: DetectorAt, setting: Sett
         setting: The call's, with the timesteps of all its steps.
         steps: How many it has. Thresholds made with another number don't hold, also at the first step, since those of
             one budget belong together.
+        command: What makes the thresholds of such a call's first step.
 
     Raises:
         NotCalibratedError, WeightsError: As `found`.
@@ -84,7 +87,7 @@ def threshold_at(thresholds: Iterable[Threshold], one: DetectorAt, setting: Sett
     signals = None if setting.signals is None else setting.signals[place : place + 1]
     here = replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
     alike = [each for each in thresholds if each.setting.steps == setting.steps and "budget" in each.options]
-    return found(alike, one, here, f"calibrate --points {one.budget.split(' at ')[1].replace(' ', '')}")
+    return found(alike, one, here, f"{command} --points {one.budget.split(' at ')[1].replace(' ', '')}")
 
 
 def levels_ahead(scheduler: Any, timestep: float) -> list[tuple[float, float]]:

@@ -38,13 +38,12 @@ class Seen(list):
     """What a browser complained about: errors on the console, of the page, and addresses elsewhere."""
 
     def watch(self, tab, url: str) -> None:
+        ours = (url.split("?")[0], "data:", "blob:")
         tab.on("console", lambda message: self.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: self.append(str(error)))
         tab.on(
             "request",
-            lambda request: (
-                None if request.url.startswith((url, "data:", "blob:")) else self.append(f"elsewhere: {request.url}")
-            ),
+            lambda request: None if request.url.startswith(ours) else self.append(f"elsewhere: {request.url}"),
         )
 
 

@@ -22,17 +22,30 @@ def draw(page, prompt: str, steps: int, wait: bool = True) -> str:
     """Asks for a picture; returns the sentence that came with it."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     sampling = page.get_by_role("button", name="Model and sampling")
-    if not page.get_by_label("Seed").is_visible():
+    field = page.get_by_label("number input for Denoising steps")
+    if not field.is_visible():
         sampling.click()
-    page.get_by_label("number input for Denoising steps").fill(str(steps))
+    field.fill(str(steps))
     page.evaluate(WATCH)
     page.get_by_role("button", name="Draw", exact=True).click()
     if not wait:
         return ""
+    return answered(page)
+
+
+def answered(page) -> str:
+    """Waits for the picture that was asked for; returns the sentence that came with it."""
     page.wait_for_function("window.answered")
     said = page.locator("#shield-status .ds-status").inner_text().strip()
     assert re.match("(Passed|Flagged|Blocked|Handed|Something)", said), said
     return said
+
+
+def pick(page, example: str) -> str:
+    """Picks an example, which is drawn at once; returns the sentence that came with it."""
+    page.evaluate(WATCH)
+    page.locator("#examples button", has_text=example).click()
+    return answered(page)
 
 
 def choose(page, label: str, option: str) -> None:

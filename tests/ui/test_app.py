@@ -121,10 +121,10 @@ def _fill(url: str, page) -> None:
         return httpx.post(url + "gradio_api/queue/join", json=body).status_code
 
     with page.models.used("testbed"):  # so that nothing is drawn meanwhile
-        codes = [join("generate", ["a cat", "testbed", "balanced", n, 1, 3], f"one{n}") for n in range(12)]
+        codes = [join("generate", ["a cat", "testbed", "balanced", n, 1, 3, None], f"one{n}") for n in range(12)]
         assert codes == [200] * 8 + [429] * 4
         held = [one for one in httpx.get(url + "config").json()["dependencies"] if one["queue"]]
-        assert {one["api_name"] for one in held} == {"generate", "show", "add", "shield", "left"}
+        assert {one["api_name"] for one in held} == {"generate", "first", "show", "add", "add_1", "shield", "left"}
         body = {
             "data": ["(a new one)", "", "Quickly", "character", "", "", "", ""],
             "fn_index": numbers["save"],
@@ -146,7 +146,7 @@ def test_visitors_take_turns_and_the_page_answers_meanwhile(place) -> None:
         time.sleep(0.3)
         return thread
 
-    threads = [asked("ann", 40), asked("bob", 1), asked("ann again", 1)]
+    threads = [asked("ann", 40), asked("bob", 3), asked("ann again", 4)]  # none of them drawn before
     assert done == [] and httpx.get(place[0] + "config").status_code == 200
     for thread in threads:
         thread.join(120)

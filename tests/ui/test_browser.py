@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,8 @@ from PIL import Image
 from probes.audit.audit import audit
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.pictures import saved
-from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
+from tests.ui.steps import WATCH, answered, choose, draw, open_tab, pick, to_tab_on_phone
+from ui.tabs.shield import first_request
 
 # Gradio's own, with pandas 3.
 QUIET = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
@@ -57,6 +60,77 @@ def test_a_flagged_prompt_is_veiled_rewritten_and_explained(visit: Callable) -> 
     assert (details.locator("del").inner_text(), details.locator("ins").inner_text()) == ("mikey", "a cartoon")
 
 
+def test_the_first_picture_is_there_on_load_and_a_link_draws_one_again(
+    visit: Callable, browse: Callable, place
+) -> None:
+    page = visit()
+    page.locator("#shield-status").get_by_text(re.compile("^(Passed|Flagged)")).wait_for()
+    titles = page.locator("#shield-pictures figcaption").all_inner_texts()
+    assert [title.split(" (")[0] for title in titles] == ["Original", "Without the shield", "Behind the shield"]
+    tops = page.locator("#shield-pictures figure").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1, "in one row"
+    page.get_by_label("Seed", exact=True).fill("7")
+    draw(page, "a red thing 1", 2)
+    address = page.get_by_role("link", name="Link to this prompt and seed").get_attribute("href")
+    first = page.get_by_role("img", name="behind the shield: passed").get_attribute("src")
+    other = browse(place[0] + address)
+    other.locator("#shield-status").get_by_text(re.compile("^Passed")).wait_for()
+    assert other.get_by_label("Prompt", exact=True).input_value() == "a red thing 1"
+    assert other.get_by_label("Seed", exact=True).input_value() == "7"
+    assert other.get_by_role("img", name="behind the shield: passed").get_attribute("src") == first
+    wrong = browse(place[0] + "?prompt=a&seed=x")
+    wrong.get_by_role("alert").get_by_text("The seed is a number; 'x' was given.").wait_for()
+
+
+def test_examples_chips_dice_and_history(visit: Callable) -> None:
+    page = visit()
+    page.locator("#shield-status").get_by_text(re.compile("^(Passed|Flagged)")).wait_for()
+    assert pick(page, "An ordinary scene").startswith("Passed")
+    scene = page.get_by_label("Prompt", exact=True).input_value()
+    page.get_by_role("button", name="things and").click()
+    page.get_by_role("button", name="octopus", exact=True).click()
+    page.wait_for_function("() => document.querySelector('#prompt textarea').value.includes('octopus')")
+    page.get_by_role("button", name="Another seed").click()
+    page.wait_for_function("() => document.querySelector('.ds-seed input').value != '0'")
+    draw(page, "an astronaut", 1)
+    page.locator("#shield-status").get_by_text("never shown “astronaut”").wait_for()
+    strip = page.locator("#history")
+    assert "an astronaut" in strip.inner_text()
+    page.evaluate(WATCH)
+    strip.locator("button", has_text=scene[:30]).click()
+    assert answered(page).startswith("Passed")
+    assert page.get_by_label("Prompt", exact=True).input_value() == scene
+    assert page.get_by_label("Seed", exact=True).input_value() == "0"
+
+
+def test_a_copy_slides_over_its_original(visit: Callable, place, tmp_path: Path) -> None:
+    """The picture that the tiny model draws of this prompt is protected, so that drawing it again copies it."""
+    behind, page = place[1], visit()
+    assert draw(page, "a red thing 1", 2).startswith("Passed") and not page.locator("#slide").is_visible()
+    drawing = behind.draw(replace(first_request(behind), prompt="a red thing 1", steps=2), lambda told: None)
+    drawing.unshielded.save(tmp_path / "mine.png")
+    behind.protected.add_works([tmp_path / "mine.png"])
+    try:
+        assert draw(page, "a red thing 1", 2).startswith(("Flagged", "Blocked"))
+        assert page.locator("#shield-pictures figure").first.get_by_role("img").count() == 1
+        assert page.get_by_label("Show the flagged picture").count() == 0, "its original stands beside it"
+        page.locator("#slide button").first.click()
+        page.locator("#slide").get_by_text("Original | without the shield").wait_for()
+        page.wait_for_function("() => document.querySelectorAll('#slide img').length == 2")
+    finally:
+        behind.protected.remove_work("mine")
+
+
+def test_on_a_phone_the_pictures_come_right_under_the_button(visit: Callable) -> None:
+    page = visit(390)
+    page.locator("#shield-status").get_by_text(re.compile("^(Passed|Flagged)")).wait_for()
+    top = {
+        name: page.locator(name).bounding_box()["y"]
+        for name in ("#draw", "#shield-status", "#shield-pictures", ".ds-seed", "#examples", "#model-state")
+    }
+    assert list(top) == sorted(top, key=top.get) and top["#shield-pictures"] < 600
+
+
 def test_a_strangers_html_stays_text(visit: Callable) -> None:
     page = visit()
     draw(page, EVIL, 1)
@@ -64,7 +138,7 @@ def test_a_strangers_html_stays_text(visit: Callable) -> None:
     assert EVIL.split(" ${")[0] in page.locator("#shield-details").inner_text()
     open_tab(page, "Protected")
     page.get_by_label("Try a prompt").fill(EVIL)
-    page.get_by_label("Try a prompt").press("Enter")
+    page.get_by_role("button", name="Try", exact=True).click()
     page.locator("#trial").get_by_text("{{evil}}").wait_for()
     page.get_by_label("Name", exact=True).fill(EVIL)
     page.get_by_role("button", name="Save", exact=True).click()
@@ -127,7 +201,7 @@ def test_a_broken_file_is_refused_and_a_good_one_protected(visit: Callable, tmp_
     name.fill("Harbor <b>at</b> night")
     for file, says in (
         (broken, "broken.png can't be read as a PNG, JPEG or WEBP picture"),
-        (saved(tmp_path, 2), "Added to Harbor <b>at</b> night"),
+        (saved(tmp_path, 2), "Added 1 picture to Harbor <b>at</b> night"),
     ):
         with page.expect_file_chooser() as chooser:
             page.get_by_role("button", name="Choose pictures to add").click()
@@ -135,6 +209,35 @@ def test_a_broken_file_is_refused_and_a_good_one_protected(visit: Callable, tmp_
         said.get_by_text(says).wait_for()
     page.get_by_label("Find a work").fill("harbor")
     page.locator("#gallery").get_by_text("Harbor <b>at</b> night").wait_for()
+
+
+def test_a_folder_and_an_archive_are_added_by_their_files_names_and_there_on_reload(
+    visit: Callable, tmp_path: Path
+) -> None:
+    page = visit()
+    open_tab(page, "Protected", "Pictures")
+    folder = tmp_path / "works"
+    folder.mkdir()
+    files = [saved(folder, 11, "lone lamp.png"), saved(folder, 12, "two moons.png")]
+    (folder / "notes.txt").write_text("no picture")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as packed:
+        packed.write(saved(tmp_path, 13), "deep/three boats.png")
+    said = page.locator("#gallery-said")
+    for button, chosen, says in (
+        ("Choose a folder", folder, f"Added {len(files)} pictures, each named after its file"),
+        ("Choose pictures to add", tmp_path / "more.zip", "Added 1 picture, each named after its file"),
+    ):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name=button).click()
+        chooser.value.set_files(str(chosen))
+        said.get_by_text(says).wait_for()
+    page = visit()  # loads the page anew
+    open_tab(page, "Protected", "Pictures")
+    for name in ("lone lamp", "two moons", "three boats"):
+        page.get_by_label("Find a work").fill(name)
+        page.locator("#gallery li").get_by_text(name).wait_for()
+    page.get_by_label("Work to change").click()
+    page.get_by_role("option", name="three boats").wait_for()
 
 
 @pytest.fixture(scope="module")

@@ -123,9 +123,11 @@ def test_the_nearest_work_is_judged_in_words() -> None:
     text = Elements(render.nearest([("Behind", other, None), ("Without", copied, "data:,"), ("None", None, None)])).text
     assert text == (
         "Nearest protected workBehind: vpdq 0.500, threshold 0.880: that is no copy."
-        "Without: wpdq 0.950, threshold 0.880: that counts as a copy."
+        "Without: wpdq 0.950, threshold 0.880: that counts as a copy. Found by pixels."
     )
     assert render.nearest([("Behind", None, None)]) == ""
+    turned = Nearest("w", "inliers", 40, 20, True, descriptor="local", region=((0, 0), (1, 0), (1, 1), (0, 1)))
+    assert "Found by local, outlined in the picture above." in render.nearest([("Without", turned, None)])
 
 
 def test_the_matched_region_is_drawn_over_the_picture() -> None:
@@ -151,8 +153,8 @@ def test_what_a_second_attempt_repeats_is_said_once() -> None:
 
 def test_downloads_hold_the_picture_and_the_verdict() -> None:
     picture = Image.new("RGB", (3, 2), (10, 20, 30))
-    links = Elements(render.downloads(picture, {"prompt": EVIL}, "name")).all("a")
-    assert [link["download"] for link in links] == ["name.png", "name.json"]
+    *links, again = Elements(render.downloads(picture, {"prompt": EVIL}, "name", "?prompt=a&seed=1")).all("a")
+    assert [link["download"] for link in links] == ["name.png", "name.json"] and again["href"] == "?prompt=a&seed=1"
     png, text = (base64.b64decode(link["href"].split(",", 1)[1]) for link in links)
     assert Image.open(io.BytesIO(png)).getpixel((2, 1)) == (10, 20, 30) and json.loads(text) == {"prompt": EVIL}
 

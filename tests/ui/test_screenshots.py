@@ -10,7 +10,7 @@ from PIL import Image
 from probes.audit.audit import audit
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.serving import served
-from tests.ui.steps import choose, draw, open_tab, to_tab_on_phone
+from tests.ui.steps import choose, open_tab, pick, to_tab_on_phone
 
 pytestmark = [
     pytest.mark.browser,
@@ -42,8 +42,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_examples_show_what_they_say(browse: Callable, shipped: str, button: str, says: str) -> None:
     """On the shipped model, with the policy that the page begins with."""
     page = browse(shipped)
-    page.get_by_role("button", name=button, exact=True).click()
-    sentence = draw(page, page.get_by_label("Prompt", exact=True).input_value(), 10)
+    sentence = pick(page, button)
     assert says in sentence and sentence.startswith("Passed") == (button == "An ordinary scene")
     details = page.locator("#shield-details")
     assert details.locator(".ds-word").count() > 3 and "threshold (step 1)" in details.inner_html()
@@ -68,12 +67,8 @@ def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark
             small = taken.convert("RGB").quantize(256)  # a quarter of the bytes
         small.save(file, optimize=True)
 
-    page.get_by_role("button", name="A memorized work").click()
-    page.locator("#model-state").get_by_text("testbed is loaded").wait_for()
-    page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
-    if name == "light":
-        page.get_by_label("Show the flagged picture").first.check()
+    page.locator("#model-state").get_by_text("testbed is loaded").wait_for()
     shot("shield", whole=True)
     go(page, "Protected")
     page.get_by_label("Try a prompt").fill("a drawing of quimbel, a friendly monster")

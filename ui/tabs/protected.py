@@ -13,6 +13,7 @@ from shield.protected.concepts import Concept
 from shield.protected.pictures import UNREADABLE, open_image
 from ui import render
 from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, Protected
+from ui.uploads import SUFFIXES, pictures_of
 
 if TYPE_CHECKING:
     from ui.page import Page
@@ -26,19 +27,31 @@ SHOWN = 24
 THUMBNAIL = 160
 
 
-def protected_tab(page: Page) -> None:
-    """Builds the tab inside the current Blocks."""
+def protected_tab(page: Page, blocks: gr.Blocks) -> None:
+    """Builds the tab inside the current Blocks; what is saved by then is there on every load."""
+    store = page.protected
     with gr.Tabs():
         with gr.Tab("Concepts", id="concepts"):
-            _concepts(page.protected)
+            concepts = _concepts(store)
         with gr.Tab("Pictures", id="pictures"):
-            _pictures(page.protected)
+            pictures = _pictures(store)
+
+    def saved() -> list[Any]:
+        names, works = gr.Dropdown(_names(store), value=NEW), gr.Dropdown(store.names(), value=None)
+        return [_table(store, ""), names, _grid(store, ""), works]
+
+    blocks.load(saved, None, [*concepts, *pictures], **HIDDEN)
 
 
-def _concepts(store: Protected) -> None:
+def _concepts(store: Protected) -> list[Any]:
+    """Returns the list of concepts and the choice of one."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
-            trial = gr.Textbox(label="Try a prompt", placeholder="What would be found in it?", max_length=1000)
+            with gr.Row(equal_height=True):
+                trial = gr.Textbox(
+                    label="Try a prompt", placeholder="What would be found in it?", max_length=1000, scale=5
+                )
+                attempt = gr.Button("Try", elem_id="try", scale=1, min_width=90)
             found = gr.HTML(elem_id="trial")
             wanted = gr.Textbox(label="Find a concept", placeholder="name, alias or description", max_length=100)
             listed = gr.HTML(_table(store, ""), elem_id="concepts")
@@ -51,13 +64,14 @@ def _concepts(store: Protected) -> None:
                 save = gr.Button("Save", variant="primary", elem_id="save-concept")
                 remove = gr.Button("Remove", elem_id="remove-concept")
             said = gr.HTML(elem_id="concept-said")
-    gr.on([trial.submit, trial.blur], lambda text: _tried(store, text), trial, found, **HIDDEN)
+    gr.on([attempt.click, trial.submit, trial.blur], lambda text: _tried(store, text), trial, found, **HIDDEN)
     wanted.change(lambda text: _table(store, text), wanted, listed, trigger_mode="always_last", **HIDDEN)
     form = [filled, *fields]
     chosen.input(lambda name, last: _chosen(store, name, last), [chosen, filled], form, **HIDDEN)
     outputs = [said, listed, chosen, *form]
     save.click(_saver(store), [chosen, wanted, *fields], outputs, **HIDDEN)
     remove.click(_remover(store), [chosen, wanted], outputs, **HIDDEN)
+    return [listed, chosen]
 
 
 def _tried(store: Protected, prompt: str) -> str:
@@ -147,18 +161,24 @@ def _said(sentence: str, bad: bool = False) -> str:
     return str(render.status(sentence, kind="bad" if bad else "passed"))
 
 
-def _pictures(store: Protected) -> None:
+def _pictures(store: Protected) -> list[Any]:
+    """Returns the pictures and the choice of a work."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             wanted = gr.Textbox(label="Find a work", placeholder="part of its name", max_length=100)
             shown = gr.HTML(_grid(store, ""), elem_id="gallery")
         with gr.Column(scale=2, min_width=300):
             gr.HTML("<h3>Add pictures</h3>")
-            work = gr.Textbox(label="Name of the work", max_length=LONGEST_NAME, elem_id="work-name")
+            work = gr.Textbox(
+                label="Name of the work",
+                info="Without one, each picture is a work named after its file.",
+                max_length=LONGEST_NAME,
+                elem_id="work-name",
+            )
             gr.HTML(
                 str(
                     render.note(
-                        f"{', '.join(FORMATS)}, up to {LARGEST // 2**20} MB each and "
+                        f"{', '.join(FORMATS)}, or a .zip of them, up to {LARGEST // 2**20} MB each and "
                         f"{MOST_TOGETHER // 10**6} million pixels together; they are added as soon as "
                         "they are chosen."
                     )
@@ -168,9 +188,10 @@ def _pictures(store: Protected) -> None:
                 "Choose pictures to add",
                 file_count="multiple",
                 variant="primary",
-                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                file_types=[*SUFFIXES, ".zip"],
                 elem_id="upload",
             )
+            folder = gr.UploadButton("Choose a folder", file_count="directory", elem_id="upload-folder")
             gr.HTML("<h3>Rename or remove</h3>")
             chosen = gr.Dropdown(store.names(), value=None, label="Work to change")
             name = gr.Textbox(label="New name", max_length=LONGEST_NAME)
@@ -181,8 +202,10 @@ def _pictures(store: Protected) -> None:
     outputs = [said, shown, chosen, work, name]
     wanted.change(lambda text: _grid(store, text), wanted, shown, trigger_mode="always_last", **HIDDEN)
     files.upload(_adder(store), [work, files, wanted], outputs, **QUEUED)
+    folder.upload(_adder(store, folder=True), [work, folder, wanted], outputs, **QUEUED)
     rename.click(_renamer(store), [chosen, name, wanted], outputs, **HIDDEN)
     remove.click(_dropper(store), [chosen, wanted], outputs, **HIDDEN)
+    return [shown, chosen]
 
 
 def _grid(store: Protected, wanted: str) -> str:
@@ -204,14 +227,21 @@ def _thumbnail(file: Path | None) -> str | None:
     return render.data_url(small, "JPEG")
 
 
-def _adder(store: Protected) -> Callable[..., list[Any]]:
+def _adder(store: Protected, folder: bool = False) -> Callable[..., list[Any]]:
     def add(work: str, files: list[str] | None, wanted: str) -> list[Any]:
-        return _changed_gallery(
-            store,
-            wanted,
-            f"Added to {work}; it is protected from the next picture on.",
-            lambda: store.add_pictures(work or "", [Path(file) for file in files or ()]),
-        )
+        added = 0
+
+        def change() -> None:
+            nonlocal added
+            with pictures_of([Path(file) for file in files or ()], folder=folder) as pictures:
+                added = store.add_pictures(work, pictures) if (work or "").strip() else store.add_works(pictures)
+
+        def said() -> str:
+            what = "1 picture" if added == 1 else f"{added} pictures"
+            to = f" to {work}" if (work or "").strip() else ", each named after its file"
+            return f"Added {what}{to}; protected from the next picture on."
+
+        return _changed_gallery(store, wanted, said, change)
 
     return add
 
@@ -230,9 +260,12 @@ def _dropper(store: Protected) -> Callable[..., list[Any]]:
     return remove
 
 
-def _changed_gallery(store: Protected, wanted: str, sentence: str, change: Callable[[], Any]) -> list[Any]:
+def _changed_gallery(
+    store: Protected, wanted: str, sentence: str | Callable[[], str], change: Callable[[], Any]
+) -> list[Any]:
     try:
         change()
     except (ShieldError, OSError) as error:
         return [_said(str(error), bad=True), *[gr.skip()] * 4]
-    return [_said(sentence), _grid(store, wanted), gr.Dropdown(store.names(), value=None), "", ""]
+    told = sentence if isinstance(sentence, str) else sentence()
+    return [_said(told), _grid(store, wanted), gr.Dropdown(store.names(), value=None), "", ""]

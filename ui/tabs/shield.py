@@ -1,24 +1,26 @@
-"""The Shield tab: one prompt behind the shield and without it, step by step."""
+"""The Shield tab: one prompt behind the shield and without it, step by step; the first one is there on load."""
 
 from __future__ import annotations
 
 import json
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from PIL import Image
 
 from shield.errors import ShieldError
-from shield.protected.pictures import open_image
-from ui import render, wording
-from ui.examples import examples
+from ui import render, shown, wording
+from ui.examples import Example, examples
 from ui.jobs import Job
+from ui.request import DrawingRequest
+from ui.tabs.asking import HIDDEN, PRESS, examples_part, known_part, prompt_part, seed_part
 
 if TYPE_CHECKING:
-    from shield.types import Nearest
-    from ui.drawing import Drawing, Frame
+    from ui.drawing import Drawing
     from ui.page import Page
 
 POLICIES = [
@@ -26,73 +28,100 @@ POLICIES = [
     ("strict: also block what can't be judged", "strict"),
     ("monitor: only watch", "monitor"),
 ]
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 TURN = "Waiting for your turn; pictures are drawn one at a time, in the order they were asked for …"
-# In the browser, since the queue says nothing before a turn comes. On a phone the pictures are below everything else.
+# In the browser, since the queue says nothing before a turn comes.
 ASKED = """() => {
     document.querySelector('#shield-status').scrollIntoView({block: 'nearest'});
     return [%s, {__type__: 'update', interactive: false}, {__type__: 'update', interactive: true}];
 }"""
-READY = "Type a prompt, or take one of the examples, and draw it."
+READY = "The first picture is on its way …"
 BROKEN = "Something broke that shouldn't; the terminal that serves this page says what."
-LATER = "drawn after it, from the same noise"
+REMEMBERED, THUMBNAIL = 12, 128
+FIELDS = ("prompt", "model", "policy", "seed", "steps", "guidance")
 
 
 def shield_tab(page: Page, blocks: gr.Blocks) -> None:
     """Builds the tab inside the current Blocks."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
-            inputs, go, cancel = _inputs(page, blocks)
-        with gr.Column(scale=3, min_width=300):
-            outputs = [
-                gr.HTML(str(render.status(READY)), elem_id="shield-status"),
-                gr.HTML(_waiting(), elem_id="shield-pictures"),
-                gr.HTML(elem_id="shield-details"),
-            ]
-    buttons = [go, cancel]
+    found = examples(page.models.names[0], page.protected.concepts.concepts)
+    first = first_request(page)
+    prompt, go, cancel = prompt_part(first)
+    outputs: list[Any] = [
+        gr.HTML(str(render.status(READY)), elem_id="shield-status"),
+        gr.HTML(shown.waiting(), elem_id="shield-pictures"),
+    ]
+    seed = seed_part(first)
+    with gr.Accordion("Slide one picture over another", open=False, visible=False, elem_id="slide") as over:
+        slider = gr.ImageSlider(show_label=True, interactive=False, buttons=[], max_height=420)
+    inputs = [prompt, *_sampling(page, blocks, found, first, prompt, seed)]
+    drawn, history = gr.State([]), _history()
+    details = gr.HTML(elem_id="shield-details")
+    outputs += [over, slider, details, drawn, history]
+    _wired(page, blocks, [*inputs, drawn], outputs, go, cancel)
+    picked = history.select(_again, drawn, inputs, queue=False, **HIDDEN)
+    picked.then(None, None, None, js=PRESS, **HIDDEN)
+    _api(page)
+
+
+def first_request(page: Page) -> DrawingRequest:
+    """What the page begins with."""
+    model = page.models.names[0]
+    steps, scale = _usual(model)
+    prompt = examples(model, page.protected.concepts.concepts)[0].prompt
+    return DrawingRequest(prompt, model, steps=steps, guidance_scale=float(scale))
+
+
+def _sampling(
+    page: Page, blocks: gr.Blocks, found: list[Example], first: DrawingRequest, prompt: gr.Textbox, seed: gr.Number
+) -> list[Any]:
+    """Examples, what the model knows, and the fields below them: model, policy, seed, steps, guidance."""
+    examples_part(found, prompt)
+    known_part(first.model, prompt)
+    with gr.Accordion("Policy, model and sampling", open=False):
+        policy = gr.Radio(POLICIES, value=first.policy, label="Policy")
+        model = gr.Dropdown(list(page.models.names), value=first.model, label="Model", filterable=False)
+        steps = gr.Slider(1, 100, value=first.steps, step=1, label="Denoising steps")
+        guidance = gr.Slider(0, 20, value=first.guidance_scale, step=0.5, label="Guidance scale")
+    state = gr.HTML(_state(page, first.model), elem_id="model-state")
+    gr.on([blocks.load, model.change], _loading(page), model, state, concurrency_limit=None, **HIDDEN)
+    return [model, policy, seed, steps, guidance]
+
+
+def _history() -> gr.Gallery:
+    return gr.Gallery(
+        label="Drawn before",
+        columns=REMEMBERED,
+        fit_columns=False,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        visible=False,
+        elem_id="history",
+    )
+
+
+def _wired(
+    page: Page, blocks: gr.Blocks, inputs: list[Any], outputs: list[Any], go: gr.Button, cancel: gr.Button
+) -> None:
+    """What Draw and Cancel do, and what is drawn on load."""
+    prompt, drawn, buttons = inputs[0], inputs[-1], [go, cancel]
+    model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    loaded = blocks.load(_first(page), drawn, [*inputs[:-1], *outputs], **model, **HIDDEN)
+    asked = [go.click, prompt.submit]
     gr.on(
-        [go.click, inputs[0].submit],
+        asked,
         None,
         None,
         [outputs[0], *buttons],
         js=ASKED % json.dumps(str(render.status(TURN))),
+        cancels=[loaded],
         **HIDDEN,
     )
-    drawing = gr.on(
-        [go.click, inputs[0].submit],
-        _generate(page),
-        inputs,
-        outputs,
-        concurrency_limit=1,
-        concurrency_id="model",
-        trigger_mode="once",
-        **HIDDEN,
-    )
+    drawing = gr.on(asked, _generate(page), inputs, outputs, trigger_mode="once", **model, **HIDDEN)
     # Comes after the last frame, also after one that was on its way when the drawing was canceled.
-    drawing.then(_ended, outputs[0], [*outputs, *buttons], queue=False, **HIDDEN)
+    drawing.then(_ended, outputs[0], [*outputs[:5], *buttons], queue=False, **HIDDEN)
     cancel.click(_cancel(page), None, None, cancels=[drawing], queue=False, **HIDDEN)
-    _api(page)
-
-
-def _inputs(page: Page, blocks: gr.Blocks) -> tuple[list[Any], gr.Button, gr.Button]:
-    usual_steps, usual_scale = _usual(page.models.names[0])
-    found = examples(page.models.names[0], page.protected.concepts.concepts)
-    prompt = gr.Textbox(found[0][1], label="Prompt", lines=2, max_lines=6, max_length=1000, elem_id="prompt")
-    with gr.Row(elem_classes="ds-examples"):
-        for title, text in found:
-            gr.Button(title, size="sm").click(None, None, prompt, js=f"() => {json.dumps(text)}", **HIDDEN)
-    with gr.Row():
-        go = gr.Button("Draw", variant="primary", elem_id="draw")
-        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
-    state = gr.HTML(_state(page, page.models.names[0]), elem_id="model-state")
-    policy = gr.Radio(POLICIES, value="balanced", label="Policy")
-    with gr.Accordion("Model and sampling", open=False):
-        model = gr.Dropdown(list(page.models.names), value=page.models.names[0], label="Model", filterable=False)
-        seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.", precision=0, minimum=0)
-        steps = gr.Slider(1, 100, value=usual_steps, step=1, label="Denoising steps")
-        guidance = gr.Slider(0, 20, value=usual_scale, step=0.5, label="Guidance scale")
-    gr.on([blocks.load, model.change], _loading(page), model, state, concurrency_limit=None, **HIDDEN)
-    return [prompt, model, policy, seed, steps, guidance], go, cancel
 
 
 def _usual(model: str) -> tuple[int, float]:
@@ -108,8 +137,6 @@ def _state(page: Page, model: str) -> str:
 
 
 def _loading(page: Page) -> Any:
-    import time
-
     def show(model: str) -> Iterator[str]:
         try:
             page.models.warm(model)
@@ -124,133 +151,129 @@ def _loading(page: Page) -> Any:
     return show
 
 
-def _waiting() -> str:
-    return str(
-        render.pictures([("Behind the shield", None, "no picture yet", ""), ("Without the shield", None, LATER, "")])
-    )
-
-
 def _generate(page: Page) -> Any:
     def generate(
-        prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float, request: gr.Request
+        prompt: str,
+        model: str,
+        policy: str,
+        seed: float,
+        steps: float,
+        guidance: float,
+        drawn: list[Any],
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        job = None
-        yield str(render.status("Waiting for the model …")), _waiting(), ""
-        try:
-            asked = asked_for(page, prompt, model, policy, seed, steps, guidance)
-            job = page.begun(request.session_hash, Job(lambda tell: page.draw(asked, tell)))
-            for told in job:
-                yield *_frame(told), gr.skip()
-            if job.result is not None:
-                yield _shown(page, job.result)
-        except ShieldError as error:
-            yield str(render.status(str(error), kind="bad")), gr.skip(), gr.skip()
-        except Exception:
-            traceback.print_exc()
-            yield str(render.status(BROKEN, kind="bad")), gr.skip(), gr.skip()
-        finally:
-            if job is not None:
-                job.stop()
+        def asked() -> DrawingRequest:
+            return asked_for(page, prompt, model, policy, seed, steps, guidance)
+
+        yield from _drawing(page, asked, drawn, request)
 
     return generate
 
 
-def _ended(status: str) -> tuple[Any, ...]:
-    """What is left of a drawing that was canceled, which has no verdict; and the buttons as they were."""
-    canceled = (str(render.status("Canceled.")), _waiting(), "") if render.unfinished(status) else (gr.skip(),) * 3
-    return *canceled, gr.Button(interactive=True), gr.Button(interactive=False)
+def _first(page: Page) -> Any:
+    """What a link asks for, else what the page begins with; the fields say which."""
+
+    def first(drawn: list[Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        fields: tuple[Any, ...] = (gr.skip(),) * len(FIELDS)
+        asked = first_request(page)
+        try:
+            asked = linked(page, asked, dict(request.query_params))
+            if asked != first_request(page):
+                fields = _fields(asked)
+        except ShieldError as error:
+            yield *fields, str(render.status(str(error), kind="bad")), *(gr.skip(),) * 6
+            return
+        for told in _drawing(page, lambda: asked, drawn, request):
+            yield *fields, *told
+            fields = (gr.skip(),) * len(FIELDS)
+
+    return first
 
 
-def asked_for(page: Page, prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float) -> Any:
-    """What the fields say, checked. Raises BadRequestError."""
-    page.models.checked(model)
-    from ui.drawing import DrawingRequest
-
-    return DrawingRequest(prompt, model, policy, seed, steps, guidance).checked()  # type: ignore[arg-type]
-
-
-def _frame(told: Frame | str) -> tuple[str, str]:
-    """One step: how far it is, and what the latents look like."""
-    from ui.drawing import SHIELDED
-
-    if isinstance(told, str):
-        return str(render.status(told)), _waiting()
-    score = "" if told.score is None else f", score {told.score:.2f}"
-    line = f"Drawing {told.side}: step {told.step} of {told.steps}{score}"
-    preview = None if told.preview is None else render.data_url(told.preview, "JPEG")
-    first = told.side == SHIELDED
-    now = "preview of the predicted picture" if preview else "no preview for this model"
-    shielded = (preview, now) if first else (_address(told.shielded), "the picture behind the shield")
-    unshielded = (None, LATER) if first else (preview, now)
-    veil = "blurred" if told.flagged else ""
-    figures = [("Behind the shield", *shielded, ""), ("Without the shield", *unshielded, veil)]
-    return str(render.status(line, told.step, told.steps)), str(render.pictures(figures))
+def linked(page: Page, first: DrawingRequest, query: Mapping[str, str]) -> DrawingRequest:
+    """The request with what a link says in place of its fields. Raises BadRequestError."""
+    said = {name: query[name] for name in FIELDS if query.get(name)}
+    if "guidance" in said:
+        said["guidance_scale"] = said.pop("guidance")
+    asked = replace(first, **said)  # type: ignore[arg-type]
+    page.models.checked(asked.model)
+    return asked.checked()
 
 
-def _address(picture: Image.Image | None) -> str | None:
-    return None if picture is None else render.data_url(picture)
+def _fields(asked: DrawingRequest) -> tuple[Any, ...]:
+    return asked.prompt, asked.model, asked.policy, asked.seed, asked.steps, asked.guidance_scale
 
 
-def _shown(page: Page, drawing: Drawing) -> tuple[str, str, str]:
-    """The finished pictures, the verdict in a sentence, and everything behind it."""
-    verdict = drawing.verdict
-    kind = "flagged" if verdict.flagged and verdict.status == "passed" else verdict.status
-    line = render.status(wording.sentence(verdict), kind=kind)
-    veil = "box" if verdict.flagged else ""
-    equal = " (the same, to the bit)" if drawing.same else ""
-    figures = [
-        (
-            "Behind the shield",
-            _address(drawing.shielded),
-            f"behind the shield: {verdict.status}",
-            veil if equal else "",
-            render.outline(verdict.nearest, drawing.shielded.size),
-        ),
-        (
-            "Without the shield" + equal,
-            _address(drawing.unshielded),
-            "what the bare model draws",
-            veil,
-            render.outline(drawing.recalled, drawing.unshielded.size),
-        ),
-    ]
-    return str(line), str(render.pictures(figures)), str(_details(page, drawing))
+def _again(drawn: list[Any], event: gr.SelectData) -> tuple[Any, ...]:
+    return _fields(drawn[event.index][1])
 
 
-def _details(page: Page, drawing: Drawing) -> Any:
-    from ui.plots import in_words, score_plot
+def _drawing(page: Page, asked: Any, drawn: list[Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    """Every frame and then the finished picture; `asked()` may refuse what was asked for."""
+    job = None
+    same = (gr.skip(),) * 2  # the slider and its accordion
+    kept = (gr.skip(),) * 2  # the history and its strip
+    yield (
+        str(render.status("Waiting for the model …")),
+        shown.waiting(),
+        gr.Accordion(visible=False),
+        gr.skip(),
+        "",
+        *kept,
+    )
+    try:
+        checked = asked()
+        job = page.begun(request.session_hash, Job(lambda tell: page.draw(checked, tell)))
+        for told in job:
+            yield *shown.frame(told), *same, gr.skip(), *kept
+        if job.result is not None:
+            yield *_finished(page, job.result), *_remembered(drawn, job.result)
+    except ShieldError as error:
+        yield str(render.status(str(error), kind="bad")), gr.skip(), *same, gr.skip(), *kept
+    except Exception:
+        traceback.print_exc()
+        yield str(render.status(BROKEN, kind="bad")), gr.skip(), *same, gr.skip(), *kept
+    finally:
+        if job is not None:
+            job.stop()
 
-    verdict, prompt = drawing.verdict, drawing.asked.prompt
-    threshold = next((s.threshold for s in verdict.scores if s.detector == drawing.detector), None)
-    plot = render.EMPTY
-    if any(score is not None for score in drawing.curve):
-        plot = render.titled(
-            "Score at every denoising step",
-            render.plot(
-                score_plot(drawing.curve, drawing.detector, threshold),
-                in_words(drawing.curve, drawing.detector, threshold),
-            ),
-        )
-    found = page.protected.concepts.found(prompt) if verdict.concepts else []
-    sides = [("Behind the shield", verdict.nearest), ("Without the shield", drawing.recalled)]
-    near = [(side, work, _work_address(page, work)) for side, work in sides[: 1 if drawing.same else 2]]
-    name = f"diffshield-{drawing.asked.model}-{drawing.asked.seed}".replace("/", "-")
-    return render.EMPTY.join(
-        [
-            render.heat(prompt, drawing.words),
-            render.titled("Protected in the prompt", render.mentions(prompt, found)) if found else render.EMPTY,
-            render.rewritten(prompt, verdict.rewritten_prompt),
-            render.nearest(near),
-            plot,
-            render.scores(verdict),
-            render.downloads(drawing.shielded, drawing.about(), name),
-        ]
+
+def _finished(page: Page, drawing: Drawing) -> tuple[Any, ...]:
+    over = shown.slide(page, drawing)
+    slider = gr.skip() if over is None else gr.ImageSlider(value=over[1], label=over[0])
+    return (
+        shown.verdict_line(drawing),
+        shown.row(page, drawing),
+        gr.Accordion(visible=over is not None),
+        slider,
+        shown.details(page, drawing),
     )
 
 
-def _work_address(page: Page, work: Nearest | None) -> str | None:
-    file = None if work is None else page.protected.picture(work.work)
-    return None if file is None else render.data_url(open_image(file))
+def _remembered(drawn: list[Any], drawing: Drawing) -> tuple[list[Any], Any]:
+    """This visitor's last drawings, the newest first: (picture, request) pairs, and the strip that shows them."""
+    small = drawing.shielded.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    others = [(picture, asked) for picture, asked in drawn if asked != drawing.asked]
+    now = [(small, drawing.asked), *others][:REMEMBERED]
+    strip = [(picture, f"{asked.prompt[:40]}, seed {asked.seed}") for picture, asked in now]
+    return now, gr.Gallery(strip, visible=len(now) > 1)
+
+
+def _ended(status: str) -> tuple[Any, ...]:
+    """What is left of a drawing that was canceled, which has no verdict; and the buttons as they were."""
+    left: tuple[Any, ...] = (gr.skip(),) * 5
+    if render.unfinished(status):
+        left = (str(render.status("Canceled.")), shown.waiting(), gr.Accordion(visible=False), gr.skip(), "")
+    return *left, gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def asked_for(
+    page: Page, prompt: str, model: str, policy: str, seed: float, steps: float, guidance: float
+) -> DrawingRequest:
+    """What the fields say, checked. Raises BadRequestError."""
+    page.models.checked(model)
+    return DrawingRequest(prompt, model, policy, seed, steps, guidance).checked()  # type: ignore[arg-type]
 
 
 def _cancel(page: Page) -> Any:

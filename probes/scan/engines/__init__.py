@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from probes.drawing.draw import Job
 from probes.inputs.prompts import PromptRecord
 from probes.scan.engines.in_process import InProcess
 from probes.scan.engines.ray_actors import RayActors
-from probes.scan.scorer import Scored, ScoringConfig, Started, Turn
+from probes.scan.scorer import Scored, ScoringConfig, Started, Turn, Weighed
 
 
 class Engine(Protocol):
@@ -26,6 +27,9 @@ class Engine(Protocol):
 
     def started(self, example: PromptRecord) -> Started:
         """Load the model on every worker, and settle the batch with an example prompt."""
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        """The words of a few jobs' prompts, by one worker."""
 
     def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
         """Each chunk with its result, in order. Takes chunks as it has room for them."""

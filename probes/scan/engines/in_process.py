@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from probes.drawing.draw import Job
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn, Weighed
 
 AHEAD = 2
 
@@ -30,6 +31,9 @@ class InProcess:
     def started(self, example: PromptRecord) -> Started:
         self.scorer = PromptScorer(self._config)
         return self.scorer.started(example)
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        return self.scorer.weighed(jobs)
 
     def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
         if self.scorer.subject.device.type == "cpu":  # there a second thread takes from the denoiser what it hides

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from probes.drawing.draw import Job
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn
+from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn, Weighed
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
@@ -32,6 +33,9 @@ class Worker:
 
     def score(self, turns: Sequence[Turn]) -> Scored:
         return self.scorer.score(turns)
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        return self.scorer.weighed(jobs)
 
     def pid(self) -> int:
         return os.getpid()
@@ -86,7 +90,15 @@ class RayActors:
             found = self._ray.get([worker.start.remote(self._config, example) for worker in self.workers])
         except self._lost as error:
             raise EngineError(f"A worker was lost while it loaded {self._config.model}: {first_line(error)}") from error
-        return Started(found[0].sha256, min(one.batch_size for one in found), found[0].values)
+        return replace(found[0], batch_size=min(one.batch_size for one in found))
+
+    def weighed(self, jobs: Sequence[Job]) -> Weighed:
+        try:
+            return self._ray.get(self.workers[0].weighed.remote(jobs))
+        except self._lost as error:
+            raise EngineError(
+                f"A worker was lost while it weighed words: {first_line(error)} --resume goes on."
+            ) from error
 
     @property
     def _lost(self) -> tuple[type[Exception], ...]:

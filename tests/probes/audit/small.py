@@ -11,6 +11,7 @@ from probes.localizers import FFNSubspace
 PLAN = AuditPlan(
     Sizes(2, 2, 1, 1, 1),
     picture_seeds=(1, 2),
+    benign=3,
     scan_seeds=(3,),
     sampling=Sampling(2, 5.0, 4),
     localizer=FFNSubspace(k=0.05, tau=1, steps=2, guidance_scale=5.0),

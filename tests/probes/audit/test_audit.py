@@ -206,8 +206,10 @@ def test_prompts_that_nobody_knows_anything_about(tmp_path):
         [PromptRecord("prompt-000001", "a cat"), PromptRecord("prompt-000002", "red")], None, Sizes()
     )
     summary, records = loop(tmp_path / "run", GroundTruth(cohorts, None, None, None))
-    assert {record["stage"] for record in records} == {"scan", "before"}
+    assert {record["stage"] for record in records} == {"scan", "before", "benign"}
     assert all(record["copied"] is None and record["unjudged"] for record in records)
+    assert {row["prompt"] for row in summary["highest"]} == {"a cat", "red"}
+    assert (summary["agreement"]["own"]["n"], summary["agreement"]["benign"]["n"]) == (2, 3)
     statuses = {entry["stage"]: entry["status"] for entry in summary["cost"]}
     assert statuses["localize"] == statuses["attacked"] == statuses["twin"] == statuses["hardened"] == "skipped"
     assert summary["rows"][0]["rate"] is None and summary["rows"][0]["unscored"] == 4

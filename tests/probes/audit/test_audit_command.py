@@ -68,7 +68,13 @@ def test_own_prompts_on_an_own_model(tmp_path):
     tiny_sd(seed=4).save_pretrained(tmp_path / "model")
     prompts = tmp_path / "own.csv"
     prompts.write_text("caption\nsomething\n")
-    done = run(tmp_path / "run", tmp_path / "model", prompts=prompts)
+    said: list[str] = []
+    done = run(tmp_path / "run", tmp_path / "model", prompts=prompts, say=said.append)
+    assert [sentence.split(":")[0] for sentence in said[:2]] == [
+        "Nothing will be flagged, prompts will be ranked by score",
+        "Copies won't be judged",
+    ]
+    assert "won't be told from injection" in said[-1] and done.summary["highest"][0]["prompt"] == "something"
     assert done.summary["rows"][0]["unscored"] == 1 and done.report is not None
     assert any("reference picture" in limit for limit in done.summary["limits"])
 

@@ -18,7 +18,6 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.verbs.calibrate import calibrate_detectors
 from probes.verbs.generate import Request, side_by_side
-from shield.errors import BadRequestError
 from tests.probes.tiny_testbed import calibrating, tiny_testbed
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
@@ -250,7 +249,7 @@ def test_a_gallery_is_built_and_pictures_are_checked_with_it(tmp_path: Path, mon
         (["audit", "--out", "OUT", "--prompts", "/nowhere.csv"], "no prompt file"),
         (["report", "/nowhere"], "not a run folder"),
         (["calibrate", "--detectors", "psychic"], "There is no detector"),
-        (["calibrate", "--model", "owner/name"], "--prompts"),
+        (["calibrate", "--model", "owner/name", "--limit", "5"], "needs at least 99 scores of benign prompts"),
         (["calibrate", "--negatives", "works"], "nonmembers and scenes"),
         (["calibrate-copies", "/nowhere", "--out", "OUT/x.json"], "at least 3"),
     ],
@@ -380,8 +379,8 @@ def test_thresholds_made_with_the_defaults_hold_for_a_scan_with_the_defaults(tmp
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
-        with pytest.raises(BadRequestError, match="--prompts"):
-            calibrate_detectors("testbed-mine", ["structure_gap"], "t", seeds=[0], fpr=0.5, device="cpu")
+        made = calibrate_detectors("testbed-mine", ["structure_gap"], "t", fpr=0.5, device="cpu")
+        assert [one.provenance["negatives"] for one in made.values()] == ["the benign prompts that ship"]
         patch.setenv("DIFFSHIELD_WEIGHTS", str(tmp_path))
         calibrate_detectors(
             str(folder),

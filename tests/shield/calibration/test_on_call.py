@@ -105,7 +105,7 @@ def test_without_enough_time_the_verdict_stands_for_a_larger_rate(pipe, home, ca
 
 
 def test_never_means_today_s_refusal(pipe, home):
-    with pytest.raises(NotCalibratedError, match="run `diffshield calibrate`"):
+    with pytest.raises(NotCalibratedError, match="run `diffshield calibrate --model YOUR_MODEL --detectors"):
         Shield(pipe, calibrate="never", thresholds=[])
     wrong = Shield(pipe, calibrate="never", thresholds=thresholds(pipe))
     with pytest.raises(NotCalibratedError, match="latents of"):

@@ -167,7 +167,7 @@ def test_without_points_the_usual_ones_count_where_thresholds_for_all_are_at_han
 def test_given_points_without_thresholds_are_told_with_the_command(pipe):
     shield = Shield(pipe, NULL, thresholds=joint(pipe))
     shield.thresholds = []
-    with pytest.raises(NotCalibratedError, match=r"diffshield calibrate --points 0,0.5"):
+    with pytest.raises(NotCalibratedError, match=r"diffshield calibrate --model YOUR_MODEL .* --points 0,0.5"):
         shield(PROMPTS[0], **options(1))
 
 

@@ -180,7 +180,10 @@ def test_calibrated_thresholds_are_found_again_through_a_file(pipe, tmp_path, ki
 
 
 def test_without_a_threshold_the_command_is_named(pipe):
-    with pytest.raises(NotCalibratedError, match="gallery_preview was never .* run `diffshield calibrate-watch`"):
+    with pytest.raises(
+        NotCalibratedError,
+        match="gallery_preview was never .* run `diffshield calibrate-watch --model YOUR_MODEL --steps",
+    ):
         Shield(pipe, Policy(watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
     blind = Shield(pipe, replace(preset("strict"), watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
     verdict = blind("a dog", **options(1)).verdicts[0]
