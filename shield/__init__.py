@@ -56,7 +56,14 @@ if TYPE_CHECKING:
     from shield.protected.gallery import Gallery
     from shield.protected.meaning import Meaning
     from shield.reasons import Reason
-    from shield.rewriters import REWRITERS, ClauseDrop, ConceptSubstitution, LanguageModel, TokenAttribution
+    from shield.rewriters import (
+        REWRITERS,
+        ClauseDrop,
+        ConceptSubstitution,
+        Generalization,
+        LanguageModel,
+        TokenAttribution,
+    )
     from shield.runtime.policy import Policy
     from shield.runtime.verdicts import VerdictLog
     from shield.thresholds import Threshold
@@ -90,7 +97,14 @@ _NAMES = {
         "OppositeGuidance",
         "TokenProjection",
     ),
-    "shield.rewriters": ("ClauseDrop", "ConceptSubstitution", "LanguageModel", "REWRITERS", "TokenAttribution"),
+    "shield.rewriters": (
+        "ClauseDrop",
+        "ConceptSubstitution",
+        "Generalization",
+        "LanguageModel",
+        "REWRITERS",
+        "TokenAttribution",
+    ),
     "shield.errors": (
         "BadRequestError",
         "GalleryError",
@@ -136,6 +150,7 @@ __all__ = [
     "Gallery",
     "GalleryError",
     "GalleryRepulsion",
+    "Generalization",
     "InitialNoise",
     "LanguageModel",
     "MITIGATIONS",

@@ -278,7 +278,8 @@ class MitigationContext:
     empty prompt's. `rerun(conditioning)` predicts this image's noise under another conditioning, and with a second
     argument from other latents: one extra denoiser call. `memory` is the mitigation's own between the steps of one
     image. `latents` are the denoiser's input and `move(latents)` has the picture go on from others instead. `length`:
-    how many of the T tokens the prompt fills, begin and end included; None where nobody knows. `likeness(prediction)`:
+    how many of the T tokens the prompt fills (the rewritten one where there is `safe`), begin and end included; None
+    where nobody knows. `likeness(prediction)`:
     the correlation, as a scalar with a gradient, with the nearest protected picture, and its work. `mentions`: the
     protected concepts found in the prompt. `encode(texts)`: their conditioning, one row each.
     """

@@ -21,7 +21,9 @@ from probes.bench import (
     meaning,
     mitigations,
     questions,
+    requests,
     revival,
+    rewordings,
     shield,
     traps,
 )
@@ -50,6 +52,8 @@ BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
     "revival": ("docs/bench/revival.json", revival.table),
     "mitigations": ("docs/bench/mitigations.json", mitigations.table),
     "gallery": ("docs/bench/gallery.json", gallery.table),
+    "rewordings": ("docs/bench/rewordings.json", rewordings.table),
+    "requests": ("docs/bench/requests.json", requests.table),
     "traps": ("docs/bench/traps.json", traps.table),
     "overhead": (BENCHMARKS, claims.overhead),
     "scan-speed": (BENCHMARKS, claims.speeds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,14 +61,14 @@ def shield(
     Example: diffshield bench shield --parts works --seeds 2
     """
     from probes.bench.shield import PARTS, bench_shield, table
-    from probes.runs.progress import Progress, bars
+    from probes.runs.progress import bars
 
     drawn = chosen(parts, PARTS, "part")
     with bars() as track:
-        tracks: dict[str, Progress] = {}
+        named = cache(track)
 
         def progress(what: str, done: int, total: int) -> None:
-            tracks.setdefault(what, track(what))(done, total)
+            named(what)(done, total)
 
         found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
     _drawn(out, "shield", found, as_json, table(found))
@@ -210,15 +211,57 @@ def gallery(
     Example: diffshield bench gallery --queries 20 --others 100
     """
     from probes.bench.gallery import bench_gallery, table
-    from probes.runs.progress import Progress, bars
+    from probes.runs.progress import bars
 
     with bars() as track:
-        tracks: dict[str, Progress] = {}
+        named = cache(track)
 
         def progress(what: str, done: int, total: int) -> None:
-            tracks.setdefault(what, track(what))(done, total)
+            named(what)(done, total)
 
         found = bench_gallery(out, parts=runs, share=share, queries=queries, others=others, progress=progress)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
+def rewordings(
+    out: Out = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for scores and judgements.")] = Path("runs/bench-rewordings"),
+    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    works: Annotated[int, typer.Option(min=0, help="Memorized works, at random; 0: all of the split.")] = 0,
+    sample: Annotated[float, typer.Option(help="Share of the flagged rewordings that are drawn to the end.")] = 0.5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Copies that leave when captions are reworded, by detector and points, with a gallery and without; resumes."""
+    from probes.bench.rewordings import bench_rewordings, table
+    from probes.runs.progress import bars
+
+    with bars() as track:
+        named = cache(track)
+
+        def progress(what: str, done: int, total: int) -> None:
+            named(what)(done, total)
+
+        found = bench_rewordings(
+            out, parts=runs, split=split, works=works or None, sample=sample, device=device, progress=progress
+        )
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
+def requests(
+    out: Out = Path("runs/bench"),
+    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    count: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 10,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What is left of flagged requests: agreement with the request without its protected part, and copies."""
+    from probes.bench.requests import bench_requests, table
+
+    (split,) = chosen(split, ("dev", "heldout"), "split")
+    found = bench_requests(out, split=split, count=count, device=device, progress=_said)
     printed(found, as_json, table(found))
 
 

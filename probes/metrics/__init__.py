@@ -16,6 +16,7 @@ from probes.metrics.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     rate_interval,
+    ratio_interval,
     tpr_at_fpr,
     wilson,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "calibrate",
     "load_calibrations",
     "rate_interval",
+    "ratio_interval",
     "rgb",
     "save_calibrations",
     "tpr_at_fpr",

@@ -181,6 +181,34 @@ def rate_interval(
     return Interval(found.value, found.low, found.high, found.n, found.clusters, unscored, "bootstrap")
 
 
+def ratio_interval(
+    parts: ArrayLike,
+    wholes: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Sum of ``parts`` over sum of ``wholes``, each part at most its whole, for instance weighted by how many it stands
+    for. Bootstrap over clusters; where that has no width, because there is no part or nothing else, Wilson's interval
+    with one observation for each cluster that has a whole. nan where there is no whole.
+    """
+    above, below = _finite(parts, "parts"), _finite(wholes, "wholes")
+    sums, _ = _by_cluster(above, clusters)
+    totals, _ = _by_cluster(below, clusters)
+    known = int((totals > 0).sum())
+    if not known:
+        return Interval(float("nan"), 0.0, 1.0, below.size, 0, method="none")
+    value = float(above.sum() / below.sum())
+    if value in (0.0, 1.0):
+        return Interval(value, *wilson(known if value else 0, known, level), below.size, known, method="wilson")
+    picked = np.random.default_rng(seed).integers(0, totals.size, size=(draws, totals.size))
+    parted, whole = sums[picked].sum(axis=1), totals[picked].sum(axis=1)
+    low, high = _percentiles(parted[whole > 0] / whole[whole > 0], level)
+    return Interval(value, low, high, below.size, known, method="bootstrap")
+
+
 def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64).ravel()
     if not np.isfinite(array).all():

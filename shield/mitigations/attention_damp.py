@@ -24,25 +24,32 @@ from shield.types import MitigationContext
 class AttentionDamp:
     """Replaces every token after the end token, and with `end` the end token too, which has read the prompt as well.
 
-    Changes the conditional half only; pooled embeddings (SDXL) stay. For pipelines with CLIP's text alone.
+    Changes the conditional half only; pooled embeddings (SDXL) stay. For pipelines with CLIP's text alone. `rewritten`:
+    it works on the prompts that rewriters propose, for those that pull even so, instead of the request.
     """
 
     fill: Literal["begin", "null"] = "begin"
     end: bool = True
+    rewritten: bool = False
 
     name: ClassVar[str] = "attention_damp"
-    needs_prompt: ClassVar[bool] = False
+
+    @property
+    def needs_prompt(self) -> bool:
+        return self.rewritten
 
     def conditioned(self, context: MitigationContext) -> Conditioning:
         """One row. Raises MissingSignalError where the prompt's length isn't known or it leaves no padding."""
         if context.length is None:
             raise MissingSignalError("attention_damp needs to know where the prompt ends; its length isn't known here.")
-        embeds = context.original.embeds
+        base = context.original if context.safe is None else context.safe
+        embeds = base.embeds
         first = context.length - (1 if self.end else 0)
         if first >= embeds.shape[1]:
             raise MissingSignalError(f"attention_damp needs padding; the prompt fills all {embeds.shape[1]} tokens.")
-        padding = embeds[:, :1].expand_as(embeds) if self.fill == "begin" else self._null(context)
-        return replace(context.original, embeds=torch.cat([embeds[:, :first], padding[:, first:]], dim=1))
-
-    def _null(self, context: MitigationContext) -> torch.Tensor:
-        return context.null.fitted(context.original.embeds.shape[1]).embeds.to(context.original.embeds)
+        padding = (
+            embeds[:, :1].expand_as(embeds)
+            if self.fill == "begin"
+            else context.null.fitted(embeds.shape[1]).embeds.to(embeds)
+        )
+        return replace(base, embeds=torch.cat([embeds[:, :first], padding[:, first:]], dim=1))

@@ -8,6 +8,7 @@ blocked. The original prompt is never fallen back to: a rewriter that fails ends
 
 from shield.rewriters.clause_drop import ClauseDrop
 from shield.rewriters.concept_substitution import ConceptSubstitution
+from shield.rewriters.generalization import Generalization
 from shield.rewriters.language_model import LanguageModel
 from shield.rewriters.token_attribution import TokenAttribution
 from shield.types import Rewriter
@@ -15,8 +16,9 @@ from shield.types import Rewriter
 REWRITERS: dict[str, type[Rewriter]] = {
     "clause_drop": ClauseDrop,
     "concept_substitution": ConceptSubstitution,
+    "generalization": Generalization,
     "language_model": LanguageModel,
     "token_attribution": TokenAttribution,
 }
 
-__all__ = ["REWRITERS", "ClauseDrop", "ConceptSubstitution", "LanguageModel", "TokenAttribution"]
+__all__ = ["REWRITERS", "ClauseDrop", "ConceptSubstitution", "Generalization", "LanguageModel", "TokenAttribution"]

@@ -8,7 +8,7 @@ from shield.errors import BadRequestError
 from shield.hooks.preview import PREVIEWS
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.reasons import Reason
-from shield.rewriters import ClauseDrop, ConceptSubstitution
+from shield.rewriters import ClauseDrop, ConceptSubstitution, Generalization
 from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
 from shield.signals import Signals
 from shield.types import Detector, Mention, Mitigation, Rewriter, Score
@@ -55,7 +55,7 @@ class Policy:
 
     detectors: tuple[Detector, ...] = (StructureGap(),)
     mitigations: tuple[Mitigation, ...] = (EmbeddingMix(), NullPrompt())
-    rewriters: tuple[Rewriter, ...] = (ConceptSubstitution(), ClauseDrop())
+    rewriters: tuple[Rewriter, ...] = (ConceptSubstitution(), Generalization(), ClauseDrop())
     on_flag: str = "mitigate"
     on_unscored: str = "raise"
     on_copy: str = "block"

@@ -42,14 +42,18 @@ class Steering:
         return self.empty(forward, image)
 
     def _proposals(self, forward: Forward, image: ImageState) -> Iterator[str]:
-        """Rewritten prompts in which the screen finds nothing, as long as extra calls are left."""
+        """Rewritten prompts in which the screen finds nothing, as long as extra calls are left. One call is left for
+        each later mitigation that takes rewritten prompts too.
+        """
         if image.prompt is None:
             return
+        later = self.call.policy.mitigations[image.tried :]
+        budget = self.call.policy.extra_calls - sum(one.needs_prompt for one in later)
         for rewriter in self.call.policy.rewriters:
             if rewriter.needs_weights and not image.weights:
                 image.weights = self._weighed(forward, image)
             for prompt in rewriter.propose(image.prompt, image.mentions, image.weights):
-                if image.extra_calls >= self.call.policy.extra_calls:
+                if image.extra_calls >= budget:
                     return
                 if self.call.plan.screen is None or not self.call.plan.screen.found(prompt):
                     yield prompt
@@ -137,7 +141,7 @@ class Steering:
         return forward.rerun([image.row], image.swap)
 
     def _context(self, forward: Forward, image: ImageState) -> MitigationContext:
-        row = [image.row]
+        row, said = [image.row], image.rewritten or image.prompt
 
         def rerun(conditioning: Conditioning, latents: Tensor | None = None) -> Tensor:
             image.extra_calls += 1
@@ -159,7 +163,7 @@ class Steering:
             memory=image.memory,
             latents=forward.latents[row],
             move=move,
-            length=None if image.prompt is None else prompt_length(self.call.pipe, image.prompt, self.call.tokens),
+            length=None if said is None else prompt_length(self.call.pipe, said, self.call.tokens),
             denoiser=denoiser_of(self.call.pipe),
             likeness=None if self.call.likeness is None else self.call.likeness.at(forward, image.row),
             mentions=image.mentions,

@@ -12,6 +12,7 @@ from probes.metrics import (
     bootstrap_difference,
     bootstrap_mean,
     rate_interval,
+    ratio_interval,
     tpr_at_fpr,
     wilson,
 )
@@ -139,3 +140,17 @@ def test_none_of_twenty_is_not_proof_of_zero() -> None:
     assert found.value == 0 and found.low == 0 and found.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
     assert found.method == "wilson"
     assert rate_interval([True] * 20).low == pytest.approx(1 - 3.8415 / 23.8415, abs=1e-4)
+
+
+def test_a_ratio_of_weighted_sums_resamples_works() -> None:
+    # Parts sum to 1, wholes to 6. Drawing only work "a" gives 1/4, only "b" 0.
+    found = ratio_interval([1, 0, 0, 0], [1, 3, 2, 0], ["a", "a", "b", "b"])
+    assert (found.value, found.low, found.high) == (pytest.approx(1 / 6), 0.0, 0.25)
+    assert (found.n, found.clusters, found.method) == (4, 2, "bootstrap")
+
+
+def test_a_ratio_of_nothing_is_as_sure_as_its_works_allow() -> None:
+    none = ratio_interval([0, 0, 0], [1, 4, 0], ["a", "b", "c"])
+    assert (none.value, none.low, none.high, none.clusters) == (0.0, 0.0, wilson(0, 2)[1], 2)
+    unknown = ratio_interval([0.0], [0.0])
+    assert np.isnan(unknown.value) and (unknown.low, unknown.high, unknown.clusters) == (0.0, 1.0, 0)

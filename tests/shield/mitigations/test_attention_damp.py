@@ -1,15 +1,19 @@
 """Padding out of the attention: the identity that it rests on, and which tokens are replaced."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
+from shield import Shield
 from shield.detectors import AttentionEntropy
 from shield.errors import MissingSignalError
 from shield.hooks.attention import token_shares
-from shield.mitigations import AttentionDamp
+from shield.mitigations import AttentionDamp, EmbeddingMix
 from shield.model.conditioning import Conditioning, prompt_length
+from shield.runtime.policy import Policy
 from shield.types import MitigationContext
-from tests.shield.calls import PROMPTS
+from tests.shield.calls import PROMPTS, options, thresholds
 
 
 def case(length, tokens=5):
@@ -34,6 +38,41 @@ def test_what_is_replaced():
     for length, end, match in ((None, True, "isn't known"), (5, False, "fills all 5")):
         with pytest.raises(MissingSignalError, match=match):
             AttentionDamp(end=end).conditioned(case(length))
+
+
+def test_a_rewritten_prompt_is_damped_instead_of_the_request():
+    asked = case(3)
+    safe = Conditioning(-asked.original.embeds, -torch.ones(1, 2))
+    made = AttentionDamp(rewritten=True).conditioned(replace(asked, safe=safe))
+    assert AttentionDamp(rewritten=True).needs_prompt and not AttentionDamp().needs_prompt
+    assert made.embeds.flatten().tolist() == [-10, -11, -10, -10, -10] and made.pooled.tolist() == [[-1.0, -1.0]]
+
+
+def test_a_rewritten_prompt_that_is_still_flagged_is_damped_within_the_budget(pipe):
+    """No score passes a threshold of zero: one call is kept for damping, none goes to the third proposal."""
+    policy = Policy(rewriters=(Three(),), mitigations=(EmbeddingMix(), AttentionDamp(rewritten=True)), extra_calls=3)
+    lengths = []
+    damped = AttentionDamp.conditioned
+
+    def seen(self, context):
+        lengths.append((context.length, context.safe is not None))
+        return damped(self, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttentionDamp, "conditioned", seen)
+        result = Shield(pipe, policy, thresholds=thresholds(pipe, 0.0))("the cat", **options(1))
+    verdict = result.verdicts[0]
+    assert (verdict.status, verdict.extra_calls) == ("blocked", 3)
+    assert lengths == [(len(pipe.tokenizer("a").input_ids), True)]
+
+
+@dataclass(frozen=True)
+class Three:
+    name = "three"
+    needs_weights = False
+
+    def propose(self, prompt, concepts, weights=()):
+        return ["a", "ab", "a dog"]
 
 
 def test_copies_of_the_begin_token_are_a_mask_and_a_logarithm(pipe):
