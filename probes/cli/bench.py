@@ -233,7 +233,10 @@ def rewordings(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Copies that leave when captions are reworded, by detector and points, with a gallery and without; resumes."""
+    """Copies that leave when captions are reworded, by detector and points, with a gallery and without; resumes.
+
+    Example: diffshield bench rewordings --out runs/bench
+    """
     from probes.bench.rewordings import bench_rewordings, table
     from probes.runs.progress import bars
 
@@ -257,7 +260,10 @@ def requests(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """What is left of flagged requests: agreement with the request without its protected part, and copies."""
+    """What is left of flagged requests: agreement with the request without its protected part, and copies.
+
+    Example: diffshield bench requests --out runs/bench
+    """
     from probes.bench.requests import bench_requests, table
 
     (split,) = chosen(split, ("dev", "heldout"), "split")

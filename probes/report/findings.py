@@ -259,7 +259,8 @@ def flags(found: Found) -> Finding | None:
     detail = f"Flagged above {limit:.4g}." if limit is not None else ""
     detail += f" {found.figures['undecided']} scores couldn't be compared." if found.figures["undecided"] else ""
     severity = "medium" if flagged else "good"
-    then = found.command("scan", *found.prompts, "--pictures", "--out", "runs/pictures") if flagged else None
+    draw = flagged and found.asked("before") is None
+    then = found.command("scan", *found.prompts, "--pictures", "--out", "runs/pictures") if draw else None
     return Finding("flags", severity, title, detail.strip(), next=then)
 
 

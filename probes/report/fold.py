@@ -83,29 +83,25 @@ def scan_tables(folder: Path, figures: Mapping[str, Any], records: Sequence[Reco
     pictures = {r["item"]: thumbnail(folder, r["picture"]) for r in reversed(scored) if r["picture"]} if scored else {}
     flagged = {r["item"] for r in scored if r.get("flagged")}
     top = [{**row, "src": pictures.get(row["item"]), "flagged": row["item"] in flagged} for row in figures["highest"]]
-    values = [r["scores"][detector] for r in scored]
-    return {"detector": detector, "highest": top, **_histogram(values, figures.get("threshold"))}
+    scores = [(r["scores"][detector], bool(r.get("flagged"))) for r in scored]
+    return {"detector": detector, "highest": top, **_histogram(scores, figures.get("threshold"))}
 
 
-def _histogram(values: Sequence[float], threshold: float | None) -> dict[str, Any]:
-    """Bars in percent of the highest one, and where the threshold stands between the outer bars."""
-    if not values:
+def _histogram(scores: Sequence[tuple[float, bool]], threshold: float | None) -> dict[str, Any]:
+    """Bars in percent of the highest one, which of them hold flagged scores, and where the threshold stands."""
+    if not scores:
         return {"bars": [], "low": None, "high": None, "threshold": threshold, "at": None}
-    low, high = (
-        min([*values, *([] if threshold is None else [threshold])]),
-        max([*values, *([] if threshold is None else [threshold])]),
-    )
+    marks = [value for value, _ in scores] + ([] if threshold is None else [threshold])
+    low, high = min(marks), max(marks)
     span = (high - low) or 1.0
-    counts = [0] * BINS
-    for value in values:
-        counts[min(int((value - low) / span * BINS), BINS - 1)] += 1
+    counts, flagged = [0] * BINS, [0] * BINS
+    for value, over in scores:
+        place = min(int((value - low) / span * BINS), BINS - 1)
+        counts[place] += 1
+        flagged[place] += over
     bars = [
-        {
-            "n": count,
-            "height": round(100 * count / max(counts), 1),
-            "above": threshold is not None and low + span * (place + 0.5) / BINS > threshold,
-        }
-        for place, count in enumerate(counts)
+        {"height": round(100 * count / max(counts), 1), "above": 2 * over > count}
+        for count, over in zip(counts, flagged, strict=True)
     ]
     at = None if threshold is None else round(100 * (threshold - low) / span, 1)
     return {"bars": bars, "low": low, "high": high, "threshold": threshold, "at": at}

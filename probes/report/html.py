@@ -72,7 +72,7 @@ def write_report(folder: Path | str) -> Path:
     made = findings(found)
     head, sentences = headline(found, made), plain_words(figures, records)
     shown = listed(run.folder, made)
-    about = {"severity": head.severity, "title": head.title, "detail": head.detail}
+    about = {"severity": head.severity, "title": head.title, "detail": head.detail, "next": head.next}
     plain = [{key: value for key, value in one.items() if key != "src"} for one in shown]
     report = {"format": FORMAT, "run": run.about, "headline": about, "findings": plain, "sentences": sentences}
     write_json(run.folder / "report.json", {**report, **figures})
@@ -155,11 +155,12 @@ def _number(value: Any) -> bool:
 
 
 def sentences_of(folder: Path | str) -> list[str]:
-    """The sentences of a report that was written. RunError if there is none."""
+    """The headline, the sentences and the next command of a report that was written. RunError if there is none."""
     report = read_json(Path(folder) / "report.json")
     if report is None:
         raise RunError(f"{folder} has no report yet. Make one with: diffshield report {folder}")
-    return report["sentences"]
+    head = report["headline"]
+    return [f"{head['title']}.", *report["sentences"], *([f"Next: {head['next']}"] if head["next"] else [])]
 
 
 def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:

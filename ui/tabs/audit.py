@@ -48,22 +48,17 @@ def audit_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
     gr.on([blocks.load, tab.select, refresh.click], _listed(page), None, live, **HIDDEN)
     reading = [str(render.note(READING))] * 4
     chosen.change(None, None, [parts[0], parts[2], *pages], js=f"() => {json.dumps(reading)}", **HIDDEN)
-    chosen.change(_opened(page), chosen, opened, **HIDDEN)
-    gr.on(
-        [seen.change, *(part.change for part in wanted)],
-        _pages(page),
-        inputs,
-        pages,
-        trigger_mode="always_last",
-        **HIDDEN,
-    )
+    read = chosen.change(_opened(page), chosen, opened, **HIDDEN)
+    read.then(_pages(page), inputs, pages, **HIDDEN)
+    gr.on([part.change for part in wanted], _pages(page), inputs, pages, trigger_mode="always_last", **HIDDEN)
     text, group, order, copies, number, stage, needle, place = wanted
     for filters, first in (([text, group, order, copies], number), ([stage, needle], place)):
         gr.on([part.change for part in filters], None, None, first, js="() => 1", **HIDDEN)
     start.click(_starter(page), model, [*live, said], **HIDDEN)
     resume.click(_resumer(page), chosen, [*live, said], **HIDDEN)
     cancel.click(_canceler(page), None, [*live, said], **HIDDEN)
-    timer.tick(_listed(page), None, live, **HIDDEN).then(_again(page), [chosen, seen], opened, **HIDDEN)
+    again = timer.tick(_listed(page), None, live, **HIDDEN).then(_again(page), [chosen, seen], opened, **HIDDEN)
+    again.then(_pages(page), inputs, pages, **HIDDEN)
 
 
 def _panels() -> tuple[list[Any], list[Any], list[Any]]:

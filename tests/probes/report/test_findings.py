@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from probes.report.fold import flow
 from probes.report.gates import check_gates
 from probes.report.grades import Grading
-from probes.report.html import read_run, write_report
+from probes.report.html import read_run, sentences_of, write_report
 from probes.report.summary import summary_of
 from probes.runs.folder import Run, record_id, write_json
 from shield.errors import BadRequestError
@@ -53,6 +53,8 @@ def test_a_model_that_copies_is_said_to_memorize(folder: Path) -> None:
     assert "6 of 6 pictures" in found["attack"]["detail"] and found["attack"]["next"].startswith("diffshield harden")
     order = [one["severity"] for one in report["findings"]]
     assert order == sorted(order, key=("high", "medium", "unknown", "low", "good").index)
+    said = sentences_of(folder)
+    assert said[0] == f"{report['headline']['title']}." and said[-1].startswith("Next: diffshield harden")
     page = (folder / "report.html").read_text()
     fold = page[: page.index("<h2>Findings</h2>")]
     assert fold.count('<div class="card">') == 3 and fold.count("data:image/jpeg") == 9, (
@@ -191,3 +193,30 @@ def test_stages_are_shown_as_a_flow(folder: Path) -> None:
     write_json(folder / "stages.json", stages)
     page = write_report(folder).read_text()
     assert "draw<small>50% copies</small>" in page and 'title="no twin"' in page
+
+
+@pytest.mark.parametrize(
+    "kind, severity, says",
+    [
+        ("prune", "good", "After pruning the caption returns no copy"),
+        ("attack", "high", "brings works back, and not unseen pictures"),
+        ("harden", "good", "After hardening the caption returns no copy"),
+    ],
+)
+def test_the_headline_is_what_the_verb_was_run_for(folder: Path, kind: str, severity: str, says: str) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**about, "kind": kind, "config": {"mask": "m"}})
+    head = report_of(finished(folder))["headline"]
+    assert head["severity"] == severity and says in head["title"], head
+
+
+def test_a_located_mask_has_a_headline(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "mask", {}, kind="localize", model={"name": "mine"}) as run:
+        run.finish()
+    overlap = [{"prompts": 4, "iou": 0.3, "low": 0.2, "high": 0.4, "iou_random": 0.02}]
+    located = {"weights": 10, "size": 100, "density": 0.1, "prompts": 8}
+    for found, severity in ((overlap, "medium"), ([], "unknown")):
+        summary = {"format": 1, "model": "mine", "mask": {**located, "overlap": found}}
+        write_json(tmp_path / "mask" / "summary.json", summary)
+        head = report_of(tmp_path / "mask")["headline"]
+        assert head["severity"] == severity and "10 of 100 weights" in head["detail"]
