@@ -98,7 +98,7 @@ class Prompts:
         if self._held is not None:
             return iter(self._held)
         if self._file is None:
-            return iter(self.cohorts.drawn())
+            return itertools.islice(self.cohorts.drawn(), self._limit)
         return with_truth(each_prompt(self._file, column=self._column, limit=self._limit), self.manifest)
 
 

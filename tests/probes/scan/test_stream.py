@@ -248,6 +248,11 @@ def test_a_file_is_read_once_unless_it_is_long(tmp_path, monkeypatch):
         list(longer)
 
 
+def test_a_limit_holds_for_the_testbed_s_own_prompts_too():
+    whole, some = Prompts(None, Checkpoint.of("testbed")), Prompts(None, Checkpoint.of("testbed"), limit=6)
+    assert whole.count > some.count == len(list(some)) == 6 and list(some) == list(whole)[:6]
+
+
 def test_options_that_dont_go_together(file, tmp_path):
     for options in ({"shard": Shard(0, 2)}, {"early_exit": EarlyExit(0.05)}, {"execution": ExecutionConfig("ray")}):
         with pytest.raises(BadRequestError, match="leave --pictures out"):
