@@ -109,7 +109,7 @@ def made(way):
     build, more = WAYS[way]
     pipe, small = build(), {"num_inference_steps": 3, "output_type": "np"}
     return pipe, lambda prompts=PROMPTS, **o: {
-        "prompt": prompts and list(prompts),
+        "prompt": list(prompts) if isinstance(prompts, tuple | list) else prompts,
         **small,
         **more,
         "generator": noises(3),

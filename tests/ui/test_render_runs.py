@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from probes.runs.folder import Run, write_json
-from tests.probes.report.test_report import EVIL, record, stranger, work
+from tests.probes.report.demo import EVIL, record, stranger, work
 from tests.ui.test_render import Elements
 from ui import render_runs
 from ui.folders import Folders, Listed

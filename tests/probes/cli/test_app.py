@@ -1,7 +1,5 @@
 """What every verb has: an example and groups in its help, --config, what Ctrl-C and a long prompt say."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -84,11 +82,11 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
 
     @stopping.command()
     def scan(out: Path, resume: bool = False) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
 
     @stopping.command()
     def show() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
 
     done = RUNNER.invoke(stopping, ["scan", "my runs/a"])
     assert done.exit_code == 130
