@@ -50,7 +50,7 @@ def scored(
     setting, models = None, models_of(pipe)
     for start in range(0, len(work), sampling.batch_size):
         batch = work[start : start + sampling.batch_size]
-        trace = _traced(pipe, batch, needs, horizon, sampling)
+        trace = traced(pipe, batch, needs, sampling, first_k=horizon)
         for detector in detectors:
             scores[detector.name] += detector.score(trace).tolist()
         if setting is None:
@@ -63,12 +63,13 @@ def scored(
     return scores, setting
 
 
-def _traced(
-    pipe: Any, batch: Sequence[tuple[str, int]], needs: frozenset[str], horizon: int, sampling: Sampling
+def traced(
+    pipe: Any, batch: Sequence[tuple[str, int]], needs: frozenset[str], sampling: Sampling, **steps: Any
 ) -> Trace:
+    """What one call for pairs of prompt and seed shows at `steps` (`recorded` takes them), after which it ends."""
     noises = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
     call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale, "generator": noises}
-    with torch.no_grad(), recorded(pipe, needs, horizon, stop=True, extra_uncond=True) as trace:
+    with torch.no_grad(), recorded(pipe, needs, stop=True, extra_uncond=True, **steps) as trace:
         pipe(prompt=[prompt for prompt, _ in batch], **call, **dict(sampling.options))
     return trace
 

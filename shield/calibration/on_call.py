@@ -21,10 +21,9 @@ from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store
 from shield.errors import NotCalibratedError
-from shield.hooks.feature_caches import FeatureCaches
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
-from shield.runtime.settings import ENCODERS, Models
+from shield.runtime.settings import ENCODERS, Models, caches_of
 from shield.runtime.trajectory import DetectorAt, threshold_at
 from shield.thresholds import Setting, Threshold, found, options_of
 from shield.types import Detector
@@ -270,8 +269,8 @@ def _sized(pipe: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def _state(pipe: Any) -> tuple[Any, ...]:
     """What of the pipeline itself moves a score, beside its models."""
     scheduler, denoiser = pipe.scheduler, denoiser_of(pipe)
-    kept = FeatureCaches(denoiser, getattr(pipe, family_of(pipe).companion or "", None))
-    return type(scheduler).__name__, repr(sorted(scheduler.config.items())), str(denoiser.dtype), tuple(kept.kinds)
+    numbers = repr(sorted(scheduler.config.items()))
+    return type(scheduler).__name__, numbers, str(denoiser.dtype), caches_of(pipe, denoiser)
 
 
 def _told(value: Any) -> Any:

@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from shield.calibration.budget import prompts_needed, rate_interval
-from shield.calibration.detectors import Sampling, denoiser_input, versions
+from shield.calibration.detectors import Sampling, denoiser_input, traced, versions
 from shield.errors import BadRequestError
-from shield.hooks.recording import recorded
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of, running_setting
 from shield.runtime.trajectory import DetectorAt
@@ -172,9 +170,4 @@ def calibrate_trajectory(
 def drawn_as_far(pipe: Any, asked: Sequence[DetectorAt], work: Sequence[tuple[str, int]], sampling: Sampling) -> Trace:
     """The steps that these looks read, of one call for pairs of prompt and seed, which ends after the last of them."""
     needs = frozenset().union(*(one.detector.needs for one in asked))
-    noises = [torch.Generator("cpu").manual_seed(seed) for _, seed in work]
-    call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale, "generator": noises}
-    points = [one.point for one in asked]
-    with torch.no_grad(), recorded(pipe, needs, stop=True, extra_uncond=True, points=points) as trace:
-        pipe(prompt=[prompt for prompt, _ in work], **call, **dict(sampling.options))
-    return trace
+    return traced(pipe, work, needs, sampling, points=[one.point for one in asked])

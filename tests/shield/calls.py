@@ -46,6 +46,16 @@ def thresholds(pipe, value=None, detectors=DETECTORS, more=()):
     return made if value is None else [replace(t, value=value) for t in made]
 
 
+def counted(pipe, call):
+    """(what the call returns, how many rows the denoiser was given each time it ran)."""
+    rows = []
+    handle = pipe.unet.conv_in.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    try:
+        return call(), rows
+    finally:
+        handle.remove()
+
+
 def state(pipe):
     """Hooks, processors, scheduler, weights and RNG of a pipeline, comparable with ==."""
     denoiser = denoiser_of(pipe)

@@ -12,21 +12,11 @@ from shield.errors import BadRequestError, MissingSignalError, NotCalibratedErro
 from shield.mitigations import EmbeddingMix, NullPrompt, OppositeGuidance
 from shield.protected.concepts import Concept, Concepts
 from shield.runtime.policy import Policy, preset
-from tests.shield.calls import PROMPTS, STEPS, noises, options, state, thresholds
+from tests.shield.calls import PROMPTS, STEPS, counted, noises, options, state, thresholds
 from tests.tiny import tiny_sd
 
 FLAGGED = "the cat, a picture by anna"  # scores .08; PROMPTS score at most .03
 BETWEEN = 0.05
-
-
-def counted(pipe, call):
-    """(what the call returns, how many rows the denoiser was given each time it ran)."""
-    rows = []
-    handle = pipe.unet.conv_in.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    try:
-        return call(), rows
-    finally:
-        handle.remove()
 
 
 @pytest.mark.parametrize(

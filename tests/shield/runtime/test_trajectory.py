@@ -18,7 +18,7 @@ from shield.runtime.policy import Policy, preset
 from shield.runtime.settings import models_of
 from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
 from shield.thresholds import load_thresholds, save_threshold
-from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, noises, options, state, thresholds
+from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, counted, noises, options, state, thresholds
 
 POINTS = (0.0, 0.5)  # steps 1 and 2 of 3
 NULL = Policy(mitigations=(NullPrompt(),), points=POINTS)
@@ -33,16 +33,6 @@ def joint(pipe, early=HIGH, late=HIGH):
         asked = detectors_at((StructureGap(),), POINTS)
         _made[key] = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", Sampling(STEPS, 5.0, 25))
     return [replace(t, value=late if t.options["point"] else early) for t in _made[key]]
-
-
-def counted(pipe, call):
-    """(what the call returns, rows of each denoiser call)."""
-    rows = []
-    handle = pipe.unet.conv_in.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    try:
-        return call(), rows
-    finally:
-        handle.remove()
 
 
 def late_scores(pipe, prompts):
