@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from shield.model.conditioning import null_conditioning
 from shield.model.families import family_of
 from shield.protected.gallery import Gallery
 from shield.rewriters.attribution import word_weights
-from shield.runtime.policy import preset
+from shield.runtime.policy import Policy, preset
 from shield.signals import Signals
 from shield.thresholds import Threshold
 from shield.types import Detector, MitigationContext, Nearest, Screen, Trace, Verdict, WordWeight
 from shield.wrapper import Shield
+from ui.calibrating import duration
 from ui.preview import picture_of, predicted_clean
 from ui.request import DrawingRequest
 
@@ -51,6 +53,7 @@ class Frame:
 class Drawing:
     """What came out. Without the shield: `recalled` is the protected work that the picture is most like, `curve` the
     detector's score of each step alone, `words` each word's share of the prompt's pull, empty where that can't be told.
+    Where it isn't `calibrated`, memorization wasn't judged, and `calibration` says how long it takes to make up for it.
     """
 
     asked: DrawingRequest
@@ -61,6 +64,12 @@ class Drawing:
     detector: str
     curve: list[float | None]
     words: tuple[WordWeight, ...]
+    calibration: str | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether memorization was judged, or refused by the policy."""
+        return self.calibration is None
 
     @property
     def same(self) -> bool:
@@ -72,6 +81,7 @@ class Drawing:
         return {
             "request": asdict(self.asked),
             "flagged": self.verdict.flagged,
+            "calibrated": self.calibrated,
             "verdict": self.verdict.to_dict(),
             "same_picture_without_the_shield": self.same,
             "nearest_without_the_shield": None if self.recalled is None else asdict(self.recalled),
@@ -93,13 +103,17 @@ def drawn(
     preview: Preview | None,
     tell: Callable[[Frame], None],
     thresholds: Iterable[Threshold] | None = None,
+    calibrated: bool = True,
 ) -> Drawing:
     """Draws behind the shield, then the same noise without it. `tell` may raise to cancel. Raises what Shield
     raises.
+
+    What isn't `calibrated` is drawn with names and pictures looked for alone; by a policy that blocks what it can't
+    judge it is blocked.
     """
     policy = preset(asked.policy)
     steps = _Steps(SHIELDED, preview, tell)
-    output = _called(Shield(pipe, policy, gallery, concepts, thresholds), asked, steps)
+    output = _called(_shield(pipe, policy, gallery, concepts, thresholds, calibrated), asked, steps)
     verdict, shielded = output.verdicts[0], output.images[0]
     watch = _Watch(pipe, asked, policy.detectors[0])
     steps = _Steps(
@@ -107,10 +121,28 @@ def drawn(
         preview,
         lambda frame: tell(replace(frame, shielded=shielded, flagged=verdict.flagged, score=watch.curve[-1])),
     )
+    started = perf_counter()
     with intercepted(pipe, watch):
         unshielded = _called(pipe, asked, steps).images[0]
+    rows = asked.steps * (2 if asked.guidance_scale > 1.0 else 1)
+    wait = None if calibrated else duration(pipe, perf_counter() - started, rows)
     recalled = None if gallery is None else gallery.nearest(unshielded)
-    return Drawing(asked, verdict, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words)
+    return Drawing(asked, verdict, shielded, unshielded, recalled, watch.detector.name, watch.curve, watch.words, wait)
+
+
+def _shield(
+    pipe: Any,
+    policy: Policy,
+    gallery: Gallery | None,
+    concepts: Screen | None,
+    thresholds: Iterable[Threshold] | None,
+    calibrated: bool,
+) -> Shield:
+    if calibrated:
+        return Shield(pipe, policy, gallery, concepts, thresholds)
+    if policy.on_unscored != "block":
+        policy = replace(policy, detectors=())
+    return Shield(pipe, policy, gallery, concepts, thresholds, calibrate="never")
 
 
 def _called(call: Callable[..., Any], asked: DrawingRequest, steps: _Steps) -> Any:

@@ -41,5 +41,10 @@ class Kept:
             while len(self._drawings) > self.most:
                 del self._drawings[next(iter(self._drawings))]
 
+    def forget(self) -> None:
+        """Forgets all of them, as when a model was calibrated."""
+        with self._lock:
+            self._drawings = {}
+
     def _same(self, state: tuple[Any, ...]) -> bool:
         return len(state) == len(self._state) and all(a is b for a, b in zip(state, self._state, strict=True))

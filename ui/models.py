@@ -12,14 +12,16 @@ from shield.errors import BadRequestError, ShieldError
 
 if TYPE_CHECKING:
     from shield.hooks.preview import Preview
+    from shield.runtime.settings import RecognizedModels
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A pipeline and what shows its latents; None for families that pack them."""
+    """A pipeline, what shows its latents (None for families that pack them), and what knows its models by name."""
 
     pipe: Any
     preview: Preview | None
+    models: RecognizedModels
 
 
 class Models:
@@ -85,9 +87,10 @@ def _load(name: str, device: str) -> Loaded:
     from probes.model.loading import load
     from shield.hooks.preview import preview_of
     from shield.model.families import family_of
+    from shield.runtime.settings import RecognizedModels
 
     pipe = load(name, device=device)
-    return Loaded(pipe, None if family_of(pipe).packed else preview_of(pipe))
+    return Loaded(pipe, None if family_of(pipe).packed else preview_of(pipe), RecognizedModels())
 
 
 def _size(pipe: Any) -> str:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shield.thresholds import Threshold
+    from ui.calibrating import Calibrating
     from ui.drawing import Drawing, Frame
+    from ui.models import Loaded
     from ui.request import DrawingRequest
 
 
@@ -53,9 +55,28 @@ class Page:
             state = self.kept.state(self.protected)
             protected = self.protected
             gallery, concepts = protected.gallery, protected.concepts
-            drawing = drawn(loaded.pipe, asked, gallery, concepts, loaded.preview, tell, self.thresholds)
+            calibrated = self._is_calibrated(loaded, asked)
+            drawing = drawn(loaded.pipe, asked, gallery, concepts, loaded.preview, tell, self.thresholds, calibrated)
             self.kept.put(asked, state, drawing)
             return drawing
+
+    def _is_calibrated(self, loaded: Loaded, asked: DrawingRequest) -> bool:
+        """Where thresholds were given, they alone count, and the Shield says what they don't hold for."""
+        from shield.model.assets import stored_thresholds
+        from ui.calibrating import is_calibrated
+
+        if self.thresholds is not None:
+            return True
+        return is_calibrated(loaded.pipe, loaded.models, asked, stored_thresholds())
+
+    def calibrate(self, asked: DrawingRequest, tell: Callable[[Calibrating], None]) -> None:
+        """Calibrates a model for what is asked; nothing is drawn meanwhile. Raises ShieldError."""
+        with self.models.used(asked.model) as loaded:
+            from ui.calibrating import calibrate
+
+            if not self._is_calibrated(loaded, asked):
+                calibrate(loaded.pipe, asked, tell)
+            self.kept.forget()
 
     def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
         """The job, known as the one that this visitor is waiting for; an older one is canceled."""

@@ -14,6 +14,7 @@ from ui.examples import unknown_words
 
 if TYPE_CHECKING:
     from shield.types import Nearest
+    from ui.calibrating import Calibrating
     from ui.drawing import Drawing, Frame
     from ui.page import Page
     from ui.request import DrawingRequest
@@ -29,12 +30,16 @@ def waiting() -> str:
     return str(render.pictures([(title, None, words, "") for title, words in figures]))
 
 
-def frame(told: Frame | str) -> tuple[str, str]:
+def frame(told: Frame | Calibrating | str) -> tuple[str, str]:
     """One step: how far it is, and what the latents look like."""
+    from ui.calibrating import Calibrating
     from ui.drawing import SHIELDED
 
     if isinstance(told, str):
         return str(render.status(told)), waiting()
+    if isinstance(told, Calibrating):
+        line = f"Calibrating on benign prompts: {told.done} of about {told.total} …"
+        return str(render.status(line, told.done, told.total, counted="Benign prompts")), waiting()
     score = "" if told.score is None else f", score {told.score:.2f}"
     line = f"Drawing {told.side}: step {told.step} of {told.steps}{score}"
     preview = None if told.preview is None else render.data_url(told.preview, "JPEG")
@@ -47,13 +52,20 @@ def frame(told: Frame | str) -> tuple[str, str]:
     return str(render.status(line, told.step, told.steps)), str(render.pictures(figures))
 
 
+def sentence(drawing: Drawing) -> str:
+    """What was decided and why, and what wasn't judged."""
+    verdict = drawing.verdict
+    return wording.sentence(verdict) if drawing.calibrated else wording.uncalibrated(verdict, drawing.asked.model)
+
+
 def verdict_line(drawing: Drawing) -> str:
     """The verdict in a sentence; below it the words that a shipped model was never shown."""
     verdict = drawing.verdict
-    kind = "flagged" if verdict.flagged and verdict.status == "passed" else verdict.status
-    line = render.status(wording.sentence(verdict), kind=kind)
-    words = unknown_words(drawing.asked.model, drawing.asked.prompt)
-    return str(line + (render.note(wording.never_shown(drawing.asked.model, words)) if words else render.EMPTY))
+    watched = (verdict.flagged or not drawing.calibrated) and verdict.status == "passed"
+    kind, model = "flagged" if watched else verdict.status, drawing.asked.model
+    line = render.status(sentence(drawing), kind=kind)
+    words = unknown_words(model, drawing.asked.prompt)
+    return str(line + (render.note(wording.never_shown(model, words)) if words else render.EMPTY))
 
 
 def veiled(drawing: Drawing) -> bool:

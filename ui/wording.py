@@ -34,6 +34,16 @@ def sentence(verdict: Verdict) -> str:
     return "Passed: nothing was flagged, so the shield changed nothing."
 
 
+def uncalibrated(verdict: Verdict, model: str) -> str:
+    """The same where the model isn't calibrated, so that memorization wasn't judged."""
+    if verdict.flagged or verdict.status == "blocked":
+        return f"{sentence(verdict)} Memorization wasn't judged: {model} isn't calibrated for these settings yet."
+    return (
+        f"Handed out as it was drawn: nothing in it is protected by name or picture. Memorization wasn't judged, "
+        f"because {model} isn't calibrated for these settings yet."
+    )
+
+
 def because(verdict: Verdict) -> str:
     """The reasons, each said once: a second attempt gives its own again."""
     drawn_again = verdict.status == "mitigated" and not (verdict.nearest is not None and verdict.nearest.copied)

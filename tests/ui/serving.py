@@ -16,16 +16,16 @@ from ui.page import Page
 
 
 @contextmanager
-def weights(folder: Path) -> Iterator[Path]:
+def weights(folder: Path, thresholds: bool = True) -> Iterator[Path]:
     """A tiny testbed in the place of the shipped one, for this process and those that it starts.
 
-    Its thresholds are out of reach: what isn't protected by name isn't flagged.
+    Its `thresholds` are out of reach: what isn't protected by name isn't flagged.
     """
     before = os.environ.get(ENVIRONMENT)
     os.environ[ENVIRONMENT] = str(tiny_testbed(folder))
     try:
-        setting = setting_of(load("testbed", device="cpu"), 25, 5.0)
-        for detector in preset("balanced").detectors:
+        setting = setting_of(load("testbed", device="cpu"), 25, 5.0) if thresholds else None
+        for detector in preset("balanced").detectors if setting else ():
             save_threshold(calibrated(detector, [1e6] * 99, 0.05, setting, "testbed"), folder / "thresholds")
         yield folder
     finally:

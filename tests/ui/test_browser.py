@@ -18,6 +18,7 @@ from PIL import Image
 from probes.audit.audit import audit
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.pictures import saved
+from tests.ui.serving import served, weights
 from tests.ui.steps import WATCH, answered, choose, draw, open_tab, pick, to_tab_on_phone
 from ui.tabs.shield import first_request
 
@@ -438,3 +439,28 @@ def test_the_page_is_there_before_the_model_which_says_that_it_loads(browse: Cal
     finally:
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM, "it closes what it opened"
+
+
+def test_a_model_that_isnt_calibrated_is_drawn_with_names_alone_until_the_button_is_pressed(
+    browse: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
+    with weights(tmp_path / "weights", thresholds=False), served(tmp_path / "runs") as (url, _):
+        page = browse(url)
+        status, button = page.locator("#shield-status"), page.locator("#calibrate")
+        status.get_by_text("Memorization wasn't judged").wait_for()
+        assert draw(page, "a red thing 1", 2).startswith("Handed out as it was drawn")
+        assert button.inner_text() == "Calibrate testbed (up to a minute)"
+        assert draw(page, "Mickey Mouse on the moon", 2).startswith(("Flagged", "Blocked"))
+        assert "Memorization wasn't judged" in status.inner_text()
+        button.click()
+        page.wait_for_function("() => document.querySelector('#shield-status progress[aria-label=\"Benign prompts\"]')")
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        status.get_by_text("Canceled.").wait_for()
+        page.locator("#draw:not([disabled])").wait_for()
+        assert draw(page, "a red thing 1", 2).startswith("Handed out as it was drawn")
+        page.evaluate(WATCH)
+        button.click()
+        assert answered(page).startswith(("Passed", "Flagged"))
+        assert "Memorization wasn't judged" not in status.inner_text() and not button.is_visible()
+        page.context.close()

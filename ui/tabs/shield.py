@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from shield.errors import ShieldError
-from ui import render, shown, wording
+from ui import render, shown
 from ui.examples import Example, examples
 from ui.jobs import Job
 from ui.request import DrawingRequest
@@ -49,13 +49,14 @@ def shield_tab(page: Page, blocks: gr.Blocks) -> None:
         gr.HTML(str(render.status(READY)), elem_id="shield-status"),
         gr.HTML(shown.waiting(), elem_id="shield-pictures"),
     ]
+    calibrate = gr.Button("Calibrate", visible=False, elem_id="calibrate")
     seed = seed_part(first)
     with gr.Accordion("Slide one picture over another", open=False, visible=False, elem_id="slide") as over:
         slider = gr.ImageSlider(show_label=True, interactive=False, buttons=[], max_height=420)
     inputs = [prompt, *_sampling(page, blocks, found, first, prompt, seed)]
     drawn, history = gr.State([]), _history()
     details = gr.HTML(elem_id="shield-details")
-    outputs += [over, slider, details, drawn, history]
+    outputs += [over, slider, details, calibrate, drawn, history]
     _wired(page, blocks, [*inputs, drawn], outputs, go, cancel)
     picked = history.select(_again, drawn, inputs, queue=False, **HIDDEN)
     picked.then(None, None, None, js=PRESS, **HIDDEN)
@@ -105,12 +106,12 @@ def _wired(
     page: Page, blocks: gr.Blocks, inputs: list[Any], outputs: list[Any], go: gr.Button, cancel: gr.Button
 ) -> None:
     """What Draw and Cancel do, and what is drawn on load."""
-    prompt, drawn, buttons = inputs[0], inputs[-1], [go, cancel]
+    prompt, drawn, buttons, calibrate = inputs[0], inputs[-1], [go, cancel], outputs[-3]
     model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     loaded = blocks.load(_first(page), drawn, [*inputs[:-1], *outputs], **model, **HIDDEN)
     asked = [go.click, prompt.submit]
     gr.on(
-        asked,
+        [*asked, calibrate.click],
         None,
         None,
         [outputs[0], *buttons],
@@ -118,10 +119,13 @@ def _wired(
         cancels=[loaded],
         **HIDDEN,
     )
-    drawing = gr.on(asked, _generate(page), inputs, outputs, trigger_mode="once", **model, **HIDDEN)
-    # Comes after the last frame, also after one that was on its way when the drawing was canceled.
-    drawing.then(_ended, outputs[0], [*outputs[:5], *buttons], queue=False, **HIDDEN)
-    cancel.click(_cancel(page), None, None, cancels=[drawing], queue=False, **HIDDEN)
+    how: dict[str, Any] = {"trigger_mode": "once", **model, **HIDDEN}
+    drawing = gr.on(asked, _generate(page), inputs, outputs, **how)
+    calibrating = calibrate.click(_generate(page, calibrates=True), inputs, outputs, **how)
+    for work in (drawing, calibrating):
+        # Comes after the last frame, also after one that was on its way when the drawing was canceled.
+        work.then(_ended, outputs[0], [*outputs[:5], *buttons], queue=False, **HIDDEN)
+    cancel.click(_cancel(page), None, None, cancels=[drawing, calibrating], queue=False, **HIDDEN)
 
 
 def _usual(model: str) -> tuple[int, float]:
@@ -151,7 +155,7 @@ def _loading(page: Page) -> Any:
     return show
 
 
-def _generate(page: Page) -> Any:
+def _generate(page: Page, calibrates: bool = False) -> Any:
     def generate(
         prompt: str,
         model: str,
@@ -165,7 +169,7 @@ def _generate(page: Page) -> Any:
         def asked() -> DrawingRequest:
             return asked_for(page, prompt, model, policy, seed, steps, guidance)
 
-        yield from _drawing(page, asked, drawn, request)
+        yield from _drawing(page, asked, drawn, request, calibrates)
 
     return generate
 
@@ -181,7 +185,7 @@ def _first(page: Page) -> Any:
             if asked != first_request(page):
                 fields = _fields(asked)
         except ShieldError as error:
-            yield *fields, str(render.status(str(error), kind="bad")), *(gr.skip(),) * 6
+            yield *fields, str(render.status(str(error), kind="bad")), *(gr.skip(),) * 7
             return
         for told in _drawing(page, lambda: asked, drawn, request):
             yield *fields, *told
@@ -208,11 +212,13 @@ def _again(drawn: list[Any], event: gr.SelectData) -> tuple[Any, ...]:
     return _fields(drawn[event.index][1])
 
 
-def _drawing(page: Page, asked: Any, drawn: list[Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+def _drawing(
+    page: Page, asked: Any, drawn: list[Any], request: gr.Request, calibrates: bool = False
+) -> Iterator[tuple[Any, ...]]:
     """Every frame and then the finished picture; `asked()` may refuse what was asked for."""
     job = None
     same = (gr.skip(),) * 2  # the slider and its accordion
-    kept = (gr.skip(),) * 2  # the history and its strip
+    kept = (gr.skip(),) * 3  # the button that calibrates, the history and its strip
     yield (
         str(render.status("Waiting for the model …")),
         shown.waiting(),
@@ -223,7 +229,7 @@ def _drawing(page: Page, asked: Any, drawn: list[Any], request: gr.Request) -> I
     )
     try:
         checked = asked()
-        job = page.begun(request.session_hash, Job(lambda tell: page.draw(checked, tell)))
+        job = page.begun(request.session_hash, Job(lambda tell: _work(page, checked, tell, calibrates)))
         for told in job:
             yield *shown.frame(told), *same, gr.skip(), *kept
         if job.result is not None:
@@ -238,6 +244,12 @@ def _drawing(page: Page, asked: Any, drawn: list[Any], request: gr.Request) -> I
             job.stop()
 
 
+def _work(page: Page, asked: DrawingRequest, tell: Any, calibrates: bool) -> Drawing:
+    if calibrates:
+        page.calibrate(asked, tell)
+    return page.draw(asked, tell)
+
+
 def _finished(page: Page, drawing: Drawing) -> tuple[Any, ...]:
     over = shown.slide(page, drawing)
     slider = gr.skip() if over is None else gr.ImageSlider(value=over[1], label=over[0])
@@ -247,6 +259,7 @@ def _finished(page: Page, drawing: Drawing) -> tuple[Any, ...]:
         gr.Accordion(visible=over is not None),
         slider,
         shown.details(page, drawing),
+        gr.Button(f"Calibrate {drawing.asked.model} ({drawing.calibration})", visible=not drawing.calibrated),
     )
 
 
@@ -294,7 +307,7 @@ def _api(page: Page) -> None:
             drawing = page.draw(asked, lambda told: None)
         except ShieldError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        about = {**drawing.about(), "sentence": wording.sentence(drawing.verdict)}
+        about = {**drawing.about(), "sentence": shown.sentence(drawing)}
         return drawing.shielded, about
 
     steps, scale = _usual(page.models.names[0])
