@@ -14,7 +14,7 @@ from probes.report import html as report
 from probes.report import mask_plots, plots
 from probes.report.figures import MATERIAL, group_of
 from probes.report.sheets import COLUMNS, thumbnail
-from probes.report.summary import stored_summary
+from probes.report.summary import Figures, stored_summary
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.runs.records import Record
@@ -24,7 +24,7 @@ from ui.render import EMPTY, plot, table
 WORKS_A_PAGE = 12
 RECORDS_A_PAGE = 40
 SORTS = ("as recorded", "exposures, most first", "copies first", "name")
-# What probes/audit/audit.py writes of every picture; a run of another kind may hold records of its own shape.
+# What every record of a picture has; a run of another kind may hold others.
 ANSWER = {"stage", "kind", "item", "scores", "copied"}
 JUDGED = {True: "copy", False: "no copy", None: "not judged"}
 
@@ -60,7 +60,7 @@ def _list(sentences: Iterable[str]) -> Markup:
     return Markup("<ul>{}</ul>").format(EMPTY.join(Markup("<li>{}</li>").format(said) for said in sentences))
 
 
-def _rates(figures: Mapping[str, Any]) -> Markup:
+def _rates(figures: Figures) -> Markup:
     """The report's main table."""
     rows = []
     for row in report.table_rows(figures):
@@ -197,7 +197,7 @@ def _cell(folder: Path, rows: Sequence[Record], found: Sequence[str], title: str
     fits = [row for row in rows if row["stage"] in found]
     if not fits:
         return EMPTY
-    seed = min((row["seed"] for row in fits if row.get("seed") is not None), default=None)
+    seed = min((seed for row in fits if (seed := row.get("seed")) is not None), default=None)
     record = max((row for row in fits if row.get("seed") in (seed, None)), key=lambda r: r.get("attack_steps") or 0)
     address = thumbnail(folder, record.get("picture"))
     said = "" if record["stage"] == "work" or record["kind"] == "scene" else JUDGED[record.get("copied")]

@@ -26,7 +26,7 @@ class Results:
     Attributes:
         folder: The run folder.
         report: Its report.html.
-        summary: Its figures, as probes/audit/audit.py lists them.
+        summary: Its figures, as probes/report/summary.py lists them.
         table: Its records, one row a picture.
     """
 

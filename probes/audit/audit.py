@@ -1,28 +1,6 @@
 """The closed loop: scan -> before -> shield -> locate -> prune -> attack with controls -> harden -> attack -> report.
 
-Record schema (one line of ``records.jsonl`` per picture or per scanned prompt and seed; readers ignore unknown keys)::
-
-    id            str    hash of (configuration, stage, model, prompt, seed, attack_steps); unique in a run
-    stage         str    one of STAGES, see below
-    item          str    manifest id, or "prompt-0007" for line 7 of a user's own prompt file
-    kind          str    "work" | "nonmember" | "character" | "style" | "scene" | "prompt" (user's own, nothing known)
-                         | "kept" (what a hardened model must go on answering; nothing is judged by it)
-    memorization  str?   "VM" (verbatim) | "TM" (template) | null
-    rung          int?   nominal number of exposures in training; 0 for non-members, null if unknown
-    exposures     int?   exposures counted in training
-    split         str?   "dev" | "heldout" | null
-    model         str    "testbed" | "testbed-clean" | what the user passed
-    prompt        str    caption that was used (or started from, for attacks)
-    seed          int?   seed of the initial noise; null for stage "work"
-    attack_steps  int?   optimization steps spent on the embedding; null outside of attacks
-    picture       str?   path relative to the run folder, null when none was made (scan) or the shield blocked it
-    scores        dict   metric or detector name -> float (or null: that metric couldn't be computed)
-    copied        bool?  verdict of the copy criterion; null = couldn't judge, then "unjudged" says why
-    unjudged      str?   why ``copied`` is null
-    flagged       bool?  stage scan and shielded: detector over its threshold (null: not calibrated)
-    action        str?   stage shielded: "pass" | "mitigate" | "retry" | "block" ...: what the shield did
-    columns       dict   the other columns of the prompt's line in a user's own file; left out where there are none
-    reason        str?   stage shielded: one sentence of the shield's verdict
+A line of ``records.jsonl`` is a Record (probes/runs/records.py), one per picture or per scanned prompt and seed.
 
 Stages, in order::
 

@@ -160,7 +160,7 @@ def _pairs_of(session: AuditSession, records: Sequence[Record]) -> list[Pair]:
     return _pairs(
         session,
         [record["prompt"] for record in records],
-        [session.run.folder / record["picture"] for record in records],
+        [session.run.folder / picture for record in records if (picture := record["picture"])],
     )
 
 

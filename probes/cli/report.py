@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from probes.cli.options import FLAGGED, Json, printed
+
+if TYPE_CHECKING:
+    from probes.report.summary import Measured
+    from probes.runs.records import Record
 
 Gate = Annotated[
     list[str] | None,
@@ -90,11 +94,7 @@ def parse_gates(gate: Sequence[str] | None, junit: Path | None) -> None:
 
 
 def gates_of(
-    gate: Sequence[str] | None,
-    junit: Path | None,
-    figures: Mapping[str, Any],
-    records: Sequence[dict[str, Any]],
-    run: str,
+    gate: Sequence[str] | None, junit: Path | None, figures: Measured, records: Sequence[Record], run: str
 ) -> list[Any]:
     """The gates' results, written as JUnit XML where that was asked for."""
     from probes.report.gates import check_gates, write_junit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Drawn:
 
     picture: Image.Image | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Record = field(default_factory=lambda: Record())
     threshold: Threshold | None = None
 
 
@@ -137,13 +137,11 @@ def record_works(run: Run, targets: Sequence[PromptRecord]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{target.id}.png"
         reference_picture(target.reference).save(path)
-        about = {key: value for key, value in asdict(target).items() if key not in ("id", "reference")}
         run.append(
             {
                 "id": identity,
                 "stage": "work",
-                "item": target.id,
-                **about,
+                **_about(target),
                 "model": None,
                 "seed": None,
                 "attack_steps": None,
@@ -193,27 +191,33 @@ def record_of(
     identity: str, stage: str, model: str, job: Job, drawn: Drawn, judgement: Judgement, picture: str | None
 ) -> Record:
     """One line of records.jsonl."""
-    target = job.target
     return {
         "id": identity,
         "stage": stage,
-        "item": target.id,
-        "kind": target.kind,
-        "memorization": target.memorization,
-        "rung": target.rung,
-        "exposures": target.exposures,
-        "split": target.split,
+        **_about(job.target),
         "model": model,
-        "prompt": target.prompt,
         "seed": job.seed,
         "attack_steps": job.attack_steps,
         "picture": picture,
         "scores": {**judgement.scores, **drawn.scores},
         "copied": judgement.copied,
         "unjudged": judgement.unjudged,
-        **({"columns": dict(target.columns)} if target.columns else {}),
         **drawn.more,
     }
+
+
+def _about(target: PromptRecord) -> Record:
+    """What a record says of its prompt."""
+    about: Record = {
+        "item": target.id,
+        "kind": target.kind,
+        "memorization": target.memorization,
+        "rung": target.rung,
+        "exposures": target.exposures,
+        "split": target.split,
+        "prompt": target.prompt,
+    }
+    return {**about, "columns": dict(target.columns)} if target.columns else about
 
 
 def drawn_by_pipeline(
@@ -289,7 +293,7 @@ def _shielded(image: Image.Image, verdict: Any) -> Drawn:
     # that the two stages can be compared; what the screen or the gallery found is in `action` and `reason`.
     flags = [score.flagged for score in verdict.scores]
     flagged = True if True in flags else None if None in flags or not flags else False
-    more = {
+    more: Record = {
         "action": ACTIONS[verdict.status],
         "reason": "; ".join(map(str, verdict.reasons)) or None,
         "flagged": flagged,
@@ -373,9 +377,7 @@ def _threshold(
         return None
 
 
-def _flag(
-    detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: Threshold | None
-) -> dict[str, bool | None]:
+def _flag(detectors: Sequence[Detector], scores: Mapping[str, float | None], threshold: Threshold | None) -> Record:
     if not detectors:
         return {}
     value = scores[detectors[0].name]

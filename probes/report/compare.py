@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probes.report.figures import PICTURE_STAGES, Row, difference, group_of, stage_rows
+from probes.report.figures import PICTURE_STAGES, RateRow, difference, group_of, stage_rows
 from probes.report.grades import Grading
 from probes.report.html import NAMES, environment, found_of, read_run, write_page
 from probes.report.sentences import percent, share
 from probes.report.sheets import cell_of
-from probes.report.summary import deciding_metric
+from probes.report.summary import Figures, deciding_metric
 from probes.report.wording import GROUPS, STAGES
 from probes.runs.folder import Run
 from probes.runs.records import Record
@@ -31,7 +31,7 @@ class Side:
 
     run: Run
     records: Sequence[Record]
-    figures: Mapping[str, Any]
+    figures: Figures
 
     @classmethod
     def of(cls, folder: Path | str) -> Side:
@@ -47,7 +47,7 @@ class Side:
         counted = [r for r in self.records if group_of(r) != "members" or r["item"] in members]
         return {(r["stage"], r["prompt"]) for r in counted if r["stage"] in PICTURE_STAGES and r["prompt"]}
 
-    def rows(self, other: Side) -> list[Row]:
+    def rows(self, other: Side) -> list[RateRow]:
         """Rates of the prompts that both runs asked for at the same stage."""
         both = self.asked() & other.asked()
         records = [r for r in self.records if (r["stage"], r["prompt"]) in both]

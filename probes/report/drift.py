@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,22 +18,37 @@ from shield.protected.pictures import open_image
 SIDE = 64
 
 
-def drift(folder: Path, records: Sequence[Record], stage: str) -> list[dict[str, Any]]:
+class DriftRow(TypedDict):
+    """How far a group's pictures moved, with its interval over works; ``seeds`` is the yardstick."""
+
+    stage: str
+    group: str
+    value: float
+    low: float
+    high: float
+    n: int
+    works: int
+    unscored: int
+    seeds: float | None
+
+
+def drift(folder: Path, records: Sequence[Record], stage: str) -> list[DriftRow]:
     """How far pictures moved from the original's with the same prompt and seed: root-mean-square difference, 0 to 1.
 
     ``seeds`` is the same distance between two seeds of one prompt on the original: what a wholly other picture gives;
     None with one seed. Works are left out: moving those is the purpose.
     """
-    before = {(r["item"], r["seed"]): r for r in records if r["stage"] == "before" and r["picture"]}
-    rows = []
+    before = {(r["item"], r["seed"]): name for r in records if r["stage"] == "before" and (name := r["picture"])}
+    rows: list[DriftRow] = []
     for group in ("scenes", "nonmembers"):
         drawn = [r for r in records if r["stage"] == stage and group_of(r) == group]
-        moved = [r for r in drawn if r["picture"] and (r["item"], r["seed"]) in before]
+        moved = {key: name for r in drawn if (key := (r["item"], r["seed"])) in before and (name := r["picture"])}
         if not moved:
             continue
-        ours = [before[r["item"], r["seed"]] for r in moved]
-        change = bootstrap_mean(_distances(folder, moved, ours), [r["item"] for r in moved])
-        pairs = [(one, two) for one, two in zip(ours, ours[1:], strict=False) if one["item"] == two["item"]]
+        ours = [before[key] for key in moved]
+        change = bootstrap_mean(_distances(folder, list(moved.values()), ours), [item for item, _ in moved])
+        keys = list(moved)
+        pairs = [(before[one], before[two]) for one, two in zip(keys, keys[1:], strict=False) if one[0] == two[0]]
         apart = _distances(folder, [one for one, _ in pairs], [two for _, two in pairs]) if pairs else None
         rows.append(
             {
@@ -51,10 +66,10 @@ def drift(folder: Path, records: Sequence[Record], stage: str) -> list[dict[str,
     return rows
 
 
-def _distances(folder: Path, ones: Sequence[Record], others: Sequence[Record]) -> list[float]:
+def _distances(folder: Path, ones: Sequence[str], others: Sequence[str]) -> list[float]:
     return [_distance(folder, one, other) for one, other in zip(ones, others, strict=True)]
 
 
-def _distance(folder: Path, one: Record, other: Record) -> float:
-    both = pixels([open_image(folder / record["picture"]) for record in (one, other)], SIDE)
+def _distance(folder: Path, one: str, other: str) -> float:
+    both = pixels([open_image(folder / name) for name in (one, other)], SIDE)
     return float(np.sqrt(np.square(both[0] - both[1]).mean()))

@@ -11,15 +11,92 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import sqrt
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from probes.metrics.statistics import Interval, bootstrap_auroc, bootstrap_mean, rate_interval, tpr_at_fpr
+from probes.runs.records import Record
 
-Record = Mapping[str, Any]
-Row = dict[str, Any]
+
+class RateRow(TypedDict, total=False):
+    """A share of copies with its interval over works.
+
+    Attributes:
+        stage: The records' stage.
+        group: "members", "nonmembers", "prompts", "works" or another of group_of.
+        rung: Nominal exposures, on the ladder.
+        exposures: Counted ones, their mean, on the ladder.
+        attack_steps: On an attack's curve.
+        n: Judged pictures.
+        works: Works behind them.
+        unscored: Pictures that couldn't be judged.
+        copied: How many are copies.
+        rate: Their share; with both ends of the interval a float, or None where nothing was judged.
+        interval: How it was made.
+        median_score: Of the metric that decides.
+    """
+
+    stage: str
+    group: str
+    rung: int | None
+    exposures: float | None
+    attack_steps: int
+    n: int
+    works: int
+    unscored: int
+    copied: int
+    rate: Any
+    low: Any
+    high: Any
+    interval: str
+    median_score: float | None
+
+
+class Difference(TypedDict):
+    """Of two rates, each value a float; all None where one of them is."""
+
+    gap: Any
+    low: Any
+    high: Any
+
+
+class GapRow(Difference):
+    """An attack's rate minus its control's."""
+
+    stage: str
+    attack_steps: int
+    control: str
+    n: int
+    n_control: int
+    unscored: int
+
+
+class UtilityRow(TypedDict):
+    """How well scenes fit their captions before and after, and the paired loss with its interval."""
+
+    alignment_before: float
+    alignment_after: float
+    loss: float
+    low: float
+    high: float
+    n: int
+    scenes: int
+    unscored: int
+
+
+class DetectorRow(TypedDict):
+    """How well a detector tells members from non-members; values are None where one side is empty."""
+
+    auroc: float | None
+    low: float | None
+    high: float | None
+    tpr_at_1_fpr: float | None
+    n: int
+    n_nonmembers: int
+    unscored: int
+
 
 PICTURE_STAGES = ("before", "shielded", "twin", "pruned", "random_pruned", "hardened")
 # An attack on members, and the stages that it is compared with.
@@ -39,10 +116,10 @@ def group_of(record: Record) -> str:
     return {"nonmember": "nonmembers", "prompt": "prompts"}.get(record["kind"], record["kind"] + "s")
 
 
-def rate_row(records: Sequence[Record], metric: str | None, **labels: Any) -> Row:
+def rate_row(records: Sequence[Record], metric: str | None, **labels: Unpack[RateRow]) -> RateRow:
     """One row: share of copies with its interval over works. Without judged pictures rate, low and high are None."""
     rate = rate_interval([record["copied"] for record in records], [record["item"] for record in records])
-    scores = [record["scores"][metric] for record in records if metric and record["scores"].get(metric) is not None]
+    scores = [score for record in records if metric and (score := record["scores"].get(metric)) is not None]
     known = rate.n > 0
     return {
         **labels,
@@ -58,7 +135,7 @@ def rate_row(records: Sequence[Record], metric: str | None, **labels: Any) -> Ro
     }
 
 
-def stage_rows(records: Sequence[Record], members: Collection[str], metric: str | None) -> list[Row]:
+def stage_rows(records: Sequence[Record], members: Collection[str], metric: str | None) -> list[RateRow]:
     """A row for each picture stage and group; of the works only those in ``members``, so that stages compare."""
     rows = []
     for stage in PICTURE_STAGES:
@@ -81,13 +158,13 @@ def stage_rows(records: Sequence[Record], members: Collection[str], metric: str 
     return rows
 
 
-def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
+def attack_curve(records: Sequence[Record], metric: str | None) -> list[RateRow]:
     """A row for each attack stage and number of steps, in that order."""
     rows = []
     for stage in ATTACK_STAGES:
         chosen = [record for record in records if record["stage"] == stage]
         group = "nonmembers" if stage.endswith("nonmember_attacked") else "members"
-        for steps in sorted({record["attack_steps"] for record in chosen}):
+        for steps in sorted({steps for record in chosen if (steps := record["attack_steps"]) is not None}):
             rows.append(
                 rate_row(
                     [record for record in chosen if record["attack_steps"] == steps],
@@ -100,10 +177,10 @@ def attack_curve(records: Sequence[Record], metric: str | None) -> list[Row]:
     return rows
 
 
-def gaps(curve: Sequence[Row]) -> list[Row]:
+def gaps(curve: Sequence[RateRow]) -> list[GapRow]:
     """Members' rate minus each control's at equal steps: the verdict of an attack. None where a side is unjudged."""
     rows = {(row["stage"], row["attack_steps"]): row for row in curve}
-    found = []
+    found: list[GapRow] = []
     for stage, controls in CONTROLLED.items():
         for control in controls:
             for steps in [row["attack_steps"] for row in curve if row["stage"] == stage]:
@@ -123,7 +200,7 @@ def gaps(curve: Sequence[Row]) -> list[Row]:
     return found
 
 
-def difference(one: Row, other: Row) -> Row:
+def difference(one: RateRow, other: RateRow) -> Difference:
     """Difference of two rates with its interval; see the module's docstring."""
     if one["rate"] is None or other["rate"] is None:
         return {"gap": None, "low": None, "high": None}
@@ -133,17 +210,13 @@ def difference(one: Row, other: Row) -> Row:
     return {"gap": gap, "low": max(-1.0, gap - below), "high": min(1.0, gap + above)}
 
 
-def ladder(records: Sequence[Record], metric: str | None) -> list[Row]:
+def ladder(records: Sequence[Record], metric: str | None) -> list[RateRow]:
     """Replication of stage "before" against exposures: one row for each rung."""
-    chosen = [
-        record
-        for record in records
-        if record["stage"] == "before" and record["kind"] == "work" and record.get("rung") is not None
-    ]
-    rows = []
-    for rung in sorted({record["rung"] for record in chosen}):
-        of_rung = [record for record in chosen if record["rung"] == rung]
-        exposures = [record["exposures"] for record in of_rung if record.get("exposures") is not None]
+    chosen = [record for record in records if record["stage"] == "before" and record["kind"] == "work"]
+    rows: list[RateRow] = []
+    for rung in sorted({rung for record in chosen if (rung := record.get("rung")) is not None}):
+        of_rung = [record for record in chosen if record.get("rung") == rung]
+        exposures = [shown for record in of_rung if (shown := record.get("exposures")) is not None]
         rows.append(
             {
                 **rate_row(of_rung, metric, stage="before", group="works", rung=rung),
@@ -153,10 +226,10 @@ def ladder(records: Sequence[Record], metric: str | None) -> list[Row]:
     return rows
 
 
-def detector_figures(records: Iterable[Record], members: Collection[str]) -> dict[str, Row]:
+def detector_figures(records: Iterable[Record], members: Collection[str]) -> dict[str, DetectorRow]:
     """For each detector of stage "scan": AUROC and TPR at 1 % FPR of ``members`` against non-members, if known."""
     scanned = [record for record in records if record["stage"] == "scan"]
-    found = {}
+    found: dict[str, DetectorRow] = {}
     for name in dict.fromkeys(name for record in scanned for name in record["scores"]):
         scores = [(record, record["scores"].get(name)) for record in scanned]
         ours = [(score, r["item"]) for r, score in scores if r["item"] in members and score is not None]
@@ -175,12 +248,13 @@ def detector_figures(records: Iterable[Record], members: Collection[str]) -> dic
     return found
 
 
-def utility(records: Sequence[Record], stage: str = "pruned") -> Row | None:
+def utility(records: Sequence[Record], stage: str = "pruned") -> UtilityRow | None:
     """Alignment of benign scenes before and at ``stage``, and the mean paired loss with its interval."""
-    found: dict[str, dict[tuple[str, int], float]] = {"before": {}, stage: {}}
+    found: dict[str, dict[tuple[str, int | None], float]] = {"before": {}, stage: {}}
     for record in records:
-        if record["kind"] == "scene" and record["stage"] in found and record["scores"].get("alignment") is not None:
-            found[record["stage"]][record["item"], record["seed"]] = record["scores"]["alignment"]
+        score = record["scores"].get("alignment")
+        if record["kind"] == "scene" and record["stage"] in found and score is not None:
+            found[record["stage"]][record["item"], record["seed"]] = score
     pairs = [key for key in found["before"] if key in found[stage]]
     if not pairs:
         return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from probes.report.figures import Row, difference, group_of
+from probes.report.figures import Difference, RateRow, difference, group_of
 from probes.report.grades import Grading
 from probes.report.sentences import many, percent, share
+from probes.report.summary import Figures
 from probes.report.wording import CONTROLS, wording_of
 from probes.runs.records import Record
 
@@ -36,7 +36,7 @@ class Finding:
     severity: str
     title: str
     detail: str
-    row: Row | None = None
+    row: RateRow | None = None
     next: str | None = None
     evidence: Sequence[Record] = field(default=(), repr=False)
 
@@ -48,17 +48,17 @@ class Found:
     kind: str
     folder: str
     model: str
-    figures: Mapping[str, Any]
+    figures: Figures
     records: Sequence[Record]
     grading: Grading | None
     prompts: Sequence[str] = ()
 
-    def row(self, stage: str, *groups: str) -> Row | None:
+    def row(self, stage: str, *groups: str) -> RateRow | None:
         """The first judged row of a stage."""
         rows = {row["group"]: row for row in self.figures["rows"] if row["stage"] == stage and row["rate"] is not None}
         return next((rows[group] for group in groups if group in rows), None)
 
-    def asked(self, stage: str) -> Row | None:
+    def asked(self, stage: str) -> RateRow | None:
         """A stage's row of what was asked about: works in the training data, or the user's prompts."""
         return self.row(stage, "members", "prompts")
 
@@ -328,7 +328,7 @@ FINDINGS: Sequence[Callable[[Found], Finding | None]] = (
 )
 
 
-def _against(gap: Row | None, control: str) -> str:
+def _against(gap: Difference | None, control: str) -> str:
     """A difference of two rates as a sentence; nothing without one."""
     if gap is None or gap["gap"] is None:
         return ""
@@ -338,7 +338,7 @@ def _against(gap: Row | None, control: str) -> str:
     )
 
 
-def _bound(row: Row) -> str:
+def _bound(row: RateRow) -> str:
     return f"{share(row)} are copies; with 95% confidence at most {percent(row['high'])}% of such pictures are."
 
 

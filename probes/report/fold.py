@@ -8,6 +8,7 @@ from typing import Any
 
 from probes.report.findings import Finding, Found
 from probes.report.sheets import cell_of, thumbnail
+from probes.report.summary import Figures
 from probes.report.wording import FLOW, STAGES
 from probes.runs.records import Record
 
@@ -55,7 +56,7 @@ def listed(folder: Path, found: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def flow(stages: Iterable[Mapping[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+def flow(stages: Iterable[Mapping[str, Any]], figures: Figures) -> list[dict[str, Any]]:
     """Stages in their order: what each does, how it ended, and the share of copies that it gave."""
     rows = [row for row in figures["rows"] if row["group"] in ("members", "prompts") and row["rate"] is not None]
     rates = {row["stage"]: row for row in reversed(rows)}
@@ -74,7 +75,7 @@ def flow(stages: Iterable[Mapping[str, Any]], figures: Mapping[str, Any]) -> lis
     ]
 
 
-def scan_tables(folder: Path, figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any] | None:
+def scan_tables(folder: Path, figures: Figures, records: Sequence[Record]) -> dict[str, Any] | None:
     """A scan's scores: a histogram of the detector that flags, its threshold, and the prompts that score highest."""
     if figures.get("highest") is None or not isinstance(figures["scores"], Mapping) or not figures["scores"]:
         return None
@@ -83,7 +84,7 @@ def scan_tables(folder: Path, figures: Mapping[str, Any], records: Sequence[Reco
     pictures = {r["item"]: thumbnail(folder, r["picture"]) for r in reversed(scored) if r["picture"]} if scored else {}
     flagged = {r["item"] for r in scored if r.get("flagged")}
     top = [{**row, "src": pictures.get(row["item"]), "flagged": row["item"] in flagged} for row in figures["highest"]]
-    scores = [(r["scores"][detector], bool(r.get("flagged"))) for r in scored]
+    scores = [(value, bool(r.get("flagged"))) for r in scored if (value := r["scores"][detector]) is not None]
     return {"detector": detector, "highest": top, **_histogram(scores, figures.get("threshold"))}
 
 

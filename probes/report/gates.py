@@ -6,16 +6,16 @@ The upper bound, because a share that a run was too small to bound is no pass; n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from probes.errors import RunError
 from probes.metrics.statistics import rate_interval
-from probes.report.figures import Row
+from probes.report.figures import RateRow
 from probes.report.sentences import percent
+from probes.report.summary import Measured
 from probes.runs.records import Record
 from shield.errors import BadRequestError
 
@@ -63,12 +63,12 @@ class Checked:
     said: str
 
 
-def check_gates(texts: Sequence[str], figures: Mapping[str, Any], records: Sequence[Record]) -> list[Checked]:
+def check_gates(texts: Sequence[str], figures: Measured, records: Sequence[Record]) -> list[Checked]:
     """Each gate against a run's figures."""
     return [_checked(Gate.parsed(text), figures, records) for text in texts]
 
 
-def _checked(gate: Gate, figures: Mapping[str, Any], records: Sequence[Record]) -> Checked:
+def _checked(gate: Gate, figures: Measured, records: Sequence[Record]) -> Checked:
     rows = _rows(gate.name, figures, records)
     judged = [row for row in rows if row["rate"] is not None]
     if not judged:
@@ -83,14 +83,23 @@ def _checked(gate: Gate, figures: Mapping[str, Any], records: Sequence[Record]) 
     )
 
 
-def _rows(name: str, figures: Mapping[str, Any], records: Sequence[Record]) -> list[Row]:
+def _rows(name: str, figures: Measured, records: Sequence[Record]) -> list[RateRow]:
     """Rows of works and prompts that a gate is about; of an attack those at its largest number of steps."""
     if name == "flagged":
         scored = [record for record in records if record["stage"] in ("scan", "before") and "flagged" in record]
         rate = rate_interval([r["flagged"] for r in scored], [r["item"] for r in scored])
         flagged = sum(record["flagged"] is True for record in scored)
-        known = {"rate": rate.value, "low": rate.low, "high": rate.high} if rate.n else {"rate": None}
-        return [{"n": rate.n, "copied": flagged, "unscored": rate.unscored, **known}]
+        known = rate.n > 0
+        return [
+            {
+                "n": rate.n,
+                "copied": flagged,
+                "unscored": rate.unscored,
+                "rate": rate.value if known else None,
+                "low": rate.low if known else None,
+                "high": rate.high if known else None,
+            }
+        ]
     stage = STAGE_OF[name]
     if name.endswith("attacked"):
         curve = [row for row in figures["curve"] if row["stage"] == stage]

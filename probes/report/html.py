@@ -25,7 +25,7 @@ from probes.report.fold import cards, flow, listed, scan_tables
 from probes.report.grades import Grading
 from probes.report.sentences import percent, plain_words
 from probes.report.sheets import sheets
-from probes.report.summary import deciding_metric, read_json, stored_summary
+from probes.report.summary import Figures, deciding_metric, read_json, stored_summary
 from probes.report.wording import CONTROLS, GROUPS, LOCALITY, SEVERITIES, STAGES, WORDS, wording_of
 from probes.runs.folder import Run, write_json
 from probes.runs.records import Record
@@ -105,14 +105,14 @@ def write_report(folder: Path | str) -> Path:
     return path
 
 
-def found_of(run: Run, figures: Mapping[str, Any], records: Sequence[Record]) -> Found:
+def found_of(run: Run, figures: Figures, records: Sequence[Record]) -> Found:
     """A run as its findings see it."""
     grading, kind = Grading.of(figures["criterion"], records), str(run.about.get("kind"))
     prompts = [given["path"] for given in run.about["inputs"][:1]]
     return Found(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
 
 
-def read_run(folder: Path | str) -> tuple[Run, list[Record], dict[str, Any]]:
+def read_run(folder: Path | str) -> tuple[Run, list[Record], Figures]:
     """A run, its records, checked, and its figures. RunError if it holds nothing to report."""
     run = Run.open(folder)
     if run.about.get("kind") == "traps":
@@ -138,7 +138,8 @@ def write_page(path: Path, page: str) -> None:
 def _checked(folder: Path, record: Record) -> Record:
     """The record, if its fields are of the kinds that every stage writes; RunError otherwise."""
     wrong = [name for name in _NEEDED if name not in record]
-    wrong += [name for name, kinds in _FIELDS.items() if name in record and not isinstance(record[name], kinds)]
+    held: Mapping[str, Any] = record
+    wrong += [name for name, kinds in _FIELDS.items() if name in held and not isinstance(held[name], kinds)]
     scores = record.get("scores")
     if isinstance(scores, dict) and not all(_number(score) for score in scores.values()):
         wrong.append("scores")
@@ -163,7 +164,7 @@ def sentences_of(folder: Path | str) -> list[str]:
     return [f"{head['title']}.", *report["sentences"], *([f"Next: {head['next']}"] if head["next"] else [])]
 
 
-def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+def table_rows(figures: Figures) -> list[dict[str, Any]]:
     """Rows of the main table: picture stages, then each attack at its largest number of steps."""
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
     attacked = [
@@ -177,12 +178,12 @@ def table_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in ordered] + attacked
 
 
-def _attacked_name(figures: Mapping[str, Any], stage: str) -> str:
+def _attacked_name(figures: Figures, stage: str) -> str:
     name = STAGES.get(stage, stage)
     return name if figures["pruned"] else name.removeprefix("pruned, then ")
 
 
-def _plots(figures: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Markup]:
+def _plots(figures: Figures, records: Sequence[Record]) -> dict[str, Markup]:
     drawn = {}
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = deciding_metric(figures["criterion"], records) or "no metric"
@@ -210,9 +211,9 @@ def ladder_scores(records: Iterable[Record], metric: str) -> list[dict[str, Any]
     scores: dict[int, list[tuple[float, str]]] = defaultdict(list)
     for record in records:
         value = (record.get("scores") or {}).get(metric)
-        on_ladder = record["stage"] == "before" and record["kind"] == "work" and record.get("rung") is not None
-        if on_ladder and value is not None:
-            scores[record["rung"]].append((value, record["item"]))
+        on_ladder = record["stage"] == "before" and record["kind"] == "work"
+        if on_ladder and (rung := record.get("rung")) is not None and value is not None:
+            scores[rung].append((value, record["item"]))
     rows = []
     for rung, pairs in sorted(scores.items()):
         mean = bootstrap_mean([value for value, _ in pairs], [item for _, item in pairs])

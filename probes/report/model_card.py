@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from probes.report.figures import RateRow
 from probes.report.findings import findings, headline
 from probes.report.html import environment, found_of, read_run, write_page
 from probes.report.sentences import percent, share
@@ -35,7 +36,7 @@ def write_model_card(folder: Path | str) -> Path:
     return path
 
 
-def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _metrics(rows: Sequence[RateRow]) -> list[dict[str, Any]]:
     """Copy rates of the judged stages, as the model-index has them."""
     return [
         {

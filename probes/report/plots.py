@@ -15,9 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from probes.report.figures import RateRow
 from probes.report.wording import EMBEDDING
-
-Row = Mapping[str, Any]
 
 # Okabe and Ito's colors: told apart by the color-blind, on white and on black.
 MEMBER, NONMEMBER, TWIN = "#D55E00", "#0072B2", "#009E73"
@@ -47,7 +46,9 @@ HARDENED = (
 )
 
 
-def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, threshold: float | None) -> str:
+def ladder_plot(
+    ladder: Sequence[RateRow], scores: Sequence[Mapping[str, Any]], metric: str, threshold: float | None
+) -> str:
     """Replication rate and copy score against exposures in training, with intervals.
 
     ``ladder`` rows: rung, exposures, rate, low, high, n; ``scores`` rows: rung, value, low, high.
@@ -73,7 +74,7 @@ def ladder_plot(ladder: Sequence[Row], scores: Sequence[Row], metric: str, thres
 
 
 def attack_plot(
-    curve: Sequence[Row], curves: Sequence[tuple[str, str, str, str]] = CURVES, axis: str = EMBEDDING.axis
+    curve: Sequence[RateRow], curves: Sequence[tuple[str, str, str, str]] = CURVES, axis: str = EMBEDDING.axis
 ) -> str:
     """Share of copies against steps, members and both controls. Rows: stage, attack_steps, rate, low, high."""
     with matplotlib.rc_context(STYLE):
@@ -93,7 +94,7 @@ def attack_plot(
         return svg(figure)
 
 
-def tradeoff_plot(rows: Sequence[Row], before: Row) -> str:
+def tradeoff_plot(rows: Sequence[Mapping[str, Any]], before: RateRow) -> str:
     """Share of copies against the share of weights pruned, with the random control; and harm against it, as SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.7), layout="constrained")
@@ -116,17 +117,24 @@ def tradeoff_plot(rows: Sequence[Row], before: Row) -> str:
         return svg(figure)
 
 
-def _harm(rows: Sequence[Row]) -> tuple[list[Row], str]:
+def _harm(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
     """Loss of alignment where it is known, else drift, of ordinary scenes."""
     if any(row["utility"] for row in rows):
         losses = [row["utility"] or {} for row in rows]
         return [{**loss, "value": loss.get("loss")} for loss in losses], "loss of scene alignment"
-    drifts: list[Row] = [next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows]
+    drifts: list[Mapping[str, Any]] = [
+        next((one for one in row["drift"] if one["group"] == "scenes"), {}) for row in rows
+    ]
     return drifts, "drift of ordinary scenes"
 
 
 def points(
-    axes: Axes, places: Sequence[float], rows: Sequence[Row], key: str, label: str | None = None, **style: Any
+    axes: Axes,
+    places: Sequence[float],
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    label: str | None = None,
+    **style: Any,
 ) -> None:
     """A line through the points that have a value, each with its interval as an error bar; ``style`` as matplotlib's.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from probes.report.summary import Added
 
-def score_words(figures: Mapping[str, Any]) -> list[str]:
+
+def score_words(figures: Added) -> list[str]:
     """Sentences on a scan's flags, or without a threshold on its ranking; none for other summaries."""
     about = figures.get("calibration")
     if not about:
@@ -21,7 +23,7 @@ def score_words(figures: Mapping[str, Any]) -> list[str]:
     return said + ([] if (sentence := prevalence_words(figures)) is None else [sentence])
 
 
-def prevalence_words(figures: Mapping[str, Any]) -> str | None:
+def prevalence_words(figures: Added) -> str | None:
     """How many of the prompts are memorized, with what is known of the detector; None without flags to go by."""
     found = figures.get("prevalence")
     if not found:

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probes.report import figures as summary
+from probes.report.figures import MATERIAL, RateRow
 from probes.report.scores import agreement_words, score_words
+from probes.report.summary import Figures
 from probes.report.wording import CONTROLS, wording_of
 from probes.runs.records import Record
 
@@ -33,7 +34,7 @@ _SAYINGS = (
 )
 
 
-def plain_words(figures: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+def plain_words(figures: Figures, records: Sequence[Record]) -> list[str]:
     """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
     found = {(row["stage"], row["group"]): row for row in figures["rows"]}
     said = [*score_words(figures), *agreement_words(figures["agreement"])]
@@ -68,7 +69,7 @@ def mask_words(mask: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
+def attack_words(figures: Figures, stage: str) -> list[str]:
     """An attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
     steps = max((row["attack_steps"] for row in figures["curve"]), default=0)
     member = next((r for r in figures["curve"] if (r["stage"], r["attack_steps"]) == (stage, steps)), None)
@@ -96,7 +97,7 @@ def attack_words(figures: Mapping[str, Any], stage: str) -> list[str]:
 
 def unscored_words(records: Sequence[Record]) -> list[str]:
     """How many pictures couldn't be judged, and why most of them couldn't; nothing where none were drawn."""
-    pictures = [r for r in records if r["stage"] not in summary.MATERIAL and r["kind"] not in ("scene", "kept")]
+    pictures = [r for r in records if r["stage"] not in MATERIAL and r["kind"] not in ("scene", "kept")]
     reasons: dict[str, int] = defaultdict(int)
     for record in pictures:
         if record.get("copied") is None:
@@ -110,7 +111,7 @@ def unscored_words(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def share(row: Mapping[str, Any]) -> str:
+def share(row: RateRow) -> str:
     """Like "12 of 16 pictures (75%, 95% interval 50 to 92%, 8 works)"."""
     works = f", {many(row['works'], 'work')}" if row.get("works") else ""
     return (

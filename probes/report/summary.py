@@ -8,12 +8,31 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from probes.errors import RunError
-from probes.report.figures import Row, attack_curve, gaps, ladder, stage_rows, utility
+from probes.report.drift import DriftRow
+from probes.report.figures import (
+    DetectorRow,
+    GapRow,
+    RateRow,
+    UtilityRow,
+    attack_curve,
+    gaps,
+    ladder,
+    stage_rows,
+    utility,
+)
 from probes.runs.folder import Run
 from probes.runs.records import Record
 
 FORMAT = 1
-COST = ("stage", "status", "seconds", "evaluations")
+
+
+class CostRow(TypedDict):
+    """What a stage took: seconds, and denoiser calls per image, summed; None where they weren't counted."""
+
+    stage: str
+    status: str
+    seconds: Any
+    evaluations: Any
 
 
 class Measured(TypedDict):
@@ -24,13 +43,11 @@ class Measured(TypedDict):
         model: What the model was called.
         model_sha256: Its fingerprint.
         criterion: How copies are told; empty where they can't be.
-        rows: stage, group ("members" | "nonmembers" | "prompts"), rung, n, works, unscored, copied, rate, low, high,
-            interval, median_score; intervals over whole works.
+        rows: Of picture stages, by group "members", "nonmembers" or "prompts"; intervals over whole works.
         curve: As rows, with attack_steps; stage is one of figures.ATTACK_STAGES.
-        gaps: Members' rate minus the control's: stage, attack_steps, control, gap, low, high, n, n_control, unscored.
+        gaps: Members' rate minus the control's.
         ladder: Rows of stage "before" by rung.
-        utility: Benign scenes before and after pruning: alignment_before, alignment_after, loss, low, high, n, scenes,
-            unscored.
+        utility: Benign scenes before and after pruning.
         mask: Of the located or given mask: density, weights, densities, and where it comes from; empty without one.
         cost: Of each stage: stage, status, seconds, evaluations.
         limits: Sentences: what couldn't be judged or was left out, and why.
@@ -40,23 +57,23 @@ class Measured(TypedDict):
     model: str
     model_sha256: str | None
     criterion: dict[str, Any]
-    rows: list[Row]
-    curve: list[Row]
-    gaps: list[Row]
-    ladder: list[Row]
-    utility: Row | None
+    rows: list[RateRow]
+    curve: list[RateRow]
+    gaps: list[GapRow]
+    ladder: list[RateRow]
+    utility: UtilityRow | None
     mask: dict[str, Any]
-    cost: list[Row]
+    cost: list[CostRow]
     limits: list[str]
 
 
-class Summary(Measured, total=False):
-    """And what single verbs add.
+class Added(TypedDict, total=False):
+    """What single verbs add.
 
     Attributes:
         quick: Whether the audit was a small one.
-        detector: For each detector: auroc, low, high, tpr_at_1_fpr, n, n_nonmembers, unscored.
-        drift: stage, group, value, low, high, n, works, unscored, seeds; see probes/report/drift.py.
+        detector: For each detector how well it tells members from non-members.
+        drift: How far pictures of scenes and non-members moved.
         hardening: hardener, works, dev, keep, epochs, checks ..., utility (as above), drift.
         verdicts: Of an attack and a hardening: sentences on the gaps.
         attack: The method, where it isn't the usual one.
@@ -76,30 +93,44 @@ class Summary(Measured, total=False):
     """
 
     quick: bool
-    detector: dict[str, Row]
-    drift: list[Row]
+    detector: dict[str, DetectorRow]
+    drift: list[DriftRow]
     hardening: dict[str, Any] | None
     verdicts: list[str]
     attack: str
-    ladder_of_paraphrases: list[Row]
+    ladder_of_paraphrases: list[dict[str, Any]]
     saved: str | None
     scores: Any
-    tradeoff: list[Row]
-    locality: dict[str, Any]
+    tradeoff: list[dict[str, Any]]
+    locality: dict[str, Any] | None
     threshold: float | None
     flagged: int
     cleared: int
     undecided: int
-    highest: list[Row]
+    highest: list[dict[str, Any]]
     early_exit: dict[str, Any] | None
     calibration: dict[str, Any] | None
     calibrate: str
-    flagged_prompts: list[Row]
+    flagged_prompts: list[dict[str, Any]]
     flagged_count: int
     flagged_listed: int
     words_why: str | None
     prevalence: dict[str, Any] | None
     agreement: dict[str, Any] | None
+
+
+class Summary(Measured, Added):
+    """What a verb writes."""
+
+
+class Figures(Summary):
+    """A summary as it is read back: what a verb doesn't write is there and empty.
+
+    Attributes:
+        pruned: Whether weights were pruned before an attack.
+    """
+
+    pruned: bool
 
 
 def summary_of(
@@ -135,23 +166,36 @@ def summary_of(
         "ladder": ladder(records, metric),
         "utility": utility(records),
         "mask": {},
-        "cost": [{key: entry.get(key) for key in COST} for entry in stages],
+        "cost": [cost_row(entry) for entry in stages],
         "limits": list(limits),
     }
 
 
+def cost_row(entry: Mapping[str, Any]) -> CostRow:
+    """What an entry of stages.json took."""
+    return {
+        "stage": entry["stage"],
+        "status": entry["status"],
+        "seconds": entry.get("seconds"),
+        "evaluations": entry.get("evaluations"),
+    }
+
+
 # What a page of a verb that doesn't write it shows.
-ABSENT: dict[str, Any] = {
+ABSENT: Summary = {
+    "format": FORMAT,
+    "model": "",
+    "model_sha256": None,
     "rows": [],
     "curve": [],
     "gaps": [],
     "ladder": [],
+    "cost": [],
     "limits": [],
     "criterion": {},
     "detector": {},
     "mask": {},
     "utility": None,
-    "model": None,
     "tradeoff": [],
     "drift": [],
     "scores": [],
@@ -167,7 +211,7 @@ ABSENT: dict[str, Any] = {
 }
 
 
-def stored_summary(run: Run, records: Sequence[Record]) -> dict[str, Any]:
+def stored_summary(run: Run, records: Sequence[Record]) -> Figures:
     """The run's summary.json, or the same tables from its records where there is none (a run that was stopped)."""
     stored = read_json(run.folder / "summary.json")
     if stored is None:

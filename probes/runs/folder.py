@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 from probes.errors import RunError
 from probes.runs.provenance import git_commit, versions
@@ -26,6 +26,64 @@ from probes.runs.records import Record, finite, no_number, open_records, read_re
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "partial", "failed", "interrupted")
+
+
+class ModelAbout(TypedDict, total=False):
+    """Which weights: what the model is called, its fingerprint, and what it is known by (shield/model_names.py)."""
+
+    name: str
+    sha256: str | None
+    values: str | None
+
+
+class Notes(TypedDict, total=False):
+    """What a verb keeps beside what every run holds.
+
+    Attributes:
+        known_ahead: Sentences that were told before the first picture.
+        hardware: What a scan ran on: its ExecutionConfig with the batch size that was found.
+    """
+
+    known_ahead: list[str]
+    hardware: dict[str, Any]
+
+
+class RunAbout(Notes):
+    """run.json.
+
+    Attributes:
+        schema: SCHEMA.
+        kind: The verb.
+        status: One of STATUSES.
+        created: When the run began, UTC.
+        updated: When the file was last written.
+        config: All options, defaults included, as the verb names them.
+        passed: Only what the user gave.
+        model: Which weights.
+        seeds: Of the initial noises.
+        inputs: Files and folders: path and sha256.
+        versions: Distribution -> version.
+        git_commit: Of the source; None outside of a checkout.
+        command: The command line.
+        resumed: When the run was resumed.
+        error: What it failed with, or None.
+    """
+
+    schema: int
+    kind: str
+    status: str
+    created: str
+    updated: str
+    config: dict[str, Any]
+    passed: Any
+    model: ModelAbout
+    seeds: list[int]
+    inputs: list[dict[str, str]]
+    versions: dict[str, str]
+    git_commit: str | None
+    command: list[str]
+    resumed: list[str]
+    error: str | None
 
 
 def record_id(config: Mapping[str, Any], prompt: str, seed: int | None, **more: Any) -> str:
@@ -67,7 +125,7 @@ class Run:
     others.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], records: FileIO | None = None) -> None:
+    def __init__(self, folder: Path, about: RunAbout, records: FileIO | None = None) -> None:
         self.folder = folder
         self.about = about
         self._file = records
@@ -81,7 +139,7 @@ class Run:
         *,
         kind: str,
         passed: Mapping[str, Any] | Sequence[str] = (),
-        model: Mapping[str, Any] | None = None,
+        model: ModelAbout | None = None,
         seeds: Sequence[int] = (),
         inputs: Sequence[Mapping[str, str]] = (),
     ) -> Run:
@@ -94,7 +152,7 @@ class Run:
         if (folder / "run.json").exists():
             raise RunError(f"There is a run in {folder} already. Add --resume to continue it, or choose another --out.")
         now = _now()
-        about = {
+        about: RunAbout = {
             "schema": SCHEMA,
             "kind": kind,
             "status": "running",
@@ -139,7 +197,7 @@ class Run:
         damaged = _damage(about)
         if damaged:
             raise RunError(f"{path} is damaged: {damaged}.")
-        return cls(folder, about)
+        return cls(folder, cast(RunAbout, about))
 
     @classmethod
     def resume(
@@ -148,7 +206,7 @@ class Run:
         config: Mapping[str, Any],
         *,
         inputs: Sequence[Mapping[str, str]] = (),
-        model: Mapping[str, Any] | None = None,
+        model: ModelAbout | None = None,
     ) -> Run:
         """Open an existing run for appending. RunError if configuration, inputs or model differ from those it began
         with. Which weights a run of an older version began with isn't known, and not compared.
@@ -169,7 +227,8 @@ class Run:
                 "Resume with the model it began with, or choose another --out."
             )
         run._file = open_records(run.folder)
-        run._update(status="running", resumed=[*run.about["resumed"], _now()], error=None)
+        again = [*run.about["resumed"], _now()]
+        run._update({**run.about, "status": "running", "resumed": again, "error": None})
         return run
 
     @classmethod
@@ -181,12 +240,13 @@ class Run:
         resume: bool,
         kind: str,
         inputs: Sequence[Mapping[str, str]] = (),
-        **about: Any,
+        model: ModelAbout | None = None,
+        seeds: Sequence[int] = (),
     ) -> Run:
         """Resume if asked to and there is something to resume, create otherwise."""
         if resume and (Path(folder) / "run.json").exists():
-            return cls.resume(folder, config, inputs=inputs, model=about.get("model"))
-        return cls.create(folder, config, kind=kind, inputs=inputs, **about)
+            return cls.resume(folder, config, inputs=inputs, model=model)
+        return cls.create(folder, config, kind=kind, inputs=inputs, model=model, seeds=seeds)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -226,22 +286,23 @@ class Run:
         """Ids of everything that needn't be done again."""
         return {record["id"] for record in self.records()}
 
-    def note(self, **more: Any) -> None:
+    def note(self, **more: Unpack[Notes]) -> None:
         """Keep more in run.json while the run goes on."""
-        self._update(**more)
+        self._update({**self.about, **more})
 
-    def finish(self, status: str = "complete", **more: Any) -> None:
-        """Close the records and say how it ended. ``more`` is kept in run.json."""
+    def finish(self, status: str = "complete", error: str | None = None) -> None:
+        """Close the records and say how it ended."""
         if status not in STATUSES:
             raise RunError(f"A run can't end as {status!r}: use one of {', '.join(STATUSES)}.")
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-        self._update(status=status, **more)
+        self._update({**self.about, "status": status, "error": error})
 
-    def _update(self, **changes: Any) -> None:
-        self.about = {**self.about, **_round_trip(changes), "updated": _now()}
+    def _update(self, about: RunAbout) -> None:
+        plain = _round_trip({**about, "updated": _now()})
+        self.about = cast(RunAbout, {key: plain[key] for key in about})
         write_json(self.folder / "run.json", self.about)
 
     def __enter__(self) -> Run:
@@ -257,25 +318,26 @@ class Run:
             self.finish("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
 
 
-def is_of_model(run: Run, model: Mapping[str, Any]) -> bool:
+def is_of_model(run: Run, model: ModelAbout) -> bool:
     """Whether a run worked with these weights; True where it doesn't say, or `model` doesn't."""
     from shield.model_names import introduce, is_same
 
     then, now = run.about["model"], _with_values(model)
-    if None in (then.get("sha256"), now.get("sha256")) or then["sha256"] == now["sha256"]:
+    one, other, values = then.get("sha256"), now.get("sha256"), then.get("values")
+    if one is None or other is None or one == other:
         return True
-    if then.get("values") is None:
+    if values is None:
         return now.get("values") is not None
-    introduce(then["sha256"], then["values"])
-    return is_same(then["sha256"], now["sha256"])
+    introduce(one, values)
+    return is_same(one, other)
 
 
-def _with_values(model: Mapping[str, Any]) -> dict[str, Any]:
+def _with_values(model: ModelAbout) -> ModelAbout:
     """With what the model is known by (shield/model_names.py), where this process met it."""
     from shield.model_names import values_of
 
     values = model.get("values") or values_of(model.get("sha256") or "")
-    return dict(model) if values is None else {**model, "values": values}
+    return model if values is None else {**model, "values": values}
 
 
 def _damage(about: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def write_results(run: Run) -> Path:
     return path
 
 
-class Table(list[Record]):
+class Table(list[dict[str, Any]]):
     """A run's records but those of the reference pictures, one flat row each; a score is a field "score_<name>".
 
     Attributes:
@@ -118,13 +118,14 @@ def _columns(records: Iterable[Record]) -> tuple[list[str], dict[str, str]]:
     return list(names), kinds
 
 
-def _flat(record: Record, names: list[str], early: list[str], kinds: dict[str, str]) -> Record:
+def _flat(record: Record, names: list[str], early: list[str], kinds: dict[str, str]) -> dict[str, Any]:
     scores = {f"score_{name}": record["scores"].get(name) for name in names}
     # Half of a surrogate pair, as a broken prompt file may hold it, has no place in a table's UTF-8.
-    texts = {name: _clean(record.get(name)) for name in TEXT}
+    held: Mapping[str, Any] = record
+    texts = {name: _clean(held.get(name)) for name in TEXT}
     given = {column: record.get("columns", {}).get(column) for column in kinds}
     own = {own_name(name): _told(value, kinds[name]) for name, value in given.items()}
-    return {**texts, **{name: record.get(name) for name in (*WHOLE, *TRUTH, *early)}, **scores, **own}
+    return {**texts, **{name: held.get(name) for name in (*WHOLE, *TRUTH, *early)}, **scores, **own}
 
 
 def _told(value: Any, kind: str) -> Any:

@@ -10,10 +10,11 @@ from statistics import median
 from typing import Any
 
 from probes.inputs.cohorts import Cohorts
-from probes.report.figures import detector_figures
+from probes.report.figures import DetectorRow, detector_figures
 from probes.report.scores import agreement_words, prevalence_words
-from probes.report.summary import Measured, summary_of
+from probes.report.summary import Added, Measured, Summary, summary_of
 from probes.runs.folder import Run
+from probes.runs.records import Record
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
 from probes.scan.flagged import scored_prompts, scored_records
@@ -51,7 +52,7 @@ class Spread:
         }
 
 
-def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> Added:
     """Scores of the run, the prompts that score highest, and where the truth is known how well it is told."""
     spreads = {name: Spread() for name in detectors}
     flags = {True: 0, False: 0, None: 0}
@@ -62,8 +63,8 @@ def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, A
             for record in records:
                 flags[record["flagged"]] += 1
                 for name, spread in spreads.items():
-                    if record["scores"].get(name) is not None:
-                        spread.add(record["scores"][name])
+                    if (value := record["scores"].get(name)) is not None:
+                        spread.add(value)
                 values.append(record["scores"].get(detectors[0]))
             if any(value is not None for value in values):
                 yield mean_of(values), record["item"], record["prompt"]
@@ -80,11 +81,11 @@ def figures(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, A
     }
 
 
-def _told_apart(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, Any]:
+def _told_apart(run: Run, cohorts: Cohorts, detectors: Sequence[str]) -> dict[str, DetectorRow]:
     """AUROC of trained works against matched non-members; only where the cohorts know both."""
     if not cohorts.members:
         return {}
-    scanned = [
+    scanned: list[Record] = [
         {**record, "stage": "scan", "scores": {name: record["scores"].get(name) for name in detectors}}
         for record in scored_records(run)
     ]
@@ -138,12 +139,13 @@ def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any
     return (judge.metrics[0].name, judge.describe()) if isinstance(judge, CopyJudge) else (None, {})
 
 
-def format_scan(summary: dict[str, Any]) -> list[str]:
+def format_scan(summary: Summary) -> list[str]:
     """The summary for a terminal."""
     lines = [f"{row['score']:.4g}  {row['item']}  {row['prompt']}" for row in summary["highest"]]
     for name, row in summary["scores"].items():
         known = f"median {row['median']:.4g}, highest {row['highest']:.4g}" if row["n"] else "no score"
-        auroc = summary["detector"].get(name, {}).get("auroc")
+        apart = summary["detector"].get(name)
+        auroc = None if apart is None else apart["auroc"]
         told = "" if auroc is None else f", AUROC {auroc:.3f} of trained works against non-members"
         lines.append(f"{name}: {known}, {row['n']} scored, {row['unscored']} unscored{told}")
     for row in summary["rows"]:
@@ -175,7 +177,7 @@ def _saved(early: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _cost(summary: dict[str, Any]) -> str:
+def _cost(summary: Summary) -> str:
     evaluations = sum(entry["evaluations"] for entry in summary["cost"] if entry["stage"] != "words")
     seconds = sum(entry["seconds"] for entry in summary["cost"] if entry["stage"] == "scan")
     scored = summary["flagged"] + summary["cleared"] + summary["undecided"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def flagged_prompts(run: Run, detector: str, threshold: float | None) -> tuple[l
             if not is_flagged(records):
                 continue
             count += 1
-            known = [one for one in records if one["scores"].get(detector) is not None]
-            score = mean_of([one["scores"][detector] for one in known])
-            first, highest = records[0], max(known, key=lambda one: one["scores"][detector])
+            known = [(value, one) for one in records if (value := one["scores"].get(detector)) is not None]
+            score = mean_of([value for value, _ in known])
+            first, (_, highest) = records[0], max(known, key=lambda pair: pair[0])
             yield (
                 score,
                 -count,
@@ -85,7 +85,7 @@ def highest_prompts(records: Sequence[Record], detector: str, count: int = 10) -
     return heapq.nlargest(count, rows, key=lambda row: row["score"])
 
 
-def is_flagged(records: Sequence[Mapping[str, Any]]) -> bool:
+def is_flagged(records: Sequence[Record]) -> bool:
     """Whether a prompt counts as flagged, from its records."""
     if "prompt_flagged" in records[-1]:
         return records[-1]["prompt_flagged"] is True

@@ -10,6 +10,7 @@ from typing import Any
 from probes.drawing.draw import Job
 from probes.inputs.prompts import PromptRecord
 from probes.metrics.prevalence import Rate, prevalence
+from probes.report.summary import Added
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.scan.flagged import LISTED, SHOWN, flagged_prompts, is_flagged, scored_prompts, write_flagged
@@ -68,7 +69,7 @@ def weigh_words(
     stages.do("words", work)
 
 
-def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> dict[str, Any]:
+def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Added:
     """The flagged prompts and the prevalence, for summary.json; writes flagged.csv where there is a threshold.
 
     Args:

@@ -70,8 +70,9 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
             f"is none. Run `diffshield {calibrate_line(config)}`."
         )
     groups = itertools.groupby(pilot.records(), key=lambda record: record["item"])
-    scores = [[record["scores"].get(name) for record in records] for _, records in groups]
-    return calibrated([row for row in scores if None not in row], threshold, error)
+    prompts = [[record["scores"].get(name) for record in records] for _, records in groups]
+    scores = [[value for value in row if value is not None] for row in prompts if None not in row]
+    return calibrated(scores, threshold, error)
 
 
 def calibrate_line(config: Mapping[str, Any]) -> str:

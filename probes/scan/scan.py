@@ -21,7 +21,8 @@ from probes.inputs.known_ahead import scores_ahead
 from probes.inputs.prompts import PromptRecord, each_prompt
 from probes.metrics.prevalence import Rate
 from probes.paths import takes_paths
-from probes.runs.folder import Run, is_of_model, write_json
+from probes.report.summary import Summary
+from probes.runs.folder import ModelAbout, Run, is_of_model, write_json
 from probes.runs.progress import bars
 from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
@@ -55,7 +56,7 @@ class Scanned:
 
     folder: Path
     table: Path
-    summary: dict[str, Any] = field(repr=False)
+    summary: Summary = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _scores(
     total = shard.count(source.count) * (1 if together else len(seeds))
     with _engine(scoring, execution) as engine, bars(show_progress) as track:
         started = engine.started(source.first)
-        about = {"name": scoring.model, "sha256": started.sha256, "values": started.values}
+        about: ModelAbout = {"name": scoring.model, "sha256": started.sha256, "values": started.values}
         if pilot is not None and not is_of_model(Run.open(pilot), about):
             raise EarlyExitError(f"The pilot {pilot} was made with other weights than {scoring.model} has now.")
         with Run.start(out, config, resume=resume, kind="scan", inputs=source.inputs, seeds=seeds, model=about) as run:
@@ -288,11 +289,11 @@ def _engine(scoring: ScoringConfig, execution: ExecutionConfig) -> Engine:
     return ENGINES[execution.engine](scoring, execution.workers, execution.address)
 
 
-def summarized(run: Run, stages: Stages, cohorts: Cohorts, tpr: Rate | None = None) -> dict[str, Any]:
+def summarized(run: Run, stages: Stages, cohorts: Cohorts, tpr: Rate | None = None) -> Summary:
     """Make and write summary.json of a run with scores."""
     detectors = run.config["detectors"]
     early = run.config.get("early_exit")
-    summary = {
+    summary: Summary = {
         **figures(run, cohorts, detectors),
         **outcome_figures(run, stages, tpr),
         **report_fields(run, stages, None, {}, cohorts.limits),

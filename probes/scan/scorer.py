@@ -20,6 +20,7 @@ from probes.inputs.prompts import PromptRecord
 from probes.model.batches import best_batch, in_batches
 from probes.model.loading import load
 from probes.runs.cost import counted
+from probes.runs.records import Record
 from probes.scan.early_exit import Boundary, mean_of
 from probes.scan.words import weighed
 from probes.types import Subject
@@ -205,7 +206,7 @@ class PromptScorer:
             return row
         values = self._values(row)
         mean = None if None in values else mean_of(values)
-        about = {"prompt_score": mean, "prompt_flagged": self.config.boundary.decision(values)}
+        about: Record = {"prompt_score": mean, "prompt_flagged": self.config.boundary.decision(values)}
         return [replace(drawn, more={**drawn.more, **about}) for drawn in row]
 
     def _values(self, row: Sequence[Drawn]) -> list[float | None]:

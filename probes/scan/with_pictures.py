@@ -24,6 +24,7 @@ from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest, cohorts_o
 from probes.inputs.known_ahead import pictures_ahead, scores_ahead
 from probes.inputs.prompts import read_prompts
 from probes.inputs.truth import judge_for, testbed_alignment
+from probes.report.summary import Summary
 from probes.runs.folder import Run, write_json
 from probes.runs.progress import bars
 from probes.runs.provenance import describe_input
@@ -48,7 +49,7 @@ def with_pictures(
     thresholds: Sequence[Threshold] | None,
     told: Telling,
     say: Callable[[str], None],
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Summary]:
     """Scores, pictures and copy scores in one process; returns the table and the summary."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
     subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
@@ -101,7 +102,7 @@ def with_pictures(
             lambda chosen: weighed_jobs(subject, chosen, scoring),
         )
         metric, criterion = criterion_fields(judge)
-        summary = {
+        summary: Summary = {
             **figures(run, cohorts, detectors),
             **outcome_figures(run, stages, told.tpr),
             "agreement": agreement_figures(run, seeds) if compared else None,

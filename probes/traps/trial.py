@@ -161,7 +161,7 @@ def compared(records: Sequence[Record]) -> list[dict[str, Any]]:
 
     ``alone`` counts the traps whose own p is at most ALONE; ``both`` doubles the smaller p of the two scores.
     """
-    rungs = sorted({record["copies"] for record in records if record["copies"] is not None})
+    rungs = sorted({copies for record in records if (copies := record["copies"]) is not None})
     groups: dict[str, list[Record]] = {str(rung): [r for r in records if r["copies"] == rung] for rung in rungs}
     groups["all"] = [record for record in records if record["copies"]]
     held_back = [record for record in records if record["copies"] is None]
@@ -171,7 +171,10 @@ def compared(records: Sequence[Record]) -> list[dict[str, Any]]:
 def _row(name: str, used: Sequence[Record], held_back: Sequence[Record]) -> dict[str, Any]:
     row: dict[str, Any] = {"copies": name, "n": len(used), "held_back": len(held_back)}
     for statistic in STATISTICS:
-        ours, theirs = ([record["scores"][statistic] for record in side] for side in (used, held_back))
+        ours, theirs = (
+            [value for record in side if (value := record["scores"][statistic]) is not None]
+            for side in (used, held_back)
+        )
         row[statistic] = {
             "p": rank_p(ours, theirs),
             "auroc": auroc([-v for v in ours], [-v for v in theirs]),

@@ -7,7 +7,7 @@ enough steps; what only the first of the three gives up is memory. The verdict i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mas
 from probes.audit.stages import run_stages
 from probes.inputs.cohorts import Sizes
 from probes.paths import takes_paths
+from probes.report.figures import GapRow
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.report.wording import CONTROLS, EMBEDDING, Wording, wording_of
 from probes.runs.folder import write_json
 from probes.runs.provenance import sha256_of
@@ -111,7 +113,7 @@ def attack_plan(
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]], wording: Wording = EMBEDDING) -> list[str]:
+def verdicts(rows: Sequence[GapRow], wording: Wording = EMBEDDING) -> list[str]:
     """For each attack and control, at which step counts the gap's interval lies above zero."""
     said = []
     for stage, control in dict.fromkeys((row["stage"], row["control"]) for row in rows):
@@ -133,13 +135,13 @@ def _listed(steps: Sequence[int]) -> str:
     return ", ".join(map(str, steps))
 
 
-def format_attack(summary: Mapping[str, Any]) -> list[str]:
+def format_attack(summary: Summary) -> list[str]:
     """The curve and the verdicts for a terminal."""
     paired = format_ladder(summary.get("ladder_of_paraphrases", ()))
     return [*format_curve(summary), *paired, *summary["verdicts"], *summary["limits"]]
 
 
-def format_curve(summary: Mapping[str, Any]) -> list[str]:
+def format_curve(summary: Summary) -> list[str]:
     """Each point of the attack's curve for a terminal."""
     far, lines = wording_of(summary.get("attack")).far, []
     for row in summary["curve"]:

@@ -7,7 +7,7 @@ gets out of the hardened model is compared with what it gets out of a twin that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from probes.hardeners.training import FineTuning, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
+from probes.report.summary import Summary
 from probes.runs.folder import write_json
 from probes.runs.provenance import sha256_of
 from probes.testbed.checkpoint import Checkpoint
@@ -105,7 +106,7 @@ def usual_lr(checkpoint: Checkpoint) -> float:
     return FineTuning.lr if checkpoint.truth is None else TESTBED_LR
 
 
-def format_hardening(summary: Mapping[str, Any]) -> list[str]:
+def format_hardening(summary: Summary) -> list[str]:
     """Training, cost for ordinary scenes, the curve and the verdicts for a terminal."""
     done, lines = summary["hardening"], []
     if done:

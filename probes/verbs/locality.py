@@ -118,7 +118,7 @@ def locality(
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
         write_json(out / "summary.json", summary)
-        for name, svg in locality_plots.plots(summary["locality"]).items():
+        for name, svg in locality_plots.plots(summary["locality"] or {}).items():
             (out / f"{name}.svg").write_text(svg, encoding="utf-8")
     return Done(out, write_report(out), summary)
 
@@ -286,9 +286,9 @@ def embedding_map(groups: Groups) -> dict[str, Any]:
     }
 
 
-def format_locality(summary: Mapping[str, Any]) -> list[str]:
+def format_locality(summary: Summary) -> list[str]:
     """The three analyses for a terminal."""
-    found, lines = summary["locality"], []
+    found, lines = summary["locality"] or {}, []
     for row in found.get("embeddings", ()):
         lines.append(f"embeddings, {row['group']}: {_told(row)} apart, {row['n']} embeddings")
     for name in ("activations", "masks"):

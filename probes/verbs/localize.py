@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +28,7 @@ from probes.model.generate import encode_prompts
 from probes.model.layers import matching_weights
 from probes.paths import takes_paths
 from probes.report import mask_plots
+from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Run, record_id, write_json
 from probes.runs.progress import Progress, bars
 from probes.runs.provenance import describe_input
@@ -48,7 +49,7 @@ class Localized:
 
     folder: Path
     mask: UnitMask
-    summary: dict[str, Any] = field(repr=False)
+    summary: Measured = field(repr=False)
 
     @property
     def file(self) -> Path:
@@ -285,7 +286,10 @@ def neurons_of(
                     "seed": seed,
                     "picture": None,
                     "copied": None,
-                    **asdict(one),
+                    "neurons": one.neurons,
+                    "before": one.before,
+                    "after": one.after,
+                    "candidates": one.candidates,
                     "scores": {"before": one.before, "after": one.after},
                 }
             )
@@ -361,23 +365,17 @@ def _described(mask: UnitMask) -> dict[str, Any]:
     return {"density": mask.density(), "weights": mask.count(), "size": mask.size(), "densities": mask.densities()}
 
 
-def _summary(run: Run, stages: Stages, name: str) -> dict[str, Any]:
+def _summary(run: Run, stages: Stages, name: str) -> Measured:
     """Figures, and the plots of them."""
-    entry = stages.entry("localize") or {}
-    detail = entry["detail"]
+    detail = stages.detail("localize")
     (run.folder / "density.svg").write_text(mask_plots.density_plot(detail["densities"]), encoding="utf-8")
     if detail["overlap"]:
         (run.folder / "overlap.svg").write_text(mask_plots.overlap_plot(detail["overlap"]), encoding="utf-8")
-    return {
-        "format": 1,
-        "model": run.about["model"]["name"],
-        "model_sha256": run.about["model"]["sha256"],
-        "mask": {"localizer": name, **detail},
-        "cost": [{key: entry[key] for key in ("stage", "status", "seconds", "evaluations")}],
-    }
+    drawn_none = summary_of(run, (), stages.entries, members=(), metric=None, criterion={}, limits=())
+    return {**drawn_none, "mask": {"localizer": name, **detail}}
 
 
-def format_mask(summary: Mapping[str, Any]) -> list[str]:
+def format_mask(summary: Measured) -> list[str]:
     """The summary for a terminal."""
     mask = summary["mask"]
     lines = [

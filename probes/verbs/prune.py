@@ -7,7 +7,7 @@ are pruned as a control. With a sweep over k, the curve between forgetting and h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,15 @@ def score_changes(records: Sequence[Record], detectors: Sequence[str]) -> list[d
     return rows
 
 
-def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[str, int], tuple[float, str]]:
+def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[str, int | None], tuple[float, str]]:
     return {
-        (r["item"], r["seed"]): (r["scores"][name], group_of(r))
+        (r["item"], r["seed"]): (score, group_of(r))
         for r in records
-        if r["stage"] == stage and r["scores"].get(name) is not None
+        if r["stage"] == stage and (score := r["scores"].get(name)) is not None
     }
 
 
-def format_pruning(summary: Mapping[str, Any]) -> list[str]:
+def format_pruning(summary: Summary) -> list[str]:
     """What the report's sentences don't say: drift, and the points of a sweep."""
     lines = []
     for row in summary["drift"]:
@@ -126,10 +126,10 @@ def format_pruning(summary: Mapping[str, Any]) -> list[str]:
             f"Pictures of {row['group']} moved by {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}, "
             f"{row['n']} pictures{yardstick})."
         )
-    for row in summary["tradeoff"]:
-        rate, other = (f"{one['copied']} of {one['n']}" for one in (row, row["random"]))
-        loss = "" if row["utility"] is None else f", alignment loss {row['utility']['loss']:.3f}"
+    for point in summary["tradeoff"]:
+        rate, other = (f"{one['copied']} of {one['n']}" for one in (point, point["random"]))
+        loss = "" if point["utility"] is None else f", alignment loss {point['utility']['loss']:.3f}"
         lines.append(
-            f"k {row['k']:g} ({row['density']:.2%} of the weights): {rate} copies, random weights {other}{loss}"
+            f"k {point['k']:g} ({point['density']:.2%} of the weights): {rate} copies, random weights {other}{loss}"
         )
     return lines

@@ -3,6 +3,7 @@
 import json
 import zlib
 from dataclasses import replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from probes.inputs.prompts import PromptRecord
 from probes.inputs.truth import copy_judge
 from probes.model.generate import encode_pictures, encode_prompts, generate
 from probes.pruners import pruned
+from probes.report.summary import Summary
 from probes.runs.folder import Run
 from probes.runs.progress import bars
+from probes.runs.records import Record
 from probes.types import Goal, Subject, UnitMask
 from tests.probes.audit.small import PLAN
 from tests.probes.exact import bits
@@ -99,6 +102,8 @@ def test_every_stage_leaves_its_records(done):
     assert len({record["id"] for record in records}) == len(records)
     assert all((folder / record["picture"]).is_file() for record in records if record["picture"])
     assert json.loads((folder / "summary.json").read_text()) == summary
+    assert {key for record in records for key in record} <= get_type_hints(Record).keys()
+    assert summary.keys() <= get_type_hints(Summary).keys()
 
 
 def test_a_shield_that_isnt_calibrated_is_said_not_passed(done):

@@ -30,7 +30,7 @@ def record(
     steps: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """One record in the schema of probes/audit/audit.py; a copy looks like its work, anything else doesn't."""
+    """One record as probes/runs/records.py describes it; a copy looks like its work, anything else doesn't."""
     looks = item["look"] if copied or stage == "work" else 1000 + 17 * item["look"] + (seed or 0)
     path = picture(folder, stage, f"{item['item']}-s{seed}-a{steps}", looks) if drawn else None
     known = {key: value for key, value in item.items() if key != "look"}
