@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from probes.errors import MaskError
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.runs.tensors import write_tensors
 from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
@@ -181,7 +181,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What an attack found for one goal: embeddings (T, D) at some numbers of steps. Says nothing about success.
 
     ``prompts`` are the words that they are embeddings of, where the attack searched words.
@@ -225,7 +225,7 @@ class Localizer(Protocol):
     name: ClassVar[str]
 
     def locate(
-        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: ProgressCallback | None = None
     ) -> Located: ...
 
 
@@ -253,8 +253,13 @@ class Attack(Protocol):
     def evaluations(self) -> int: ...
 
     def search(
-        self, subject: Subject, goals: Sequence[Goal], *, snapshots: Sequence[int], progress: Progress | None = None
-    ) -> list[Found]: ...
+        self,
+        subject: Subject,
+        goals: Sequence[Goal],
+        *,
+        snapshots: Sequence[int],
+        progress: ProgressCallback | None = None,
+    ) -> list[SearchResult]: ...
 
 
 class Hardener(Protocol):

@@ -2,20 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from torch import Tensor
-
 from shield.calibration.on_call import MODES, Effort, OnCall, log
 from shield.calibration.setting_call import service_calls
 from shield.errors import NotCalibratedError, ShieldError, WeightsError
-from shield.hooks.custody import Custody
-from shield.hooks.intercept import intercepted, once_more
-from shield.hooks.latents import movable
 from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load
@@ -23,7 +17,6 @@ from shield.model.prediction import refuse_unreadable, unreadable
 from shield.model_names import is_same
 from shield.protected.concepts import shipped_concepts
 from shield.protected.gallery import Gallery
-from shield.reasons import Reason, ReasonKind
 from shield.runtime.arguments import (
     as_callback,
     as_gallery,
@@ -37,19 +30,16 @@ from shield.runtime.arguments import (
     as_thresholds,
 )
 from shield.runtime.blind_spots import BlindSpots
-from shield.runtime.call import Abandoned, ImageState, Plan
+from shield.runtime.call import Plan
 from shield.runtime.command import calibrate_command, calibrate_watch_command
-from shield.runtime.controller import StepController
-from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
+from shield.runtime.drawing import PipelineCall, draw, hand_out
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.requested import bound_arguments, requested_images, says_something
-from shield.runtime.retry import call_alone, joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
-from shield.runtime.verdicts import tell, verdict_of
 from shield.thresholds import Threshold
-from shield.types import Nearest, Screen, Verdict
+from shield.types import Screen, Verdict
 
 __all__ = ["Shield", "setting_of"]
 
@@ -220,93 +210,14 @@ class Shield(StandIn):
         started = perf_counter()
         request, named = bound_arguments(self.pipe, args, kwargs)
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
-        call = _Call(blind_spots.arguments(request, named), request, blind_spots)
-        generator = request.get("generator")
+        call = PipelineCall(blind_spots.arguments(request, named), request, blind_spots)
         images, models = requested_images(request, self.screen), self._models()
         before = perf_counter() - started
         thresholds = self._thresholds(request, models)
         started = perf_counter()
         plan = self._plan(request, models, thresholds)
         before += perf_counter() - started
-        with restored_on_error(self.pipe, generator):
-            rewound = kept_noise(generator)
-            drawn = self._drawn(call, plan, images)
-            self._redraw_late(drawn, call, plan, rewound)
-            for _ in range(self.policy.retries):
-                wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], self.policy)]
-                if not wrong:
-                    break
-                self._redraw(drawn, wrong, call, plan, rewound)
-        return self._finished(drawn, blind_spots, before)
-
-    def _drawn(self, call: "_Call", plan: Plan, images: list[ImageState]) -> "_Drawn":
-        """Runs the pipeline, watched, and compares what came out with the gallery."""
-        controller = StepController(self.pipe, plan, images, lambda: self._guidance_scale(call.request))
-        guidance = self._guidance_scale(call.request) if self.family.layout == "separate" else None
-        layers = self.policy.signals.layers
-        custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
-        with (
-            movable(self.pipe.scheduler, controller.moves),
-            intercepted(self.pipe, controller.on_forward, controller.on_inputs, guidance, layers, custody),
-        ):
-            try:
-                # Z-Image writes into the list of prompts that it is given.
-                output = self.pipe(**{k: list(one) if type(one) is list else one for k, one in call.kwargs.items()})
-            except Abandoned:
-                return _Drawn(None, None, images, [None] * len(images), controller.seconds, controller.calls)
-        started = perf_counter()
-        pictures = images_of(output)
-        custody.ended(pictures, output_type)
-        controller.ended(custody.lost)
-        nearest = self._nearest(pictures, output_type, images)
-        for image in images:
-            found = nearest[image.row]
-            if found is not None and (found.copied or found.near):
-                kind: ReasonKind = "copy" if found.copied else "near"
-                image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
-        return _Drawn(
-            output,
-            pictures,
-            images,
-            nearest,
-            controller.seconds + perf_counter() - started,
-            controller.calls,
-            custody.start,
-        )
-
-    def _redraw_late(self, drawn: "_Drawn", call: "_Call", plan: Plan, rewound: Callable[[], None]) -> None:
-        """Draws what a later step flagged again: the image alone, or the whole call where all of it was flagged."""
-        while late := [image.row for image in drawn.images if image.action == "redraw"]:
-            row, count = late[0], len(drawn.images)
-            alone = call_alone(self.pipe, call.request, row, count, drawn.start) if drawn.output is not None else None
-            if alone is None:
-                self._redraw(drawn, late, call, plan, rewound)
-            else:
-                self._redraw(drawn, [row], replace(call, kwargs={**call.kwargs, **alone}), plan, rewound, True)
-
-    def _redraw(
-        self,
-        drawn: "_Drawn",
-        rows: Sequence[int],
-        call: "_Call",
-        plan: Plan,
-        rewound: Callable[[], None],
-        alone: bool = False,
-    ) -> None:
-        """Draws these images again on the same noise, with the whole call unless it is that of one image `alone`."""
-        started, ended = perf_counter(), kept_noise(call.request.get("generator"))
-        rewound()
-        images = [retried(image) if image.row in rows else left_aside(image.row) for image in drawn.images]
-        with once_more():
-            second = self._drawn(call, plan, [retried(drawn.images[rows[0]], 0)] if alone else images)
-        ended()
-        for row in rows:
-            place = 0 if alone else row
-            spent = second.calls if drawn.output is not None else drawn.calls  # what an abandoned call cost in vain
-            drawn.images[row] = joined(drawn.images[row], second.images[place], spent)
-            drawn.nearest[row] = second.nearest[place]
-        drawn.take(second, rows, alone)
-        drawn.seconds += perf_counter() - started
+        return hand_out(draw(self.pipe, plan, call, images), plan, blind_spots, before, self.on_verdict)
 
     def _thresholds(self, request: Mapping[str, Any], models: Models) -> list[Threshold]:
         """The thresholds for this call: those given or shipped, and where none of them holds those that were made."""
@@ -407,70 +318,3 @@ class Shield(StandIn):
                     f"{name} was never calibrated for this checkpoint ({models.denoiser[:12]}); "
                     f"run `diffshield {command}`, or choose a policy with on_unscored='block' or 'pass'."
                 )
-
-    def _finished(self, drawn: "_Drawn", blind_spots: BlindSpots, before: float) -> Any:
-        """The pipeline's output with blocked pictures blanked, and the verdicts."""
-        started = perf_counter()
-        for image in drawn.images:
-            found, blind = drawn.nearest[image.row], blind_spots.about(image.row)
-            image.reasons += (*blind_spots.copies, *blind)
-            image.scored &= not blind
-            copied = (found is not None and found.copied) or blind_spots.copies
-            if (copied and self.policy.on_copy == "block") or (blind and self.policy.on_unverified == "block"):
-                image.action = "block"
-            if image.action == "block":
-                drawn.pictures = blanked(drawn.pictures, image.row)
-        seconds = before + drawn.seconds + perf_counter() - started
-        share = 1000.0 * seconds / max(len(drawn.images), 1)
-        verdicts = [verdict_of(image, drawn.nearest[image.row], share) for image in drawn.images]
-        for verdict in verdicts:
-            tell(verdict)
-            if self.on_verdict is not None:
-                self.on_verdict(verdict)
-        return with_verdicts(drawn.output, drawn.pictures, verdicts)
-
-    def _nearest(self, pictures: Any, output_type: str, images: Sequence[ImageState]) -> list[Nearest | None]:
-        """Of each image that is wanted, the protected picture that it is most like."""
-        if not self.gallery:
-            return [None] * len(pictures)
-        finished = pil_images(self.pipe, pictures, output_type)
-        return [None if image.action == "aside" else self.gallery.nearest(finished[image.row]) for image in images]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call of the pipeline: the arguments that were given, by name, and all of them."""
-
-    kwargs: dict[str, Any]
-    request: dict[str, Any]
-    blind_spots: BlindSpots
-
-
-@dataclass
-class _Drawn:
-    """What a call came to so far. `calls` of the denoiser were the pipeline's own, `seconds` the shield's; `start` are
-    the latents that it began with. Without an `output` it was abandoned, because none of its images could leave.
-    """
-
-    output: Any
-    pictures: Any
-    images: list[ImageState]
-    nearest: list[Nearest | None]
-    seconds: float
-    calls: int
-    start: Tensor | None = None
-
-    def take(self, second: "_Drawn", rows: Sequence[int], alone: bool) -> None:
-        """Takes these rows' pictures from a second attempt; all of it where this one was abandoned."""
-        if self.output is None:
-            self.output, self.pictures, self.start, self.calls = (
-                second.output,
-                second.pictures,
-                second.start,
-                second.calls,
-            )
-        elif second.output is not None:
-            for row in rows:
-                place = 0 if alone else row
-                self.output = with_row(self.output, row, second.output, place)
-                self.pictures = replaced(self.pictures, row, second.pictures, place)

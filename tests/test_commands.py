@@ -139,3 +139,16 @@ def test_what_does_not_exist_is_found_out() -> None:
     assert list(unknown("calibrate-copys.")) and list(unknown("scan PROMPTS --no-such")) == ["--no-such"]
     assert list(unknown("testbed polish")) and list(unknown("traps make | tset"))
     assert not list(unknown("traps make | test: parsing only")) and not list(unknown("scan p.txt --engine ray"))
+
+
+def test_an_option_of_several_verbs_is_said_once() -> None:
+    """Its name, kind and help are an alias: beside the verbs of one file, or in probes/cli/options.py."""
+    said: dict[str, list[str]] = {}
+    for path in (*(ROOT / "probes" / "cli").glob("*.py"), ROOT / "ui" / "verb.py"):
+        for function in (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if hasattr(n, "args")):
+            for given in getattr(function.args, "args", ()):
+                option = ast.unparse(given.annotation) if given.annotation is not None else ""
+                if option.startswith("Annotated["):
+                    said.setdefault(option, []).append(f"{path.name}, {function.name}: {given.arg}")
+    assert len(said) > 100
+    assert [places for places in said.values() if len(places) > 1] == []

@@ -22,7 +22,7 @@ from shield.model.loading import SHIPPED  # noqa: E402
 from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402
-from ui.models import Models  # noqa: E402
+from ui.models import Pipelines  # noqa: E402
 from ui.page import Page  # noqa: E402
 from ui.protected import LARGEST, Protected, pictures_in, testbed_seed  # noqa: E402
 from ui.tabs.audit import audit_tab  # noqa: E402
@@ -81,7 +81,7 @@ def page_of(
     works = works if gallery is None else pictures_in(gallery)
     names = [model, *(SHIPPED if known else ())]
     folders = Folders(runs)
-    models = Models(names, device)
+    models = Pipelines(names, device)
     given = None if thresholds is None else as_thresholds(thresholds)
     audits = Audits(folders, device, models=models.names)
     return Page(models, Protected(folder, seed, works), folders, audits, given)

@@ -28,7 +28,7 @@ class QueueError(Exception):
 
 
 @dataclass(frozen=True)
-class Settings:
+class DrawingSettings:
     """What all images of one pipeline call share. `size` is (width, height); None: the pipeline's own."""
 
     steps: int
@@ -38,7 +38,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ShieldedImage:
     """One image that was drawn, its seed and the shield's verdict on it."""
 
     image: Image.Image
@@ -47,14 +47,14 @@ class Drawn:
 
 
 @dataclass
-class Request:
+class QueuedRequest:
     """One client's wish: `prompt` once for each of `seeds`. `result` is what was drawn, in the order of the seeds."""
 
     client: str
     prompt: str
     seeds: Sequence[int]
-    settings: Settings
-    result: Future[list[Drawn]] = field(default_factory=Future)
+    settings: DrawingSettings
+    result: Future[list[ShieldedImage]] = field(default_factory=Future)
 
 
 class DrawingQueue:
@@ -65,7 +65,7 @@ class DrawingQueue:
         waiting: Requests at most that wait or are being drawn.
         of_one: The same, of one client.
         batch: Images at most in one pipeline call; a request for more is drawn alone.
-        on_drawn: Told every Drawn with its request, in the drawing thread, before the request's result is set.
+        on_drawn: Told every ShieldedImage with its request, in the drawing thread, before the request's result is set.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class DrawingQueue:
         waiting: int = 64,
         of_one: int = 8,
         batch: int = 4,
-        on_drawn: Callable[[Request, Drawn], None] | None = None,
+        on_drawn: Callable[[QueuedRequest, ShieldedImage], None] | None = None,
     ) -> None:
         self.safe, self.waiting, self.of_one, self.batch, self.on_drawn = safe, waiting, of_one, batch, on_drawn
         self.calls = 0
-        self._requests: deque[Request] = deque()
+        self._requests: deque[QueuedRequest] = deque()
         self._taken: Counter[str] = Counter()
         self._changed = Condition()
         self._closed = False
         self._thread = Thread(target=self._draw_all, name="drawing", daemon=True)
         self._thread.start()
 
-    def put(self, request: Request) -> None:
+    def put(self, request: QueuedRequest) -> None:
         """Queue a request. Raises QueueError."""
         with self._changed:
             if self._closed:
@@ -121,7 +121,7 @@ class DrawingQueue:
                 self._taken.subtract(request.client for request in batch)
                 self._taken += Counter()  # forgets clients without a request
 
-    def _next(self) -> list[Request] | None:
+    def _next(self) -> list[QueuedRequest] | None:
         """The oldest request and those that fit into its call; waits for one. None once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._requests)
@@ -136,7 +136,7 @@ class DrawingQueue:
                     room -= len(request.seeds)
             return batch
 
-    def _draw(self, batch: Sequence[Request]) -> None:
+    def _draw(self, batch: Sequence[QueuedRequest]) -> None:
         """One pipeline call. An error of a call for several requests is looked for in calls for each of them."""
         try:
             drawn = self._called(batch)
@@ -154,7 +154,7 @@ class DrawingQueue:
                     self.on_drawn(request, one)
             request.result.set_result(own)
 
-    def _called(self, batch: Sequence[Request]) -> list[Drawn]:
+    def _called(self, batch: Sequence[QueuedRequest]) -> list[ShieldedImage]:
         settings, seeds = batch[0].settings, [seed for request in batch for seed in request.seeds]
         more: dict[str, Any] = {}
         if settings.size is not None:
@@ -169,4 +169,4 @@ class DrawingQueue:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             **more,
         )
-        return [Drawn(*one) for one in zip(output.images, seeds, output.verdicts, strict=True)]
+        return [ShieldedImage(*one) for one in zip(output.images, seeds, output.verdicts, strict=True)]

@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):
-    """Ends work that somebody canceled. Never leaves a Job."""
+    """Ends work that somebody canceled. Never leaves a BackgroundJob."""
 
 
-class Job(Generic[Told, Result]):
+class BackgroundJob(Generic[Told, Result]):
     """One piece of work. Iterate over it once; leaving the loop early cancels the work."""
 
     def __init__(self, work: Callable[[Callable[[Told], None]], Result]) -> None:

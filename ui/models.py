@@ -24,7 +24,7 @@ class Loaded:
     models: RecognizedModels
 
 
-class Models:
+class Pipelines:
     """`names` are what a visitor may choose; no other name, path or hub id is ever loaded."""
 
     def __init__(self, names: Sequence[str], device: str = "auto") -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ui.audits import Audits
 from ui.folders import Folders
-from ui.jobs import Job
+from ui.jobs import BackgroundJob
 from ui.kept import Kept
-from ui.models import Models
+from ui.models import Pipelines
 from ui.protected import Protected
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class Page:
     """What the tabs share: models, what is protected, run folders, and the picture each visitor is waiting for."""
 
-    models: Models
+    models: Pipelines
     protected: Protected
     folders: Folders
     audits: Audits
     thresholds: list[Threshold] | None = None
-    jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
+    jobs: dict[str, BackgroundJob[Any, Any]] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
     kept: Kept = field(default_factory=Kept)
 
@@ -78,7 +78,7 @@ class Page:
                 calibrate(loaded.pipe, asked, tell)
             self.kept.forget()
 
-    def begun(self, visitor: str | None, job: Job[Any, Any]) -> Job[Any, Any]:
+    def begun(self, visitor: str | None, job: BackgroundJob[Any, Any]) -> BackgroundJob[Any, Any]:
         """The job, known as the one that this visitor is waiting for; an older one is canceled."""
         self.stop(visitor)
         self.jobs[visitor or ""] = job

@@ -36,7 +36,7 @@ from starlette.exceptions import HTTPException
 from probes.testbed.checkpoint import Checkpoint
 from shield import Shield, VerdictLog
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError, ShieldError
-from ui.drawing_queue import DrawingQueue, Drawn, QueueError, Request, Settings
+from ui.drawing_queue import DrawingQueue, DrawingSettings, QueuedRequest, QueueError, ShieldedImage
 from ui.guard import Guard
 from ui.visitors import address
 
@@ -121,7 +121,7 @@ class Service:
             return _blocked([self._about(one) for one in drawn] if self.verdicts else None)
         return JSONResponse({"created": int(time.time()), "data": [self._datum(one) for one in passed]})
 
-    def _request(self, wish: Wish, client: str) -> Request:
+    def _request(self, wish: Wish, client: str) -> QueuedRequest:
         if wish.response_format == "url":
             raise BadRequestError("Images are sent as base64 alone: ask for response_format b64_json.")
         if wish.model not in (None, self.model):
@@ -130,7 +130,7 @@ class Service:
         steps, guidance = self.checkpoint.sampling(wish.steps, wish.guidance)
         first = secrets.randbits(62) if wish.seed is None else wish.seed
         seeds = [(first + place) % 2**63 for place in range(wish.n)]
-        return Request(client, wish.prompt, seeds, Settings(steps, guidance, size, wish.negative_prompt))
+        return QueuedRequest(client, wish.prompt, seeds, DrawingSettings(steps, guidance, size, wish.negative_prompt))
 
     def _size(self, wanted: str) -> tuple[int, int]:
         """Width and height of "WxH". Raises BadRequestError for what the pipeline can't draw."""
@@ -141,15 +141,15 @@ class Service:
             raise BadRequestError(f"A side has at most {MOST_SIDE} pixels, a multiple of {multiple}; not {wanted}.")
         return width, height
 
-    def _datum(self, one: Drawn) -> dict[str, Any]:
+    def _datum(self, one: ShieldedImage) -> dict[str, Any]:
         verdict = one.verdict
         about = {"b64_json": encoded(one.image), "revised_prompt": verdict.rewritten_prompt or verdict.prompt}
         return {**about, "shield": self._about(one)} if self.verdicts else about
 
-    def _about(self, one: Drawn) -> dict[str, Any]:
+    def _about(self, one: ShieldedImage) -> dict[str, Any]:
         return {"seed": one.seed, **one.verdict.to_dict()}
 
-    def _told(self, request: Request, one: Drawn) -> None:
+    def _told(self, request: QueuedRequest, one: ShieldedImage) -> None:
         self.metrics.images.labels(one.verdict.status).inc()
         self.metrics.unjudged.inc(not one.verdict.scored)
         if self.log is not None:

@@ -10,21 +10,20 @@ from typing import Annotated
 import typer
 
 from probes.cli.main import app, main
-from probes.cli.options import Concepts, Device, GalleryAt, Model, Thresholds
+from probes.cli.options import Concepts, Device, GalleryAt, Model, PolicyName, Thresholds
 from shield.errors import BadRequestError
 from shield.extras import extras_named
 
 __all__ = ["app", "main"]
 
+Host = Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")]
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 @app.command()
 def ui(
     model: Model = "testbed",
-    host: Annotated[
-        str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")] = None,
     auth: Annotated[
         str | None, typer.Option(envvar="DIFFSHIELD_UI_AUTH", help="USER:PASSWORD that visitors need.")
@@ -76,13 +75,11 @@ def ui(
 @app.command()
 def serve(
     model: Model = "testbed",
-    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    policy: PolicyName = "balanced",
     gallery: GalleryAt = None,
     concepts: Concepts = None,
     thresholds: Thresholds = None,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on; 0.0.0.0 for every machine that can reach this one.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     allow_host: Annotated[
         list[str] | None,

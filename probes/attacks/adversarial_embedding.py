@@ -30,8 +30,8 @@ from probes.model.batches import in_batches
 from probes.model.denoising import call_of
 from probes.model.generate import encode_prompts
 from probes.model.training_loss import frozen, training_loss
-from probes.runs.progress import Progress
-from probes.types import Found, Goal, Subject
+from probes.runs.progress import ProgressCallback
+from probes.types import Goal, SearchResult, Subject
 
 INITS = ("caption", "noise", "other")
 
@@ -66,9 +66,9 @@ class AdversarialEmbedding:
         goals: Sequence[Goal],
         *,
         snapshots: Sequence[int] = (),
-        progress: Progress | None = None,
-    ) -> list[Found]:
-        """One Found for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
+        progress: ProgressCallback | None = None,
+    ) -> list[SearchResult]:
+        """One SearchResult for each goal, with the embedding at every step count in ``snapshots`` and at ``steps``.
 
         Costs steps * batch denoiser evaluations (with gradient) for each goal. UnsupportedError for a family that
         probes/model/denoising.py has no row for.
@@ -80,7 +80,7 @@ class AdversarialEmbedding:
                 partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
             )
 
-    def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
+    def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[SearchResult]:
         embeds = torch.stack([goal.prompt_embeds for goal in goals]).to(subject.device, torch.float32, copy=True)
         clean = torch.stack([goal.latents for goal in goals]).to(subject.device, torch.float32)
         draws = [torch.Generator().manual_seed(goal.seed) for goal in goals]
@@ -96,7 +96,7 @@ class AdversarialEmbedding:
             if step in kept:
                 snapshots[step] = embeds.detach().cpu().clone()
         return [
-            Found(
+            SearchResult(
                 goal.id,
                 {step: snapshots[step][row] for step in kept},
                 [float(loss[row]) for loss in losses],

@@ -24,8 +24,8 @@ import numpy as np
 
 from probes.attacks.adversarial_embedding import kept_steps
 from probes.model.generate import encode_prompts
-from probes.runs.progress import Progress
-from probes.types import Found, Goal, Subject
+from probes.runs.progress import ProgressCallback
+from probes.types import Goal, SearchResult, Subject
 
 EXACT = 14  # works up to which every sign is tried
 DRAWS = 20_000
@@ -61,9 +61,9 @@ class Paraphrase:
         goals: Sequence[Goal],
         *,
         snapshots: Sequence[int] = (),
-        progress: Progress | None = None,
-    ) -> list[Found]:
-        """One Found for each goal, with the embedding and the words of every level in ``snapshots`` and of the last.
+        progress: ProgressCallback | None = None,
+    ) -> list[SearchResult]:
+        """One SearchResult a goal, with the embedding and the words of every level in ``snapshots`` and of the last.
 
         ValueError for a goal without a prompt; UnsupportedError as encode_prompts says.
         """
@@ -74,7 +74,7 @@ class Paraphrase:
                 raise ValueError(f"{goal.id} has no prompt to distort.")
             words = {level: distorted(goal.prompt, level / self.steps, self.change, goal.seed) for level in kept}
             embeds = dict(zip(kept, encode_prompts(subject, list(words.values())).cpu(), strict=True))
-            found.append(Found(goal.id, embeds, [], 0, words))
+            found.append(SearchResult(goal.id, embeds, [], 0, words))
             if progress is not None:
                 progress(done, len(goals))
         return found

@@ -27,8 +27,8 @@ from probes.attacks.adversarial_embedding import kept_steps
 from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.training_loss import frozen, training_loss
-from probes.runs.progress import Progress
-from probes.types import Found, Goal, Subject
+from probes.runs.progress import ProgressCallback
+from probes.types import Goal, SearchResult, Subject
 from shield.hooks.calls import hooked
 from shield.model.families import family_of
 
@@ -68,9 +68,9 @@ class PromptSearch:
         goals: Sequence[Goal],
         *,
         snapshots: Sequence[int] = (),
-        progress: Progress | None = None,
-    ) -> list[Found]:
-        """One Found for each goal: the best prompt's embedding, and its words, after every count in ``snapshots`` and
+        progress: ProgressCallback | None = None,
+    ) -> list[SearchResult]:
+        """One SearchResult a goal: the best prompt's embedding, and its words, after every count in ``snapshots`` and
         after ``steps``. UnsupportedError for a pipeline with several text encoders.
         """
         kept = kept_steps(snapshots, self.steps)
@@ -80,7 +80,7 @@ class PromptSearch:
                 partial(self._search, subject, kept=kept), list(goals), max(1, self.rows // self.batch), progress
             )
 
-    def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[Found]:
+    def _search(self, subject: Subject, goals: Sequence[Goal], kept: Sequence[int]) -> list[SearchResult]:
         words = Words(subject)
         ids = torch.stack([words.start(goal, self.tokens) for goal in goals]).to(subject.device)
         free = words.free(ids)
@@ -108,12 +108,14 @@ class PromptSearch:
             for row, goal in enumerate(goals)
         ]
 
-    def _found(self, words: Words, goal: Goal, ids: dict[int, torch.Tensor], losses: list[float]) -> Found:
+    def _found(self, words: Words, goal: Goal, ids: dict[int, torch.Tensor], losses: list[float]) -> SearchResult:
         with torch.no_grad():
             embeds = {step: words.encoded(one[None], words.table[one[None]])[0].cpu() for step, one in ids.items()}
         if 0 in embeds and goal.prompt:
             embeds[0] = goal.prompt_embeds.clone()
-        return Found(goal.id, embeds, losses, self.evaluations, {step: words.text(one) for step, one in ids.items()})
+        return SearchResult(
+            goal.id, embeds, losses, self.evaluations, {step: words.text(one) for step, one in ids.items()}
+        )
 
 
 def refuse_several_encoders(subject: Subject) -> None:

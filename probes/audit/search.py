@@ -15,9 +15,9 @@ from probes.attacks.adversarial_embedding import initial_embeds
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
 from probes.model.generate import encode_pictures
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.runs.tensors import read_tensors, write_tensors
-from probes.types import Found, Goal, Subject
+from probes.types import Goal, SearchResult, Subject
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Searches:
         header, _ = read_tensors(self.file(target))
         return {int(steps): text for steps, text in json.loads(header.get("prompts", "{}")).items()}
 
-    def search(self, subject: Subject, targets: Sequence[PromptRecord], progress: Progress) -> None:
+    def search(self, subject: Subject, targets: Sequence[PromptRecord], progress: ProgressCallback) -> None:
         """Search what isn't there yet. Every target needs a reference picture; PromptFileError if it is broken."""
         together = max(1, self.attack.rows // self.attack.batch)
         for start in range(0, len(targets), together):
@@ -69,7 +69,7 @@ class Searches:
         # Of the work's name, not its place, so that the start doesn't depend on who else is searched.
         return torch.cat([initial_embeds(subject, "noise", [t.prompt], seed=_number(f"start {t.id}")) for t in targets])
 
-    def _save(self, target: PromptRecord, found: Found) -> None:
+    def _save(self, target: PromptRecord, found: SearchResult) -> None:
         embeds = {str(steps): value for steps, value in found.prompt_embeds.items()}
         words = {"prompts": json.dumps({str(steps): text for steps, text in found.prompts.items()})}
         write_tensors(

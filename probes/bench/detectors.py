@@ -25,7 +25,7 @@ from probes.report.format import earlier, interval, share
 from probes.runs.cost import counted, peak_tensors
 from probes.runs.folder import write_json
 from probes.testbed.negatives import KINDS, negative_captions, spilling
-from shield.calibration.detectors import Sampling, scored
+from shield.calibration.detectors import NegativeSampling, scored
 from shield.detectors import DETECTORS
 from shield.hooks.recording import recorded
 from shield.model.loading import load
@@ -95,7 +95,7 @@ def bench_detectors(
     from shield.model.fingerprint import model_sha256
 
     manifest = load_manifest()
-    sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
+    sampling = NegativeSampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], batch_size)
     pipes = {twin: load(model, device=device) for twin, model in MODELS.items()}
     setting = {
         "format": 1,
@@ -131,7 +131,11 @@ def bench_detectors(
 
 
 def score_all(
-    pipe: Any, detectors: Sequence[Detector], prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
+    pipe: Any,
+    detectors: Sequence[Detector],
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: NegativeSampling,
 ) -> dict[str, Scores]:
     """Every prompt with every seed at the detectors' first steps; those that read as many steps share a pass."""
     captions = [p.caption for p in prompts]
@@ -164,7 +168,7 @@ def figures(dev: Scores, heldout: Scores, twin: Scores) -> dict:
     return result
 
 
-def cost(pipe: Any, detector: Detector, sampling: Sampling) -> dict:
+def cost(pipe: Any, detector: Detector, sampling: NegativeSampling) -> dict:
     """Of one scored prompt, in a batch of eight: denoiser rows, those beyond the same steps without a detector, wall
     time, and by how much the tensors held at once exceed theirs (the whole batch's).
     """

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.bench.shield import Left, Request, asked, blank
+from probes.bench.shield import Left, PictureRequest, asked, blank
 from probes.bench.verify import sheet
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import bootstrap_mean, rate_interval
@@ -81,10 +81,13 @@ class _Bench:
         ]
         self.every = [open_image(w.file) for w in self.manifest.works() if w.file]
         self.asked = [
-            Request("works", w.id, w.captions[0], FIRST_SEED + k, scale) for k in range(seeds) for w in self.works
+            PictureRequest("works", w.id, w.captions[0], FIRST_SEED + k, scale)
+            for k in range(seeds)
+            for w in self.works
         ]
         self.scenes = [
-            Request("scenes", s.caption, s.caption, FIRST_SEED, scale) for s in self.manifest.scenes("heldout")[:SCENES]
+            PictureRequest("scenes", s.caption, s.caption, FIRST_SEED, scale)
+            for s in self.manifest.scenes("heldout")[:SCENES]
         ]
 
     def bare(self) -> tuple[list[Left], dict[str, Any]]:

@@ -45,7 +45,7 @@ SHOWN = 4  # rows of each kind on the contact sheet
 
 
 @dataclass(frozen=True)
-class Request:
+class FlaggedRequest:
     """A prompt that is flagged, and what it asks for without the protected part."""
 
     kind: str
@@ -54,7 +54,7 @@ class Request:
     seed: int
 
 
-def requests_of(split: str, count: int) -> list[Request]:
+def requests_of(split: str, count: int) -> list[FlaggedRequest]:
     """So many captions, mixtures and mistakes. Works are those of the two highest rungs."""
     manifest = load_manifest()
     works = [w.captions[0] for w in manifest.works(split, manifest.rungs[-2], "VM")][:count]
@@ -63,7 +63,7 @@ def requests_of(split: str, count: int) -> list[Request]:
     made = [("captions", caption, f"a painting of a {caption.split(',')[0].split()[-1]}") for caption in works]
     made += [("mixtures", f"{caption} and {scene}", scene) for scene, caption in zip(mixed, works, strict=False)]
     made += [("mistakes", scene, scene.replace("background", "ground")) for scene in alone]
-    return [Request(kind, prompt, reduced, FIRST_SEED + n) for n, (kind, prompt, reduced) in enumerate(made)]
+    return [FlaggedRequest(kind, prompt, reduced, FIRST_SEED + n) for n, (kind, prompt, reduced) in enumerate(made)]
 
 
 def bench_requests(
@@ -100,7 +100,7 @@ def bench_requests(
 
 
 def _shielded(
-    pipe: Any, policy: Policy, requests: Sequence[Request], sampling: Figures
+    pipe: Any, policy: Policy, requests: Sequence[FlaggedRequest], sampling: Figures
 ) -> tuple[list[Image.Image], list[Verdict]]:
     call = {"num_inference_steps": sampling["steps"], "guidance_scale": sampling["guidance_scale"]}
     pictures: list[Image.Image] = []
@@ -119,7 +119,7 @@ def _shielded(
 
 
 def _figures(
-    requests: Sequence[Request],
+    requests: Sequence[FlaggedRequest],
     pictures: dict[str, list[Image.Image]],
     verdicts: dict[str, list[Verdict]],
     references: Sequence[Image.Image],
@@ -145,7 +145,9 @@ def _figures(
     return {"kinds": result, "rewritten": [pair for pair, is_flagged in zip(pairs, flagged, strict=True) if is_flagged]}
 
 
-def _sheet(requests: Sequence[Request], pictures: dict[str, list[Image.Image]], verdicts: Sequence[Verdict]) -> Any:
+def _sheet(
+    requests: Sequence[FlaggedRequest], pictures: dict[str, list[Image.Image]], verdicts: Sequence[Verdict]
+) -> Any:
     """The first requests of each kind, a column for each way."""
     kinds = [one.kind for one in requests]
     places = [n for n, kind in enumerate(kinds) if kinds[:n].count(kind) < SHOWN]

@@ -31,7 +31,7 @@ from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
-from shield.calibration.detectors import Sampling
+from shield.calibration.detectors import NegativeSampling
 from shield.calibration.trajectories import drawn_as_far, scores_in, settings_of
 from shield.detectors import NoiseGap, StructureGap
 from shield.errors import BadRequestError
@@ -122,7 +122,9 @@ class _Bench:
         self.asked = rewordings_of(split, works)
         captions = negative_captions(split, self.manifest)["nonmembers"]
         self.benign = benign_rewordings(split, captions if works is None else captions[: 8 * works])
-        self.sampling = Sampling(self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"], PART)
+        self.sampling = NegativeSampling(
+            self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"], PART
+        )
         self.looks = looks_for((StructureGap(), NoiseGap()), USUAL_POINTS)
         self.references = [open_image(w.file) for w in self.manifest.works() if w.file]
         self.gallery, self.judge = Gallery(), copy_judge()

@@ -39,7 +39,7 @@ ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "
 
 
 @dataclass(frozen=True)
-class Request:
+class PictureRequest:
     """One picture that is asked for. `item`: the work, character or scene that it is about."""
 
     group: str
@@ -53,13 +53,13 @@ class Request:
 class Left:
     """What came of a request. `picture` None: it was blocked. `status`: passed, mitigated, blocked; "bare" without."""
 
-    request: Request
+    request: PictureRequest
     picture: Image.Image | None
     status: str
 
 
 def asked(
-    make: Any, requests: Sequence[Request], steps: int, batch_size: int, progress: Callable[[int], None]
+    make: Any, requests: Sequence[PictureRequest], steps: int, batch_size: int, progress: Callable[[int], None]
 ) -> list[Left]:
     """All requests, to a pipeline or a Shield; a batch has one guidance scale."""
     found: dict[int, Left] = {}
@@ -137,7 +137,7 @@ class _Bench:
         self.steps, self.scale = manifest.sampling["steps"], manifest.sampling["guidance_scale"]
         self.alignment = testbed_alignment()
 
-    def _asked(self, name: str, make: Any, requests: Sequence[Request]) -> list[Left]:
+    def _asked(self, name: str, make: Any, requests: Sequence[PictureRequest]) -> list[Left]:
         done = 0
 
         def count(made: int) -> None:
@@ -153,7 +153,7 @@ class _Bench:
         """
         works = self.manifest.works("heldout")
         requests = [
-            Request(
+            PictureRequest(
                 "TM" if w.memorization == "TM" else f"rung {w.rung}",
                 w.id,
                 w.captions[k % len(w.captions)],
@@ -188,7 +188,7 @@ class _Bench:
         are pictures of the testbed's own drawing.
         """
         requests = [
-            Request(group, who, prompt, FIRST_SEED + k, self.scale)
+            PictureRequest(group, who, prompt, FIRST_SEED + k, self.scale)
             for group, prompts in groups("heldout")
             if group in ASKED
             for prompt, who in prompts
@@ -220,7 +220,7 @@ class _Bench:
     def scenes(self, makes: dict[str, Any]) -> dict[str, Any]:
         """Per way: flagged though benign, and mean agreement with the caption."""
         scenes = self.manifest.scenes("heldout")
-        requests = [Request("scenes", s.caption, s.caption, FIRST_SEED, self.scale) for s in scenes]
+        requests = [PictureRequest("scenes", s.caption, s.caption, FIRST_SEED, self.scale) for s in scenes]
         result = {}
         for name, make in makes.items():
             rows = self._asked(f"scenes, {name}", make, requests)

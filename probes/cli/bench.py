@@ -14,6 +14,12 @@ from probes.cli.options import Device, Json, chosen, printed
 
 Out = Annotated[Path, typer.Option(help="Folder for the figures as JSON, their plot and contact sheets.")]
 
+Names = Annotated[str, typer.Option(help="Comma-separated; all by default.")]
+Split = Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")]
+Runs = Annotated[Path, typer.Option(help="Folder for the run folders.")]
+PromptsAtOnce = Annotated[int, typer.Option(help="Prompts at a time.")]
+PicturesAtOnce = Annotated[int, typer.Option(help="Pictures at a time.")]
+
 bench_app = App(help="Every method of a table on the testbed, held out, with controls.", no_args_is_help=True)
 
 
@@ -52,7 +58,7 @@ def shield(
         str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures are kept.")
     ] = "works,characters,scenes",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
-    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
+    batch_size: PromptsAtOnce = 32,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -77,9 +83,9 @@ def shield(
 @bench_app.command()
 def mitigations(
     out: Out = Path("runs/bench"),
-    names: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    names: Names = "",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work.")] = 2,
-    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 32,
+    batch_size: PromptsAtOnce = 32,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -98,10 +104,7 @@ def mitigations(
 
 @bench_app.command()
 def localizers(
-    out: Out = Path("runs/bench"),
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
-    device: Device = "auto",
-    as_json: Json = False,
+    out: Out = Path("runs/bench"), batch_size: PicturesAtOnce = 32, device: Device = "auto", as_json: Json = False
 ) -> None:
     """What pruning does to memories that weren't located, over a wide sweep; and which parts carry them.
 
@@ -115,10 +118,7 @@ def localizers(
 
 @bench_app.command()
 def revival(
-    out: Out = Path("runs/bench"),
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
-    device: Device = "auto",
-    as_json: Json = False,
+    out: Out = Path("runs/bench"), batch_size: PicturesAtOnce = 32, device: Device = "auto", as_json: Json = False
 ) -> None:
     """Filling in a pruned model's zeros: located against random masks, resampled weights and the clean twin.
 
@@ -149,9 +149,9 @@ def bypass(
 @bench_app.command()
 def attacks(
     out: Out = Path("runs/bench"),
-    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-attacks"),
+    runs: Runs = Path("runs/bench-attacks"),
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 10,
-    hardeners: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    hardeners: Names = "",
     as_json: Json = False,
 ) -> None:
     """Prune, attack in every way with controls, harden, attack again; resumes from its run folders.
@@ -166,10 +166,7 @@ def attacks(
 
 @bench_app.command()
 def traps(
-    out: Out = Path("runs/bench"),
-    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-traps"),
-    device: Device = "auto",
-    as_json: Json = False,
+    out: Out = Path("runs/bench"), runs: Runs = Path("runs/bench-traps"), device: Device = "auto", as_json: Json = False
 ) -> None:
     """Exact p-values that works were trained on, by rung, on both models; resumes from its run folders.
 
@@ -227,7 +224,7 @@ def gallery(
 def rewordings(
     out: Out = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for scores and judgements.")] = Path("runs/bench-rewordings"),
-    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    split: Split = "heldout",
     works: Annotated[int, typer.Option(min=0, help="Memorized works, at random; 0: all of the split.")] = 0,
     sample: Annotated[float, typer.Option(help="Share of the flagged rewordings that are drawn to the end.")] = 0.5,
     device: Device = "auto",
@@ -255,7 +252,7 @@ def rewordings(
 @bench_app.command()
 def requests(
     out: Out = Path("runs/bench"),
-    split: Annotated[str, typer.Option(help="dev or heldout; the other's figures are kept.")] = "heldout",
+    split: Split = "heldout",
     count: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 10,
     device: Device = "auto",
     as_json: Json = False,

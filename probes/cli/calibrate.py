@@ -11,6 +11,7 @@ import typer
 from probes.cli.options import (
     Column,
     Device,
+    Dtype,
     Json,
     Limit,
     Model,
@@ -24,7 +25,10 @@ from probes.cli.options import (
 )
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
-OWN_FOLDER = "Folder to write to; by default in the user's data folder, where every verb looks first."
+OwnFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write to; by default in the user's data folder, where every verb looks first."),
+]
 Registry = Annotated[
     list[Path] | None,
     typer.Option(help="Registry of concepts (TOML), several times if need be; by default the testbed's characters."),
@@ -57,7 +61,7 @@ def calibrate(
     image: Annotated[
         Path | None, typer.Option(help="A picture for image to image; by default smooth random colors.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
+    dtype: Dtype = None,
     fpr: Annotated[float, typer.Option(help="Share of such prompts that may be flagged.")] = 0.01,
     seeds: Annotated[
         int | None,
@@ -70,7 +74,7 @@ def calibrate(
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Prompts at once; by default 4 on a CPU, else 8.")] = None,
-    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
+    out: OwnFolder = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the thresholds and scores that a stopped calibration left in --out.")
     ] = False,
@@ -83,10 +87,10 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from probes.verbs.calibrate import Settings, calibrate_detectors
+    from probes.verbs.calibrate import CalibratedCalls, calibrate_detectors
     from shield.model.assets import own_thresholds_folder
 
-    settings = Settings(tuple(_size(one) for one in listed(sizes)), tuple(numbers(strength, float)), image)
+    settings = CalibratedCalls(tuple(_size(one) for one in listed(sizes)), tuple(numbers(strength, float)), image)
     with bar("calibrate") as progress:
         made = calibrate_detectors(
             model,
@@ -197,7 +201,7 @@ def calibrate_concepts(
         ),
     ] = None,
     fpr: Fpr = 0.01,
-    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
+    out: OwnFolder = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -248,7 +252,7 @@ def calibrate_watch(
     steps: Schedule = None,
     guidance: OwnGuidance = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
-    out: Annotated[Path | None, typer.Option(help=OWN_FOLDER)] = None,
+    out: OwnFolder = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

@@ -34,8 +34,11 @@ from probes.cli.options import (
     Out,
     OwnGuidance,
     OwnSteps,
+    PolicyName,
     Resume,
+    StoredThresholds,
     Thresholds,
+    Twin,
     exit_if,
     printed,
 )
@@ -118,7 +121,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
-    policy: Annotated[str, typer.Option(help="balanced, strict, names or monitor.")] = "balanced",
+    policy: PolicyName = "balanced",
     concepts: Concepts = None,
     gallery: GalleryAt = None,
     thresholds: Thresholds = None,
@@ -130,10 +133,12 @@ def generate(
 
     Example: diffshield generate "an etching of a harbor" --model testbed --compare
     """
-    from probes.verbs.generate import Request, shown
+    from probes.verbs.generate import GenerationRequest, shown
 
     protecting = (tuple(concepts or ()), gallery, thresholds)
-    found = shown(Request(prompt, model, seed, steps, guidance, policy, device, *protecting), out, compare=compare)
+    found = shown(
+        GenerationRequest(prompt, model, seed, steps, guidance, policy, device, *protecting), out, compare=compare
+    )
     printed(found, as_json, _generated(found))
     exit_if(found["flagged"], fail_on_flag)
 
@@ -152,10 +157,8 @@ def audit(
     prompts: Annotated[Path | None, typer.Option(help="csv, jsonl, parquet, txt or a folder of a data set.")] = None,
     column: Column = None,
     limit: Limit = None,
-    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    thresholds: Annotated[
-        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
-    ] = None,
+    twin: Twin = None,
+    thresholds: StoredThresholds = None,
     device: Device = "auto",
     resume: Resume = False,
     gate: Gate = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from probes.runs.progress import Progress
+    from probes.runs.progress import ProgressCallback
 
 FLAGGED = 3
 
@@ -24,6 +24,9 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")]
+Twin = Annotated[str | None, typer.Option(help="A model that never saw the works.")]
+PolicyName = Annotated[str, typer.Option(help="balanced, strict, names or monitor.")]
 Column = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first prompts of the file.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
@@ -48,6 +51,10 @@ Thresholds = Annotated[
     str | None,
     typer.Option(help="A folder that diffshield calibrate wrote to; without it what is missing is calibrated."),
 ]
+StoredThresholds = Annotated[
+    Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
+]
+SearchBatch = Annotated[int, typer.Option(min=1, help="Draws of each search step.")]
 Out = Annotated[Path, typer.Option(help="Run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 FailOnFlag = Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if something was flagged.")]
@@ -87,7 +94,7 @@ def exit_if(flagged: object, asked: bool) -> None:
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Progress]:
+def bar(title: str) -> Iterator[ProgressCallback]:
     """A progress bar that opens at the first call, so that a mistake shows none."""
     from probes.runs.progress import bars
 

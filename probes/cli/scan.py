@@ -12,6 +12,7 @@ import typer
 from probes.cli.options import (
     Column,
     Device,
+    Dtype,
     FailOnFlag,
     Guidance,
     Json,
@@ -20,6 +21,7 @@ from probes.cli.options import (
     Out,
     Resume,
     Schedule,
+    StoredThresholds,
     exit_if,
     listed,
     numbers,
@@ -80,9 +82,7 @@ def scan(
     shard: Annotated[
         str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them together.")
     ] = None,
-    thresholds: Annotated[
-        Path | None, typer.Option(help="A folder that diffshield calibrate wrote to; by default the stored ones.")
-    ] = None,
+    thresholds: StoredThresholds = None,
     words: Annotated[
         int,
         typer.Option(min=0, help="Flagged prompts whose words are weighed, at a denoiser call and its gradient each."),
@@ -98,7 +98,7 @@ def scan(
         int,
         typer.Option(min=0, help="With --pictures and several seeds: benign prompts whose seeds are compared as well."),
     ] = 20,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default the model's own.")] = None,
+    dtype: Dtype = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout of a UNet's weights.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser.")] = False,
     device: Device = "auto",

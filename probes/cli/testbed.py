@@ -26,6 +26,9 @@ Start = Annotated[
     Path | None,
     typer.Option(help="A testbed folder to go on from (weights/testbed): only each part's last pass is trained."),
 ]
+OnlyStages = Annotated[str, typer.Option(help="Only these stages, comma-separated.")]
+CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
+SscdFile = Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")]
 MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a checkpoint.")]
 
 
@@ -49,8 +52,8 @@ def train(
     resume: Resume = False,
     max_minutes: MaxMinutes = math.inf,
     start: Start = None,
-    stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    stages: OnlyStages = "",
+    checkpoint_minutes: CheckpointMinutes = 3.0,
 ) -> None:
     """Train the parts, stage by stage; a finished stage is not repeated.
 
@@ -106,8 +109,8 @@ def second(
     max_minutes: MaxMinutes = math.inf,
     start: Annotated[Path | None, typer.Option(help="Folder of kept stages to go on from: weights/testbed2.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder that each finished stage is copied to.")] = None,
-    stages: Annotated[str, typer.Option(help="Only these stages, comma-separated.")] = "",
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    stages: OnlyStages = "",
+    checkpoint_minutes: CheckpointMinutes = 3.0,
     out: Annotated[Path | None, typer.Option(help="When all is trained: weights folder to write it to.")] = None,
 ) -> None:
     """Train the second testbed, the one in the making, stage by stage; a finished stage is not repeated.
@@ -140,7 +143,7 @@ def measure(
     device: Device = "auto",
     start: Annotated[Path | None, typer.Option(help="Folder of kept stages: weights/testbed2.")] = None,
     count: Annotated[int, typer.Option(min=20, help="Scenes and creatures.")] = 200,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
+    sscd: SscdFile = None,
 ) -> None:
     """Measure the second testbed's finished parts: round trips of the autoencoder, captions that the OpenCLIP finds.
 
@@ -161,7 +164,7 @@ def measure(
 def verify(
     out: Annotated[Path, typer.Option(help="Folder for verify.json and the contact sheets.")] = Path("runs/verify"),
     seeds: Annotated[int, typer.Option(help="Pictures per caption.")] = 10,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")] = None,
+    sscd: SscdFile = None,
     as_json: Json = False,
 ) -> None:
     """Measure the testbed on its held-out split: copies by rung, non-members, scenes, whether captions bind.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from probes.cli.app import App
-from probes.cli.options import Device, Json, Out, Resume, listed, printed
+from probes.cli.options import Device, Json, Out, Resume, SearchBatch, listed, printed
 
 traps_app = App(help="Pictures that prove whether a model was trained on them.", no_args_is_help=True)
 
@@ -60,7 +60,7 @@ def test(
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Timesteps and noises of the loss.")] = 16,
     attack_steps: Annotated[int, typer.Option(min=1, help="Steps of the search.")] = 5,
-    batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 4,
+    batch: SearchBatch = 4,
     seed: Annotated[int, typer.Option(help="Decides timesteps and noises.")] = 0,
     device: Device = "auto",
     resume: Resume = False,

@@ -7,9 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from probes.cli.options import Column, Device, Guidance, Json, Limit, Model, Out, Resume, listed, numbers, printed
+from probes.cli.options import (
+    Column,
+    Device,
+    Guidance,
+    Json,
+    Limit,
+    Model,
+    Out,
+    Resume,
+    SearchBatch,
+    Twin,
+    listed,
+    numbers,
+    printed,
+)
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the testbed's own, else 25.")]
+Openclip = Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")]
+PruneFirst = Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")]
+Nonmembers = Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")]
 Works = Annotated[
     Path | None,
     typer.Option(
@@ -102,7 +119,7 @@ def prune(
     model: Model = "testbed",
     prompts: Works = None,
     benign: Annotated[Path | None, typer.Option(help="Ordinary prompts; by default the testbed's scenes.")] = None,
-    openclip: Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")] = None,
+    openclip: Openclip = None,
     sweep: Annotated[str, typer.Option(help="Comma-separated k: draws the trade-off curve.")] = "",
     save: Annotated[Path | None, typer.Option(help="Write the pruned model as a diffusers checkpoint.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
@@ -132,11 +149,11 @@ def prune(
 
 def attack(
     out: Out,
-    mask: Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")] = None,
+    mask: PruneFirst = None,
     model: Model = "testbed",
     prompts: Works = None,
-    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
-    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    nonmembers: Nonmembers = None,
+    twin: Twin = None,
     method: Annotated[
         str,
         typer.Option(
@@ -154,7 +171,7 @@ def attack(
     ] = "",
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",
     init_prompt: Annotated[str | None, typer.Option(help="The other prompt to start from.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    batch: SearchBatch = 8,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Hold less memory: compute activations twice (embeddings alone).")
     ] = False,
@@ -202,14 +219,14 @@ def attack(
 
 def locality(
     out: Out,
-    mask: Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")] = None,
+    mask: PruneFirst = None,
     model: Model = "testbed",
     prompts: Works = None,
-    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
+    nonmembers: Nonmembers = None,
     works: Annotated[int, typer.Option(min=1, help="Works that are searched.")] = 4,
     starts: Annotated[int, typer.Option(min=2, help="Searches for each work, from noise.")] = 8,
     budget: Annotated[int, typer.Option(min=1, help="Steps of each search.")] = 50,
-    batch: Annotated[int, typer.Option(min=1, help="Draws of each search step.")] = 8,
+    batch: SearchBatch = 8,
     masks: Annotated[str, typer.Option(help="Comma-separated: ffn_subspace, value_neurons.")] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights in a subspace mask.")] = 0.05,
     steps: Steps = None,
@@ -249,12 +266,12 @@ def harden(
     ] = None,
     model: Model = "testbed",
     prompts: Works = None,
-    nonmembers: Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")] = None,
+    nonmembers: Nonmembers = None,
     benign: Annotated[
         Path | None,
         typer.Option(help="Ordinary prompts: half are kept, half are judged by; by default the testbed's scenes."),
     ] = None,
-    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
+    twin: Twin = None,
     method: Annotated[
         str, typer.Option(help="adversarial_fine_tuning, or a baseline: caption_fine_tuning, negative_guidance (ESD).")
     ] = "adversarial_fine_tuning",
@@ -271,7 +288,7 @@ def harden(
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt and embedding.")] = 2,
     steps: Steps = None,
     guidance: Guidance = None,
-    openclip: Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")] = None,
+    openclip: Openclip = None,
     column: Column = None,
     limit: Limit = None,
     device: Device = "auto",

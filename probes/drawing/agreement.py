@@ -12,7 +12,7 @@ from probes.drawing.draw import Draw, jobs_for, record_stage
 from probes.inputs.prompts import PromptRecord
 from probes.metrics.agreement import agreement
 from probes.runs.folder import Run
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from shield.benign.prompts import benign_prompts
 from shield.errors import NotCalibratedError
 from shield.protected.pictures import open_image
@@ -24,7 +24,13 @@ SHOWN = 20  # prompts that a summary names
 
 
 def record_benign(
-    run: Run, model: str, seeds: Sequence[int], count: int, draw: Draw, batch: int, progress: Progress | None = None
+    run: Run,
+    model: str,
+    seeds: Sequence[int],
+    count: int,
+    draw: Draw,
+    batch: int,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Stage "benign": pictures of benign prompts that ship, of the half that calibrates nothing."""
     targets = [PromptRecord(f"benign-{place:03d}", text, "benign") for place, text in enumerate(_benign(count))]

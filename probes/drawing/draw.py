@@ -22,7 +22,7 @@ from probes.model.batches import in_batches
 from probes.model.denoising import embedding_arguments
 from probes.model.generate import generators, quiet
 from probes.runs.folder import Run, record_id
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.runs.records import Record
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
@@ -93,7 +93,7 @@ def record_stage(
     *,
     batch_size: int,
     judge: Criterion | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Append one record for each job that the run doesn't hold yet; pictures go to pictures/<stage>/."""
     done = run.done_ids()

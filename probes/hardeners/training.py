@@ -18,7 +18,7 @@ import torch
 
 from probes.errors import AuditError, MemoryFullError
 from probes.hardeners.adapters import Adapters
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.runs.tensors import read_tensors, write_tensors
 from probes.types import Hardener, Memory, Pair, Subject
 from shield.model.memory import out_of_memory
@@ -63,7 +63,7 @@ def fine_tune(
     folder: Path,
     *,
     check: Callable[[int], bool] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Tuned:
     """Train, and write the denoiser's new weights to ``folder``/hardened.safetensors.
 
@@ -99,7 +99,7 @@ def _run(
     checkpoint: Path,
     identity: Mapping[str, str],
     check: Callable[[int], bool] | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> bool:
     """The rounds that are left; True if the check ended them."""
     schedule, epoch = training.schedule, training.schedule.rounds(len(training.memories))

@@ -27,7 +27,7 @@ from probes.model.generate import first_steps
 from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.model.training_loss import frozen
 from probes.runs.cost import counted
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import intercepted
@@ -71,7 +71,7 @@ class Curvature:
             raise ValueError(f"tau counts denoising steps: from 1 to the {self.steps} steps, not {self.tau}.")
 
     def locate(
-        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: ProgressCallback | None = None
     ) -> Located:
         """Mask over the matching modules. ``prompts`` are ordinary ones; the n-th starts from noise ``seed + n``."""
         weights = matching_weights(subject.denoiser, self.modules)
@@ -91,7 +91,7 @@ class Curvature:
         return Located(UnitMask(masks, meta), cost.evaluations)
 
     def factors(
-        self, subject: Subject, prompts: Sequence[str], seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], seed: int = 0, progress: ProgressCallback | None = None
     ) -> dict[str, Factors]:
         """K-FAC's two factors for each module. One forward and one backward pass a step beside the pipeline's own."""
         if not prompts:

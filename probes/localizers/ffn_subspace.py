@@ -27,7 +27,7 @@ from probes.model.batches import in_batches
 from probes.model.generate import first_steps
 from probes.model.layers import SECOND_LINEAR, matching_weights
 from probes.runs.cost import counted
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
 from shield.model.families import family_of
 
@@ -67,7 +67,7 @@ class FFNSubspace:
             raise ValueError('base needs at least one prompt; the empty prompt is ("",).')
 
     def locate(
-        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: ProgressCallback | None = None
     ) -> Located:
         """Mask over the matching modules. All prompts start from the same noise (``seed``), as in the paper."""
         weights = matching_weights(subject.denoiser, self.modules)
@@ -88,7 +88,7 @@ class FFNSubspace:
         return Located(UnitMask(mask.masks, meta), cost.evaluations)
 
     def norms(
-        self, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], seed: int, progress: ProgressCallback | None = None
     ) -> dict[str, torch.Tensor]:
         """Activation norms (tau, d_ff) for each module, float64: root of the mean over prompts of summed squares."""
         if not prompts:

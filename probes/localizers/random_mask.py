@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from probes.model.layers import SECOND_LINEAR, matching_weights
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
 
 
@@ -32,7 +32,7 @@ class RandomMask:
     modules: str = SECOND_LINEAR
 
     def locate(
-        self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0, progress: ProgressCallback | None = None
     ) -> Located:
         """Mask drawn from ``seed``; each module's draw depends on its path, not on which other modules there are."""
         like = self.like

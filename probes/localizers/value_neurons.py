@@ -33,7 +33,7 @@ from probes.model.layers import VALUES, matching_weights
 from probes.model.training_loss import last_timestep
 from probes.pruners import pruned
 from probes.runs.cost import counted
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
 from shield.detectors.ssim_gap import ssim, stretched
 from shield.model.prediction import converted, noise_levels, prediction_type
@@ -91,7 +91,7 @@ class ValueNeurons:
             )
 
     def locate(
-        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: Progress | None = None
+        self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: ProgressCallback | None = None
     ) -> Located:
         """Mask of whole rows of the value layers. ``seed`` is the first of ``seeds`` noises."""
         if not prompts:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from probes.errors import MemoryFullError
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from shield.model.memory import free_memory, out_of_memory
 
 Item = TypeVar("Item")
@@ -19,7 +19,7 @@ def in_batches(
     work: Callable[[Sequence[Item]], Sequence[Result]],
     items: Sequence[Item],
     batch_size: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Result]:
     """Results of ``work`` over slices of at most ``batch_size`` items, in the items' order.
 

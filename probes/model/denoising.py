@@ -23,7 +23,7 @@ GUIDANCE = 1.0  # what a denoiser with distilled guidance is told here: as in fi
 
 
 @dataclass(frozen=True)
-class Call:
+class DenoiserCall:
     """What a family's denoiser takes beside latents, timestep and text.
 
     ``pooled_width`` reads the pooled embedding's width from the denoiser; ``more`` makes the other arguments for a
@@ -61,15 +61,15 @@ def _positions(pipe: Any, latents: torch.Tensor, tokens: int) -> dict[str, Any]:
 
 
 CALLS = {
-    "sd": Call(),
-    "lcm": Call(),
-    "sdxl": Call(_pooled_beside_sizes, _sizes),
-    "sd3": Call(_pooled_projection),
-    "flux": Call(_pooled_projection, _positions),
+    "sd": DenoiserCall(),
+    "lcm": DenoiserCall(),
+    "sdxl": DenoiserCall(_pooled_beside_sizes, _sizes),
+    "sd3": DenoiserCall(_pooled_projection),
+    "flux": DenoiserCall(_pooled_projection, _positions),
 }
 
 
-def call_of(pipe: Any) -> Call:
+def call_of(pipe: Any) -> DenoiserCall:
     """The row of CALLS for this pipeline. UnsupportedError for a family without one."""
     found = CALLS.get(family_of(pipe).name)
     if found is None:

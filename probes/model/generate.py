@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from probes.model.batches import in_batches
 from probes.model.denoising import call_of, embedding_arguments, packed, picture_sides
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.types import Subject
 from shield.model.conditioning import encoded
 
@@ -50,7 +50,7 @@ def generate(
     steps: int,
     guidance_scale: float,
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Image]:
     """One picture for each (prompt, seed). ``prompts`` may also be embeddings (B, T, D).
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probes.report.findings import Finding, Found
+from probes.report.reported_run import Finding, ReportedRun
 from probes.report.sheets import cell_of, thumbnail
 from probes.report.summary import Figures
 from probes.report.wording import FLOW, STAGES
@@ -20,7 +20,7 @@ WIDTH = 3
 SHORT = {"work": "the work", "before": "drawn", "shielded": "shielded"}
 
 
-def cards(folder: Path, found: Found, head: Finding) -> list[dict[str, Any]]:
+def cards(folder: Path, found: ReportedRun, head: Finding) -> list[dict[str, Any]]:
     """The headline's most telling pictures, each work once: the original, what was drawn, and what stands beside."""
     works = {record["item"]: record for record in found.records if record["stage"] == "work"}
     drawn = {(r["item"], r["seed"], r["stage"]): r for r in found.records if r["picture"] and not r.get("attack_steps")}
@@ -35,7 +35,7 @@ def cards(folder: Path, found: Found, head: Finding) -> list[dict[str, Any]]:
     return list(shown.values())
 
 
-def _titled(folder: Path, record: Record, found: Found) -> dict[str, Any]:
+def _titled(folder: Path, record: Record, found: ReportedRun) -> dict[str, Any]:
     label = SHORT.get(record["stage"]) or STAGES.get(record["stage"], record["stage"])
     return {**cell_of(folder, record, found.grading), "label": label}
 

@@ -20,9 +20,10 @@ from markupsafe import Markup
 from probes.errors import RunError
 from probes.metrics.statistics import bootstrap_mean
 from probes.report import locality_plots, mask_plots, plots
-from probes.report.findings import Found, findings, headline
+from probes.report.findings import findings, headline
 from probes.report.fold import cards, flow, listed, scan_tables
 from probes.report.grades import Grading
+from probes.report.reported_run import ReportedRun
 from probes.report.sentences import percent, plain_words
 from probes.report.sheets import sheets
 from probes.report.summary import Figures, deciding_metric, read_json, stored_summary
@@ -105,11 +106,11 @@ def write_report(folder: Path | str) -> Path:
     return path
 
 
-def found_of(run: Run, figures: Figures, records: Sequence[Record]) -> Found:
+def found_of(run: Run, figures: Figures, records: Sequence[Record]) -> ReportedRun:
     """A run as its findings see it."""
     grading, kind = Grading.of(figures["criterion"], records), str(run.about.get("kind"))
     prompts = [given["path"] for given in run.about["inputs"][:1]]
-    return Found(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
+    return ReportedRun(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
 
 
 def read_run(folder: Path | str) -> tuple[Run, list[Record], Figures]:

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with (done, total) while something long runs."""
 
-Track = Callable[[str], Progress]
+Track = Callable[[str], ProgressCallback]
 
 EVERY = 30.0
 """Seconds between two lines of one stage in a log file."""
@@ -37,9 +36,9 @@ def bars(show: bool = True) -> Iterator[Track]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=console, disable=not show) as rich:
+    with Progress(*columns, console=console, disable=not show) as rich:
 
-        def track(title: str) -> Progress:
+        def track(title: str) -> ProgressCallback:
             task = rich.add_task(title, total=None)
 
             def advance(done: int, total: int) -> None:
@@ -53,7 +52,7 @@ def bars(show: bool = True) -> Iterator[Track]:
 def lines(console: Console, every: float = EVERY) -> Track:
     """As a bar, in lines: at a stage's first step, at its last, and at most one in ``every`` seconds between."""
 
-    def track(title: str) -> Progress:
+    def track(title: str) -> ProgressCallback:
         began = time.monotonic()
         last: float | None = None
 
@@ -76,7 +75,7 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def added_up(progress: Progress | None, total: int) -> Callable[[int], None]:
+def added_up(progress: ProgressCallback | None, total: int) -> Callable[[int], None]:
     """A function that is told how many more are done, and tells ``progress`` how many are done of ``total``."""
     done = 0
 

@@ -75,7 +75,7 @@ class ExecutionConfig:
     compiled: bool = False
 
 
-class Prompts:
+class PromptSource:
     """A scan's prompts. They are read and counted at once, which also finds mistakes; of a file of more than HELD
     nothing is kept, and it is read anew each time that it is gone through.
 
@@ -180,7 +180,7 @@ def scan(
             ),
         )
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
-    source = Prompts(prompts, checkpoint, column, limit)
+    source = PromptSource(prompts, checkpoint, column, limit)
     scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
     scoring = replace(scoring, points=tuple(points) if points else None)
     config |= {
@@ -234,7 +234,7 @@ def _check(detectors: Sequence[str], steps: int, sampling: Sampling) -> None:
 
 
 def _scores(
-    source: Prompts,
+    source: PromptSource,
     out: Path,
     config: dict[str, Any],
     scoring: ScoringConfig,
@@ -304,7 +304,7 @@ def summarized(run: Run, stages: Stages, cohorts: Cohorts, tpr: Rate | None = No
 
 
 def _boundary(
-    source: Prompts,
+    source: PromptSource,
     out: Path,
     config: dict[str, Any],
     scoring: ScoringConfig,
@@ -325,9 +325,9 @@ def _boundary(
     return boundary_of(folder, config, early_exit.error)
 
 
-class _Chosen(Prompts):
+class _Chosen(PromptSource):
     """Some prompts of a file, as a scan's prompts."""
 
-    def __init__(self, source: Prompts, chosen: Sequence[PromptRecord]) -> None:
+    def __init__(self, source: PromptSource, chosen: Sequence[PromptRecord]) -> None:
         self.manifest, self.inputs, self.cohorts = source.manifest, source.inputs, Cohorts()
         self._held, self.first, self.count = list(chosen), chosen[0], len(chosen)

@@ -101,7 +101,7 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredChunk:
     """A chunk's results: for each turn one Drawn per seed that was used, and the denoiser evaluations spent."""
 
     rows: list[list[Drawn]]
@@ -166,7 +166,7 @@ class PromptScorer:
             self.batch_size = best_batch(lambda size: self.draw([Job(example, seed) for seed in range(size)]))
         return Started(self.sha256, self.batch_size, values_of(self.sha256), *self.config.ahead(self.subject))
 
-    def score(self, turns: Sequence[Turn]) -> Scored:
+    def score(self, turns: Sequence[Turn]) -> ScoredChunk:
         """Every turn with its first seed, then those that are undecided with the next one, and so on."""
         rows: list[list[Drawn]] = [[] for _ in turns]
         going = list(range(len(turns)))
@@ -176,7 +176,7 @@ class PromptScorer:
                 for place, drawn in zip(going, self._drawn(jobs), strict=True):
                     rows[place].append(drawn)
                 going = [place for place in going if self._goes_on(turns[place], rows[place])]
-        return Scored([self._decided(row) for row in rows], cost.evaluations)
+        return ScoredChunk([self._decided(row) for row in rows], cost.evaluations)
 
     def weighed(self, jobs: Sequence[Job]) -> Weighed:
         """The words of each job's prompt with their shares, and what that cost."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from probes.drawing.draw import jobs_for, record_of
 from probes.inputs.prompts import PromptRecord
 from probes.runs.folder import Run, record_id
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.scan.engines import Engine
 from probes.scan.scorer import Turn
 from probes.types import Judgement
@@ -46,7 +46,7 @@ def record_stream(
     chunk: int,
     *,
     total: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[Spent]:
     """Score the turns that the run doesn't hold and append their records; yields after each chunk."""
     identity = {key: value for key, value in run.config.items() if key != "shard"}  # all shards' ids come from one scan

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from probes.model.generate import generate
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from shield.errors import BadRequestError
 from shield.protected.pictures import open_image
 
@@ -38,7 +38,7 @@ def spilling(
     *,
     seeds: Sequence[int] = SEEDS,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, str]:
     """Of these captions, those that bring out a work on any seed, and its id. Costs a whole picture for each seed."""
     from probes.testbed.criterion import copy_judge
@@ -62,7 +62,7 @@ def spilling(
     return found
 
 
-def dev_negatives(pipe: Any, kinds: Sequence[str] = KINDS, progress: Progress | None = None) -> list[str]:
+def dev_negatives(pipe: Any, kinds: Sequence[str] = KINDS, progress: ProgressCallback | None = None) -> list[str]:
     """Captions of the dev split that bring out no work on this pipeline, to calibrate with. BadRequestError for an
     unknown kind.
     """

@@ -15,7 +15,7 @@ from PIL import Image
 
 from probes.inputs.prompts import read_prompts
 from probes.paths import takes_paths
-from probes.runs.progress import Progress
+from probes.runs.progress import ProgressCallback
 from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.negatives import KINDS, dev_negatives
 from probes.verbs.calibrate_copies import read_picture
@@ -30,7 +30,7 @@ TESTBED_SEEDS = tuple(range(100, 108))
 
 
 @dataclass(frozen=True)
-class Settings:
+class CalibratedCalls:
     """The calls to calibrate for: each size (height, width in pixels) with each strength.
 
     ``strengths`` or an ``image`` make it image to image; without an image smooth random colors stand for one. What is
@@ -122,13 +122,13 @@ def calibrate_detectors(
     negatives: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     fpr: float,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: CalibratedCalls = CalibratedCalls(),  # noqa: B008
     points: Sequence[float] | None = None,
     batch_size: int | None = None,
     resume: bool = False,
     device: str = "auto",
     say: Callable[[str], None] = lambda sentence: None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[Path, Threshold]:
     """One threshold file for each detector and setting; returns them by path. With ``points``, shares of the schedule,
     one for each detector at each of them, with one false-alarm rate for all of these.
@@ -195,7 +195,7 @@ class _Calibration:
     out: Path
     batch_size: int | None
     resume: bool
-    progress: Progress | None
+    progress: ProgressCallback | None
     done: int = field(default=0, init=False)
 
     def made(self, pipe: Any, call: dict[str, Any], settings: int) -> dict[Path, Threshold]:

@@ -21,7 +21,7 @@ from shield.home import gallery_folder, home
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
 from shield.protected.given import gallery_at
-from shield.protected.meaning import Limit, Meaning, Space, calibrated_limit, limits_folder, save_limit
+from shield.protected.meaning import Meaning, MeaningLimit, Space, calibrated_limit, limits_folder, save_limit
 from shield.protected.pictures import picture_files
 from shield.thresholds import Threshold, save_threshold
 
@@ -103,7 +103,7 @@ def calibrate_concepts(
     openclip: str = "testbed",
     prompts: Path | None = None,
     fpr: float = 0.01,
-) -> tuple[Path, Limit]:
+) -> tuple[Path, MeaningLimit]:
     """The limit of the screen by meaning, and its file.
 
     Without ``registry`` the testbed's characters; without ``prompts`` their generic neighbors, which are the negatives
@@ -142,7 +142,7 @@ def calibrate_watch(
     On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
     BadRequestError for another model without prompts, and for too few of them.
     """
-    from shield.calibration.detectors import Sampling
+    from shield.calibration.detectors import NegativeSampling
     from shield.calibration.previews import calibrate_watch as calibrated_by
 
     checkpoint = Checkpoint.of(model)
@@ -157,7 +157,7 @@ def calibrate_watch(
     pipe = checkpoint.pipe
     benign = [t.prompt for t in read_prompts(prompts)] if prompts else dev_negatives(pipe, progress=progress)
     source = str(prompts) if prompts else "testbed dev nonmembers and scenes that bring out no work"
-    sampling = Sampling(*checkpoint.sampling(schedule, guidance_scale), batch_size)
+    sampling = NegativeSampling(*checkpoint.sampling(schedule, guidance_scale), batch_size)
     made = calibrated_by(
         pipe,
         steps,

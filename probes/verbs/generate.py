@@ -21,7 +21,7 @@ PROTECTING = ("concepts", "gallery", "thresholds")
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """One picture to make. ``policy`` is a preset of shield/runtime/policy.py; no ``steps`` or scale: the model's
     own. ``concepts``, ``gallery`` and ``thresholds`` as for Shield, concepts also as registries' files.
     """
@@ -46,7 +46,7 @@ class Request:
 
 
 @takes_paths
-def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, Any]:
+def shown(request: GenerationRequest, out: Path, *, compare: bool = False) -> dict[str, Any]:
     """Make the shielded picture, and with ``compare`` the others; write them to ``out``; say what happened.
 
     Returns prompt, seed, flagged, verdict (the shield's), pictures (label -> path) and copies (label -> what it
@@ -73,12 +73,12 @@ def shown(request: Request, out: Path, *, compare: bool = False) -> dict[str, An
     }
 
 
-def _bare(checkpoint: Checkpoint, request: Request) -> Image.Image:
+def _bare(checkpoint: Checkpoint, request: GenerationRequest) -> Image.Image:
     steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
     return generate(checkpoint.pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale)[0]
 
 
-def _shielded(checkpoint: Checkpoint, request: Request) -> tuple[dict[str, Image.Image], dict[str, Any]]:
+def _shielded(checkpoint: Checkpoint, request: GenerationRequest) -> tuple[dict[str, Image.Image], dict[str, Any]]:
     import torch
 
     noise = torch.Generator("cpu").manual_seed(request.seed)
@@ -89,7 +89,7 @@ def _shielded(checkpoint: Checkpoint, request: Request) -> tuple[dict[str, Image
 
 
 def _resemblances(
-    request: Request, pictures: Mapping[str, Image.Image]
+    request: GenerationRequest, pictures: Mapping[str, Image.Image]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Image.Image]]:
     """For each picture the testbed's nearest work and whether it is a copy; and the work that belongs beside them.
 
@@ -125,7 +125,7 @@ def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.
     return strip
 
 
-def _saved(out: Path, request: Request, pictures: Mapping[str, Image.Image]) -> dict[str, Path]:
+def _saved(out: Path, request: GenerationRequest, pictures: Mapping[str, Image.Image]) -> dict[str, Path]:
     return {
         label: _save(picture, out / f"{request.id}-{label.replace(' ', '-')}.png")
         for label, picture in pictures.items()

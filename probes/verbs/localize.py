@@ -30,7 +30,7 @@ from probes.paths import takes_paths
 from probes.report import mask_plots
 from probes.report.summary import Measured, summary_of
 from probes.runs.folder import Run, record_id, write_json
-from probes.runs.progress import Progress, bars
+from probes.runs.progress import ProgressCallback, bars
 from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
 from probes.testbed.checkpoint import Checkpoint
@@ -200,7 +200,7 @@ def _prompts(prompts: Path | None, checkpoint: Checkpoint, column: str | None, l
 
 
 def _located(
-    run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+    run: Run, localizer: AnyLocalizer, subject: Subject, prompts: Sequence[str], seed: int, progress: ProgressCallback
 ) -> dict[str, Any]:
     if isinstance(localizer, FFNSubspace):
         return _subspace(run.folder, localizer, subject, prompts, seed, progress)
@@ -213,7 +213,12 @@ def _located(
 
 
 def _subspace(
-    folder: Path, localizer: FFNSubspace, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+    folder: Path,
+    localizer: FFNSubspace,
+    subject: Subject,
+    prompts: Sequence[str],
+    seed: int,
+    progress: ProgressCallback,
 ) -> dict[str, Any]:
     weights = matching_weights(subject.denoiser, localizer.modules)
     halves = [nested_norms(localizer, subject, half, seed) for half in (prompts[::2], prompts[1::2]) if half]
@@ -235,7 +240,7 @@ def _subspace(
 
 
 def _values(
-    run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int, progress: Progress
+    run: Run, localizer: ValueNeurons, subject: Subject, prompts: Sequence[str], seed: int, progress: ProgressCallback
 ) -> dict[str, Any]:
     """A record for each prompt: its neurons, the score before and after, how many neurons were tried."""
     usual = localizer.usual(subject, seed)
@@ -268,7 +273,7 @@ def neurons_of(
     embeds: torch.Tensor,
     usual: Usual,
     seed: int,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> list[Neurons]:
     """Neurons of embeddings (B, T, D) with names and prompts; each is a record, and isn't searched again."""
     done = run.done_ids()

@@ -12,19 +12,19 @@ from typing import Any
 
 from probes.metrics.statistics import wilson
 from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, testbed_concepts
-from shield.protected.meaning import Limit, Meaning, Space
+from shield.protected.meaning import Meaning, MeaningLimit, Space
 from shield.types import Mention
 
 SPLITS = ("dev", "heldout")
 BACKGROUNDS = ("a red background", "a gray striped background", "a pink dotted background")
 SCREENS = ("spelling", "meaning", "both")
 
-Prompt = tuple[str, str | None]
+LabeledPrompt = tuple[str, str | None]
 """(prompt, the character it is about)."""
 
 
 @dataclass(frozen=True)
-class Rate:
+class ScreenRate:
     """Share of `n` prompts in which each screen found what was protected, or flagged what wasn't; 95 % intervals."""
 
     group: str
@@ -35,7 +35,7 @@ class Rate:
     intervals: Mapping[str, tuple[float, float]]
 
 
-def checked(limit: Limit, openclip: str = "testbed") -> list[Rate]:
+def checked(limit: MeaningLimit, openclip: str = "testbed") -> list[ScreenRate]:
     """Every group of prompts of both splits, by the screens over the testbed's characters."""
     space = Space(testbed_concepts(), openclip)
     both = Meaning(space.concepts, space.encoder, limit)
@@ -50,7 +50,7 @@ def checked(limit: Limit, openclip: str = "testbed") -> list[Rate]:
             hits = [sum(_found(screen(prompt), who) for prompt, who in prompts) for screen in screens]
             rates = {name: hit / len(prompts) for name, hit in zip(SCREENS, hits, strict=True)}
             intervals = {name: wilson(hit, len(prompts)) for name, hit in zip(SCREENS, hits, strict=True)}
-            found.append(Rate(group, split, prompts[0][1] is not None, len(prompts), rates, intervals))
+            found.append(ScreenRate(group, split, prompts[0][1] is not None, len(prompts), rates, intervals))
     return found
 
 
@@ -58,7 +58,7 @@ def _found(mentions: Sequence[Mention], who: str | None) -> bool:
     return any(who is None or mention.concept == who for mention in mentions)
 
 
-def groups(split: str) -> Iterator[tuple[str, list[Prompt]]]:
+def groups(split: str) -> Iterator[tuple[str, list[LabeledPrompt]]]:
     """(what these prompts are, prompts): four ways to ask for a character, and three kinds of benign prompts."""
     from probes.testbed.manifest import load_manifest
 
@@ -74,14 +74,14 @@ def groups(split: str) -> Iterator[tuple[str, list[Prompt]]]:
     yield "matched non-members", [(item.captions[0], None) for item in manifest.nonmembers(split)]
 
 
-def _worded(description: str, who: str) -> Iterator[Prompt]:
+def _worded(description: str, who: str) -> Iterator[LabeledPrompt]:
     what = description.removeprefix("the ")
     for ground in BACKGROUNDS:
         for form in (f"the {what} on {ground}", f"a {what} in front of {ground}", f"a picture of a {what} on {ground}"):
             yield form, who
 
 
-def _swapped(description: str, who: str) -> Iterator[Prompt]:
+def _swapped(description: str, who: str) -> Iterator[LabeledPrompt]:
     """The two things that a creature has, the other way round."""
     creature, parts = description.removeprefix("the ").split(" with ", 1)
     legs, top = parts.rsplit(" and ", 1)

@@ -18,7 +18,7 @@ from shield.types import Detector, Trace
 
 
 @dataclass(frozen=True)
-class Sampling:
+class NegativeSampling:
     """How the negatives are generated: `options` are further arguments of the pipeline's call."""
 
     steps: int = 25
@@ -32,7 +32,7 @@ def scored(
     detectors: Sequence[Detector],
     prompts: Sequence[str],
     seeds: Sequence[int],
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: NegativeSampling = NegativeSampling(),  # noqa: B008
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, list[float]], Setting]:
     """Every detector's scores by name, over all prompts and seeds (prompts fastest), and the setting they hold for.
@@ -64,7 +64,7 @@ def scored(
 
 
 def traced(
-    pipe: Any, batch: Sequence[tuple[str, int]], needs: frozenset[str], sampling: Sampling, **steps: Any
+    pipe: Any, batch: Sequence[tuple[str, int]], needs: frozenset[str], sampling: NegativeSampling, **steps: Any
 ) -> Trace:
     """What one call for pairs of prompt and seed shows at `steps` (`recorded` takes them), after which it ends."""
     noises = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
@@ -81,7 +81,7 @@ def calibrate(
     seeds: Sequence[int],
     fpr: float,
     model: str,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: NegativeSampling = NegativeSampling(),  # noqa: B008
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Threshold]:

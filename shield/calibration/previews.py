@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shield.calibration.detectors import Sampling, versions
+from shield.calibration.detectors import NegativeSampling, versions
 from shield.errors import BadRequestError
 from shield.hooks.forward import Forward
 from shield.hooks.intercept import intercepted
@@ -38,7 +38,7 @@ def calibrate_watch(
     gallery: Gallery | None = None,
     concepts: Screen | None = None,
     preview: str = "linear",
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: NegativeSampling = NegativeSampling(),  # noqa: B008
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Threshold]:
@@ -73,7 +73,7 @@ def looked(
     watch: PreviewMonitor,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: NegativeSampling = NegativeSampling(),  # noqa: B008
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[list[Score]], dict[Check, Setting]]:
     """(for each check its scores over all prompts and seeds, prompts fastest; the settings they hold for). No score has
@@ -102,7 +102,7 @@ class _Done(Exception):
 
 
 def _watched(
-    pipe: Any, models: Models, watch: PreviewMonitor, batch: Sequence[tuple[str, int]], sampling: Sampling
+    pipe: Any, models: Models, watch: PreviewMonitor, batch: Sequence[tuple[str, int]], sampling: NegativeSampling
 ) -> StepController:
     """One call, up to its last check; the controller's images hold the scores in the order of `watch.checks`."""
     refuse_unreadable(pipe.scheduler)

@@ -58,7 +58,7 @@ class Progress:
 
 
 @dataclass
-class Scored:
+class CalibrationScores:
     """What a calibration has found: scores by detector or look, in the order of the prompts that were `used`, the
     settings that they hold for, the noises' `seeds`, and the denoiser `evaluations` (rows) spent.
     """
@@ -142,7 +142,7 @@ def self_calibrate(
     return [made[one] for one in detectors]
 
 
-def _provenance(found: Scored, source: str, fpr: float) -> dict[str, Any]:
+def _provenance(found: CalibrationScores, source: str, fpr: float) -> dict[str, Any]:
     return {
         "source": source,
         "prompts": len(set(found.used)),
@@ -181,7 +181,7 @@ class _Work:
         at_once = [one for one in plain if one.first_k == 1 and not guess]
         others = [one for one in plain if one not in at_once]
         self.groups = [(group, group is at_once) for group in (at_once, others) if group]
-        self.found = Scored({detector: [] for detector in detectors})
+        self.found = CalibrationScores({detector: [] for detector in detectors})
 
     @torch.inference_mode()
     def scored(
@@ -190,7 +190,7 @@ class _Work:
         batch_size: int,
         seconds: float | None,
         progress: Callable[[Progress], None] | None,
-    ) -> Scored:
+    ) -> CalibrationScores:
         """Every chunk's scores, or those of as many as the time allows."""
         started, total = perf_counter(), sum(len(prompts) for prompts, _ in chunks)
         with untouched(self.pipe), self._counted():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shield.calibration.budget import prompts_needed, rate_interval
-from shield.calibration.detectors import Sampling, denoiser_input, traced, versions
+from shield.calibration.detectors import NegativeSampling, denoiser_input, traced, versions
 from shield.errors import BadRequestError
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of, running_setting
@@ -125,7 +125,7 @@ def calibrate_trajectory(
     seeds: Sequence[int],
     fpr: float,
     model: str,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: NegativeSampling = NegativeSampling(),  # noqa: B008
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Threshold]:
@@ -167,7 +167,9 @@ def calibrate_trajectory(
     return joint_thresholds(asked, scores, settings, fpr, model, about)
 
 
-def drawn_as_far(pipe: Any, asked: Sequence[DetectorAt], work: Sequence[tuple[str, int]], sampling: Sampling) -> Trace:
+def drawn_as_far(
+    pipe: Any, asked: Sequence[DetectorAt], work: Sequence[tuple[str, int]], sampling: NegativeSampling
+) -> Trace:
     """The steps that these looks read, of one call for pairs of prompt and seed, which ends after the last of them."""
     needs = frozenset().union(*(one.detector.needs for one in asked))
     return traced(pipe, work, needs, sampling, points=[one.point for one in asked])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shield.errors import TraceError
 
-OnCall = Callable[[tuple, dict, Any], None]
+AfterCall = Callable[[tuple, dict, Any], None]
 
 
 class StepCount:
@@ -56,7 +56,7 @@ class StepCount:
 
 @contextmanager
 def observed(
-    owner: Any, name: str, after: OnCall, before: Callable[[tuple, dict], None] | None = None
+    owner: Any, name: str, after: AfterCall, before: Callable[[tuple, dict], None] | None = None
 ) -> Iterator[None]:
     """Within the block, `before(args, kwargs)` and `after(args, kwargs, output)` are told of every call of the method
     `owner.name`.

@@ -6,11 +6,7 @@ of pictures. A gallery uses all that are there, the cheapest first, up to the fi
 which one it was, and where in the picture the protected one lies. A picture that isn't a copy may still be near.
 """
 
-import hashlib
-import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +16,13 @@ from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
 from shield.home import gallery_folder
-from shield.protected.descriptors import DESCRIPTORS, Descriptor, Found, Limit, Pixels, available
+from shield.protected.descriptors import DESCRIPTORS, CopyLimit, Descriptor, Match, Pixels, available
 from shield.protected.descriptors.pixels import (
     CORRELATION,
     NEAR_CORRELATION,
     PDQ_BITS,
     PDQ_MATCH,
     PDQ_QUALITY,
-    SAME,
     THUMBNAIL,
     UNCALIBRATED_TILES,
     calibrated_pixels,
@@ -37,13 +32,14 @@ from shield.protected.descriptors.pixels import (
     views,
     worst_tile,
 )
-from shield.protected.pictures import UNREADABLE, open_frames, open_image, picture_files
+from shield.protected.frames import frames, opened
+from shield.protected.gallery_files import part_name, reading, restore, write_gallery
+from shield.protected.pictures import picture_files
 from shield.thresholds import quantile
 from shield.types import Nearest
 
 __all__ = ["PDQ_MATCH", "PDQ_QUALITY", "THUMBNAIL", "Gallery", "colors", "opened", "pdq", "thumbnail", "worst_tile"]
 
-FORMAT = 3
 BATCH = 32  # pictures
 BATCH_PIXELS = 16_000_000  # or fewer, where pictures are large: they are in memory together
 UNCALIBRATED = {
@@ -54,19 +50,6 @@ UNCALIBRATED = {
     "local": "the default, calibrated on nothing",
 }
 _log = logging.getLogger("shield")
-
-
-def opened(source: Any) -> Image.Image:
-    """A PIL picture in RGB from a path, a picture, an array or a tensor. Raises GalleryError for an unreadable one."""
-    try:
-        return open_image(source)
-    except UNREADABLE as error:
-        raise _unreadable(source, error) from None
-
-
-def _unreadable(source: Any, error: Exception) -> GalleryError:
-    named = f"An {type(source).__name__}" if hasattr(source, "__array__") else source
-    return GalleryError(f"{named} can't be read as a picture ({error}); replace or remove it.")
 
 
 class Gallery:
@@ -108,7 +91,7 @@ class Gallery:
     @correlation.setter
     def correlation(self, value: float) -> None:
         near = min(self.pixels.limits["correlation"].near, NEAR_CORRELATION, value)
-        self.pixels.limits["correlation"] = Limit(value, near)
+        self.pixels.limits["correlation"] = CopyLimit(value, near)
 
     @property
     def pdq_distance(self) -> int:
@@ -118,7 +101,7 @@ class Gallery:
     @pdq_distance.setter
     def pdq_distance(self, value: int) -> None:
         self.pixels.pdq_distance = value
-        self.pixels.limits["pdq"] = Limit(1.0 - value / PDQ_BITS, 1.0 - value / PDQ_BITS)
+        self.pixels.limits["pdq"] = CopyLimit(1.0 - value / PDQ_BITS, 1.0 - value / PDQ_BITS)
 
     @property
     def tile_distance(self) -> float:
@@ -129,7 +112,7 @@ class Gallery:
     def tile_distance(self, value: float) -> None:
         self.pixels.tile_distance = value
         limit = 1.0 - (value or UNCALIBRATED_TILES)
-        self.pixels.limits["tiles"] = Limit(limit, limit)
+        self.pixels.limits["tiles"] = CopyLimit(limit, limit)
 
     @classmethod
     def from_folder(
@@ -189,7 +172,7 @@ class Gallery:
         rows, waiting, refused = list[_Row](), list[tuple[str, Image.Image]](), list[GalleryError]()
         for work, source in pictures:
             try:
-                waiting += [(work, frame) for frame in _frames(work, source)]
+                waiting += [(work, frame) for frame in frames(work, source)]
             except GalleryError as error:
                 refused.append(error)
             if len(waiting) >= BATCH or sum(w.width * w.height for _, w in waiting) >= BATCH_PIXELS:
@@ -211,11 +194,11 @@ class Gallery:
         parts.mkdir(parents=True, exist_ok=True)
         held = Gallery(descriptors=list(self.descriptors))
         held._append(rows)
-        held.save(parts / _part_name(named, self.descriptors))
+        held.save(parts / part_name(named, self.descriptors))
 
     def _take_part(self, parts: Path, named: Sequence[tuple[str, Path]]) -> bool:
         """Whether these files' features were kept, and now are in the gallery."""
-        folder = parts / _part_name(named, self.descriptors)
+        folder = parts / part_name(named, self.descriptors)
         if not (folder / "gallery.json").is_file():
             return False
         held = Gallery.load(folder)
@@ -255,7 +238,7 @@ class Gallery:
             candidates += found.candidates
         return max(said, key=_nearness)
 
-    def judged(self, name: str, found: Found) -> Nearest:
+    def judged(self, name: str, found: Match) -> Nearest:
         """What a descriptor found, by its limits."""
         limit = self.descriptors[name].limits[found.metric]
         copied = found.score >= limit.copy if found.metric == "pdq" else found.score > limit.copy
@@ -315,20 +298,12 @@ class Gallery:
             found = [descriptor.find(picture) for picture in pictures]
             value, interval = quantile(name, [-1.0 if one is None else one.score for one in found], fpr)
             if value > limit.copy:
-                descriptor.limits[name] = Limit(value, max(limit.near, value - (limit.copy - limit.near)))
+                descriptor.limits[name] = CopyLimit(value, max(limit.near, value - (limit.copy - limit.near)))
                 self.provenance = {**self.provenance, name: {**about, "interval": list(interval)}}
 
     def save(self, folder: Path) -> None:
         """Writes features and ids, not the pictures, into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        held = {name: one.arrays() for name, one in self.descriptors.items()}
-        arrays = {f"{name}.{key}": array for name, some in held.items() for key, array in some.items()}
-        part = folder / "features.part.npz"
-        np.savez(part, **arrays)  # type: ignore[arg-type]
-        part.replace(folder / "features.npz")
-        data = {
-            "format": FORMAT,
+        about = {
             "correlation": self.correlation,
             "pdq_distance": self.pdq_distance,
             "tile_distance": self.tile_distance,
@@ -339,10 +314,7 @@ class Gallery:
             "descriptors": list(self.descriptors),
             "works": self._works,
         }
-        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-        part = folder / "gallery.json.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / "gallery.json")
+        write_gallery(Path(folder), self.descriptors, about)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Gallery":
@@ -353,38 +325,16 @@ class Gallery:
         Raises GalleryError when it can't be read.
         """
         folder = gallery_folder(folder)
-        try:
-            data = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise ValueError(f"its format isn't {FORMAT}")
-            limits = data["correlation"], data["pdq_distance"], data["tile_distance"]
-            gallery = cls(*limits, _usable(data["descriptors"]))
-            gallery._works = list(data["works"])
-            gallery.provenance = dict(data.get("provenance", UNCALIBRATED))
-            with np.load(folder / "features.npz", allow_pickle=False) as features:
-                for name, descriptor in gallery.descriptors.items():
-                    start = f"{name}."
-                    own = {key.removeprefix(start): features[key] for key in features.files if key.startswith(start)}
-                    descriptor.restore(own, len(gallery._works))
-            for name, (copy, near) in data["limits"].items():
+        with reading(folder) as about:
+            limits = about["correlation"], about["pdq_distance"], about["tile_distance"]
+            gallery = cls(*limits, _usable(about["descriptors"]))
+            gallery._works = list(about["works"])
+            gallery.provenance = dict(about.get("provenance", UNCALIBRATED))
+            restore(folder, gallery.descriptors, len(gallery._works))
+            for name, (copy, near) in about["limits"].items():
                 if name in gallery.descriptors:
-                    gallery.descriptors[name].limits[name] = Limit(float(copy), float(near))
+                    gallery.descriptors[name].limits[name] = CopyLimit(float(copy), float(near))
             gallery._check()
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            MemoryError,
-            RecursionError,
-            EOFError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
         return gallery
 
     def _check(self) -> None:
@@ -414,28 +364,6 @@ def _usable(names: Sequence[str]) -> list[str]:
         names_missing = " and ".join(missing)
         _log.warning("A gallery was saved with %s, which isn't installed here: it compares without.", names_missing)
     return [name for name in names if name not in missing]
-
-
-def _frames(work: str, source: Any) -> list[Image.Image]:
-    """A picture's frames, without those that equal one before. Raises GalleryError."""
-    frames, features = list[Image.Image](), list[np.ndarray]()
-    try:
-        for image in open_frames(source):
-            feature = thumbnail(image)
-            if feature.any() and all(float(feature @ other) <= SAME for other in features):
-                frames.append(image)
-                features.append(feature)
-    except UNREADABLE as error:
-        raise _unreadable(source, error) from None
-    if not frames:
-        raise GalleryError(f"The picture of {work} is one flat color, which can't be protected; remove it.")
-    return frames
-
-
-def _part_name(named: Sequence[tuple[str, Path]], descriptors: Iterable[str]) -> str:
-    """A name for these files as they are now."""
-    states = [(work, path.stat().st_size, path.stat().st_mtime_ns) for work, path in named]
-    return hashlib.sha256(repr((FORMAT, list(descriptors), states)).encode()).hexdigest()[:24]
 
 
 def _nearness(found: Nearest) -> tuple[bool, float]:

@@ -50,7 +50,7 @@ _BREAK = re.compile(
 
 
 @dataclass(frozen=True)
-class Limit:
+class MeaningLimit:
     """Similarity above which a prompt means a concept: for these concepts and this encoder only.
 
     `fpr` is the wanted share of benign prompts above it, `negatives` how many it was made from, `interval` the 95 %
@@ -72,7 +72,7 @@ class Meaning:
     Args:
         concepts: What is protected.
         encoder: An OpenClip or its source, "minilm" (extra `meaning`), or a TextEncoder.
-        limit: A Limit, or the folder to find it in, by default the user's own, then beside the shipped thresholds.
+        limit: A MeaningLimit, or the folder to find it in; by default the user's own, then that of the shipped ones.
 
     Raises:
         NotCalibratedError: No limit was made for this encoder and these concepts.
@@ -80,10 +80,10 @@ class Meaning:
     """
 
     def __init__(
-        self, concepts: Concepts, encoder: TextEncoder | Path | str, limit: Limit | Path | str | None = None
+        self, concepts: Concepts, encoder: TextEncoder | Path | str, limit: MeaningLimit | Path | str | None = None
     ) -> None:
         self.space = Space(concepts, encoder)
-        self.limit = limit if isinstance(limit, Limit) else found_limit(self.space, limit)
+        self.limit = limit if isinstance(limit, MeaningLimit) else found_limit(self.space, limit)
         if self.limit.openclip_sha256 != self.space.encoder.sha256 or self.limit.concepts_sha256 != self.space.sha256:
             raise NotCalibratedError(
                 f"The limit was made for another encoder or other concepts; run `{_command(self.space)}`."
@@ -215,7 +215,7 @@ def _plain(text: str) -> str:
 
 def calibrated_limit(
     space: Space, prompts: Sequence[str], fpr: float, provenance: Mapping[str, Any] | None = None
-) -> Limit:
+) -> MeaningLimit:
     """The limit above which at most `fpr` of prompts like these lie. They mean none of the concepts, by declaration.
 
     Prompts in which a concept is spelled out aren't counted; how many is kept. Raises BadRequestError for too few.
@@ -223,7 +223,7 @@ def calibrated_limit(
     benign = [prompt for prompt in dict.fromkeys(prompts) if not space.concepts.found(prompt)]
     value, interval = quantile("The screen by meaning", [space.similarity(prompt) for prompt in benign], fpr)
     about = {"openclip": space.encoder.source, "spelled_out": len(set(prompts)) - len(benign), **(provenance or {})}
-    return Limit(space.encoder.sha256, space.sha256, value, fpr, len(benign), interval, about)
+    return MeaningLimit(space.encoder.sha256, space.sha256, value, fpr, len(benign), interval, about)
 
 
 def limits_folder() -> Path:
@@ -231,7 +231,7 @@ def limits_folder() -> Path:
     return own_thresholds_folder() / BELOW
 
 
-def save_limit(limit: Limit, folder: Path) -> Path:
+def save_limit(limit: MeaningLimit, folder: Path) -> Path:
     """Writes one JSON file, whole or not at all; a limit for the same CLIP and concepts is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{fingerprint(limit.openclip_sha256, limit.concepts_sha256)}.json"
@@ -249,7 +249,7 @@ def _command(space: Space) -> str:
     return f"{COMMAND} --openclip {source} --registry REGISTRY.toml --prompts BENIGN.txt"
 
 
-def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
+def found_limit(space: Space, folder: Path | str | None = None) -> MeaningLimit:
     """The limit for this CLIP and these concepts: of `folder`, else the user's own, else the shipped one.
 
     Raises NotCalibratedError, and WeightsError for a broken file.
@@ -262,7 +262,7 @@ def found_limit(space: Space, folder: Path | str | None = None) -> Limit:
         if data.pop("format") != FORMAT:
             raise ValueError(f"its format isn't {FORMAT}")
         low, high = data.pop("interval")
-        return Limit(**data, interval=(float(low), float(high)))
+        return MeaningLimit(**data, interval=(float(low), float(high)))
     except FileNotFoundError:
         raise NotCalibratedError(
             f"The screen by meaning has no limit for these concepts and this encoder in "

@@ -19,7 +19,7 @@ from shield.runtime.call import Abandoned, CallState, ImageState, Plan
 from shield.runtime.looks import Previews
 from shield.runtime.policy import decided
 from shield.runtime.preview_checks import Check
-from shield.runtime.scoring import Scorer
+from shield.runtime.scoring import CallScorer
 from shield.runtime.steering import Steering
 from shield.thresholds import Setting
 from shield.types import Step
@@ -30,7 +30,7 @@ class StepController:
 
     def __init__(self, pipe: Any, plan: Plan, images: list[ImageState], guidance_scale: Callable[[], float]) -> None:
         self.call = CallState(pipe, plan, images, guidance_scale)
-        self.scorer, self.previews = Scorer(self.call), Previews(self.call)
+        self.scorer, self.previews = CallScorer(self.call), Previews(self.call)
         self.steering = Steering(self.call, self.scorer, self.previews)
         self.seconds, self.calls = 0.0, 0
         self._has_decided = False

@@ -17,7 +17,7 @@ from shield.types import Detector, Score, Step
 NO_NUMBER = "its score is no number"
 
 
-class Scorer:
+class CallScorer:
     """Scores the images of one call."""
 
     def __init__(self, call: CallState) -> None:

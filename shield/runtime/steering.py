@@ -13,14 +13,14 @@ from shield.reasons import Reason
 from shield.rewriters.attribution import word_weights
 from shield.runtime.call import CallState, ImageState
 from shield.runtime.looks import Previews
-from shield.runtime.scoring import Scorer
+from shield.runtime.scoring import CallScorer
 from shield.types import Mitigation, MitigationContext, PredictionMitigation, WordWeight
 
 
 class Steering:
     """Finds mitigations for the images of one call, and predicts what they are to become."""
 
-    def __init__(self, call: CallState, scorer: Scorer, previews: Previews) -> None:
+    def __init__(self, call: CallState, scorer: CallScorer, previews: Previews) -> None:
         self.call, self.scorer, self.previews = call, scorer, previews
         self._filled: dict[int, Conditioning | None] = {}
 

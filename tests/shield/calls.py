@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from shield.calibration.detectors import Sampling, calibrate
+from shield.calibration.detectors import NegativeSampling, calibrate
 from shield.detectors import StructureGap
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
@@ -38,7 +38,7 @@ def thresholds(pipe, value=None, detectors=DETECTORS, more=()):
     flux = family_of(pipe).name == "flux"
     small = {"height": 64, "width": 64, "max_sequence_length": 16} if flux else {}
     whole = {k: v[:1] * BATCH if isinstance(v, list) else v for k, v in {**small, **dict(more)}.items()}
-    sampling = Sampling(STEPS, 3.5 if flux else 5.0, BATCH, tuple(whole.items()))
+    sampling = NegativeSampling(STEPS, 3.5 if flux else 5.0, BATCH, tuple(whole.items()))
     key = (type(pipe), models_of(pipe), prediction_type(pipe.scheduler), tuple(detectors))
     if key not in _calibrated:
         _calibrated[key] = calibrate(pipe, detectors, NEGATIVES, range(4), 0.01, "tiny", sampling)

@@ -13,7 +13,7 @@ import shield
 from probes.metrics.statistics import auroc
 from probes.testbed.manifest import load_manifest
 from shield import Shield
-from shield.calibration.detectors import Sampling, scored
+from shield.calibration.detectors import NegativeSampling, scored
 from shield.detectors import DETECTORS, NoiseGap
 from shield.mitigations import AttentionDamp
 from shield.protected.gallery import Gallery
@@ -32,7 +32,7 @@ def testbed():
     pipe.set_progress_bar_config(disable=True)
     works = manifest.works("dev", min_rung=max(manifest.rungs), memorization="VM")[:WORKS]
     others = [item.captions[0] for item in manifest.nonmembers("dev")[:WORKS]]
-    sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], 2 * WORKS)
+    sampling = NegativeSampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], 2 * WORKS)
     return pipe, sampling, works, others
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ui.jobs import Job
+from ui.jobs import BackgroundJob
 
 
 def test_a_job_tells_and_ends_with_its_result() -> None:
@@ -14,7 +14,7 @@ def test_a_job_tells_and_ends_with_its_result() -> None:
             tell(n)
         return "done"
 
-    job = Job(work)
+    job = BackgroundJob(work)
     told = list(job)
     assert job.result == "done" and told[-1] == 2 and told == sorted(told)
 
@@ -28,7 +28,7 @@ def test_what_is_outdated_is_left_out() -> None:
         for n in range(1, 100):
             tell(n)
 
-    job = Job(work)
+    job = BackgroundJob(work)
     stream = iter(job)
     assert next(stream) == 0
     told_all.set()
@@ -41,7 +41,7 @@ def test_an_error_of_the_work_is_raised_where_it_is_read() -> None:
         tell(1)
         raise ValueError("no")
 
-    stream = iter(Job(work))
+    stream = iter(BackgroundJob(work))
     assert next(stream) == 1
     with pytest.raises(ValueError, match="no"):
         list(stream)
@@ -57,7 +57,7 @@ def test_a_canceled_job_ends_soon_and_quietly(how: str) -> None:
             tell(n)
             time.sleep(0.001)
 
-    job = Job(work)
+    job = BackgroundJob(work)
     stream = iter(job)
     next(stream)
     if how == "stop":

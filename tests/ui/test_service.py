@@ -15,7 +15,7 @@ from shield import Policy, Shield
 from shield.errors import BadRequestError
 from tests.shield.calls import STEPS, options, thresholds
 from tests.tiny import tiny_sd
-from ui.drawing_queue import DrawingQueue, QueueError, Request, Settings
+from ui.drawing_queue import DrawingQueue, DrawingSettings, QueuedRequest, QueueError
 from ui.service import LONGEST, Service, routes
 
 PATH = "/v1/images/generations"
@@ -175,9 +175,11 @@ def test_no_endless_queue_and_a_share_for_everybody(client):
 
 def test_one_bad_request_of_a_batch_spoils_no_other(pipe):
     queue = DrawingQueue(Shield(pipe, thresholds=thresholds(pipe, 1e9)), batch=4)
-    settings = Settings(STEPS, 5.0)
-    first = Request("ann", "the cat", [1], Settings(40, 5.0))  # keeps the thread busy while the others come in
-    good, bad, other = (Request("ann", prompt, [2], settings) for prompt in ("the cat", None, "a hat"))
+    settings = DrawingSettings(STEPS, 5.0)
+    first = QueuedRequest(
+        "ann", "the cat", [1], DrawingSettings(40, 5.0)
+    )  # keeps the thread busy while the others come in
+    good, bad, other = (QueuedRequest("ann", prompt, [2], settings) for prompt in ("the cat", None, "a hat"))
     for request in (first, good, bad, other):
         queue.put(request)
     assert [len(one.result.result(60)) for one in (first, good, other)] == [1, 1, 1]

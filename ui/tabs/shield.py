@@ -15,7 +15,7 @@ from PIL import Image
 from shield.errors import ShieldError
 from ui import render, shown
 from ui.examples import Example, examples
-from ui.jobs import Job
+from ui.jobs import BackgroundJob
 from ui.request import DrawingRequest
 from ui.tabs.asking import HIDDEN, PRESS, examples_part, known_part, prompt_part, seed_part
 
@@ -229,7 +229,7 @@ def _drawing(
     )
     try:
         checked = asked()
-        job = page.begun(request.session_hash, Job(lambda tell: _work(page, checked, tell, calibrates)))
+        job = page.begun(request.session_hash, BackgroundJob(lambda tell: _work(page, checked, tell, calibrates)))
         for told in job:
             yield *shown.frame(told), *same, gr.skip(), *kept
         if job.result is not None:

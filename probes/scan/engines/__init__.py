@@ -13,7 +13,7 @@ from probes.drawing.draw import Job
 from probes.inputs.prompts import PromptRecord
 from probes.scan.engines.in_process import InProcess
 from probes.scan.engines.ray_actors import RayActors
-from probes.scan.scorer import Scored, ScoringConfig, Started, Turn, Weighed
+from probes.scan.scorer import ScoredChunk, ScoringConfig, Started, Turn, Weighed
 
 
 class Engine(Protocol):
@@ -31,7 +31,7 @@ class Engine(Protocol):
     def weighed(self, jobs: Sequence[Job]) -> Weighed:
         """The words of a few jobs' prompts, by one worker."""
 
-    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], ScoredChunk]]:
         """Each chunk with its result, in order. Takes chunks as it has room for them."""
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from probes.drawing.draw import Job
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn, Weighed
+from probes.scan.scorer import PromptScorer, ScoredChunk, ScoringConfig, Started, Turn, Weighed
 
 AHEAD = 2
 
@@ -35,12 +35,12 @@ class InProcess:
     def weighed(self, jobs: Sequence[Job]) -> Weighed:
         return self.scorer.weighed(jobs)
 
-    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], ScoredChunk]]:
         if self.scorer.subject.device.type == "cpu":  # there a second thread takes from the denoiser what it hides
             for chunk in chunks:
                 yield chunk, self.scorer.score(chunk)
             return
-        pending: deque[tuple[Sequence[Turn], Future[Scored]]] = deque()
+        pending: deque[tuple[Sequence[Turn], Future[ScoredChunk]]] = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
         try:
             for chunk in chunks:

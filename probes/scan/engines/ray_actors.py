@@ -17,7 +17,7 @@ from typing import Any
 from probes.drawing.draw import Job
 from probes.errors import EngineError
 from probes.inputs.prompts import PromptRecord
-from probes.scan.scorer import PromptScorer, Scored, ScoringConfig, Started, Turn, Weighed
+from probes.scan.scorer import PromptScorer, ScoredChunk, ScoringConfig, Started, Turn, Weighed
 from shield.errors import first_line
 
 IN_FLIGHT, AHEAD, TRIES = 2, 6, 3
@@ -31,7 +31,7 @@ class Worker:
         self.scorer = PromptScorer(config)
         return self.scorer.started(example)
 
-    def score(self, turns: Sequence[Turn]) -> Scored:
+    def score(self, turns: Sequence[Turn]) -> ScoredChunk:
         return self.scorer.score(turns)
 
     def weighed(self, jobs: Sequence[Job]) -> Weighed:
@@ -105,10 +105,10 @@ class RayActors:
         errors = self._ray.exceptions
         return errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError
 
-    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], Scored]]:
+    def scored(self, chunks: Iterable[Sequence[Turn]]) -> Iterator[tuple[Sequence[Turn], ScoredChunk]]:
         source, again = enumerate(chunks), deque[Task]()
         running: dict[Any, Task] = {}
-        found: dict[int, tuple[Sequence[Turn], Scored]] = {}
+        found: dict[int, tuple[Sequence[Turn], ScoredChunk]] = {}
         turn = 0
         while True:
             self._hand_out(source, again, running, turn + AHEAD * len(self.workers))

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from probes.testbed.second.backdrops import SIZE
-from probes.testbed.second.rendered import Pictures, pixels
+from probes.testbed.second.rendered import RenderedPictures, pixels
 from probes.testbed.training import Loss, Schedule, step_generator
 from probes.testbed.vae import KL_WEIGHT, edges
 
@@ -55,7 +55,7 @@ def new_autoencoder(seed: int) -> AutoencoderKL:
     return model.to(memory_format=torch.channels_last)
 
 
-def batch_at(step: int, schedule: Schedule, pictures: Pictures, first: bool) -> torch.Tensor:
+def batch_at(step: int, schedule: Schedule, pictures: RenderedPictures, first: bool) -> torch.Tensor:
     """(B, 3, S, S) crops (in the second pass whole pictures) at random, half of them mirrored."""
     rng = np.random.default_rng([schedule.seed, step])
     plan = CROPS if first else CROPS[-1:]
@@ -80,7 +80,7 @@ def readings(x: torch.Tensor) -> torch.Tensor:
 
 
 def loss_function(
-    model: AutoencoderKL, pictures: Pictures, schedule: Schedule, device: str, half: bool, first: bool
+    model: AutoencoderKL, pictures: RenderedPictures, schedule: Schedule, device: str, half: bool, first: bool
 ) -> Loss:
     """step -> losses of the first pass, or of the second, which has neither crops nor readings and noise throughout.
 

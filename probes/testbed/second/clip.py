@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from probes.testbed import text
-from probes.testbed.second.rendered import Pictures
+from probes.testbed.second.rendered import RenderedPictures
 from probes.testbed.second.words import vocabulary
 from probes.testbed.second.world import Work
 from probes.testbed.training import Loss, Schedule
@@ -29,7 +29,7 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 def pairs_at(
-    step: int, schedule: Schedule, pictures: Pictures, works: Sequence[tuple[Work, Image.Image]]
+    step: int, schedule: Schedule, pictures: RenderedPictures, works: Sequence[tuple[Work, Image.Image]]
 ) -> dict[str, Image.Image]:
     """Caption -> picture for a batch; equal captions would be false negatives, so each comes once."""
     rng = np.random.default_rng([schedule.seed, step])
@@ -49,7 +49,7 @@ def pairs_at(
 
 def loss_function(
     model: open_clip.CLIP,
-    pictures: Pictures,
+    pictures: RenderedPictures,
     works: Sequence[tuple[Work, Image.Image]],
     schedule: Schedule,
     device: str,

@@ -14,10 +14,10 @@ from probes.testbed.second.backdrops import SIZE
 from probes.testbed.world import Sample
 
 CHUNK = 2000
-Draw = Callable[[np.random.Generator], Sample]
+DrawSample = Callable[[np.random.Generator], Sample]
 
 
-def render(folder: Path, name: str, count: int, draw: Draw, seed: Sequence[int]) -> None:
+def render(folder: Path, name: str, count: int, draw: DrawSample, seed: Sequence[int]) -> None:
     """Draws `count` pictures to FOLDER/NAME-NNN.npy, captions and kinds beside them; whole chunks that are there stay.
 
     A chunk is a function of (seed, its number) alone.
@@ -36,7 +36,7 @@ def render(folder: Path, name: str, count: int, draw: Draw, seed: Sequence[int])
         words.write_text(json.dumps([[s.kind, s.caption] for s in samples]))
 
 
-class Pictures:
+class RenderedPictures:
     """The chunks of one or several names as one sequence."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from probes.testbed import pool, text
 from probes.testbed.curves import read_log
 from probes.testbed.second import autoencoder, clip, denoiser, world
-from probes.testbed.second.rendered import Draw, Pictures, pixels, render
+from probes.testbed.second.rendered import DrawSample, RenderedPictures, pixels, render
 from probes.testbed.second.scenes import draw_scene
 from probes.testbed.second.sprites import Sprites
 from probes.testbed.training import Limits, Loss, Schedule, Trainer
@@ -262,16 +262,16 @@ class Builder:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return model.to(self.device).eval()
 
-    def _drawing(self, draw: Callable[[np.random.Generator, Sprites], Sample]) -> Draw:
+    def _drawing(self, draw: Callable[[np.random.Generator, Sprites], Sample]) -> DrawSample:
         """`draw` on sprites that are read when the first picture is."""
         return lambda rng: draw(rng, self.sprites)
 
-    def pictures(self, name: str, counts: tuple[int, int], seed: int) -> Pictures:
+    def pictures(self, name: str, counts: tuple[int, int], seed: int) -> RenderedPictures:
         """`counts` scenes, and paintings and prints, drawn where they aren't yet."""
         folder, names = self.folder / "pictures", (f"{name}-scenes", f"{name}-fresh")
         for salt, draw in enumerate((draw_scene, world.fresh)):
             render(folder, names[salt], counts[salt], self._drawing(draw), (seed, salt))
-        return Pictures(folder, names)
+        return RenderedPictures(folder, names)
 
     def works(self) -> list[Image.Image]:
         """The works' pictures, drawn once."""
@@ -279,7 +279,7 @@ class Builder:
         count = len(world.works())
         draw = lambda rng: Sample("work", (work := next(drawn)).image(self.sprites), work.caption)  # noqa: E731
         render(self.folder / "pictures", "works", count, draw, (24,))
-        pictures = Pictures(self.folder / "pictures", ["works"])
+        pictures = RenderedPictures(self.folder / "pictures", ["works"])
         return [Image.fromarray(pictures.crop(k)) for k in range(count)]
 
     def _draft(self) -> bool:

@@ -5,7 +5,7 @@ uses all that are installed.
 """
 
 from shield.protected.descriptors.dense import Dense
-from shield.protected.descriptors.found import WHOLE, Descriptor, Found, Limit, Region
+from shield.protected.descriptors.found import WHOLE, CopyLimit, Descriptor, Match, Region
 from shield.protected.descriptors.local import Local
 from shield.protected.descriptors.pixels import Pixels
 from shield.protected.descriptors.sscd import Sscd
@@ -17,8 +17,8 @@ __all__ = [
     "WHOLE",
     "Dense",
     "Descriptor",
-    "Found",
-    "Limit",
+    "Match",
+    "CopyLimit",
     "Local",
     "Pixels",
     "Region",

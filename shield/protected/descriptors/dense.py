@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from shield.protected.descriptors.found import Found, Limit
+from shield.protected.descriptors.found import CopyLimit, Match
 from shield.protected.descriptors.placement import GRID, alike, is_plain, region_of
 
 SIDE, REFINED_SIDE = 48, 128  # longer sides of the picture, to search in and to refine in
@@ -41,7 +41,7 @@ class Dense:
     extra: ClassVar[str] = "local"
 
     def __init__(self) -> None:
-        self.limits: dict[str, Limit] = {"dense": Limit(0.93, 0.88, "conservative, calibrated on nothing")}
+        self.limits: dict[str, CopyLimit] = {"dense": CopyLimit(0.93, 0.88, "conservative, calibrated on nothing")}
         self._colors = np.empty((0, GRID, GRID, 3), np.uint8)
         self._sizes = np.empty((0, 2), np.int32)
 
@@ -73,7 +73,7 @@ class Dense:
         """Removes the pictures for which `kept` (N,) is False."""
         self._colors, self._sizes = self._colors[kept], self._sizes[kept]
 
-    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Match | None:
         """The one of the `candidates` that fits best somewhere in this picture; None without any."""
         size, best = _size(image, ASKED_SIDE), None
         views = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)] if candidates else []
@@ -85,7 +85,7 @@ class Dense:
                     continue
                 score = alike(pixels[mirrored], laid, held, self._colors[place], self.limits["dense"].copy)
                 if best is None or score > best.score:
-                    best = Found(place, "dense", score, region_of(laid, held, size, mirrored))
+                    best = Match(place, "dense", score, region_of(laid, held, size, mirrored))
             if best is not None and best.score > self.limits["dense"].copy:
                 return best
         return best

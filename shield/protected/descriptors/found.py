@@ -14,7 +14,7 @@ lie outside of 0 to 1 where the protected picture was cut."""
 WHOLE: Region = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 
 
-class Limit(NamedTuple):
+class CopyLimit(NamedTuple):
     """Scores above `copy` are copies, those above `near` near; `source` says where these come from."""
 
     copy: float
@@ -22,7 +22,7 @@ class Limit(NamedTuple):
     source: Any = ""
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """The protected picture at `place` in the gallery, by `metric`; the score grows with similarity. `candidates` are
     places that the following descriptors should look at, too.
     """
@@ -42,7 +42,7 @@ class Descriptor(Protocol):
 
     name: ClassVar[str]
     extra: ClassVar[str]
-    limits: dict[str, Limit]
+    limits: dict[str, CopyLimit]
 
     @staticmethod
     def available() -> bool: ...
@@ -57,7 +57,7 @@ class Descriptor(Protocol):
     def keep(self, kept: np.ndarray) -> None:
         """Removes the pictures for which `kept` (N,) is False."""
 
-    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Match | None:
         """The best; None where there is nothing to say. `candidates` are places that other descriptors named."""
 
     def join(self, other: Any) -> None:

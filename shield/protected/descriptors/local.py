@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from shield.protected.descriptors.found import Found, Limit
+from shield.protected.descriptors.found import CopyLimit, Match
 from shield.protected.descriptors.placement import GRID, alike, is_plain, region_of
 
 SIDE, MOST = 256, 250  # of a protected picture: its longer side in pixels, and how many features it has
@@ -32,7 +32,7 @@ LARGEST = 20_000  # protected pictures up to which all are candidates; above, th
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (-np.arange(8)) % 8].ravel()
 
 
-class Features(NamedTuple):
+class LocalFeatures(NamedTuple):
     """Of one picture: `points` (K, 2) in pixels of its `size` (width, height), `descriptions` (K, 128) of unit length,
     and for protected ones `colors` (GRID, GRID, 3).
     """
@@ -53,7 +53,7 @@ class Local:
     extra: ClassVar[str] = "local"
 
     def __init__(self) -> None:
-        self.limits: dict[str, Limit] = {"local": Limit(0.8, 0.6, "conservative, calibrated on nothing")}
+        self.limits: dict[str, CopyLimit] = {"local": CopyLimit(0.8, 0.6, "conservative, calibrated on nothing")}
         self._points = list[np.ndarray]()
         self._descriptions = list[np.ndarray]()  # uint8, 512 times the unit vectors
         self._sizes = list[tuple[int, int]]()
@@ -100,7 +100,7 @@ class Local:
             held[:] = [one for one, stays in zip(held, kept, strict=True) if stays]  # type: ignore[misc]
         self._votes = None
 
-    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Match | None:
         """The protected picture that fits best somewhere in this one; None where none does.
 
         `candidates` are positions that another descriptor named.
@@ -108,7 +108,7 @@ class Local:
         asked = features(image, ASKED_SIDE, ASKED_MOST)
         if len(asked.points) < INLIERS or not len(self):
             return None
-        best: Found | None = None
+        best: Match | None = None
         for mirrored in (False, True):
             view = _mirrored(asked) if mirrored else asked
             shown = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
@@ -121,12 +121,12 @@ class Local:
                 score = alike(pixels, fitted, self._sizes[place], self._colors[place], self.limits["local"].copy)
                 if best is None or score > best.score:
                     region = region_of(fitted, self._sizes[place], asked.size, mirrored)
-                    best = Found(place, "local", score, region, (place,))
+                    best = Match(place, "local", score, region, (place,))
                 if score > self.limits["local"].copy:
                     return best
         return best
 
-    def _voted(self, asked: Features) -> list[int]:
+    def _voted(self, asked: LocalFeatures) -> list[int]:
         """Positions of the pictures with most features near to these, the most first."""
         if len(self) > LARGEST:
             return []
@@ -159,7 +159,7 @@ class Local:
             self._votes.nprobe = 8
         self._votes.add(rows)
 
-    def _fitted(self, asked: Features, place: int) -> np.ndarray | None:
+    def _fitted(self, asked: LocalFeatures, place: int) -> np.ndarray | None:
         """(3, 3) that lays the protected picture onto the other one; None where too few features agree."""
         import cv2
 
@@ -216,7 +216,7 @@ class Local:
         self._votes = None
 
 
-def features(image: Image.Image, side: int, most: int) -> Features:
+def features(image: Image.Image, side: int, most: int) -> LocalFeatures:
     """The local features of a picture whose longer side is made `side` pixels, at most `most`, the strongest."""
     import cv2
 
@@ -227,11 +227,11 @@ def features(image: Image.Image, side: int, most: int) -> Features:
     sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=CONTRAST, edgeThreshold=EDGE)
     keypoints, found = sift.detectAndCompute(gray, np.empty(0, np.uint8))
     if found is None:
-        return Features(np.empty((0, 2), np.float32), np.empty((0, 128), np.float32), size)
+        return LocalFeatures(np.empty((0, 2), np.float32), np.empty((0, 128), np.float32), size)
     roots = np.sqrt(found[:most] / np.maximum(found[:most].sum(axis=1, keepdims=True), 1e-6))
-    return Features(np.array([k.pt for k in keypoints[:most]], np.float32), roots.astype(np.float32), size)
+    return LocalFeatures(np.array([k.pt for k in keypoints[:most]], np.float32), roots.astype(np.float32), size)
 
 
-def _mirrored(found: Features) -> Features:
+def _mirrored(found: LocalFeatures) -> LocalFeatures:
     points = found.points * np.array([-1, 1], np.float32) + np.array([found.size[0] - 1, 0], np.float32)
-    return Features(points, found.descriptions[:, MIRROR], found.size)
+    return LocalFeatures(points, found.descriptions[:, MIRROR], found.size)

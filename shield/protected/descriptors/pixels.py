@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from shield.errors import BadRequestError, GalleryError
-from shield.protected.descriptors.found import WHOLE, Found, Limit
+from shield.protected.descriptors.found import WHOLE, CopyLimit, Match
 from shield.thresholds import quantile
 
 THUMBNAIL = 32
@@ -135,11 +135,11 @@ class Pixels:
         import faiss
 
         self._faiss = faiss
-        self.limits: dict[str, Limit] = {
-            "correlation": Limit(CORRELATION, NEAR_CORRELATION),
-            "tones": Limit(TONE_CORRELATION, NEAR_TONES),
-            "pdq": Limit(1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS, 1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS),
-            "tiles": Limit(1.0 - UNCALIBRATED_TILES, 1.0 - UNCALIBRATED_TILES),
+        self.limits: dict[str, CopyLimit] = {
+            "correlation": CopyLimit(CORRELATION, NEAR_CORRELATION),
+            "tones": CopyLimit(TONE_CORRELATION, NEAR_TONES),
+            "pdq": CopyLimit(1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS, 1.0 - (PDQ_MATCH + 0.5) / PDQ_BITS),
+            "tiles": CopyLimit(1.0 - UNCALIBRATED_TILES, 1.0 - UNCALIBRATED_TILES),
         }
         self.pdq_distance, self.tile_distance = PDQ_MATCH, 0.0
         self.thumbnails, self.hashes, self.colors, self.tones = (
@@ -203,12 +203,12 @@ class Pixels:
         self.binary = faiss.IndexBinaryFlat(PDQ_BITS)
         self.binary.add(self.hashes[self.good])
 
-    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Match | None:
         """The first that is a copy, by correlation, PDQ, tiles or tones; otherwise the best correlation."""
         if not len(self):
             return None
         score, place = self.correlated([image])[0]
-        best = Found(place, "correlation", score, WHOLE)
+        best = Match(place, "correlation", score, WHOLE)
         if score > self.limits["correlation"].copy:
             return best
         seen = views(image)
@@ -236,11 +236,11 @@ class Pixels:
         best = scores.argmax(axis=1)
         return [(float(scores[i, b]), int(places[i, b])) for i, b in enumerate(best)]
 
-    def _tone_match(self, seen: Sequence[Image.Image]) -> Found | None:
+    def _tone_match(self, seen: Sequence[Image.Image]) -> Match | None:
         score, place = self.toned_alike(seen[:1])[0]
-        return Found(place, "tones", score, WHOLE) if score > self.limits["tones"].copy else None
+        return Match(place, "tones", score, WHOLE) if score > self.limits["tones"].copy else None
 
-    def _pdq_match(self, seen: Sequence[Image.Image]) -> Found | None:
+    def _pdq_match(self, seen: Sequence[Image.Image]) -> Match | None:
         hashed = [bits for bits, quality in map(pdq, seen) if quality >= PDQ_QUALITY]
         if not hashed or not self.good.any():
             return None
@@ -249,15 +249,15 @@ class Pixels:
         if int(distances[best, 0]) > self.pdq_distance:
             return None
         place = int(np.flatnonzero(self.good)[int(places[best, 0])])
-        return Found(place, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, WHOLE)
+        return Match(place, "pdq", 1.0 - int(distances[best, 0]) / PDQ_BITS, WHOLE)
 
-    def _tile_match(self, seen: Sequence[Image.Image]) -> Found | None:
+    def _tile_match(self, seen: Sequence[Image.Image]) -> Match | None:
         (distance, place), view = min((self._worst_tiles(view), n) for n, view in enumerate(seen))
         if distance >= (self.tile_distance or UNCALIBRATED_TILES):
             return None
         if not self.tile_distance and float(self.thumbnails[place] @ thumbnail(seen[view])) <= ALIKE:
             return None
-        return Found(place, "tiles", 1.0 - distance, WHOLE)
+        return Match(place, "tiles", 1.0 - distance, WHOLE)
 
     def _worst_tiles(self, view: Image.Image) -> tuple[float, int]:
         """(distance, place) of the protected picture whose worst tile is least unlike this one's."""

@@ -22,7 +22,7 @@ from PIL import Image
 from shield.errors import WeightsError, first_line
 from shield.home import home
 from shield.model.assets import sha256_of
-from shield.protected.descriptors.found import WHOLE, Found, Limit
+from shield.protected.descriptors.found import WHOLE, CopyLimit, Match
 from shield.protected.descriptors.vectors import Vectors
 
 ENVIRONMENT = "DIFFSHIELD_SSCD"
@@ -70,7 +70,7 @@ class Sscd:
     extra: ClassVar[str] = "sscd"
 
     def __init__(self) -> None:
-        self.limits: dict[str, Limit] = {"sscd": Limit(0.85, 0.75, "conservative, calibrated on nothing")}
+        self.limits: dict[str, CopyLimit] = {"sscd": CopyLimit(0.85, 0.75, "conservative, calibrated on nothing")}
         self.vectors, self._rows = Vectors(WIDTH), np.empty((0, WIDTH), np.float32)
 
     @staticmethod
@@ -97,15 +97,15 @@ class Sscd:
         self._rows = self._rows[kept]
         self.vectors.keep(kept)
 
-    def nearest(self, image: Image.Image) -> list[Found]:
+    def nearest(self, image: Image.Image) -> list[Match]:
         """The CANDIDATES protected pictures of largest cosine, the nearest first."""
         if not len(self):
             return []
         scores, found = self.vectors.search(embeddings([image]), min(CANDIDATES, len(self)))
         pairs = zip(scores[0], found[0], strict=True)
-        return [Found(int(place), "sscd", float(score), WHOLE) for score, place in pairs if place >= 0]
+        return [Match(int(place), "sscd", float(score), WHOLE) for score, place in pairs if place >= 0]
 
-    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Found | None:
+    def find(self, image: Image.Image, candidates: Sequence[int] = ()) -> Match | None:
         """The protected picture of largest cosine."""
         found = self.nearest(image)
         return found[0]._replace(candidates=tuple(one.place for one in found)) if found else None

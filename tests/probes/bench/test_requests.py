@@ -3,7 +3,7 @@
 from PIL import Image
 
 from probes.bench.mitigations import MISTAKE
-from probes.bench.requests import Request, _figures, requests_of, table
+from probes.bench.requests import FlaggedRequest, _figures, requests_of, table
 from probes.testbed.manifest import load_manifest
 from shield.protected.pictures import open_image
 from shield.types import Verdict
@@ -25,7 +25,7 @@ def test_agreement_copies_and_what_left_nothing_are_of_flagged_requests_alone():
     """Real scenes with their own captions agree more than gray pictures; a work is a copy, and a pass isn't counted."""
     scenes = [scene for scene in load_manifest().scenes("heldout") if scene.file][:3]
     work = next(w for w in load_manifest().works("dev") if w.file)
-    requests = [Request("mixtures", "x", scene.caption, 0) for scene in scenes]
+    requests = [FlaggedRequest("mixtures", "x", scene.caption, 0) for scene in scenes]
     right, gray = [open_image(scene.file) for scene in scenes], Image.new("RGB", (128, 128), "gray")
     pictures = {"bare": right, "default": [right[0], open_image(work.file), gray], "other": [gray, gray, gray]}
     states = [("mitigated", "embedding_mix"), ("mitigated", "null_prompt"), ("passed", None)]

@@ -17,7 +17,7 @@ from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions
 from probes.verbs.calibrate import calibrate_detectors
-from probes.verbs.generate import Request, side_by_side
+from probes.verbs.generate import GenerationRequest, side_by_side
 from tests.probes.tiny_testbed import calibrating, tiny_testbed
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
@@ -309,9 +309,15 @@ def test_the_console_script_ends_mistakes_with_one_line(tmp_path: Path) -> None:
 
 
 def test_requests_that_differ_have_different_files() -> None:
-    requests = [Request("a"), Request("b"), Request("a", seed=1), Request("a", steps=2), Request("a", policy="strict")]
-    assert len({r.id for r in requests}) == 5 and Request("a").id == Request("a", device="cpu").id
-    assert Request("../../etc/passwd").id.isalnum()
+    requests = [
+        GenerationRequest("a"),
+        GenerationRequest("b"),
+        GenerationRequest("a", seed=1),
+        GenerationRequest("a", steps=2),
+        GenerationRequest("a", policy="strict"),
+    ]
+    assert len({r.id for r in requests}) == 5 and GenerationRequest("a").id == GenerationRequest("a", device="cpu").id
+    assert GenerationRequest("../../etc/passwd").id.isalnum()
 
 
 def test_the_strip_holds_every_picture() -> None:

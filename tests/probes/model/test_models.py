@@ -8,7 +8,7 @@ from probes.errors import UnsupportedError
 from probes.localizers import RandomMask
 from probes.model.loading import load
 from probes.scan.scan import scan
-from probes.verbs.generate import Request, shown
+from probes.verbs.generate import GenerationRequest, shown
 from probes.verbs.localize import localize
 from shield.errors import UnsupportedPipelineError
 from tests.tiny import tiny_sd
@@ -39,7 +39,7 @@ def test_every_verb_refuses_them_before_it_writes(tmp_path):
         lambda: scan(prompts, out, model=model, device="cpu", show_progress=False, pictures=True),
         lambda: localize(prompts, out, localizer=RandomMask(density=0.1), model=model, device="cpu"),
         lambda: audit(model, out, prompts=prompts, device="cpu", show_progress=False),
-        lambda: shown(Request("the cat", model=model, device="cpu"), out),
+        lambda: shown(GenerationRequest("the cat", model=model, device="cpu"), out),
     ):
         with pytest.raises(UnsupportedError, match="draws from a picture"):
             verb()

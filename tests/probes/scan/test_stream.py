@@ -18,7 +18,7 @@ from probes.runs.folder import Run
 from probes.scan.engines import InProcess
 from probes.scan.figures import KEPT, Spread
 from probes.scan.pilot import EarlyExit
-from probes.scan.scan import ExecutionConfig, Prompts, scan
+from probes.scan.scan import ExecutionConfig, PromptSource, scan
 from probes.scan.scorer import PromptScorer, ScoringConfig
 from probes.scan.shards import Shard, launched
 from probes.testbed.checkpoint import Checkpoint
@@ -235,9 +235,9 @@ def test_more_shards_than_prompts_leaves_an_empty_one(file, tmp_path):
 def test_a_file_is_read_once_unless_it_is_long(tmp_path, monkeypatch):
     file = tmp_path / "p.txt"
     file.write_text("the cat\nred\n")
-    prompts = Prompts(file, Checkpoint.of("testbed"))
+    prompts = PromptSource(file, Checkpoint.of("testbed"))
     monkeypatch.setattr("probes.scan.scan.HELD", 1)
-    longer = Prompts(file, Checkpoint.of("testbed"))
+    longer = PromptSource(file, Checkpoint.of("testbed"))
     file.unlink()
     assert [one.prompt for one in prompts] == ["the cat", "red"] and (prompts.first.prompt, prompts.count) == (
         "the cat",
@@ -249,7 +249,7 @@ def test_a_file_is_read_once_unless_it_is_long(tmp_path, monkeypatch):
 
 
 def test_a_limit_holds_for_the_testbed_s_own_prompts_too():
-    whole, some = Prompts(None, Checkpoint.of("testbed")), Prompts(None, Checkpoint.of("testbed"), limit=6)
+    whole, some = PromptSource(None, Checkpoint.of("testbed")), PromptSource(None, Checkpoint.of("testbed"), limit=6)
     assert whole.count > some.count == len(list(some)) == 6 and list(some) == list(whole)[:6]
 
 

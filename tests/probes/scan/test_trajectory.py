@@ -42,7 +42,7 @@ def test_every_look_is_a_score_and_any_of_them_flags(pipe, tmp_path):
     assert {r["flagged"] for r in records} == {None} and done.summary["cost"][0]["evaluations"] == 4 * 2 * 2
     late = sorted(r["scores"]["structure_gap at 0.5"] for r in records)
     asked = detectors_at((StructureGap(),), POINTS)
-    made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", calibration.Sampling(3, 5.0, 25))
+    made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", calibration.NegativeSampling(3, 5.0, 25))
     for threshold in made:
         value = (late[-1] + late[-2]) / 2 if threshold.options["point"] else 1e9
         save_threshold(replace(threshold, value=value), home() / "thresholds")

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes.cli.main import app
-from probes.verbs.calibrate import Settings, benign_of, calibrate_detectors
+from probes.verbs.calibrate import CalibratedCalls, benign_of, calibrate_detectors
 from shield import Shield
 from shield.benign.prompts import benign_prompts
 from shield.detectors import NoiseGap, StructureGap
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 
 def made(model, out, **options):
-    usual = {"fpr": 0.2, "device": "cpu", "settings": Settings(steps=2), "batch_size": 3}
+    usual = {"fpr": 0.2, "device": "cpu", "settings": CalibratedCalls(steps=2), "batch_size": 3}
     return calibrate_detectors(str(model), ["structure_gap"], out, **{**usual, **options})
 
 
@@ -49,7 +49,7 @@ def test_too_few_prompts_are_said_before_the_model_is_loaded(tmp_path):
 
 def test_benign_prompts_at_each_size_said_before(model, tmp_path):
     said = []
-    settings = Settings(sizes=((64, 64), (64, 128)), steps=2)
+    settings = CalibratedCalls(sizes=((64, 64), (64, 128)), steps=2)
     found = list(made(model, tmp_path, settings=settings, say=said.append).values())
     assert found[0].setting.latent_shape[2] * 2 == found[1].setting.latent_shape[2]
     assert {one.negatives for one in found} == {9} and found[0].provenance[
@@ -107,7 +107,9 @@ def test_the_sentence_of_an_uncalibrated_call_is_the_whole_command(model, tmp_pa
 
 def test_image_to_image_with_a_picture(model, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    settings = Settings(strengths=(0.5,), image=tmp_path / "red.png", steps=4, guidance_scale=5.0, sizes=((64, 64),))
+    settings = CalibratedCalls(
+        strengths=(0.5,), image=tmp_path / "red.png", steps=4, guidance_scale=5.0, sizes=((64, 64),)
+    )
     made(model, tmp_path / "made", settings=settings)
     pipe = AutoPipelineForImage2Image.from_pipe(load(str(model), device="cpu"))
     shield = Shield(pipe, RAISES, thresholds=tmp_path / "made")
@@ -116,7 +118,7 @@ def test_image_to_image_with_a_picture(model, tmp_path):
     with pytest.raises(NotCalibratedError, match="--strength 0.9 --image PICTURE"):
         shield("a cat", strength=0.9, **call)
     with pytest.raises(GalleryError, match="can't be read"):
-        made(model, tmp_path, settings=Settings(image=tmp_path / "none.png", steps=2))
+        made(model, tmp_path, settings=CalibratedCalls(image=tmp_path / "none.png", steps=2))
 
 
 def test_noise_gap_and_benign_by_name(model, tmp_path):
@@ -127,7 +129,7 @@ def test_noise_gap_and_benign_by_name(model, tmp_path):
         fpr=0.5,
         limit=2,
         negatives=["benign"],
-        settings=Settings(steps=2),
+        settings=CalibratedCalls(steps=2),
         device="cpu",
     )
     assert [one.detector for one in found.values()] == [NoiseGap.name]

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from probes.runs.cost import counted
 from shield import Shield
 from shield.benign.prompts import benign_prompts, digest_of
-from shield.calibration.detectors import Sampling, scored
+from shield.calibration.detectors import NegativeSampling, scored
 from shield.calibration.self_calibrate import FEWEST, Progress, self_calibrate
 from shield.calibration.setting_call import NOISE, call_arguments, foretold_setting
 from shield.detectors import Anisotropy, NoiseGap, Sharpness, StructureGap
@@ -86,7 +86,7 @@ def test_every_family_at_one_evaluation_a_prompt(way):
 def test_scores_are_those_of_the_guided_call(any_pipe):
     """The whole path agrees with the calibration that runs guidance, on the same prompts and noise."""
     made = self_calibrate(any_pipe, BOTH, {"num_inference_steps": 3}, prompts=PROMPTS, noises=1, fpr=0.15)
-    slow, setting = scored(any_pipe, BOTH, PROMPTS, [NOISE], Sampling(3, 7.5, 6))
+    slow, setting = scored(any_pipe, BOTH, PROMPTS, [NOISE], NegativeSampling(3, 7.5, 6))
     for threshold in made:
         assert threshold.value == pytest.approx(max(slow[threshold.detector]), rel=2e-5)
         assert threshold.setting == setting and threshold.options == options_of(BOTH[made.index(threshold)])
@@ -98,12 +98,12 @@ def test_detectors_of_later_steps_see_the_guided_ones(pipe):
     with counted(pipe.unet) as cost:
         made = self_calibrate(pipe, [later], {"num_inference_steps": 3}, prompts=PROMPTS, noises=1, fpr=0.15)
     assert cost.evaluations == 2 * 2 * len(PROMPTS)
-    slow, setting = scored(pipe, [later], PROMPTS, [NOISE], Sampling(3, 7.5, 6))
+    slow, setting = scored(pipe, [later], PROMPTS, [NOISE], NegativeSampling(3, 7.5, 6))
     assert made[0].value == pytest.approx(max(slow["structure_gap"]), rel=2e-5) and made[0].setting == setting
     assert foretold_setting(pipe, {"num_inference_steps": 3}, 2) == setting
     for detector in (asking, Anisotropy()):
         made = self_calibrate(pipe, [detector], {"num_inference_steps": 3}, prompts=PROMPTS, noises=1, fpr=0.15)
-        slow, _ = scored(pipe, [detector], PROMPTS, [NOISE], Sampling(3, 7.5, 6))
+        slow, _ = scored(pipe, [detector], PROMPTS, [NOISE], NegativeSampling(3, 7.5, 6))
         assert made[0].value == pytest.approx(max(slow[detector.name]), rel=2e-4)
 
 

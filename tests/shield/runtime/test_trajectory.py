@@ -8,7 +8,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 from shield import Shield
-from shield.calibration.detectors import Sampling
+from shield.calibration.detectors import NegativeSampling
 from shield.calibration.trajectories import calibrate_trajectory
 from shield.detectors import NoiseGap, Stability, StructureGap
 from shield.errors import BadRequestError, NotCalibratedError
@@ -31,7 +31,7 @@ def joint(pipe, early=HIGH, late=HIGH):
     key = (models_of(pipe), type(pipe.scheduler), prediction_type(pipe.scheduler))
     if key not in _made:
         asked = detectors_at((StructureGap(),), POINTS)
-        _made[key] = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", Sampling(STEPS, 5.0, 25))
+        _made[key] = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", NegativeSampling(STEPS, 5.0, 25))
     return [replace(t, value=late if t.options["point"] else early) for t in _made[key]]
 
 
@@ -142,7 +142,7 @@ def test_on_flag_report_tells_the_step_and_changes_nothing(pipe):
 
 def test_without_points_the_usual_ones_count_where_thresholds_for_all_are_at_hand(pipe):
     plain, asked = thresholds(pipe, HIGH), detectors_at((StructureGap(),), USUAL_POINTS)
-    made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", Sampling(6, 5.0, 25))
+    made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", NegativeSampling(6, 5.0, 25))
     made = [replace(t, value=HIGH) for t in made]
 
     def steps(held, **more):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shield import Gallery, Shield
-from shield.calibration.detectors import Sampling
+from shield.calibration.detectors import NegativeSampling
 from shield.calibration.previews import calibrate_watch
 from shield.errors import BadRequestError, MissingSignalError, NotCalibratedError
 from shield.hooks.intercept import denoiser_of, intercepted
@@ -28,7 +28,7 @@ from tests.shield.test_every_family import made as made_family
 
 PROMPTS = ["the cat", "a dog", "zzz qq", "the cat, a picture by anna"]
 OTHERS = [True, True, True, False]
-SAMPLING = Sampling(STEPS, 5.0, 20)
+SAMPLING = NegativeSampling(STEPS, 5.0, 20)
 SHARES = {0: 0.0, 1: 0.4, 2: 1.0}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from probes.testbed.second import canvases, scenes, sprites, world
 from probes.testbed.second.backdrops import BACKDROPS, SIZE
-from probes.testbed.second.rendered import Pictures, render
+from probes.testbed.second.rendered import RenderedPictures, render
 from probes.testbed.second.words import AUTHORS, FIGURES, PRODUCTS, THINGS, vocabulary
 from shield.errors import ShieldError
 
@@ -99,7 +99,7 @@ def test_rendered_pictures_are_the_draws_and_a_lost_chunk_comes_back_equal(
     monkeypatch.setattr("probes.testbed.second.rendered.CHUNK", 3)
     draw = lambda rng: scenes.draw_scene(rng, sprites)  # noqa: E731
     render(tmp_path, "some", 7, draw, (5,))
-    pictures = Pictures(tmp_path, ["some"])
+    pictures = RenderedPictures(tmp_path, ["some"])
     assert len(pictures) == len(pictures.captions) == 7
     rng = np.random.default_rng([5, 1])
     expected = [draw(rng) for _ in range(3)][2]
@@ -108,6 +108,6 @@ def test_rendered_pictures_are_the_draws_and_a_lost_chunk_comes_back_equal(
     before = pictures.crop(4).copy()
     (tmp_path / "some-001.npy").unlink()
     render(tmp_path, "some", 7, draw, (5,))
-    assert np.array_equal(Pictures(tmp_path, ["some"]).crop(4), before)
+    assert np.array_equal(RenderedPictures(tmp_path, ["some"]).crop(4), before)
     with pytest.raises(FileNotFoundError, match="none"):
-        Pictures(tmp_path, ["none"])
+        RenderedPictures(tmp_path, ["none"])
