@@ -120,6 +120,26 @@ def test_no_package_imports_tests_or_benchmarks() -> None:
     assert [name for name, found in tops.items() if found & {"tests", "benchmarks"}] == []
 
 
+# One class name in several modules, and what it means in all of them.
+SHARED_NAMES = {
+    "Builder": "builds one of the two testbeds",
+    "Draws": "batches that one of the two testbeds is trained with",
+    "Preset": "sizes of one of the two testbeds",
+    "Sprites": "pictures that one of the two testbeds is made of",
+    "Work": "a work of one of the two testbeds",
+    "Sscd": "the method: a descriptor of galleries, a metric of copies",
+}
+
+
+def test_a_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1}.keys() == SHARED_NAMES.keys()
+
+
 def test_no_drawer_for_everything() -> None:
     names = ("utils.py", "helpers.py", "common.py", "base.py", "misc.py")
     assert [path for path in MODULES.values() if path.name in names] == []

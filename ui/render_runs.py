@@ -14,7 +14,7 @@ from probes.report import html as report
 from probes.report import mask_plots, plots
 from probes.report.figures import MATERIAL, group_of
 from probes.report.sheets import COLUMNS, thumbnail
-from probes.report.summary import Figures, stored_summary
+from probes.report.summary import StoredSummary, stored_summary
 from probes.report.wording import wording_of
 from probes.runs.folder import Run
 from probes.runs.records import Record
@@ -60,7 +60,7 @@ def _list(sentences: Iterable[str]) -> Markup:
     return Markup("<ul>{}</ul>").format(EMPTY.join(Markup("<li>{}</li>").format(said) for said in sentences))
 
 
-def _rates(figures: Figures) -> Markup:
+def _rates(figures: StoredSummary) -> Markup:
     """The report's main table."""
     rows = []
     for row in report.table_rows(figures):

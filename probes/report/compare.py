@@ -17,7 +17,7 @@ from probes.report.grades import Grading
 from probes.report.html import NAMES, environment, found_of, read_run, write_page
 from probes.report.sentences import percent, share
 from probes.report.sheets import cell_of
-from probes.report.summary import Figures, deciding_metric
+from probes.report.summary import StoredSummary, deciding_metric
 from probes.report.wording import GROUPS, STAGES
 from probes.runs.folder import Run
 from probes.runs.records import Record
@@ -31,7 +31,7 @@ class Side:
 
     run: Run
     records: Sequence[Record]
-    figures: Figures
+    figures: StoredSummary
 
     @classmethod
     def of(cls, folder: Path | str) -> Side:

@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.report.reported_run import Finding, ReportedRun
 from probes.report.sheets import cell_of, thumbnail
-from probes.report.summary import Figures
+from probes.report.summary import StoredSummary
 from probes.report.wording import FLOW, STAGES
 from probes.runs.records import Record
 
@@ -56,7 +56,7 @@ def listed(folder: Path, found: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def flow(stages: Iterable[Mapping[str, Any]], figures: Figures) -> list[dict[str, Any]]:
+def flow(stages: Iterable[Mapping[str, Any]], figures: StoredSummary) -> list[dict[str, Any]]:
     """Stages in their order: what each does, how it ended, and the share of copies that it gave."""
     rows = [row for row in figures["rows"] if row["group"] in ("members", "prompts") and row["rate"] is not None]
     rates = {row["stage"]: row for row in reversed(rows)}
@@ -75,7 +75,7 @@ def flow(stages: Iterable[Mapping[str, Any]], figures: Figures) -> list[dict[str
     ]
 
 
-def scan_tables(folder: Path, figures: Figures, records: Sequence[Record]) -> dict[str, Any] | None:
+def scan_tables(folder: Path, figures: StoredSummary, records: Sequence[Record]) -> dict[str, Any] | None:
     """A scan's scores: a histogram of the detector that flags, its threshold, and the prompts that score highest."""
     if figures.get("highest") is None or not isinstance(figures["scores"], Mapping) or not figures["scores"]:
         return None

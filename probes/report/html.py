@@ -26,7 +26,7 @@ from probes.report.grades import Grading
 from probes.report.reported_run import ReportedRun
 from probes.report.sentences import percent, plain_words
 from probes.report.sheets import sheets
-from probes.report.summary import Figures, deciding_metric, read_json, stored_summary
+from probes.report.summary import StoredSummary, deciding_metric, read_json, stored_summary
 from probes.report.wording import CONTROLS, GROUPS, LOCALITY, SEVERITIES, STAGES, WORDS, wording_of
 from probes.runs.folder import Run, write_json
 from probes.runs.records import Record
@@ -106,14 +106,14 @@ def write_report(folder: Path | str) -> Path:
     return path
 
 
-def found_of(run: Run, figures: Figures, records: Sequence[Record]) -> ReportedRun:
+def found_of(run: Run, figures: StoredSummary, records: Sequence[Record]) -> ReportedRun:
     """A run as its findings see it."""
     grading, kind = Grading.of(figures["criterion"], records), str(run.about.get("kind"))
     prompts = [given["path"] for given in run.about["inputs"][:1]]
     return ReportedRun(kind, str(run.folder), figures["model"] or run.folder.name, figures, records, grading, prompts)
 
 
-def read_run(folder: Path | str) -> tuple[Run, list[Record], Figures]:
+def read_run(folder: Path | str) -> tuple[Run, list[Record], StoredSummary]:
     """A run, its records, checked, and its figures. RunError if it holds nothing to report."""
     run = Run.open(folder)
     if run.about.get("kind") == "traps":
@@ -165,7 +165,7 @@ def sentences_of(folder: Path | str) -> list[str]:
     return [f"{head['title']}.", *report["sentences"], *([f"Next: {head['next']}"] if head["next"] else [])]
 
 
-def table_rows(figures: Figures) -> list[dict[str, Any]]:
+def table_rows(figures: StoredSummary) -> list[dict[str, Any]]:
     """Rows of the main table: picture stages, then each attack at its largest number of steps."""
     last = max((row["attack_steps"] for row in figures["curve"]), default=None)
     attacked = [
@@ -179,12 +179,12 @@ def table_rows(figures: Figures) -> list[dict[str, Any]]:
     return [{**row, "label": STAGES.get(row["stage"], row["stage"])} for row in ordered] + attacked
 
 
-def _attacked_name(figures: Figures, stage: str) -> str:
+def _attacked_name(figures: StoredSummary, stage: str) -> str:
     name = STAGES.get(stage, stage)
     return name if figures["pruned"] else name.removeprefix("pruned, then ")
 
 
-def _plots(figures: Figures, records: Sequence[Record]) -> dict[str, Markup]:
+def _plots(figures: StoredSummary, records: Sequence[Record]) -> dict[str, Markup]:
     drawn = {}
     if any(row["rate"] is not None for row in figures["ladder"]):
         metric = deciding_metric(figures["criterion"], records) or "no metric"

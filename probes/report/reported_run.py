@@ -9,7 +9,7 @@ from functools import cached_property
 
 from probes.report.figures import RateRow, group_of
 from probes.report.grades import Grading
-from probes.report.summary import Figures
+from probes.report.summary import StoredSummary
 from probes.runs.records import Record
 
 ORDER = ("high", "medium", "unknown", "low", "good")
@@ -46,7 +46,7 @@ class ReportedRun:
     kind: str
     folder: str
     model: str
-    figures: Figures
+    figures: StoredSummary
     records: Sequence[Record]
     grading: Grading | None
     prompts: Sequence[str] = ()

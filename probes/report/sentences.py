@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.report.figures import MATERIAL, RateRow
 from probes.report.scores import agreement_words, score_words
-from probes.report.summary import Figures
+from probes.report.summary import StoredSummary
 from probes.report.wording import CONTROLS, wording_of
 from probes.runs.records import Record
 
@@ -34,7 +34,7 @@ _SAYINGS = (
 )
 
 
-def plain_words(figures: Figures, records: Sequence[Record]) -> list[str]:
+def plain_words(figures: StoredSummary, records: Sequence[Record]) -> list[str]:
     """What was found, for a reader who knows no statistics; each sentence carries its own numbers."""
     found = {(row["stage"], row["group"]): row for row in figures["rows"]}
     said = [*score_words(figures), *agreement_words(figures["agreement"])]
@@ -69,7 +69,7 @@ def mask_words(mask: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def attack_words(figures: Figures, stage: str) -> list[str]:
+def attack_words(figures: StoredSummary, stage: str) -> list[str]:
     """An attack at its largest budget: the raw rate, then the gap to each control, which is the verdict."""
     steps = max((row["attack_steps"] for row in figures["curve"]), default=0)
     member = next((r for r in figures["curve"] if (r["stage"], r["attack_steps"]) == (stage, steps)), None)

@@ -123,7 +123,7 @@ class Summary(Measured, Added):
     """What a verb writes."""
 
 
-class Figures(Summary):
+class StoredSummary(Summary):
     """A summary as it is read back: what a verb doesn't write is there and empty.
 
     Attributes:
@@ -211,7 +211,7 @@ ABSENT: Summary = {
 }
 
 
-def stored_summary(run: Run, records: Sequence[Record]) -> Figures:
+def stored_summary(run: Run, records: Sequence[Record]) -> StoredSummary:
     """The run's summary.json, or the same tables from its records where there is none (a run that was stopped)."""
     stored = read_json(run.folder / "summary.json")
     if stored is None:

@@ -32,7 +32,7 @@ class PipelineCall:
 
 
 @dataclass
-class Attempt:
+class DrawnCall:
     """What a call came to so far. `calls` of the denoiser were the pipeline's own, `seconds` the shield's; `start` are
     the latents that it began with. Without an `output` it was abandoned, because none of its images could leave.
     """
@@ -45,7 +45,7 @@ class Attempt:
     calls: int
     start: Tensor | None = None
 
-    def take(self, second: Attempt, rows: Sequence[int], alone: bool) -> None:
+    def take(self, second: DrawnCall, rows: Sequence[int], alone: bool) -> None:
         """Takes these rows' pictures from a second attempt; all of it where this one was abandoned."""
         if self.output is None:
             self.output, self.pictures, self.start, self.calls = (
@@ -61,7 +61,7 @@ class Attempt:
                 self.pictures = replaced(self.pictures, row, second.pictures, place)
 
 
-def draw(pipe: Any, plan: Plan, call: PipelineCall, images: list[ImageState]) -> Attempt:
+def draw(pipe: Any, plan: Plan, call: PipelineCall, images: list[ImageState]) -> DrawnCall:
     """Draws a call's images, and again those that are flagged, as often as the policy says.
 
     After an exception scheduler and generators are as they were.
@@ -69,14 +69,14 @@ def draw(pipe: Any, plan: Plan, call: PipelineCall, images: list[ImageState]) ->
     generator = call.request.get("generator")
     with restored_on_error(pipe, generator):
         drawing = _Drawing(pipe, plan, call, kept_noise(generator))
-        attempt = drawing.run(call, images)
-        drawing.redraw_late(attempt)
+        drawn = drawing.run(call, images)
+        drawing.redraw_late(drawn)
         for _ in range(plan.policy.retries):
-            wrong = [i.row for i in attempt.images if worth_retrying(i, attempt.nearest[i.row], plan.policy)]
+            wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], plan.policy)]
             if not wrong:
                 break
-            drawing.redraw(attempt, wrong, call)
-    return attempt
+            drawing.redraw(drawn, wrong, call)
+    return drawn
 
 
 class _Drawing:
@@ -85,7 +85,7 @@ class _Drawing:
     def __init__(self, pipe: Any, plan: Plan, call: PipelineCall, rewound: Callable[[], None]) -> None:
         self.pipe, self.plan, self.call, self.rewound = pipe, plan, call, rewound
 
-    def run(self, call: PipelineCall, images: list[ImageState]) -> Attempt:
+    def run(self, call: PipelineCall, images: list[ImageState]) -> DrawnCall:
         """Runs the pipeline, watched, and compares what came out with the gallery."""
         family = self.plan.family
         scale = family.scale(call.request.get(family.guidance))
@@ -101,7 +101,7 @@ class _Drawing:
                 # Z-Image writes into the list of prompts that it is given.
                 output = self.pipe(**{k: list(one) if type(one) is list else one for k, one in call.kwargs.items()})
             except Abandoned:
-                return Attempt(None, None, images, [None] * len(images), controller.seconds, controller.calls)
+                return DrawnCall(None, None, images, [None] * len(images), controller.seconds, controller.calls)
         started = perf_counter()
         pictures = images_of(output)
         custody.ended(pictures, output_type)
@@ -113,36 +113,36 @@ class _Drawing:
                 kind: ReasonKind = "copy" if found.copied else "near"
                 image.reasons += (Reason(kind, found.metric, found.score, work=found.work),)
         seconds = controller.seconds + perf_counter() - started
-        return Attempt(output, pictures, images, nearest, seconds, controller.calls, custody.start)
+        return DrawnCall(output, pictures, images, nearest, seconds, controller.calls, custody.start)
 
-    def redraw_late(self, attempt: Attempt) -> None:
+    def redraw_late(self, drawn: DrawnCall) -> None:
         """Draws what a later step flagged again: the image alone, or the whole call where all of it was flagged."""
         call = self.call
-        while late := [image.row for image in attempt.images if image.action == "redraw"]:
-            row, count = late[0], len(attempt.images)
+        while late := [image.row for image in drawn.images if image.action == "redraw"]:
+            row, count = late[0], len(drawn.images)
             alone = None
-            if attempt.output is not None:
-                alone = call_alone(self.pipe, call.request, row, count, attempt.start)
+            if drawn.output is not None:
+                alone = call_alone(self.pipe, call.request, row, count, drawn.start)
             if alone is None:
-                self.redraw(attempt, late, call)
+                self.redraw(drawn, late, call)
             else:
-                self.redraw(attempt, [row], replace(call, kwargs={**call.kwargs, **alone}), alone=True)
+                self.redraw(drawn, [row], replace(call, kwargs={**call.kwargs, **alone}), alone=True)
 
-    def redraw(self, attempt: Attempt, rows: Sequence[int], call: PipelineCall, alone: bool = False) -> None:
+    def redraw(self, drawn: DrawnCall, rows: Sequence[int], call: PipelineCall, alone: bool = False) -> None:
         """Draws these images again on the same noise, with the whole call unless it is that of one image `alone`."""
         started, ended = perf_counter(), kept_noise(call.request.get("generator"))
         self.rewound()
-        images = [retried(image) if image.row in rows else left_aside(image.row) for image in attempt.images]
+        images = [retried(image) if image.row in rows else left_aside(image.row) for image in drawn.images]
         with once_more():
-            second = self.run(call, [retried(attempt.images[rows[0]], 0)] if alone else images)
+            second = self.run(call, [retried(drawn.images[rows[0]], 0)] if alone else images)
         ended()
         for row in rows:
             place = 0 if alone else row
-            spent = second.calls if attempt.output is not None else attempt.calls  # an abandoned call's were in vain
-            attempt.images[row] = joined(attempt.images[row], second.images[place], spent)
-            attempt.nearest[row] = second.nearest[place]
-        attempt.take(second, rows, alone)
-        attempt.seconds += perf_counter() - started
+            spent = second.calls if drawn.output is not None else drawn.calls  # an abandoned call's were in vain
+            drawn.images[row] = joined(drawn.images[row], second.images[place], spent)
+            drawn.nearest[row] = second.nearest[place]
+        drawn.take(second, rows, alone)
+        drawn.seconds += perf_counter() - started
 
     def _nearest(self, pictures: Any, output_type: str, images: Sequence[ImageState]) -> list[Nearest | None]:
         """Of each image that is wanted, the protected picture that it is most like."""
@@ -154,32 +154,32 @@ class _Drawing:
 
 
 def hand_out(
-    attempt: Attempt, plan: Plan, blind_spots: BlindSpots, before: float, on_verdict: Callable[[Verdict], Any] | None
+    drawn: DrawnCall, plan: Plan, blind_spots: BlindSpots, before: float, on_verdict: Callable[[Verdict], Any] | None
 ) -> Any:
     """The pipeline's output with blocked pictures blanked, and the verdicts, which `on_verdict` is told.
 
     Args:
-        attempt: What was drawn.
+        drawn: What was drawn.
         plan: With the policy.
         blind_spots: What the shield couldn't see of this call.
         before: Seconds that the shield took before the first step.
         on_verdict: See Shield.
     """
     started, policy = perf_counter(), plan.policy
-    for image in attempt.images:
-        found, blind = attempt.nearest[image.row], blind_spots.about(image.row)
+    for image in drawn.images:
+        found, blind = drawn.nearest[image.row], blind_spots.about(image.row)
         image.reasons += (*blind_spots.copies, *blind)
         image.scored &= not blind
         copied = (found is not None and found.copied) or blind_spots.copies
         if (copied and policy.on_copy == "block") or (blind and policy.on_unverified == "block"):
             image.action = "block"
         if image.action == "block":
-            attempt.pictures = blanked(attempt.pictures, image.row)
-    seconds = before + attempt.seconds + perf_counter() - started
-    share = 1000.0 * seconds / max(len(attempt.images), 1)
-    verdicts = [verdict_of(image, attempt.nearest[image.row], share) for image in attempt.images]
+            drawn.pictures = blanked(drawn.pictures, image.row)
+    seconds = before + drawn.seconds + perf_counter() - started
+    share = 1000.0 * seconds / max(len(drawn.images), 1)
+    verdicts = [verdict_of(image, drawn.nearest[image.row], share) for image in drawn.images]
     for verdict in verdicts:
         tell(verdict)
         if on_verdict is not None:
             on_verdict(verdict)
-    return with_verdicts(attempt.output, attempt.pictures, verdicts)
+    return with_verdicts(drawn.output, drawn.pictures, verdicts)

@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import pytest
 
-from probes.report.summary import Figures, Summary, stored_summary
+from probes.report.summary import StoredSummary, Summary, stored_summary
 from probes.runs.folder import Run, RunAbout
 from probes.runs.records import Record
 from tests.probes.report.demo import demo_run
@@ -15,11 +15,11 @@ from tests.probes.report.demo import demo_run
 ROOT = Path(__file__).resolve().parents[3]
 
 WRONG = """
-from probes.report.summary import Figures, Summary
+from probes.report.summary import StoredSummary, Summary
 from probes.runs.folder import Run
 from probes.runs.records import Record
 
-def read(run: Run, record: Record, summary: Summary, figures: Figures) -> None:
+def read(run: Run, record: Record, summary: Summary, figures: StoredSummary) -> None:
     record["picture"], summary["rows"][0]["rate"], figures["pruned"], run.about["kind"]
     record["pictures"]
     summary["row"]
@@ -48,7 +48,7 @@ def test_what_a_run_writes_has_these_keys_alone(tmp_path):
     assert run.about.keys() == get_type_hints(RunAbout).keys() - {"known_ahead", "hardware"}
     assert {key for record in records for key in record} <= get_type_hints(Record).keys()
     figures = stored_summary(run, records)
-    assert figures.keys() <= get_type_hints(Figures).keys()
+    assert figures.keys() <= get_type_hints(StoredSummary).keys()
     assert get_type_hints(Summary).keys() <= figures.keys() | Summary.__optional_keys__
     rate = figures["rows"][0]
     assert rate.keys() <= get_type_hints(get_type_hints(Summary)["rows"].__args__[0]).keys()
