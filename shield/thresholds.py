@@ -81,6 +81,7 @@ class Setting:
         return None
 
 
+OWN_CALL = "safe.calibrate("
 OTHER_MODELS = {
     "conditioning_sha256": "another text encoder or ControlNet",
     "autoencoder_sha256": "another autoencoder",
@@ -287,7 +288,12 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
         return holding[0]
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
-    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. Run `diffshield {command}`.")
+    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. To make one, {asked_to(command)}.")
+
+
+def asked_to(command: str) -> str:
+    """What to do, as a part of a sentence: a command of the shell, or a call of the Shield itself."""
+    return f"call `{command}`" if command.startswith(OWN_CALL) else f"run `diffshield {command}`"
 
 
 def _folder(threshold: Threshold) -> Path | None:

@@ -38,7 +38,7 @@ from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.requested import bound_arguments, requested_images, says_something
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
-from shield.thresholds import Threshold
+from shield.thresholds import OWN_CALL, Threshold, asked_to
 from shield.types import Screen, Verdict
 
 __all__ = ["Shield", "setting_of"]
@@ -309,12 +309,14 @@ class Shield(StandIn):
         models = self._models()
         made = {t.detector for t in self.thresholds if is_same(t.setting.model_sha256, models.denoiser)}
         detectors = self.policy.detectors if self.calibration == "never" else ()
-        needed = [(detector.name, self._calibrate_command({})) for detector in detectors]
+        command, itself = self._calibrate_command({}), "wrap it with calibrate='auto'"
+        ways = itself if command.startswith(OWN_CALL) else f"{itself}, {asked_to(command)}"
+        needed = [(detector.name, ways) for detector in detectors]
         watch, command = self._watch(), calibrate_watch_command(self.pipe, self.policy.watch_steps)
-        needed += [(check.name, command) for check in (watch.checks if watch else ())]
-        for name, command in needed:
+        needed += [(check.name, asked_to(command)) for check in (watch.checks if watch else ())]
+        for name, ways in needed:
             if name not in made:
                 raise NotCalibratedError(
                     f"{name} was never calibrated for this checkpoint ({models.denoiser[:12]}); "
-                    f"run `diffshield {command}`, or choose a policy with on_unscored='block' or 'pass'."
+                    f"{ways}, or choose a policy with on_unscored='block' or 'pass'."
                 )

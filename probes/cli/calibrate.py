@@ -197,7 +197,8 @@ def calibrate_concepts(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Prompts that mean none of the concepts; without a registry the characters' generic neighbors."
+            help="Prompts that mean none of the concepts; by default benign ones that ship, without a registry the "
+            "characters' generic neighbors."
         ),
     ] = None,
     fpr: Fpr = 0.01,
@@ -245,7 +246,7 @@ def calibrate_watch(
     ] = None,
     registry: Registry = None,
     openclip: Annotated[str | None, typer.Option(help="Also look for the concepts, with this CLIP.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Benign prompts, known not to be memorized.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Benign prompts; by default those that ship.")] = None,
     fpr: Fpr = 0.01,
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each prompt.")] = 1,
     preview: Annotated[str, typer.Option(help="linear or decode.")] = "linear",

@@ -1,7 +1,7 @@
 """Calibrates what protects a rights holder's own pictures and concepts: galleries, the screen by meaning, the watch.
 
-Everything has defaults on the testbed: its works, its characters, and negatives of the dev split. Of another model only
-its owner knows which prompts and pictures are benign.
+Everything has defaults on the testbed: its works, its characters, and negatives of the dev split. Another model has its
+owner's pictures and concepts, and by default the benign prompts that ship.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from probes.paths import takes_paths
 from probes.runs.progress import added_up
 from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.negatives import dev_negatives
+from shield.benign.prompts import benign_prompts
+from shield.calibration.budget import prompts_needed
 from shield.errors import BadRequestError
 from shield.home import gallery_folder, home
 from shield.protected.concepts import Concept, Concepts
@@ -95,6 +97,13 @@ def _own_folder(gallery: Path) -> Path:
     return found if (found / "gallery.json").is_file() else home() / "galleries" / found.resolve().name
 
 
+def _benign(file: Path | None, count: int | None = None) -> tuple[list[str], str]:
+    """A file's prompts, or ``count`` of those that ship, and what they are called."""
+    if file is not None:
+        return [target.prompt for target in read_prompts(file)], str(file)
+    return benign_prompts("calibration", count), "the benign prompts that ship"
+
+
 @takes_paths
 def calibrate_concepts(
     out: Path | None = None,
@@ -106,14 +115,15 @@ def calibrate_concepts(
 ) -> tuple[Path, MeaningLimit]:
     """The limit of the screen by meaning, and its file.
 
-    Without ``registry`` the testbed's characters; without ``prompts`` their generic neighbors, which are the negatives
-    of those characters alone. BadRequestError for another registry without prompts, and for too few of them.
+    Without ``registry`` the testbed's characters, and without ``prompts`` their generic neighbors, which are the
+    negatives of those characters alone. Another registry's are by default the benign prompts that ship, which name no
+    concept of the shipped registry. BadRequestError for too few prompts.
     """
-    if registry and prompts is None:
-        raise BadRequestError("Nobody knows which prompts mean none of these concepts: give a file of them: --prompts.")
     space = Space(Concepts.load(*registry) if registry else testbed_concepts(), openclip)
-    benign = [target.prompt for target in read_prompts(prompts)] if prompts else neighbor_captions("dev")
-    source = str(prompts) if prompts else "testbed dev neighbors of the characters"
+    if registry or prompts:
+        benign, source = _benign(prompts)
+    else:
+        benign, source = neighbor_captions("dev"), "testbed dev neighbors of the characters"
     limit = calibrated_limit(space, benign, fpr, {"negatives": source})
     return save_limit(limit, out or limits_folder()), limit
 
@@ -139,24 +149,30 @@ def calibrate_watch(
 ) -> dict[Path, Threshold]:
     """One threshold file for each step and for each of gallery and concepts (the latter with ``openclip``).
 
-    On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes.
-    BadRequestError for another model without prompts, and for too few of them.
+    On the testbed the gallery is by default its works, and the prompts are its dev non-members and scenes; another
+    model draws as many of the benign prompts that ship as the rate needs. BadRequestError for another model without a
+    gallery or ``openclip``, and for too few prompts.
     """
     from shield.calibration.detectors import NegativeSampling
     from shield.calibration.previews import calibrate_watch as calibrated_by
 
     checkpoint = Checkpoint.of(model)
     known = checkpoint.truth is not None
-    if prompts is None and not known:
-        raise BadRequestError(f"Nobody knows which prompts {model} didn't memorize: give a file of them: --prompts.")
+    if gallery is None and openclip is None and not known:
+        raise BadRequestError(
+            f"What is watched for on {model} isn't known: give the protected pictures, --gallery FOLDER, or a CLIP to "
+            "look for the concepts with, --openclip NAME."
+        )
     works = gallery_at(gallery) if gallery is not None else works_gallery() if known else None
     screen = None
     if openclip is not None:
         screen = Meaning(Concepts.load(*registry) if registry or not known else testbed_concepts(), openclip)
     checkpoint = checkpoint.loaded(device)
     pipe = checkpoint.pipe
-    benign = [t.prompt for t in read_prompts(prompts)] if prompts else dev_negatives(pipe, progress=progress)
-    source = str(prompts) if prompts else "testbed dev nonmembers and scenes that bring out no work"
+    if prompts or not known:
+        benign, source = _benign(prompts, -(-prompts_needed(fpr) // len(seeds)))
+    else:
+        benign, source = dev_negatives(pipe, progress=progress), "testbed dev nonmembers and scenes that bring out none"
     sampling = NegativeSampling(*checkpoint.sampling(schedule, guidance_scale), batch_size)
     made = calibrated_by(
         pipe,

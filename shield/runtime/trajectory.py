@@ -16,7 +16,7 @@ from shield.errors import NotCalibratedError
 from shield.hooks.steps import step_at
 from shield.model.prediction import noise_levels
 from shield.signals import TENSORS
-from shield.thresholds import Setting, Threshold, found, options_of
+from shield.thresholds import OWN_CALL, Setting, Threshold, found, options_of
 from shield.types import Detector, Step, Trace
 
 # Where every policy looks when thresholds for it are at hand; chosen on the testbed's dev split.
@@ -87,7 +87,8 @@ def threshold_at(
     signals = None if setting.signals is None else setting.signals[place : place + 1]
     here = replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
     alike = [each for each in thresholds if each.setting.steps == setting.steps and "budget" in each.options]
-    return found(alike, one, here, f"{command} --points {one.budget.split(' at ')[1].replace(' ', '')}")
+    points = "" if command.startswith(OWN_CALL) else f" --points {one.budget.split(' at ')[1].replace(' ', '')}"
+    return found(alike, one, here, f"{command}{points}")
 
 
 def levels_ahead(scheduler: Any, timestep: float) -> list[tuple[float, float]]:

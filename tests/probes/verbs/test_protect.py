@@ -8,6 +8,7 @@ from probes.testbed.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
 from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, works_gallery
 from probes.verbs.screens import checked, format_screens, groups
+from shield.benign.prompts import benign_prompts
 from shield.protected.gallery import Gallery
 from shield.protected.given import gallery_at
 from shield.protected.meaning import Meaning, found_limit
@@ -89,7 +90,8 @@ def test_calibrate_concepts_says_what_is_missing(tmp_path):
     registry, prompts = tmp_path / "mine.toml", tmp_path / "benign.txt"
     registry.write_text('[[concept]]\nname = "Bolto"\nindirect = ["the red robot with one wheel"]\n')
     prompts.write_text("".join(f"a {thing} on a hill\n" for thing in "cat dog tree car moon fox owl crab".split()))
-    assert "--prompts" in run("calibrate-concepts", "--registry", registry).stderr
+    own = run("calibrate-concepts", "--registry", registry, "--out", tmp_path / "own", "--json")
+    assert own.exit_code == 0 and json.loads(own.stdout)["limit"]["negatives"] == len(benign_prompts("calibration"))
     assert run("calibrate-concepts", "--registry", registry, "--check").exit_code == 2
     given = ("calibrate-concepts", "--registry", registry, "--prompts", prompts, "--out", tmp_path / "limits")
     assert "at least 99 negatives" in run(*given).stderr and not (tmp_path / "limits").exists()
@@ -110,7 +112,7 @@ def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_pa
     assert {t.provenance["works"] for t in made} == {12} and len(json.loads(found.stdout)) == 2
     few = run("calibrate-watch", "--points", 0, "--steps", 3, "--out", tmp_path / "none")
     assert few.exit_code == 1 and "at least 99 negatives" in few.stderr and not (tmp_path / "none").exists()
-    assert "--prompts" in run("calibrate-watch", "--model", tmp_path).stderr
+    assert "--gallery FOLDER" in run("calibrate-watch", "--model", tmp_path).stderr
     assert run("calibrate-watch", "--points", "a").exit_code == 2
 
 
