@@ -23,7 +23,7 @@ from shield.calibration.store import Store
 from shield.errors import NotCalibratedError
 from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
-from shield.runtime.settings import ENCODERS, Models, caches_of
+from shield.runtime.settings import ENCODERS, Models, caches_of, dtype_of
 from shield.runtime.trajectory import DetectorAt, threshold_at
 from shield.thresholds import Setting, Threshold, found, options_of
 from shield.types import Detector
@@ -270,7 +270,7 @@ def _state(pipe: Any) -> tuple[Any, ...]:
     """What of the pipeline itself moves a score, beside its models."""
     scheduler, denoiser = pipe.scheduler, denoiser_of(pipe)
     numbers = repr(sorted(scheduler.config.items()))
-    return type(scheduler).__name__, numbers, str(denoiser.dtype), caches_of(pipe, denoiser)
+    return type(scheduler).__name__, numbers, dtype_of(denoiser), caches_of(pipe, denoiser)
 
 
 def _told(value: Any) -> Any:

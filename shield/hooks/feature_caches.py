@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from shield.model.walk import modules_in
+
 OWN = frozenset({"accelerate", "diffusers", "peft", "torch", "transformers"})  # whose wrappers keep no features
 FORWARDS = ("forward", "_old_forward")  # the second is what accelerate's hooks call
 
@@ -25,12 +27,13 @@ class FeatureCaches:
     def __init__(self, *parts: nn.Module | None) -> None:
         self._hooks: list[tuple[nn.Module, Any]] = []
         self._replaced: list[tuple[nn.Module, str]] = []
-        for part in parts:
-            for module in () if part is None else part.modules():
-                held = vars(module)
-                registry = held.get("_diffusers_hook")
-                self._hooks += [(module, h) for h in (registry.hooks.values() if registry else ()) if _is_cache(h)]
-                self._replaced += [(module, name) for name in FORWARDS if name in held and _is_foreign(held[name])]
+        for module in modules_in(*parts):
+            held = vars(module)
+            if registry := held.get("_diffusers_hook"):
+                self._hooks += [(module, hook) for hook in registry.hooks.values() if _is_cache(hook)]
+            for name in FORWARDS:
+                if name in held and _is_foreign(held[name]):
+                    self._replaced.append((module, name))
 
     def __bool__(self) -> bool:
         return bool(self._hooks or self._replaced)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shield.model.families import family_of
 from shield.model.prediction import prediction_type, unreadable
+from shield.model.walk import modules_in
 from shield.reasons import Reason
 
 PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image", "negative_ip_adapter_image")
@@ -61,8 +62,8 @@ def foreign_processors(pipe: Any) -> list[Reason]:
     """A reason for each class of attention processor that isn't one of diffusers' own."""
     family = family_of(pipe)
     parts = [getattr(pipe, name, None) for name in (family.denoiser, family.companion or "")]
-    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
-    classes = {type(processor) for m in modules if (processor := getattr(m, "processor", None)) is not None}
+    modules = modules_in(*(part for part in parts if isinstance(part, nn.Module)))
+    classes = {type(processor) for m in modules if (processor := vars(m).get("processor")) is not None}
     names = sorted(c.__qualname__ for c in classes if c.__module__.split(".")[0] != "diffusers")
     return [Reason("foreign_processor", detail=name) for name in names]
 

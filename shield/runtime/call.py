@@ -1,7 +1,7 @@
 """One pipeline call under way: its plan, its images and what has become of them, and what every part asks of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -103,6 +103,7 @@ class CallState:
         self.points: Due = {}
         self.tokens = 0
         self.encoded_null: Conditioning | None = None
+        self._read: Setting | None = None
         self.likeness = Likeness(pipe, plan.gallery, plan.size) if plan.gallery else None
 
     @property
@@ -128,6 +129,9 @@ class CallState:
             image.extra_calls += calls
 
     def setting(self, forward: Forward, levels: Sequence[tuple[float, float]]) -> Setting:
-        """What a threshold has to be for, at these (timestep, signal) levels."""
+        """What a threshold has to be for, at these (timestep, signal) levels. The pipeline itself is read once."""
         shape, scale = tuple(forward.latents.shape[1:]), self.guidance_scale()
-        return running_setting(self.pipe, self.plan.models, shape, levels, scale, forward.micro_conditioning)
+        if self._read is None:
+            self._read = running_setting(self.pipe, self.plan.models, shape, (), scale, forward.micro_conditioning)
+        times, signals = tuple(time for time, _ in levels), tuple(signal for _, signal in levels)
+        return replace(self._read, timesteps=times, signals=signals, guidance_scale=scale)
