@@ -7,7 +7,7 @@ scores' distribution (split conformal prediction: Vovk, Gammerman, Shafer, 2005,
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -265,8 +265,13 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, command: str = "calibrate") -> Threshold:
-    """The threshold for this detector at this setting, of the first folder that has one.
+def found(
+    thresholds: Iterable[Threshold],
+    detector: Scorer,
+    setting: Setting,
+    command: Callable[[], str] = lambda: "calibrate",
+) -> Threshold:
+    """The threshold for this detector at this setting, of the first folder that has one. `command()` makes it.
 
     Raises NotCalibratedError, with the nearest miss and the command, and WeightsError where two different ones of one
     folder hold.
@@ -288,7 +293,7 @@ def found(thresholds: Iterable[Threshold], detector: Scorer, setting: Setting, c
         return holding[0]
     near = min((m for m in misses if m != "another checkpoint"), default=None, key=len)
     reason = f"the run has {near}" if near else "none was made for this checkpoint"
-    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. To make one, {asked_to(command)}.")
+    raise NotCalibratedError(f"{detector.name} has no threshold here: {reason}. To make one, {asked_to(command())}.")
 
 
 def asked_to(command: str) -> str:

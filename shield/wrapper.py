@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -259,8 +260,8 @@ class Shield(StandIn):
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
             gallery=self.gallery,
             unreadable=self._unreadable(),
-            calibrate=self._calibrate_command(request),
-            calibrate_watch=calibrate_watch_command(self.pipe, self.policy.watch_steps, request),
+            calibrate=partial(self._calibrate_command, request),
+            calibrate_watch=partial(calibrate_watch_command, self.pipe, self.policy.watch_steps, request),
         )
 
     def _calibrate_command(self, request: Mapping[str, Any]) -> str:

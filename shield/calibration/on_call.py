@@ -21,9 +21,8 @@ from shield.calibration.self_calibrate import Progress, self_calibrate
 from shield.calibration.setting_call import call_arguments, foretold_setting
 from shield.calibration.store import Store
 from shield.errors import NotCalibratedError
-from shield.hooks.intercept import denoiser_of
 from shield.model.families import family_of
-from shield.runtime.settings import ENCODERS, Models, caches_of, dtype_of
+from shield.runtime.settings import ENCODERS, Models
 from shield.runtime.trajectory import DetectorAt, threshold_at
 from shield.thresholds import Setting, Threshold, found, options_of
 from shield.types import Detector
@@ -268,9 +267,8 @@ def _sized(pipe: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _state(pipe: Any) -> tuple[Any, ...]:
     """What of the pipeline itself moves a score, beside its models."""
-    scheduler, denoiser = pipe.scheduler, denoiser_of(pipe)
-    numbers = repr(sorted(scheduler.config.items()))
-    return type(scheduler).__name__, numbers, dtype_of(denoiser), caches_of(pipe, denoiser)
+    scheduler = pipe.scheduler
+    return type(scheduler).__name__, repr(sorted(scheduler.config.items()))
 
 
 def _told(value: Any) -> Any:

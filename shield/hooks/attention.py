@@ -41,7 +41,7 @@ def attention_watched(denoiser: nn.Module, paths: Iterable[str]) -> Iterator[dic
     paths = list(paths)
     for name in paths:
         _refuse_compiled(denoiser, name.removeprefix(ENDING), "watched")
-    modules = dict(denoiser.named_modules())
+    modules = dict(denoiser.named_modules()) if paths else {}
     with ExitStack() as stack:
         for name in paths:
             path = name.removeprefix(ENDING)

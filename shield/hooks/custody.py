@@ -273,7 +273,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """To the bit, whatever the device; no number is the same as no number."""
     if one.shape != other.shape:
         return False
-    other = other.to(one)
+    if other.dtype != one.dtype or other.device != one.device:
+        other = other.to(one)
     return torch.equal(one, other) or torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 

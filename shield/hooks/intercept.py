@@ -70,7 +70,7 @@ class _Hook:
         self.features = FeatureCaches(denoiser_of(pipe), getattr(pipe, self.family.companion or "", None))
         self.first_calls: list[tuple[nn.Module, dict[str, Any], list]] = []
         self.count = StepCount(pipe.scheduler, 2 if self.family.layout == "separate" else 1)
-        self.unreadable = unreadable(pipe.scheduler) is not None
+        self.prediction = "unknown" if unreadable(pipe.scheduler) else prediction_type(pipe.scheduler)
         self.factors: Tensor | None = None
 
     @property
@@ -200,7 +200,8 @@ class _Hook:
 
     def _timestep(self, named: dict) -> float:
         value = named[self.family.time]
-        value = value.flatten()[0].item() if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor):
+            value = (value.flatten()[0] if value.ndim else value).item()
         return self.family.scheduler_time(float(value))
 
     def _channels(self, named: dict) -> int:
@@ -221,9 +222,9 @@ class _Hook:
 
     def _levels(self, timestep: float) -> tuple[str, float, float]:
         """What is predicted and (signal, noise); NaN where nobody knows how the scheduler keeps its noise."""
-        if self.unreadable:
-            return "unknown", float("nan"), float("nan")
-        return prediction_type(self.pipe.scheduler), *noise_levels(self.pipe.scheduler, timestep, is_running=True)
+        if self.prediction == "unknown":
+            return self.prediction, float("nan"), float("nan")
+        return self.prediction, *noise_levels(self.pipe.scheduler, timestep, is_running=True)
 
     def _forward(self, module: nn.Module, named: dict, prediction: Tensor, timestep: float) -> Forward:
         batch, total = self._batch(named), len(prediction)

@@ -65,7 +65,7 @@ class ImageState:
 class Plan:
     """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
     prompt's. `size`: its pictures' height and width. `unreadable`: why no step of it can be judged, if none can.
-    `calibrate`, `calibrate_watch`: the commands that make the thresholds it may lack.
+    `calibrate`, `calibrate_watch`: make the commands for the thresholds that it may lack.
     """
 
     family: Family
@@ -79,8 +79,8 @@ class Plan:
     size: tuple[int, int] = (0, 0)
     gallery: Gallery | None = None
     unreadable: str | None = None
-    calibrate: str = "calibrate"
-    calibrate_watch: str = "calibrate-watch"
+    calibrate: Callable[[], str] = lambda: "calibrate"
+    calibrate_watch: Callable[[], str] = lambda: "calibrate-watch"
 
 
 class CallState:

@@ -42,13 +42,18 @@ def calibrate_command(
     if _has_more_than_its_name(pipe):
         strength = {"strengths": [request["strength"]]} if is_picture else {}
         scale = {name: request[name] for name in ("guidance_scale",) if request.get(name) is not None}
-        given = {"sizes": size and [size], **strength, "steps": request.get("num_inference_steps"), **scale}
+        given = {
+            "sizes": None if size is None else [size],
+            **strength,
+            "steps": request.get("num_inference_steps"),
+            **scale,
+        }
         return f"{OWN_CALL}{', '.join(f'{name}={value!r}' for name, value in given.items() if value is not None)})"
     return command_line(
         "calibrate",
         model=model or model_name(pipe),
         detectors=",".join(detectors),
-        sizes=size and "{}x{}".format(*size),
+        sizes=None if size is None else f"{size[0]}x{size[1]}",
         **_sampled(request),
         strength=request.get("strength") if is_picture else None,
         image="PICTURE" if is_picture else None,
@@ -72,8 +77,7 @@ def _size(pipe: Any, request: Mapping[str, Any]) -> tuple[int, int] | None:
     first = pictures[0] if isinstance(pictures, list | tuple) and pictures else pictures
     if isinstance(first, Image.Image):
         return first.height, first.width
-    sides = getattr(first, "shape", ())[-2:]
-    return (int(sides[0]), int(sides[1])) if isinstance(first, torch.Tensor) and len(sides) == 2 else None
+    return (first.shape[-2], first.shape[-1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None
 
 
 def _has_more_than_its_name(pipe: Any) -> bool:

@@ -21,18 +21,23 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
 @dataclass(frozen=True)
 class Models:
-    """Names of what moves a score: the denoiser, what its inputs come from, and what previews are decoded by."""
+    """What moves a score. By name: the denoiser, what its inputs come from, and what previews are decoded by. And how the
+    denoiser runs: its number format and what it keeps between steps (None: not looked up yet).
+    """
 
     denoiser: str
     conditioning: str | None = None
     autoencoder: str | None = None
+    dtype: str | None = None
+    caches: str | None = None
 
 
 def models_of(pipe: Any, watched: bool = False) -> Models:
     """`watched`: with the autoencoder. Raises WeightsError for weights whose values are nowhere."""
-    autoencoder = model_sha256(pipe.vae) if watched else None
+    autoencoder, denoiser = model_sha256(pipe.vae) if watched else None, denoiser_of(pipe)
     modules, rows = conditioning_of(pipe)
-    return Models(model_sha256(denoiser_of(pipe)), models_sha256(modules, rows), autoencoder)
+    named = model_sha256(denoiser), models_sha256(modules, rows), autoencoder
+    return Models(*named, dtype_of(denoiser), caches_of(pipe, denoiser))
 
 
 class RecognizedModels:
@@ -43,8 +48,9 @@ class RecognizedModels:
 
     def of(self, pipe: Any, watched: bool = False) -> Models:
         autoencoder = self._autoencoder.name({"": pipe.vae}) if watched else None
-        denoiser = self._denoiser.name({"": denoiser_of(pipe)})
-        return Models(denoiser, self._conditioning.name(*conditioning_of(pipe)), autoencoder)
+        denoiser = denoiser_of(pipe)
+        named = self._denoiser.name({"": denoiser}), self._conditioning.name(*conditioning_of(pipe)), autoencoder
+        return Models(*named, dtype_of(denoiser), caches_of(pipe, denoiser))
 
 
 def conditioning_of(pipe: Any) -> tuple[dict[str, nn.Module], dict[int, int]]:
@@ -84,14 +90,14 @@ def running_setting(
         guidance_scale=guidance_scale,
         scheduler=type(pipe.scheduler).__name__,
         prediction=prediction_type(pipe.scheduler),
-        dtype=dtype_of(denoiser),
+        dtype=models.dtype or dtype_of(denoiser),
         distilled_guidance=float(pipe.guidance_scale) if _is_distilled(denoiser) else None,
         conditioning_sha256=models.conditioning,
         signals=tuple(signal for _, signal in levels),
         micro_conditioning=tuple(micro_conditioning),
         lora_scale=_lora_scale(pipe, denoiser),
         clip_skip=int(getattr(pipe, "_clip_skip", None) or 0),
-        caches=caches_of(pipe, denoiser),
+        caches=caches_of(pipe, denoiser) if models.caches is None else models.caches,
     )
 
 

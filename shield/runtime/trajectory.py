@@ -6,7 +6,7 @@ anyway, so that a second look costs no denoiser call. Each look has a threshold 
 together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -68,7 +68,11 @@ def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tupl
 
 
 def threshold_at(
-    thresholds: Iterable[Threshold], one: DetectorAt, setting: Setting, steps: int, command: str = "calibrate"
+    thresholds: Iterable[Threshold],
+    one: DetectorAt,
+    setting: Setting,
+    steps: int,
+    command: Callable[[], str] = lambda: "calibrate",
 ) -> Threshold:
     """The threshold of one look of a call.
 
@@ -78,7 +82,7 @@ def threshold_at(
         setting: The call's, with the timesteps of all its steps.
         steps: How many it has. Thresholds made with another number don't hold, also at the first step, since those of
             one budget belong together.
-        command: What makes the thresholds of such a call's first step.
+        command: Makes the command for the thresholds of such a call's first step.
 
     Raises:
         NotCalibratedError, WeightsError: As `found`.
@@ -87,8 +91,12 @@ def threshold_at(
     signals = None if setting.signals is None else setting.signals[place : place + 1]
     here = replace(setting, timesteps=setting.timesteps[place : place + 1], signals=signals)
     alike = [each for each in thresholds if each.setting.steps == setting.steps and "budget" in each.options]
-    points = "" if command.startswith(OWN_CALL) else f" --points {one.budget.split(' at ')[1].replace(' ', '')}"
-    return found(alike, one, here, f"{command}{points}")
+
+    def with_points() -> str:
+        made = command()
+        return made if made.startswith(OWN_CALL) else f"{made} --points {one.budget.split(' at ')[1].replace(' ', '')}"
+
+    return found(alike, one, here, with_points)
 
 
 def levels_ahead(scheduler: Any, timestep: float) -> list[tuple[float, float]]:
