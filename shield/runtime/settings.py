@@ -21,8 +21,8 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
 @dataclass(frozen=True)
 class Models:
-    """What moves a score. By name: the denoiser, what its inputs come from, and what previews are decoded by. And how the
-    denoiser runs: its number format and what it keeps between steps (None: not looked up yet).
+    """What moves a score: the names of the denoiser, of what its inputs come from, and of what previews are decoded by;
+    the denoiser's number format, and what it keeps between steps (None: not looked up yet).
     """
 
     denoiser: str

@@ -1,8 +1,8 @@
 """The making of the second testbed, stage by stage: draft, autoencoder, openclip, pool, outline, base, the two forks.
 
-Each finished stage is one file of float16 weights in the work folder, and is what every later stage reads: a machine
-that starts from kept stages (`Builder.adopt`) goes on exactly where the one that made them would have. An unfinished
-stage resumes from its checkpoint.
+Each finished stage is one file in the work folder, of float16 weights or, where others only start from it, of 8-bit
+ones, and that file is what every later stage reads: a machine that starts from kept stages (`Builder.adopt`) goes on
+exactly where the one that made them would have. An unfinished stage resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from probes.testbed import pool, text
 from probes.testbed.curves import read_log
 from probes.testbed.second import autoencoder, clip, denoiser, world
+from probes.testbed.second.packing import halved, packed, unpacked
 from probes.testbed.second.rendered import DrawSample, RenderedPictures, pixels, render
 from probes.testbed.second.scenes import draw_scene
 from probes.testbed.second.sprites import Sprites
@@ -39,6 +40,7 @@ TWINS = ("memorized", "clean")
 STAGES = ("draft", "autoencoder", "openclip", "pool", "outline", "base", *TWINS)
 KEPT = tuple(stage for stage in STAGES if stage != "pool")
 DRAFTS = {"autoencoder": "draft", "base": "outline"}  # a stage in two passes, and its first one
+STARTS = ("outline", "base")  # that no command draws with
 INDEX = "stages.json"
 EQUALIZED_ON = 512  # pictures
 
@@ -242,7 +244,7 @@ class Builder:
         config: dict,
         finish: Callable[[Model], None] = lambda model: None,
     ) -> bool:
-        """Trains a model to its end or to the time limit; the end leaves the averaged weights in float16."""
+        """Trains a model to its end or to the time limit; the end leaves the averaged weights."""
         if self.result(name).exists():
             return True
         trainer = Trainer(name, model.to(self.device).train(), schedule, self.folder, config)
@@ -252,14 +254,11 @@ class Builder:
             model.load_state_dict(trainer.average)
         finish(model)
         state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-        save_file(
-            {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, self.result(name)
-        )
+        save_file(packed(state) if name in STARTS else halved(state), self.result(name))
         return True
 
     def _loaded(self, model: Model, stage: str) -> Model:
-        state = load_file(self.result(stage))
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        model.load_state_dict(unpacked(load_file(self.result(stage))))
         return model.to(self.device).eval()
 
     def _drawing(self, draw: Callable[[np.random.Generator, Sprites], Sample]) -> DrawSample:
