@@ -182,7 +182,7 @@ def test_calibrated_thresholds_are_found_again_through_a_file(pipe, tmp_path, ki
 def test_without_a_threshold_the_command_is_named(pipe):
     with pytest.raises(
         NotCalibratedError,
-        match="gallery_preview was never .* run `diffshield calibrate-watch --model YOUR_MODEL --points 0 --gallery GALLERY",
+        match="gallery_preview was never .* run `diffshield calibrate-watch --model YOUR_MODEL --points 0 --gallery G",
     ):
         Shield(pipe, Policy(watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
     blind = Shield(pipe, replace(preset("strict"), watch_steps=(0.0,)), gallery_of(pipe), thresholds=thresholds(pipe))
