@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from probes.drawing.draw import Sampling
 from probes.types import Subject
@@ -20,7 +21,7 @@ def threshold_ahead(
     call = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     try:
         setting = foretold_setting(subject.pipe, call, detector.first_k)
-        command = calibrate_command(subject.pipe, [detector.name], call, subject.name)
+        command = partial(calibrate_command, subject.pipe, [detector.name], call, subject.name)
         return found(thresholds, detector, setting, command), None
     except NotCalibratedError as error:
         return None, str(error)
