@@ -10,12 +10,14 @@ import torch
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
+    AutoencoderDC,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
@@ -23,10 +25,16 @@ from diffusers import (
     PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -147,9 +155,7 @@ def tiny_zimage(base: type = ZImagePipeline) -> ZImagePipeline:
     )
 
 
-@seeded
-def tiny_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
-    """Flux.2 Klein; its text is read at layers 9, 18 and 27 of the text encoder."""
+def _flux2_parts(guidance_embeds: bool) -> dict:
     transformer = Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -159,7 +165,7 @@ def tiny_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
         joint_attention_dim=3 * WIDTH,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guidance_embeds,
     )
     loud(transformer)
     vae = AutoencoderKLFlux2(
@@ -172,13 +178,108 @@ def tiny_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
         sample_size=64,
     )
     torch.nn.init.normal_(vae.bn.running_mean, std=0.3)
+    return {"scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae, "transformer": transformer}
+
+
+@seeded
+def tiny_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
+    """Flux.2 Klein; its text is read at layers 9, 18 and 27 of the text encoder."""
     return Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
         text_encoder=Qwen3ForCausalLM(_qwen3_config(28)),
         tokenizer=tiny_chat_tokenizer(),
-        transformer=transformer,
         is_distilled=is_distilled,
+        **_flux2_parts(guidance_embeds=False),
+    )
+
+
+@seeded
+def tiny_flux2dev() -> Flux2Pipeline:
+    """Flux.2 dev without its system message; its text is read at layers 10, 20 and 30 of the text encoder."""
+    text = {
+        "model_type": "mistral",
+        "vocab_size": len(tiny_chat_tokenizer()),
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 31,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    tokenizer = tiny_chat_tokenizer()
+    tokenizer.chat_template = (
+        "{% for one in messages %}<|im_start|>{% for part in one['content'] %}{{ part['text'] }}{% endfor %}<|im_end|>"
+        "{% endfor %}"
+    )
+    pipe = Flux2Pipeline(
+        text_encoder=Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)),
+        tokenizer=tokenizer,
+        **_flux2_parts(guidance_embeds=True),
+    )
+    pipe.system_message = ""
+    return pipe
+
+
+@seeded
+def tiny_sana() -> SanaPipeline:
+    """Sana: linear attention, an autoencoder without a posterior."""
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        sample_size=32,
+        patch_size=1,
+    )
+    loud(transformer)
+    blocks = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    kinds = {"encoder_block_types": "ResBlock", "decoder_block_types": "ResBlock"}
+    layers = {"encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 1)}
+    multiscale = {name.replace("block_types", "qkv_multiscales"): ((), ()) for name in kinds}
+    vae = AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        upsample_block_type="interpolate",
+        scaling_factor=0.5,
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        **blocks,
+        **kinds,
+        **layers,
+        **multiscale,
+    )
+    config = Gemma2Config(
+        vocab_size=len(tiny_chat_tokenizer()),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return SanaPipeline(
+        tokenizer=tiny_chat_tokenizer(),
+        text_encoder=Gemma2Model(config),
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
 
 

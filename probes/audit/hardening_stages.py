@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from probes.attacks import searching
 from probes.audit.session import AuditSession
 from probes.drawing.draw import jobs_for
 from probes.hardeners.training import fine_tune, hardened
@@ -199,7 +200,7 @@ class EarlyStop:
         return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
 
     def __call__(self, epoch: int) -> bool:
-        attack = self._session.plan.attack
+        attack = searching(self._session.plan.attack)
         goals = [replace(goal, seed=zlib.crc32(f"check {epoch} {goal.id}".encode())) for goal in self._goals]
         found = attack.search(self._session.subject, goals)
         row = {

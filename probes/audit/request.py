@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from probes.attacks import TextFree
 from probes.audit.plan import AuditPlan
 from probes.audit.session import AuditSession, GroundTruth
 from probes.errors import MaskError
@@ -126,7 +127,7 @@ def opened(
     judge, limits = request.judge(cohorts)
     alignment, inputs = request.alignment(), request.inputs()
     subject = request.checkpoint.subject(request.device)
-    if kind in SEARCHING:
+    if kind in SEARCHING and not isinstance(plan.attack, TextFree):
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
     mask.check(subject.denoiser)
     sha256 = subject.sha256()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from probes.attacks import AnyAttack
+from probes.attacks import AnySearch
 from probes.attacks.adversarial_embedding import initial_embeds
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
@@ -25,7 +25,7 @@ class Searches:
     """The searches of one stage. ``init`` is "caption", "noise" (normal, of each work's own) or "other" (a prompt)."""
 
     folder: Path
-    attack: AnyAttack
+    attack: AnySearch
     snapshots: tuple[int, ...]
     init: str = "caption"
     other: str | None = None

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from probes.attacks import TextFree
 from probes.audit.search import Searches
+from probes.audit.text_free import drawn_without_text, judge_of_parts
 from probes.drawing.agreement import agreement_figures
 from probes.drawing.draw import Draw, Job, aligned, drawn_by_pipeline, record_stage
 from probes.inputs.cohorts import Cohorts
@@ -121,6 +123,8 @@ class AuditSession:
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
         if not with_goal:
             raise Skip(NO_NONMEMBER if stage.endswith("nonmember_attacked") else NO_REFERENCE)
+        if isinstance(plan.attack, TextFree):
+            return self._probe(stage, subject, with_goal, plan.attack)
         searches = Searches(
             self.run.folder / "embeddings" / stage, plan.attack, plan.snapshots, plan.init, plan.init_prompt
         )
@@ -144,6 +148,22 @@ class AuditSession:
             "works": len(with_goal),
             **({"prompts": found} if found else {}),
         }
+
+    def _probe(self, stage: str, subject: Subject, targets: Sequence[PromptRecord], probe: TextFree) -> dict[str, Any]:
+        """Draw without text at every level. Nothing is searched, and the caption has no part in it."""
+        plan = self.plan
+        for level in plan.snapshots:
+            record_stage(
+                self.run,
+                stage,
+                subject.name,
+                [Job(target, seed, None, level) for target in targets for seed in plan.picture_seeds],
+                drawn_without_text(subject, plan.sampling, probe, level),
+                judge=judge_of_parts(probe, level, self.truth.judge, self.cohorts.nonmembers),
+                batch_size=plan.sampling.batch_size,
+                progress=self.track(f"{stage.replace('_', ' ')}: {level} %"),
+            )
+        return {"attack": probe.name, "levels": list(plan.snapshots), "works": len(targets)}
 
     @property
     def start(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import ATTACKS
+from probes.attacks import ATTACKS, TextFree
 from probes.audit.audit import as_usual
 from probes.audit.plan import FULL, TESTBED_LR, AuditPlan, Hardening
 from probes.drawing.draw import Sampling
@@ -90,7 +90,7 @@ def bench_attacks(
 ) -> dict[str, Any]:
     """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
     result: dict[str, Any] = {"format": 2, "seeds": seeds, "attacks": {}, "hardening": {}}
-    for name in ATTACKS:
+    for name in (name for name, kind in ATTACKS.items() if not issubclass(kind, TextFree)):
         progress(name)
         result["attacks"][name] = attacked(name, runs, seeds)
     for name in hardeners:

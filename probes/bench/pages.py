@@ -25,6 +25,7 @@ from probes.bench import (
     revival,
     rewordings,
     shield,
+    text_free,
     traps,
 )
 
@@ -49,6 +50,7 @@ BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
     "attack": ("docs/bench/attacks.json", attacks.attack_table),
     "hardening": ("docs/bench/attacks.json", attacks.hardening_table),
     "localizers": ("docs/bench/localizers.json", localizers.table),
+    "text-free": ("docs/bench/text_free.json", text_free.table),
     "revival": ("docs/bench/revival.json", revival.table),
     "mitigations": ("docs/bench/mitigations.json", mitigations.table),
     "gallery": ("docs/bench/gallery.json", gallery.table),

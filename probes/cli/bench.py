@@ -130,6 +130,23 @@ def revival(
     printed(found, as_json, table(found))
 
 
+@bench_app.command("text_free")
+def text_free(
+    out: Out = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-text-free"),
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work and level.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Probes without text on the model as it is and pruned: completion, inpainting and noise, with controls.
+
+    Example: diffshield bench text_free --seeds 1
+    """
+    from probes.bench.text_free import bench_text_free, table
+
+    found = bench_text_free(out, runs, seeds=seeds, progress=_said)
+    printed(found, as_json, table(found))
+
+
 @bench_app.command()
 def bypass(
     out: Out = Path("runs/bench"),

@@ -159,14 +159,15 @@ def attack(
         typer.Option(
             "--attack",
             help="adversarial_embedding, prompt_search (words instead of an "
-            "embedding) or paraphrase (the caption, distorted).",
+            "embedding), paraphrase (the caption, distorted), or without text: completion (of the noised work), "
+            "inpainting (of the masked work), noise (alone).",
         ),
     ] = "adversarial_embedding",
     at: Annotated[
         str,
         typer.Option(
             help="Comma-separated step counts to judge at; by default 0,1,10,25,50,150, and "
-            "levels 0,1,2,3,4 of a paraphrase."
+            "levels 0,1,2,3,4 of a paraphrase; without text percentages, 20,40,60,80 of completion."
         ),
     ] = "",
     init: Annotated[str, typer.Option(help="Start from the caption, noise, or other (--init-prompt).")] = "caption",

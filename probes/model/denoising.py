@@ -19,6 +19,7 @@ from probes.types import Subject
 from shield.model.conditioning import Conditioning
 from shield.model.families import family_of
 
+USUAL_SIDE = 1024  # pixels, of a pipeline that reads its size from no part
 GUIDANCE = 1.0  # what a denoiser with distilled guidance is told here: as in fine-tuning, none
 
 
@@ -141,7 +142,8 @@ def predict(
 
 def picture_sides(pipe: Any) -> tuple[int, int]:
     """(height, width) of the latents of a picture in the pipeline's own size."""
-    own = getattr(pipe, "default_sample_size", None) or pipe.unet.config.sample_size
+    config = getattr(pipe, family_of(pipe).denoiser).config
+    own = getattr(pipe, "default_sample_size", None) or config.get("sample_size") or USUAL_SIDE // pipe.vae_scale_factor
     height, width = own if isinstance(own, list | tuple) else (own, own)
     return height, width
 

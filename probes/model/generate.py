@@ -16,6 +16,7 @@ from probes.model.batches import in_batches
 from probes.model.denoising import call_of, embedding_arguments, packed, picture_sides
 from probes.runs.progress import ProgressCallback
 from probes.types import Subject
+from shield.model.autoencoders import latents_of
 from shield.model.conditioning import encoded
 
 
@@ -128,18 +129,18 @@ def encode_pictures(subject: Subject, pictures: Sequence[Image]) -> torch.Tensor
     pipe = subject.pipe
     height, width = (side * pipe.vae_scale_factor for side in picture_sides(pipe))
     pixels = pipe.image_processor.preprocess(list(pictures), height=height, width=width)
-    with torch.no_grad(), _exact(pipe.vae) as vae:
-        mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean.float()
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (mean - shift) * vae.config.scaling_factor
+    with torch.no_grad(), _exact(pipe.vae):
+        return latents_of(pipe, pixels)
 
 
 @contextmanager
-def _exact(vae: Any) -> Iterator[Any]:
+def _exact(vae: Any) -> Iterator[None]:
     """The autoencoder in float32 inside the block, where float16 overflows (SDXL's does)."""
     kept, upcast = vae.dtype, vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
     try:
-        yield vae.to(torch.float32) if upcast else vae
+        if upcast:
+            vae.to(torch.float32)
+        yield
     finally:
         if upcast:
             vae.to(kept)

@@ -93,7 +93,7 @@ def write_report(folder: Path | str) -> Path:
             grading=found.grading,
             sentences=sentences,
             figures=figures,
-            budget=f"{wording_of(figures['attack']).unit}s",
+            budget=wording_of(figures["attack"]).budget,
             rows=table_rows(figures),
             plots=_plots(figures, records),
             sheets=sheets(run.folder, records, found.grading),

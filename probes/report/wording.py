@@ -88,9 +88,17 @@ class Wording:
     axis: str
     unit: str = "step"
 
+    @property
+    def budget(self) -> str:
+        """What points of the curve are numbers of."""
+        return "levels" if self.unit == "%" else f"{self.unit}s"
+
     def far(self, *numbers: int) -> str:
-        """How far points of the curve went: "50 steps", "10, 25 steps", "level 4"."""
+        """How far points of the curve went: "50 steps", "10, 25 steps", "level 4",
+        "40 %"."""
         listed = ", ".join(map(str, numbers))
+        if self.unit == "%":
+            return f"{listed} %"
         if self.unit == "level":
             return f"level{'s' if len(numbers) > 1 else ''} {listed}"
         return f"{listed} {self.unit}{'' if numbers == (1,) else 's'}"
@@ -109,6 +117,21 @@ WORDINGS: Mapping[str, Wording] = {
         "Asked with the caption distorted to {}, the model returned a copy",
         "level of the paraphrase (0: the plain caption)",
         "level",
+    ),
+    "completion": Wording(
+        "Left the last {} of its steps from the noised work, with the empty prompt, the model returned a copy",
+        "percent of the steps that the model draws, from the noised work and without a prompt",
+        "%",
+    ),
+    "inpainting": Wording(
+        "Left to fill in {} of the work's width, with the empty prompt, the model returned a copy of that part",
+        "percent of the work that is masked and filled in without a prompt",
+        "%",
+    ),
+    "noise": Wording(
+        "Drawing from noise, {} of DDPM's added at each step, with the empty prompt, the model returned a copy",
+        "percent of DDPM's noise that each step adds, without a prompt",
+        "%",
     ),
 }
 EMBEDDING = WORDINGS["adversarial_embedding"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase
+from probes.attacks import ATTACKS, AdversarialEmbedding, AnyAttack, Paraphrase, TextFree
 from probes.attacks.adversarial_embedding import INITS
 from probes.attacks.paraphrase import format_ladder, ladder
 from probes.audit.plan import AuditPlan
@@ -60,7 +60,8 @@ def attack(
 ) -> Done:
     """Attack the model, pruned by ``mask`` if there is one, with its controls, into the run folder ``out``.
 
-    ``method`` is a name of ATTACKS; ``steps`` are STEPS by default, and the LEVELS of a paraphrase.
+    ``method`` is a name of ATTACKS; ``steps`` are STEPS by default, the LEVELS of a paraphrase, and the probe's own of
+    one without text.
 
     One search to the last of ``steps`` is judged at each of them, on seeds that it never saw. The testbed's own twin
     is used unless ``request`` names another; a control that there is nothing for is skipped and said so. Raises
@@ -68,14 +69,15 @@ def attack(
     """
     request = request or AuditRequest()
     request = replace(request, twin=request.twin or request.checkpoint.twin)
-    steps = steps or (LEVELS if method == Paraphrase.name else STEPS)
+    steps = steps or usual_steps(method)
     plan = attack_plan(plan, steps, init, init_prompt, batch, method)
     selected = read_mask(mask) if mask is not None else UnitMask({})
     more: dict[str, Any] = {"mask": None if mask is None else sha256_of(mask_file(mask))}
     if method != AdversarialEmbedding.name:
         more["attack"] = method
     with opened("attack", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
-        run_stages(session, "work", session.start, "twin", "attacked", "nonmember_attacked", "twin_attacked")
+        captioned = () if isinstance(plan.attack, TextFree) else (session.start, "twin")
+        run_stages(session, "work", *captioned, "attacked", "nonmember_attacked", "twin_attacked")
         summary = session.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
@@ -84,6 +86,31 @@ def attack(
             summary["ladder_of_paraphrases"] = ladder(list(session.run.records()))
         write_json(out / "summary.json", summary)
     return Done(out, write_report(out), summary)
+
+
+def usual_steps(method: str) -> tuple[int, ...]:
+    """Where an attack is judged unless something else is asked for. BadRequestError for an unknown one."""
+    _refuse_unknown(method)
+    chosen = ATTACKS[method]
+    if issubclass(chosen, TextFree):
+        return chosen.levels
+    return LEVELS if chosen is Paraphrase else STEPS
+
+
+def _refuse_unknown(method: str) -> None:
+    if method not in ATTACKS:
+        raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
+
+
+def _refuse_levels(probe: TextFree, levels: Sequence[int], init: str) -> None:
+    if init != "caption":
+        raise BadRequestError(f"{probe.name} draws with the empty prompt and searches nothing; leave --init out.")
+    outside = [level for level in levels if not probe.lowest <= level <= probe.highest]
+    if outside:
+        raise BadRequestError(
+            f"A level of {probe.name} is a percentage from {probe.lowest} to {probe.highest}, not {_listed(outside)}; "
+            f"by default: --at {','.join(map(str, probe.levels))}."
+        )
 
 
 def attack_plan(
@@ -95,8 +122,7 @@ def attack_plan(
     method: str = AdversarialEmbedding.name,
 ) -> AuditPlan:
     """The plan with this search. BadRequestError for what can't be searched."""
-    if method not in ATTACKS:
-        raise BadRequestError(f"There is no attack {method!r}; use {', '.join(ATTACKS)}.")
+    _refuse_unknown(method)
     if method == Paraphrase.name and init != "caption":
         raise BadRequestError(f"A paraphrase distorts the caption; it can't start from {init!r}.")
     if init not in INITS:
@@ -109,7 +135,9 @@ def attack_plan(
             f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given."
         )
     chosen = plan.attack if plan.attack.name == method else ATTACKS[method]()
-    search = replace(chosen, steps=max(steps), batch=batch)
+    if isinstance(chosen, TextFree):
+        _refuse_levels(chosen, steps, init)
+    search: AnyAttack = replace(chosen, steps=max(steps), batch=batch)
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.attacks import searching
 from probes.audit.layers import Groups, Maker, activation_rows, apart, mask_rows, subspace_masks
 from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
@@ -132,9 +133,8 @@ class _Study:
         self.session, self.masks, self.request = session, masks, request
         self.works = [work for work in session.cohorts.members if work.reference is not None][:works]
         self.starts = [Start(work, number) for work in self.works for number in range(starts)]
-        self.searches = Searches(
-            session.run.folder / "embeddings" / "locality", session.plan.attack, (0, session.plan.attack.steps), "noise"
-        )
+        attack = searching(session.plan.attack)
+        self.searches = Searches(session.run.folder / "embeddings" / "locality", attack, (0, attack.steps), "noise")
 
     def search(self) -> dict[str, Any]:
         if not self.starts:

@@ -25,6 +25,30 @@ def unpacked(pipe: Any, latents: Tensor, size: Sequence[int]) -> Tensor:
     return found.squeeze(2) if found.ndim == 5 else found
 
 
+def packed(pipe: Any, latents: Tensor) -> Tensor:
+    """The inverse of `unpacked`: tokens (B, tokens, channels) of latents (B, C, H, W)."""
+    if hasattr(pipe.vae, "bn"):
+        return latents.flatten(2).transpose(1, 2)
+    return pipe._pack_latents(latents, *latents.shape)
+
+
+def latents_of(pipe: Any, pixels: Tensor) -> Tensor:
+    """The inverse of `pixels_of`: what the denoiser of this pipeline works on (B, C, H, W), float32, of pictures
+    (B, 3, height, width) from -1 to 1. The mean of the autoencoder's posterior.
+    """
+    vae = pipe.vae
+    given = pixels.to(vae.device, vae.dtype)
+    is_video = vae.config.get("scaling_factor") is None and not hasattr(vae, "bn")
+    output = vae.encode(given.unsqueeze(2) if is_video else given)
+    found = (output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent).float()
+    found = found[:, :, 0] if found.ndim == 5 else found
+    if hasattr(vae, "bn"):
+        return _normalized(vae, torch.nn.functional.pixel_unshuffle(found, 2))
+    if vae.config.get("scaling_factor") is None:
+        return _without_statistics(vae.config, found)
+    return (found - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+
 def forms(vae: Any) -> list[Form]:
     """From latents (B, C, H, W) to what this autoencoder decodes, in the ways in which pipelines do it, the usual one
     first; a video's autoencoder takes it as one frame.
@@ -53,13 +77,32 @@ def pixels_of(pipe: Any, latents: Tensor) -> Tensor:
 
 
 def _with_statistics(config: Any, latents: Tensor) -> Tensor:
-    mean, std = (torch.tensor(config[f"latents_{of}"]).view(1, -1, 1, 1).to(latents) for of in ("mean", "std"))
+    mean, std = _statistics(config, latents)
     return latents * std / config.get("scaling_factor", 1.0) + mean
 
 
+def _without_statistics(config: Any, latents: Tensor) -> Tensor:
+    mean, std = _statistics(config, latents)
+    return (latents - mean) / std
+
+
+def _statistics(config: Any, latents: Tensor) -> list[Tensor]:
+    return [torch.tensor(config[f"latents_{of}"]).view(1, -1, 1, 1).to(latents) for of in ("mean", "std")]
+
+
 def _denormalized(vae: Any, latents: Tensor) -> Tensor:
+    mean, spread = _batch_norm(vae, latents)
+    return latents * spread + mean
+
+
+def _normalized(vae: Any, latents: Tensor) -> Tensor:
+    mean, spread = _batch_norm(vae, latents)
+    return (latents - mean) / spread
+
+
+def _batch_norm(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
     mean, variance = (t.view(1, -1, 1, 1).to(latents) for t in (vae.bn.running_mean, vae.bn.running_var))
-    return latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+    return mean, torch.sqrt(variance + vae.config.batch_norm_eps)
 
 
 def _unpatched(latents: Tensor) -> Tensor:

@@ -156,6 +156,11 @@ def _encode_auraflow(pipe: Any, prompts: list[str], tokens: int | None) -> Condi
     return Conditioning(pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))[0])
 
 
+def _encode_kolors(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
+    embeds, _, pooled, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))
+    return Conditioning(embeds, pooled)
+
+
 def _encode_masked(pipe: Any, prompts: list[str], tokens: int | None) -> Conditioning:
     embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **_long(tokens))
     return Conditioning(embeds, mask=mask)
@@ -197,9 +202,12 @@ ENCODERS: dict[str, Callable[[Any, list[str], int | None], Conditioning]] = {
     "sd3": _encode_sd3,
     "flux": _encode_flux,
     "auraflow": _encode_auraflow,
+    "kolors": _encode_kolors,
+    "sana": _encode_masked,
     "pixart": _encode_masked,
     "chroma": _encode_chroma,
     "flux2": _encode_flux2,
+    "flux2dev": _encode_flux2,
     "zimage": _encode_zimage,
     "qwenimage": _encode_qwen,
     "lcm": _encode_sd,

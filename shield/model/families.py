@@ -36,6 +36,8 @@ class Family:
 
     `draws_without_pictures`: they take pictures, and draw from text alone without them.
 
+    `config`: what the denoiser's configuration has to say for the row to hold.
+
     `companion`: a module that some of these pipelines call before each step with the same text, and whose outputs the
     denoiser is given as the arguments `residuals`.
     """
@@ -61,6 +63,7 @@ class Family:
     guided: str | None = None
     renormalized: bool = False
     draws_without_pictures: bool = False
+    config: tuple[tuple[str, Any], ...] = ()
     companion: str | None = None
     residuals: tuple[str, ...] = ()
 
@@ -135,6 +138,15 @@ FAMILIES = (
         guided="negative",
     ),
     Family("auraflow", ("AuraFlowPipeline",), "transformer", sample="hidden_states", timestep_scale=1000.0),
+    Family("kolors", ("KolorsPipeline", "KolorsImg2ImgPipeline"), "unet", pooled="added_cond_kwargs.text_embeds"),
+    Family(
+        "sana",
+        ("SanaPipeline",),
+        "transformer",
+        sample="hidden_states",
+        mask="encoder_attention_mask",
+        config=(("timestep_scale", 1.0),),
+    ),
     Family("pixart", ("PixArtSigmaPipeline",), "transformer", sample="hidden_states", mask="encoder_attention_mask"),
     Family(
         "chroma",
@@ -155,6 +167,17 @@ FAMILIES = (
         timestep_scale=1000.0,
         packed=True,
         guided="undistilled",
+        draws_without_pictures=True,
+    ),
+    Family(
+        "flux2dev",
+        ("Flux2Pipeline",),
+        "transformer",
+        layout="separate",
+        sample="hidden_states",
+        timestep_scale=1000.0,
+        packed=True,
+        guided="never",
         draws_without_pictures=True,
     ),
     Family(
@@ -191,11 +214,44 @@ FAMILIES = (
 )
 
 
+REFUSED = (
+    (
+        "PAG",
+        "adds a prediction under perturbed attention to the two of guidance, which the shield undoes as u + g (c - u); "
+        "take {plain}, which draws without it",
+    ),
+    (
+        "SanaSprint",
+        "predicts the angles of TrigFlow, which is none of the predictions that the shield reads; take SanaPipeline "
+        "with a checkpoint of Sana",
+    ),
+    (
+        "ChromaInpaint",
+        "asks its transformer for an option that no Chroma has (in diffusers 0.42.1), so it draws nothing that could "
+        "be judged; take ChromaImg2ImgPipeline",
+    ),
+)
+"""Part of a pipeline's name -> why it is in no row, and what to take instead."""
+
+
 def family_of(pipe: Any) -> Family:
-    """The row for this pipeline's class. Raises UnsupportedPipelineError for an unknown one."""
+    """The row for this pipeline's class. Raises UnsupportedPipelineError for an unknown one, one of REFUSED, and a
+    checkpoint that the row doesn't hold for.
+    """
     name = type(pipe).__name__
-    for family in FAMILIES:
-        if name in family.pipelines:
-            return family
+    family = next((family for family in FAMILIES if name in family.pipelines), None)
+    if family is None:
+        raise UnsupportedPipelineError(_why_not(name))
+    for key, value in family.config:
+        found = getattr(pipe, family.denoiser).config.get(key, value)
+        if found != value:
+            raise UnsupportedPipelineError(f"The shield reads {name} with {key} {value}; this checkpoint has {found}.")
+    return family
+
+
+def _why_not(name: str) -> str:
+    for part, why in REFUSED:
+        if part in name:
+            return f"{name} {why.format(plain=name.replace('PAG', ''))}."
     known = ", ".join(p for family in FAMILIES for p in family.pipelines)
-    raise UnsupportedPipelineError(f"The shield knows {known}; it was given a {name}.")
+    return f"The shield knows {known}; it was given a {name}."

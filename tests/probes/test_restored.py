@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.attacks import ATTACKS, AdversarialEmbedding, Paraphrase, PromptSearch
+from probes.attacks import ATTACKS, AdversarialEmbedding, Completion, Inpainting, Noise, Paraphrase, PromptSearch
 from probes.bench.transplant import transplanted
 from probes.hardeners import HARDENERS, AdversarialFineTuning, CaptionFineTuning, NegativeGuidance
 from probes.hardeners.training import FineTuning, fine_tune, hardened
@@ -25,6 +25,7 @@ from probes.traps.trial import Measure
 from probes.types import Goal, Memory, Pair, Subject
 from tests.shield.calls import state
 from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_picture
 
 PROMPTS = ["the cat", "a thing"]
 SCHEDULE = FineTuning(epochs=2, updates=1, lr=1e-3, batch=2, checkpoint_every=1)
@@ -40,6 +41,7 @@ SEARCH = {
     "prompt_search": PromptSearch(steps=2, batch=1, tokens=3, rows=1),
     "paraphrase": Paraphrase(steps=2),
 }
+DRAW = {"completion": Completion(), "inpainting": Inpainting(), "noise": Noise()}
 HARDEN = {
     "adversarial_fine_tuning": AdversarialFineTuning(keep_batch=1, draws=1, attack=SHORT),
     "caption_fine_tuning": CaptionFineTuning(keep_batch=1, draws=1),
@@ -65,6 +67,10 @@ def locate(name, subject, folder):
 
 def search(name, subject, folder):
     SEARCH[name].search(subject, goals(subject), snapshots=(0,))
+
+
+def draw(name, subject, folder):
+    DRAW[name].draw(subject, [tiny_picture(1), tiny_picture(2)], [1, 2], 50, steps=3, guidance_scale=5.0)
 
 
 def prune(name, subject, folder):
@@ -97,7 +103,8 @@ def traps(subject, folder):
 WORK = {
     **{f"localizer {name}": partial(locate, name) for name in LOCALIZERS},
     **{f"pruner {name}": partial(prune, name) for name in PRUNERS},
-    **{f"attack {name}": partial(search, name) for name in ATTACKS},
+    **{f"attack {name}": partial(search, name) for name in SEARCH},
+    **{f"attack {name}": partial(draw, name) for name in DRAW},
     **{f"hardener {name}, rank {rank}": partial(harden, name, rank) for name in HARDENERS for rank in (0, 2)},
     "transplant": transplant,
     "traps": traps,
@@ -153,4 +160,4 @@ def test_a_denoiser_that_fails_at_any_of_its_calls(name, tmp_path):
 
 
 def test_every_entry_of_every_table_is_tried():
-    assert (set(LOCATE), set(SEARCH), set(HARDEN)) == (set(LOCALIZERS), set(ATTACKS), set(HARDENERS))
+    assert (set(LOCATE), {*SEARCH, *DRAW}, set(HARDEN)) == (set(LOCALIZERS), set(ATTACKS), set(HARDENERS))

@@ -23,13 +23,16 @@ from shield.runtime.policy import Policy
 from tests.shield.calls import noises, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_flux, tiny_mask, tiny_picture, tiny_sd3, tiny_sdxl, tiny_variant
+from tests.tiny_kolors import tiny_kolors
 from tests.tiny_transformers import (
     tiny_auraflow,
     tiny_chroma,
+    tiny_flux2dev,
     tiny_klein,
     tiny_lcm,
     tiny_pixart,
     tiny_qwenimage,
+    tiny_sana,
     tiny_zimage,
 )
 
@@ -55,6 +58,9 @@ WAYS = {
     "chroma": (tiny_chroma, SMALL),
     "pixart": (tiny_pixart, {**SMALL, "use_resolution_binning": False}),
     "lcm": (tiny_lcm, {"guidance_scale": 5.0}),
+    "flux2dev": (tiny_flux2dev, {**SMALL, "max_sequence_length": 48, "guidance_scale": 5.0}),
+    "sana": (tiny_sana, {**SMALL, "use_resolution_binning": False, "complex_human_instruction": None}),
+    "kolors": (tiny_kolors, {"max_sequence_length": 16}),
 }
 PICTURE, OTHER, MASK = tiny_picture(), tiny_picture(1), tiny_mask()
 VARIANTS = {
@@ -99,7 +105,11 @@ WAYS["lcm_img2img"] = (
     partial(tiny_lcm, base=diffusers.LatentConsistencyModelImg2ImgPipeline),
     {"guidance_scale": 5.0, "image": PICTURE, "strength": 0.8},
 )
-TRANSFORMERS = ("auraflow", "zimage", "qwenimage", "chroma", "pixart")
+WAYS["kolors_img2img"] = (
+    partial(tiny_kolors, base=diffusers.KolorsImg2ImgPipeline),
+    {"max_sequence_length": 16, "image": PICTURE, "strength": 0.8},
+)
+TRANSFORMERS = ("auraflow", "zimage", "qwenimage", "chroma", "pixart", "sana")
 every = pytest.mark.parametrize("way", WAYS)
 # One of each mechanism: layouts, pooled embeddings, packed latents, nine channels, a companion.
 of_each_kind = pytest.mark.parametrize("way", [*list(WAYS)[:7], "sd_inpaint", "sdxl_control"])
@@ -133,7 +143,7 @@ def limits(pipe, way, value):
 
 def distilled(way):
     """Whether guidance is no second prediction, by the pipeline or because no negative prompt is given."""
-    return way.split("_")[0] in ("flux", "qwenimage", "lcm") and "true" not in way
+    return way.split("_")[0] in ("flux", "flux2dev", "qwenimage", "lcm") and "true" not in way
 
 
 def policy(way, **more):

@@ -103,7 +103,7 @@ def test_the_ladder_pairs_works_and_seeds():
 
 
 def test_plans_by_name():
-    assert list(ATTACKS) == ["adversarial_embedding", "prompt_search", "paraphrase"]
+    assert list(ATTACKS)[:3] == ["adversarial_embedding", "prompt_search", "paraphrase"]
     plan = attack_plan(FULL, (0, 2), "caption", None, 4, "prompt_search")
     assert (plan.attack.name, plan.attack.steps, plan.attack.batch) == ("prompt_search", 2, 4)
     assert attack_plan(FULL, (0, 2), "caption", None, 4, "paraphrase").attack.evaluations == 0

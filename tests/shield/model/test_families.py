@@ -1,8 +1,12 @@
+import re
+
 import diffusers
 import pytest
 
+from shield.errors import UnsupportedPipelineError
 from shield.model.conditioning import ENCODERS
-from shield.model.families import FAMILIES
+from shield.model.families import FAMILIES, family_of
+from tests.tiny_transformers import tiny_sana
 
 every = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
@@ -27,6 +31,8 @@ def test_argument_names_are_the_denoisers(family):
         "pixart": "PixArtTransformer2DModel",
         "chroma": "ChromaTransformer2DModel",
         "flux2": "Flux2Transformer2DModel",
+        "flux2dev": "Flux2Transformer2DModel",
+        "sana": "SanaTransformer2DModel",
         "zimage": "ZImageTransformer2DModel",
         "qwenimage": "QwenImageTransformer2DModel",
     }
@@ -41,3 +47,26 @@ def test_every_family_has_an_encoder_and_no_class_two_rows():
     assert set(ENCODERS) == {family.name for family in FAMILIES}
     names = [name for family in FAMILIES for name in family.pipelines]
     assert len(names) == len(set(names))
+
+
+PAG = [name for name in dir(diffusers) if re.fullmatch(r"(StableDiffusion|Kolors|PixArt|Sana)\w*PAG\w*Pipeline", name)]
+
+
+@pytest.mark.parametrize("name", [*PAG, "SanaSprintPipeline", "ChromaInpaintPipeline"])
+def test_what_is_refused_says_why_and_what_to_take(name):
+    """By the class alone: nothing of the pipeline is looked at."""
+    assert len(PAG) > 10
+    with pytest.raises(UnsupportedPipelineError) as raised:
+        family_of(object.__new__(getattr(diffusers, name)))
+    said = str(raised.value)
+    assert said.startswith(name) and "; take " in said
+    taken = said.rpartition("; take ")[2].split()[0].strip(",.")
+    assert hasattr(diffusers, taken)
+
+
+def test_a_checkpoint_that_a_row_does_not_hold_for_is_refused():
+    pipe = tiny_sana()
+    assert family_of(pipe).name == "sana"
+    pipe.transformer.register_to_config(timestep_scale=0.001)
+    with pytest.raises(UnsupportedPipelineError, match=r"timestep_scale 1.0; this checkpoint has 0.001"):
+        family_of(pipe)
