@@ -130,7 +130,7 @@ def revival(
     printed(found, as_json, table(found))
 
 
-@bench_app.command("text_free")
+@bench_app.command()
 def text_free(
     out: Out = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-text-free"),
@@ -139,7 +139,7 @@ def text_free(
 ) -> None:
     """Probes without text on the model as it is and pruned: completion, inpainting and noise, with controls.
 
-    Example: diffshield bench text_free --seeds 1
+    Example: diffshield bench text-free --seeds 1
     """
     from probes.bench.text_free import bench_text_free, table
 
