@@ -55,6 +55,7 @@ FOR_OTHERS = {
     "pytest-xdist": "make test -n",
     "ruff": "a command",
     "setuptools": "builds the wheel of the tests",
+    "uv": "resolves and installs the lowest versions",
 }
 # Not in every environment of the tests, so that their distributions can't be looked up.
 UNINSTALLED = {
