@@ -6,7 +6,7 @@ The stages are above it: probes/audit/stages.py names them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from probes.attacks import TextFree
@@ -118,11 +118,18 @@ class AuditSession:
         # A detector's score of an embedding that an attack made isn't one of a prompt.
         return [] if any(job.prompt_embeds is not None for job in jobs) else self.detectors
 
-    def attack(self, stage: str, start: str, subject: Subject, targets: Sequence[PromptRecord]) -> dict[str, Any]:
-        """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``."""
+    def attack(
+        self, stage: str, start: str, subject: Subject, targets: Sequence[PromptRecord], steps: int | None = None
+    ) -> dict[str, Any]:
+        """Search, then draw at every snapshot; step 0 from the caption repeats the records of stage ``start``.
+
+        ``steps`` takes the place of the plan's snapshots: one search of so many steps, drawn at its end.
+        """
         plan, with_goal = self.plan, [target for target in targets if target.reference is not None]
+        if steps is not None:
+            plan = replace(plan, attack=replace(plan.attack, steps=steps), snapshots=(steps,))
         if not with_goal:
-            raise Skip(NO_NONMEMBER if stage.endswith("nonmember_attacked") else NO_REFERENCE)
+            raise Skip(NO_NONMEMBER if "nonmember_attacked" in stage else NO_REFERENCE)
         if isinstance(plan.attack, TextFree):
             return self._probe(stage, subject, with_goal, plan.attack)
         searches = Searches(

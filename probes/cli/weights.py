@@ -27,6 +27,15 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by defa
 Openclip = Annotated[Path | None, typer.Option(help="OpenCLIP folder that measures alignment.")]
 PruneFirst = Annotated[Path | None, typer.Option(help="Prune this first: a mask, or the run folder of localize.")]
 Nonmembers = Annotated[Path | None, typer.Option(help="Matched prompts and pictures, never trained on.")]
+ThenTrain = Annotated[
+    str | None,
+    typer.Option(
+        help="Then fine-tune the edited model on these ordinary prompts (a file, pictures optional), or on 'kept', "
+        "those that hardening keeps, and ask again: do works come back by themselves?"
+    ),
+]
+ThenUpdates = Annotated[str, typer.Option(help="Comma-separated numbers of such updates to ask again after.")]
+ThenAttack = Annotated[int, typer.Option(min=0, help="Steps of the attack then; 0 asks with captions alone.")]
 Works = Annotated[
     Path | None,
     typer.Option(
@@ -121,6 +130,9 @@ def prune(
     benign: Annotated[Path | None, typer.Option(help="Ordinary prompts; by default the testbed's scenes.")] = None,
     openclip: Openclip = None,
     sweep: Annotated[str, typer.Option(help="Comma-separated k: draws the trade-off curve.")] = "",
+    then_train: ThenTrain = None,
+    then_updates: ThenUpdates = "0,50,200",
+    then_attack: ThenAttack = 50,
     save: Annotated[Path | None, typer.Option(help="Write the pruned model as a diffusers checkpoint.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
     steps: Steps = None,
@@ -143,7 +155,8 @@ def prune(
 
     request = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
-    done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), save=save, resume=resume)
+    then = _then(model, then_train, then_updates, then_attack)
+    done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), then=then, save=save, resume=resume)
     _reported(done, as_json, format_pruning(done.summary))
 
 
@@ -285,6 +298,9 @@ def harden(
     dev: Annotated[int, typer.Option(min=0, help="Further works that decide when to stop; 0 trains to the end.")] = 4,
     keep: Annotated[int, typer.Option(min=1, help="Ordinary prompts whose pictures are kept.")] = 64,
     at: Annotated[str, typer.Option(help="Comma-separated step counts to attack again at.")] = "0,1,10,50",
+    then_train: ThenTrain = None,
+    then_updates: ThenUpdates = "0,50,200",
+    then_attack: ThenAttack = 50,
     save: Annotated[Path | None, typer.Option(help="Write the hardened model as a diffusers checkpoint.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt and embedding.")] = 2,
     steps: Steps = None,
@@ -319,7 +335,8 @@ def harden(
             method, members=works, dev=dev, keep=keep, epochs=epochs, updates=updates, lr=lr, batch=together, rank=rank
         ),
     )
-    done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, save=save, resume=resume)
+    then = _then(model, then_train, then_updates, then_attack)
+    done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, then=then, save=save, resume=resume)
     _reported(done, as_json, format_hardening(done.summary))
 
 
@@ -329,6 +346,17 @@ def _reported(done: Any, as_json: bool, lines: list[str]) -> None:
 
     found = {"run": str(done.folder), "report": str(done.report), "summary": done.summary}
     printed(found, as_json, "\n".join([*sentences_of(done.folder), *lines, "", f"Report: {done.report}"]))
+
+
+def _then(model: str, source: str | None, updates: str, attack_steps: int) -> Any:
+    from probes.audit.resurgence import KEPT, Resurgence
+    from probes.testbed.checkpoint import Checkpoint
+    from probes.verbs.harden import usual_lr
+
+    if source is None:
+        return None
+    lr = usual_lr(Checkpoint.of(model))
+    return Resurgence(source if source == KEPT else Path(source), tuple(numbers(updates, int)), attack_steps, lr)
 
 
 def _sampling(model: str, steps: int | None, guidance: float | None) -> Any:

@@ -106,7 +106,7 @@ CONTROLLED = {
 }
 ATTACK_STAGES = ("attacked", "nonmember_attacked", "twin_attacked", "hardened_attacked", "hardened_nonmember_attacked")
 # Stages whose records aren't answers to be judged: references, scores alone, and what hardening is trained with.
-MATERIAL = ("work", "scan", "benign", "localize", "surrogates", "kept")
+MATERIAL = ("work", "scan", "benign", "localize", "surrogates", "kept", "then_kept")
 
 
 def group_of(record: Record) -> str:

@@ -81,6 +81,8 @@ class Added(TypedDict, total=False):
         saved: Where a checkpoint was written.
         scores: Of prune: each detector's change. Of scan: each detector's spread.
         tradeoff: Of prune: a point for each k.
+        resurgence: Of prune and harden: a row for each number of updates on ordinary captions afterwards: updates;
+            caption, caption_nonmembers, attacked and attacked_nonmembers as rows; gap, as in gaps.
         locality: Of locality: embeddings, activations, masks, searches.
         threshold, flagged, cleared, undecided, highest, early_exit: Of scan.
         calibration: Of scan: where the threshold comes from: fpr, negatives, prompts, source, interval.
@@ -102,6 +104,7 @@ class Added(TypedDict, total=False):
     saved: str | None
     scores: Any
     tradeoff: list[dict[str, Any]]
+    resurgence: list[dict[str, Any]]
     locality: dict[str, Any] | None
     threshold: float | None
     flagged: int
@@ -197,6 +200,7 @@ ABSENT: Summary = {
     "mask": {},
     "utility": None,
     "tradeoff": [],
+    "resurgence": [],
     "drift": [],
     "scores": [],
     "hardening": None,

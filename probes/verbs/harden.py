@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from probes.audit import hardening_stages as stages_of_hardening
 from probes.audit.plan import TESTBED_LR, AuditPlan, Hardening
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
+from probes.audit.resurgence import Resurgence, format_resurgence, resurge
 from probes.audit.stages import run_stages
 from probes.errors import AuditError
 from probes.hardeners import HARDENERS
-from probes.hardeners.training import FineTuning, save_hardened
+from probes.hardeners.training import FineTuning, hardened, save_hardened
 from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
@@ -42,14 +44,16 @@ def harden(
     mask: Path | None = None,
     steps: Sequence[int] = STEPS,
     plan: AuditPlan = HARDEN,
+    then: Resurgence | None = None,
     save: Path | None = None,
     resume: bool = False,
     show_progress: bool = True,
 ) -> Done:
     """Harden the model into the run folder ``out`` and attack it again; the model itself stays bit-equal.
 
-    ``mask`` gives the pruned model that surrogates come from. How much is trained is in ``plan.hardening``. ``save``
-    writes the hardened model as a diffusers checkpoint. Raises AuditError, BadRequestError (steps), MaskError,
+    ``mask`` gives the pruned model that surrogates come from. How much is trained is in ``plan.hardening``. ``then``
+    trains the hardened model on with ordinary captions and asks again (probes/audit/resurgence.py). ``save`` writes the
+    hardened model as a diffusers checkpoint. Raises AuditError, BadRequestError (steps), MaskError,
     PromptFileError, RunError, WeightsError.
     """
     request = request or AuditRequest()
@@ -58,9 +62,16 @@ def harden(
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise AuditError(f"{save} exists and isn't empty; choose another folder for the hardened checkpoint.")
     selected = read_mask(mask) if mask is not None else UnitMask({})
-    more = {"mask": None if mask is None else sha256_of(mask_file(mask)), "hardener": plan.hardening.hardener.name}
+    more: dict[str, Any] = {
+        "mask": None if mask is None else sha256_of(mask_file(mask)),
+        "hardener": plan.hardening.hardener.name,
+    }
+    if then is not None:
+        more |= then.settings()
     with opened("harden", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
         session.cohorts = with_dev(session.cohorts)
+        if then is not None:
+            then.captions(session)  # refuses before any work
         run_stages(
             session,
             "work",
@@ -74,7 +85,13 @@ def harden(
             "hardened_attacked",
             "hardened_nonmember_attacked",
         )
+        again: list[dict[str, Any]] = []
+        if then is not None and session.stages.complete("harden"):
+            weights = out / "harden" / "hardened.safetensors"
+            works, controls = stages_of_hardening.members(session), stages_of_hardening.nonmembers(session)
+            again = resurge(session, then, lambda: hardened(session.subject, weights), works, controls)
         summary = session.summary()
+        summary["resurgence"] = again
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
         summary["verdicts"] = verdicts(summary["gaps"])
@@ -116,4 +133,5 @@ def format_hardening(summary: Summary) -> list[str]:
             f"{done['epochs']:g} ({ended}), parameters {done['parameters']}, surrogates borrowed "
             f"{done['borrowed_surrogates']}"
         )
-    return [*lines, *format_curve(summary), *summary["verdicts"], *summary["limits"]]
+    again = format_resurgence(summary.get("resurgence", ()))
+    return [*lines, *format_curve(summary), *again, *summary["verdicts"], *summary["limits"]]

@@ -15,13 +15,14 @@ import numpy as np
 
 from probes.audit.plan import AuditPlan
 from probes.audit.request import AuditRequest, Done, mask_file, opened, read_mask
+from probes.audit.resurgence import Resurgence, format_resurgence, resurge
 from probes.audit.stages import run_stages
 from probes.audit.tradeoff import sweep
 from probes.errors import MaskError
 from probes.inputs.cohorts import Sizes
 from probes.metrics.statistics import bootstrap_mean
 from probes.paths import takes_paths
-from probes.pruners import save_pruned
+from probes.pruners import pruned, save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.report.summary import Summary
@@ -40,6 +41,7 @@ def prune(
     *,
     plan: AuditPlan = PRUNE,
     ks: Sequence[float] = (),
+    then: Resurgence | None = None,
     save: Path | None = None,
     resume: bool = False,
     show_progress: bool = True,
@@ -47,7 +49,8 @@ def prune(
     """Compare the model with its pruned self into the run folder ``out``; the model itself stays bit-equal.
 
     ``mask`` is a mask file or a localize run's folder. ``ks`` draws tradeoff.svg for masks of these k, made from the
-    norms that localize left beside the mask, without collecting activations again. ``save`` writes the pruned model
+    norms that localize left beside the mask, without collecting activations again. ``then`` trains the pruned model on
+    with ordinary captions and asks again (probes/audit/resurgence.py). ``save`` writes the pruned model
     as a diffusers checkpoint. Raises MaskError, AuditError, PromptFileError, RunError, WeightsError.
     """
     request, selected = request or AuditRequest(), read_mask(mask)
@@ -55,15 +58,24 @@ def prune(
         raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
     norms = mask_file(mask).with_name("norms.safetensors")
     points = sweep(norms, ks) if ks else None
-    more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks)}
+    more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks), **(then.settings() if then else {})}
     with opened("prune", out, request, plan, selected, more, resume=resume, show_progress=show_progress) as session:
+        if then is not None:
+            then.captions(session)  # refuses before any work
         run_stages(session, "work", "before", "pruned", "random_pruned")
         curve = points.draw(session) if points is not None else []
+        again: list[dict[str, Any]] = []
+        if then is not None:
+            cohorts = session.cohorts
+            again = resurge(
+                session, then, lambda: pruned(session.subject, selected), cohorts.members, cohorts.nonmembers
+            )
         records = list(session.run.records())
         summary: Summary = {
             **session.summary(),
             "scores": score_changes(records, plan.detectors),
             "tradeoff": curve,
+            "resurgence": again,
             "saved": str(save) if save else None,
             "mask": {
                 "density": selected.density(),
@@ -132,4 +144,4 @@ def format_pruning(summary: Summary) -> list[str]:
         lines.append(
             f"k {point['k']:g} ({point['density']:.2%} of the weights): {rate} copies, random weights {other}{loss}"
         )
-    return lines
+    return [*lines, *format_resurgence(summary["resurgence"])]
