@@ -78,7 +78,7 @@ def use(folder: Path) -> dict[str, Any]:
     from probes.scan.scan import ExecutionConfig, scan
     from probes.types import Subject
     from shield import Policy, Shield
-    from shield.calibration.detectors import Sampling as Small
+    from shield.calibration.detectors import NegativeSampling as Small
     from shield.calibration.detectors import calibrate
     from shield.detectors import StructureGap
     from shield.model import loading as load

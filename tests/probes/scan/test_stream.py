@@ -22,7 +22,7 @@ from probes.scan.scan import ExecutionConfig, PromptSource, scan
 from probes.scan.scorer import PromptScorer, ScoringConfig
 from probes.scan.shards import Shard, launched
 from probes.testbed.checkpoint import Checkpoint
-from shield.calibration.detectors import Sampling as Calibration
+from shield.calibration.detectors import NegativeSampling as Calibration
 from shield.calibration.detectors import calibrate
 from shield.detectors import StructureGap
 from shield.errors import BadRequestError, NotCalibratedError
