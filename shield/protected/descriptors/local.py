@@ -27,7 +27,7 @@ CONTRAST, EDGE = 0.015, 12.0
 NEIGHBORS, CLOSE = 6, 0.6  # nearest features that vote, and how far matched ones may be
 CANDIDATES = 10
 INLIERS, TOLERANCE = 6, 4.0  # tolerance in pixels of the picture looked up
-CELLS_FROM = 12_000  # features from which FAISS groups them into cells
+CELLS_FROM = 4_000  # features from which FAISS groups them into cells
 LARGEST = 20_000  # protected pictures up to which all are candidates; above, those that another descriptor names
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (-np.arange(8)) % 8].ravel()
 
