@@ -34,6 +34,7 @@ BENCHMARKS = (
     "scan_memory",
     "scan_workers",
     "real_size",
+    "real_calibration",
     "busy_cores",
 )
 
