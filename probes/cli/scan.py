@@ -11,9 +11,11 @@ import typer
 
 from probes.cli.options import (
     Column,
+    Concepts,
     Device,
     Dtype,
     FailOnFlag,
+    GalleryAt,
     Guidance,
     Json,
     Limit,
@@ -83,6 +85,8 @@ def scan(
         str | None, typer.Option(help="i/n: the i-th of n parts, from 0; diffshield merge puts them together.")
     ] = None,
     thresholds: StoredThresholds = None,
+    concepts: Concepts = None,
+    gallery: GalleryAt = None,
     words: Annotated[
         int,
         typer.Option(min=0, help="Flagged prompts whose words are weighed, at a denoiser call and its gradient each."),
@@ -145,6 +149,8 @@ def scan(
         early_exit=EarlyExit(error, pilot) if early_exit else None,
         points=places,
         thresholds=thresholds,
+        concepts=concepts or (),
+        gallery=gallery,
         words=words,
         tpr=tpr,
         benign=benign,

@@ -90,6 +90,8 @@ class Added(TypedDict, total=False):
         flagged_prompts: Of scan: the highest of flagged_count flagged prompts: item, prompt, score, threshold,
             flagged_noises, noises, words, columns; flagged_listed of them are in flagged.csv. words_why: why one has no
             words.
+        named: Of scan: prompts, those named, concepts -> prompts, and the first rows of named.csv.
+        protected_pictures: Of scan with a gallery: pictures, works, copy, near, and the first rows of gallery.csv.
         prevalence: Of scan: value, low, high; and flagged, fpr and tpr with value, low, high and source.
         agreement: Pictures over seeds; see probes/scan/agreement.py.
     """
@@ -118,6 +120,8 @@ class Added(TypedDict, total=False):
     flagged_count: int
     flagged_listed: int
     words_why: str | None
+    named: dict[str, Any]
+    protected_pictures: dict[str, Any]
     prevalence: dict[str, Any] | None
     agreement: dict[str, Any] | None
 

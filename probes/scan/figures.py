@@ -18,6 +18,7 @@ from probes.runs.records import Record
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, mean_of
 from probes.scan.flagged import scored_prompts, scored_records
+from probes.scan.protected import protected_words
 from probes.types import Criterion
 
 # How many of the highest-scoring prompts a summary names.
@@ -163,6 +164,7 @@ def format_scan(summary: Summary) -> list[str]:
     )
     lines += agreement_words(summary.get("agreement"))
     lines += [] if (said := prevalence_words(summary)) is None else [said]
+    lines += protected_words(summary.get("named"), summary.get("protected_pictures"))
     return [*lines, *_saved(summary.get("early_exit")), _cost(summary), *summary["limits"]]
 
 

@@ -15,6 +15,7 @@ from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.scan.flagged import LISTED, SHOWN, flagged_prompts, is_flagged, scored_prompts, write_flagged
 from probes.scan.pilot import calibrate_line
+from probes.scan.protected import protected_figures
 from probes.scan.scorer import Weighed
 from shield.errors import BadRequestError
 from shield.thresholds import Threshold
@@ -70,7 +71,8 @@ def weigh_words(
 
 
 def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Added:
-    """The flagged prompts and the prevalence, for summary.json; writes flagged.csv where there is a threshold.
+    """The flagged prompts, the prevalence and what is protected, for summary.json; writes flagged.csv where there is a
+    threshold, and the lists of protected_figures.
 
     Args:
         run: With its records.
@@ -87,6 +89,7 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Adde
             "calibrate": command,
             "flagged_prompts": [],
             "prevalence": None,
+            **protected_figures(run),
         }
     rows, count = flagged_prompts(run, run.config["detectors"][0], threshold)
     words = stages.detail("words")
@@ -100,6 +103,7 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Adde
         "flagged_listed": min(count, LISTED),
         "words_why": words.get("why"),
         "prevalence": _prevalence(run, calibration, known),
+        **protected_figures(run),
     }
 
 

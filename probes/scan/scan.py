@@ -32,6 +32,7 @@ from probes.scan.engines import ENGINES, Engine
 from probes.scan.figures import early_exit_figures, figures, format_scan, report_fields
 from probes.scan.outcome import WORDS, Telling, described_threshold, known_rate, outcome_figures, weigh_words
 from probes.scan.pilot import EarlyExit, boundary_of
+from probes.scan.protected import check_protected
 from probes.scan.scorer import ScoringConfig, Started
 from probes.scan.shards import Shard
 from probes.scan.stream import STAGE, record_stream, turns_of
@@ -124,6 +125,8 @@ def scan(
     early_exit: EarlyExit | None = None,
     points: Sequence[float] | None = None,
     thresholds: Path | None = None,
+    concepts: Sequence[str] = (),
+    gallery: str | None = None,
     words: int = WORDS,
     tpr: str | None = None,
     benign: int = BENIGN,
@@ -138,14 +141,17 @@ def scan(
     ``points`` are shares of the schedule to score at, flagged by thresholds that share one false-alarm budget; every
     picture is then drawn as far as the last (probes/drawing/trajectories.py).
     ``shard`` takes a part of the prompts only; ``early_exit`` lets a prompt stop before its last seed. ``thresholds``
-    is a folder of those that flag, by default the stored ones. The ``words`` highest-scoring flagged prompts are said
-    with the pull of their words. ``tpr`` is the share of memorized prompts that are flagged, as known_rate reads it.
+    is a folder of those that flag, by default the stored ones. Prompts are screened for ``concepts``, names or
+    registries' files, by default the names that ship; pictures are compared with ``gallery``. The ``words``
+    highest-scoring flagged prompts are said with the pull of their words. ``tpr`` is the share of memorized prompts
+    that are flagged, as known_rate reads it.
     With pictures over several seeds, ``benign`` prompts are drawn beside a file's, and near-duplicates compared. What
     will be known is told to ``say`` before the first score.
     ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
-    than the schedule has), EarlyExitError, EngineError, PromptFileError, RunError, WeightsError.
+    than the schedule has, a gallery without pictures), EarlyExitError, EngineError, GalleryError, PromptFileError,
+    RegistryError, RunError, WeightsError.
     """
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
@@ -164,6 +170,8 @@ def scan(
     }
     config |= {"points": list(points)} if points else {}
     limits = None if thresholds is None else as_thresholds(thresholds)
+    check_protected(concepts, gallery, pictures)
+    config |= {name: value for name, value in (("concepts", list(concepts)), ("gallery", gallery)) if value}
     if thresholds is not None:
         config["thresholds"] = str(thresholds)
     if pictures:
