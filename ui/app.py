@@ -19,14 +19,15 @@ from starlette.middleware import Middleware  # noqa: E402
 
 from shield.errors import BadRequestError, ShieldError  # noqa: E402
 from shield.model.loading import SHIPPED  # noqa: E402
-from ui.audits import Audits  # noqa: E402
 from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402
 from ui.models import Pipelines  # noqa: E402
 from ui.page import Page  # noqa: E402
 from ui.protected import LARGEST, Protected, pictures_in, testbed_seed  # noqa: E402
+from ui.runner import Runner  # noqa: E402
 from ui.tabs.audit import audit_tab  # noqa: E402
 from ui.tabs.protected import protected_tab  # noqa: E402
+from ui.tabs.scan import scan_tab  # noqa: E402
 from ui.tabs.shield import first_request, shield_tab  # noqa: E402
 from ui.visitors import limit_visitors  # noqa: E402
 
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+# Gradio names a thumbnail by its number and not by the caption that it shows, which is then read twice.
+NAMED_BY_CAPTIONS = """<script>
+new MutationObserver(() => {
+    for (const button of document.querySelectorAll("button.thumbnail-item[aria-label]")) {
+        if (!button.querySelector(".caption-label")) continue;
+        button.removeAttribute("aria-label");
+        button.querySelectorAll("img").forEach((img) => { img.alt = ""; });
+    }
+}).observe(document, { childList: true, subtree: true });
+</script>"""
 SHARED = ".gradio.live"  # what Gradio's servers call a shared page
 MOST_UPLOAD = 12 * LARGEST  # bytes of all pictures that are added at once
 TITLE = "diffusion-shield"
@@ -83,8 +94,8 @@ def page_of(
     folders = Folders(runs)
     models = Pipelines(names, device)
     given = None if thresholds is None else as_thresholds(thresholds)
-    audits = Audits(folders, device, models=models.names)
-    return Page(models, Protected(folder, seed, works), folders, audits, given)
+    runner = Runner(folders, device, models=models.names)
+    return Page(models, Protected(folder, seed, works), folders, runner, given)
 
 
 def _refuse_begun(folder: Path, *files: str) -> None:
@@ -106,6 +117,8 @@ def build(page: Page) -> gr.Blocks:
                 shield_tab(page, blocks)
             with gr.Tab("Protected", id="protected"):
                 protected_tab(page, blocks)
+            with gr.Tab("Scan", id="scan") as tab:
+                scan_tab(page, blocks, tab)
             with gr.Tab("Audit", id="audit") as tab:
                 audit_tab(page, blocks, tab)
         blocks.unload(_left(page))
@@ -155,6 +168,7 @@ def launched(
             run_history=False,
             footer_links=[],
             theme=theme(),
+            head=NAMED_BY_CAPTIONS,
             css_paths=Path(__file__).with_name("page.css"),
         )
     except OSError as error:

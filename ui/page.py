@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ui.audits import Audits
 from ui.folders import Folders
 from ui.jobs import BackgroundJob
 from ui.kept import Kept
 from ui.models import Pipelines
 from ui.protected import Protected
+from ui.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class Page:
     models: Pipelines
     protected: Protected
     folders: Folders
-    audits: Audits
+    runner: Runner
     thresholds: list[Threshold] | None = None
     jobs: dict[str, BackgroundJob[Any, Any]] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
@@ -90,12 +90,12 @@ class Page:
         if job is not None:
             job.stop()
 
-    def report(self, name: str) -> str | None:
-        """A run's report.html where the server may hand it out from: a copy, so that no run folder is served."""
-        source = self.folders.path(name) / "report.html"
+    def copied(self, name: str, file: str) -> str | None:
+        """A run's file where the server may hand it out from: a copy, so that no run folder is served."""
+        source = self.folders.path(name) / file
         if not source.is_file() or not source.resolve().is_relative_to(self.folders.root.resolve()):
             return None
-        target = Path(self.scratch.name) / f"{source.stat().st_mtime_ns}" / "report.html"
+        target = Path(self.scratch.name) / f"{source.stat().st_mtime_ns}" / file
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, target)
@@ -105,5 +105,5 @@ class Page:
         """Cancels what is under way and removes what was made to be handed out."""
         for visitor in list(self.jobs):
             self.stop(visitor)
-        self.audits.close()
+        self.runner.close()
         self.scratch.cleanup()

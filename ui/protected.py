@@ -102,6 +102,23 @@ class Protected:
             self.concept(name)
             self._swap_concepts(tuple(c for c in self.concepts.concepts if c.name != name))
 
+    def merge(self, concepts: Sequence[Concept], works: Sequence[tuple[str, Path]]) -> tuple[int, int]:
+        """Adds all of these or none: concepts in place of those of the same name, (work, picture) pairs that are new.
+
+        Returns how many of each were new or changed. Raises RegistryError, GalleryError.
+        """
+        with self._lock:
+            after = {concept.name: concept for concept in self.concepts.concepts}
+            changed = [checked_concept(one) for one in concepts if after.get(one.name) != one]
+            after |= {concept.name: concept for concept in changed}
+            Concepts(tuple(after.values()))  # refuses names and aliases that two concepts share
+            there = {(entry["work"], entry["file"]) for entry in self.works}
+            named = [(_checked_name(work, "work", GalleryError), file) for work, file in works]
+            fresh = [(work, file) for work, file in named if (work, _name_of(_png(checked_picture(file)))) not in there]
+            added = self._add(fresh) if fresh else 0
+            self._swap_concepts(tuple(after.values()))
+            return len(changed), added
+
     def add_pictures(self, work: str, files: Sequence[Path]) -> int:
         """Adds pictures of a work: all of them or, when one is refused, none. Raises GalleryError."""
         name = _checked_name(work, "work", GalleryError)
@@ -188,7 +205,7 @@ class Protected:
             return Gallery.load(Path(folder))
 
     def _stored(self, data: bytes) -> str:
-        name = f"pictures/{hashlib.sha256(data).hexdigest()[:32]}.png"
+        name = _name_of(data)
         part = (self.folder / name).with_suffix(".part")
         part.write_bytes(data)
         part.replace(self.folder / name)
@@ -210,6 +227,10 @@ class Protected:
         self.works, self._gallery = works, gallery
         if gallery is not None:
             self._store_gallery(gallery)
+
+
+def _name_of(data: bytes) -> str:
+    return f"pictures/{hashlib.sha256(data).hexdigest()[:32]}.png"
 
 
 def _png(picture: Image.Image) -> bytes:

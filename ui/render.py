@@ -95,7 +95,7 @@ def outline(work: Nearest | None, size: tuple[int, int]) -> Markup:
 
 def titled(title: str, content: Markup) -> Markup:
     """A part of the page under its title."""
-    return Markup('<section class="ds-part"><h3>{}</h3>{}</section>').format(title, content)
+    return Markup('<section class="ds-part"><h2>{}</h2>{}</section>').format(title, content)
 
 
 def heat(prompt: str, words: Sequence[WordWeight]) -> Markup:
@@ -207,9 +207,9 @@ def plot(svg: str, words: str) -> Markup:
     """A plot of ours, with what it shows in words."""
     marked = svg.replace("<svg ", str(Markup('<svg role="img" aria-label="{}" ').format(words)), 1)
     return Markup(
-        '<figure class="ds-plot"><div class="ds-scroll" tabindex="0" role="region" aria-label="Plot">{}</div>'
+        '<figure class="ds-plot"><div class="ds-scroll" tabindex="0" role="region" aria-label="{}">{}</div>'
         "<figcaption>{}</figcaption></figure>"
-    ).format(Markup(marked), words)
+    ).format(f"Plot: {words.split('. ')[0][:80]}", Markup(marked), words)
 
 
 def downloads(picture: Image.Image, about: Mapping[str, Any], name: str, link: str) -> Markup:
@@ -235,17 +235,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -
     ).format(caption, caption, head, body)
 
 
-def concepts_table(concepts: Sequence[Concept], wanted: str, limit: int = 25) -> Markup:
-    """The registry's entries that hold `wanted` anywhere, the first `limit` of them."""
+def fitting(concepts: Sequence[Concept], wanted: str) -> list[Concept]:
+    """The concepts that hold `wanted` anywhere."""
     needle = wanted.casefold().strip()
-    fits = [c for c in concepts if needle in "\n".join([c.name, c.kind, *c.aliases, *c.descriptions]).casefold()]
-    rows = [(c.name, c.kind, "; ".join(c.aliases), "; ".join(c.descriptions), c.substitute) for c in fits[:limit]]
+    return [c for c in concepts if needle in "\n".join([c.name, c.kind, *c.aliases, *c.descriptions]).casefold()]
+
+
+def concepts_table(concepts: Sequence[Concept], wanted: str, page: int = 1, size: int = 25) -> Markup:
+    """One page of the registry's entries that hold `wanted` anywhere."""
+    fits = fitting(concepts, wanted)
+    start = (page_of(page, len(fits), size) - 1) * size
+    shown = fits[start : start + size]
+    rows = [(c.name, c.kind, "; ".join(c.aliases), "; ".join(c.descriptions), c.substitute) for c in shown]
     listed = table(("name", "kind", "also called", "described as", "said instead"), rows, "Protected concepts")
-    return EMPTY.join([_shown(len(rows), len(fits), len(concepts), "concepts"), listed if rows else EMPTY])
+    return EMPTY.join([_shown(start, len(rows), len(fits), len(concepts), "concepts"), listed if rows else EMPTY])
 
 
-def gallery_grid(works: Sequence[tuple[str, str | None, int]], total: int, fits: int) -> Markup:
-    """Works as (name, picture's address, number of pictures)."""
+def gallery_grid(works: Sequence[tuple[str, str | None, int]], total: int, fits: int, start: int = 0) -> Markup:
+    """One page's works as (name, picture's address, number of pictures); `start` of those that fit come before it."""
     cells = EMPTY.join(
         Markup("<li>{}<span>{}</span></li>").format(
             Markup('<img src="{}" alt="">').format(address) if address else EMPTY,
@@ -254,15 +261,20 @@ def gallery_grid(works: Sequence[tuple[str, str | None, int]], total: int, fits:
         for name, address, count in works
     )
     grid = Markup('<ul class="ds-grid" aria-label="Protected pictures">{}</ul>').format(cells) if cells else EMPTY
-    return EMPTY.join([_shown(len(works), fits, total, "works"), grid])
+    return EMPTY.join([_shown(start, len(works), fits, total, "works"), grid])
 
 
-def _shown(shown: int, fits: int, total: int, what: str) -> Markup:
+def page_of(page: int, count: int, size: int) -> int:
+    """The number of the page that is shown where this one is asked for: one that there is."""
+    return min(max(page, 1), max(1, -(-count // size)))
+
+
+def _shown(start: int, shown: int, fits: int, total: int, what: str) -> Markup:
     if not total:
         text = f"There are no protected {what} yet."
     elif not fits:
         text = f"None of the {total} {what} fits."
     else:
-        more = "; say more above to see others" if shown < fits else ""
-        text = f"{shown} of {fits} {what} shown" + more + ("." if fits == total else f"; {total} in all.")
+        which = f"{what.capitalize()} {start + 1} to {start + shown} of {fits}"
+        text = which + ("." if fits == total else f" that fit; {total} in all.")
     return note(text)

@@ -15,12 +15,13 @@ from probes.report import mask_plots, plots
 from probes.report.figures import MATERIAL, group_of
 from probes.report.sheets import COLUMNS, thumbnail
 from probes.report.summary import StoredSummary, stored_summary
-from probes.report.wording import wording_of
+from probes.report.wording import FLOW, wording_of
 from probes.runs.folder import Run
 from probes.runs.records import Record
 from ui.folders import Listed
-from ui.render import EMPTY, plot, table
+from ui.render import EMPTY, page_of, plot, table
 
+RUN_COLUMNS = ("run", "kind", "model", "status", "begun (UTC)")
 WORKS_A_PAGE = 12
 RECORDS_A_PAGE = 40
 SORTS = ("as recorded", "exposures, most first", "copies first", "name")
@@ -29,15 +30,23 @@ ANSWER = {"stage", "kind", "item", "scores", "copied"}
 JUDGED = {True: "copy", False: "no copy", None: "not judged"}
 
 
-def runs_table(runs: Sequence[Listed]) -> Markup:
-    """Every run folder with its status."""
-    if not runs:
-        return Markup(
-            '<p class="ds-note">There are no run folders yet. Start a quick audit here, or write one with '
-            "<code>diffshield audit --quick --out runs/first</code>.</p>"
-        )
-    rows = [(run.name, run.kind, run.model, run.status, run.created.replace("T", " ")[:16]) for run in runs]
-    return table(("run", "kind", "model", "status", "begun (UTC)"), rows, "Run folders")
+def run_rows(runs: Sequence[Listed]) -> list[list[str]]:
+    """Every run folder with its status, by RUN_COLUMNS."""
+    return [[run.name, run.kind, run.model, run.status, run.created.replace("T", " ")[:16]] for run in runs]
+
+
+def flow(entries: Sequence[Mapping[str, Any]], running: bool) -> Markup:
+    """An audit's stages by what each does: which are done, which one runs, which are left."""
+    status = {entry["stage"]: entry["status"] for entry in entries}
+    ended = [place for place, stage in enumerate(FLOW) if status.get(stage) in ("complete", "skipped")]
+    now = (ended[-1] + 1 if ended else 0) if running else None
+    if not entries:
+        return EMPTY
+    items = []
+    for place, (stage, label) in enumerate(FLOW.items()):
+        kind = "now" if place == now else {"complete": "done", "skipped": "skipped"}.get(str(status.get(stage)), "left")
+        items.append(Markup('<li class="ds-{}">{}<small>{}</small></li>').format(kind, label, kind))
+    return Markup('<ol class="ds-flow" aria-label="Stages of the audit">{}</ol>').format(EMPTY.join(items))
 
 
 def summary(run: Run, records: Sequence[Record]) -> Markup:
@@ -50,9 +59,9 @@ def summary(run: Run, records: Sequence[Record]) -> Markup:
         run.status,
         len(records),
     )
-    said = Markup("<h3>In plain words</h3>{}").format(_list(report.plain_words(figures, answers))) if answers else EMPTY
+    said = Markup("<h2>In plain words</h2>{}").format(_list(report.plain_words(figures, answers))) if answers else EMPTY
     limits = figures["limits"]
-    unsaid = Markup("<h3>What this can't say</h3>{}").format(_list(limits)) if limits else EMPTY
+    unsaid = Markup("<h2>What this can't say</h2>{}").format(_list(limits)) if limits else EMPTY
     return Markup('<section class="ds-part">{}{}{}{}</section>').format(head, said, unsaid, _rates(figures))
 
 
@@ -139,7 +148,7 @@ def works(folder: Path, records: Sequence[Record], wanted: Wanted) -> Markup:
     """One page of the works with what came out at each stage."""
     items = [rows for rows in by_item(records).values() if _fits(rows, wanted)]
     items = ordered(items, wanted.sort)
-    page = _page(wanted.page, len(items), WORKS_A_PAGE)
+    page = page_of(wanted.page, len(items), WORKS_A_PAGE)
     shown = items[(page - 1) * WORKS_A_PAGE : page * WORKS_A_PAGE]
     seen = {record["stage"] for rows in shown for record in rows}
     columns = [(title, found) for title, found in COLUMNS if seen.intersection(found)]
@@ -218,7 +227,7 @@ def record_table(records: Sequence[Record], stage: str, text: str, page: int) ->
         for r in records
         if stage in ("", r.get("stage")) and needle in f"{r.get('item')} {r.get('prompt')} {r.get('reason')}".casefold()
     ]
-    page = _page(page, len(fits), RECORDS_A_PAGE)
+    page = page_of(page, len(fits), RECORDS_A_PAGE)
     rows = [_row(record) for record in fits[(page - 1) * RECORDS_A_PAGE : page * RECORDS_A_PAGE]]
     columns = ("stage", "work", "prompt", "seed", "scores", "verdict", "what the shield did")
     return EMPTY.join(
@@ -241,10 +250,6 @@ def _row(record: Record) -> tuple[Any, ...]:
         JUDGED[record["copied"]] if "copied" in record else "",
         did,
     )
-
-
-def _page(page: int, count: int, size: int) -> int:
-    return min(max(page, 1), max(1, -(-count // size)))
 
 
 def _paged(page: int, count: int, size: int, what: str) -> Markup:

@@ -16,17 +16,17 @@ from ui.page import Page
 
 
 @contextmanager
-def weights(folder: Path, thresholds: bool = True) -> Iterator[Path]:
+def weights(folder: Path, threshold: float | None = 1e6) -> Iterator[Path]:
     """A tiny testbed in the place of the shipped one, for this process and those that it starts.
 
-    Its `thresholds` are out of reach: what isn't protected by name isn't flagged.
+    Its threshold is out of reach: what isn't protected by name isn't flagged. None: it has none.
     """
     before = os.environ.get(ENVIRONMENT)
     os.environ[ENVIRONMENT] = str(tiny_testbed(folder))
     try:
-        setting = setting_of(load("testbed", device="cpu"), 25, 5.0) if thresholds else None
+        setting = setting_of(load("testbed", device="cpu"), 25, 5.0) if threshold is not None else None
         for detector in preset("balanced").detectors if setting else ():
-            save_threshold(calibrated(detector, [1e6] * 99, 0.05, setting, "testbed"), folder / "thresholds")
+            save_threshold(calibrated(detector, [threshold] * 99, 0.05, setting, "testbed"), folder / "thresholds")
         yield folder
     finally:
         os.environ.pop(ENVIRONMENT)

@@ -124,7 +124,18 @@ def _fill(url: str, page) -> None:
         codes = [join("generate", ["a cat", "testbed", "balanced", n, 1, 3, None], f"one{n}") for n in range(12)]
         assert codes == [200] * 8 + [429] * 4
         held = [one for one in httpx.get(url + "config").json()["dependencies"] if one["queue"]]
-        assert {one["api_name"] for one in held} == {"generate", "first", "show", "add", "add_1", "shield", "left"}
+        assert {one["api_name"] for one in held} == {
+            "generate",
+            "generate_1",
+            "first",
+            "show",
+            "add",
+            "add_1",
+            "exported",
+            "imported",
+            "shield",
+            "left",
+        }
         body = {
             "data": ["(a new one)", "", "Quickly", "character", "", "", "", ""],
             "fn_index": numbers["save"],

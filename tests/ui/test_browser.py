@@ -16,6 +16,11 @@ import pytest
 from PIL import Image
 
 from probes.audit.audit import audit
+from probes.scan.scan import scan
+from shield.model.loading import load
+from shield.runtime.policy import preset
+from shield.runtime.settings import setting_of
+from shield.thresholds import Threshold, calibrated, save_threshold
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.pictures import saved
 from tests.ui.serving import served, weights
@@ -26,6 +31,17 @@ from ui.tabs.shield import first_request
 QUIET = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200), QUIET]
 EVIL = "<img src=x onerror='window.evil=1'> ${window.evil=1} {{evil}}"
+
+
+def cell(page, table: str, text: str):
+    """The first cell of a table that shows this; others measure its width out of sight."""
+    return page.locator(f"{table} [role=gridcell]:visible", has_text=text).first
+
+
+def upload(page, button: str, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name=button).click()
+    chooser.value.set_files([str(file) for file in files])
 
 
 def test_a_benign_prompt_passes_and_is_the_same_on_both_sides(visit: Callable, tmp_path: Path) -> None:
@@ -184,7 +200,7 @@ def test_a_concept_is_added_tried_and_removed(visit: Callable) -> None:
     page.get_by_label("Try a prompt").press("Enter")
     page.locator("#trial").get_by_text("Glimmerwick, misspelled").wait_for()
     page.get_by_label("Find a concept").fill("lamp moth")
-    page.locator("#concepts").get_by_text(re.compile("1 of 1 concepts shown")).wait_for()
+    page.locator("#concepts").get_by_text(re.compile("^Concepts 1 to 1 of 1 that fit")).wait_for()
     page.get_by_label("Concept to change").click()
     page.keyboard.press("Control+a")
     page.keyboard.type("Glimmer")
@@ -248,15 +264,31 @@ def finished(place) -> Iterator[str]:
     yield "smallest"
 
 
+@pytest.fixture(scope="module")
+def scanned(place, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real scan of the page's runs folder, with a threshold that flags everything."""
+    own = tmp_path_factory.mktemp("scanned")
+    (own / "mine.txt").write_text("a red thing 1\na drawing of a cat\n")
+    save_threshold(_flagging(), own / "limits")
+    root = place[1].folders.root
+    scan(own / "mine.txt", root / "scanned", device="cpu", show_progress=False, thresholds=own / "limits")
+    return "scanned"
+
+
+def _flagging() -> Threshold:
+    detector = preset("balanced").detectors[0]
+    return calibrated(detector, [-1.0] * 99, 0.05, setting_of(load("testbed", device="cpu"), 25, 5.0), "testbed")
+
+
 def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finished: str) -> None:
     page = visit()
     open_tab(page, "Audit")
-    page.locator("#runs").get_by_text(finished).wait_for()
-    choose(page, "Open a run", finished)
+    cell(page, "#runs", finished).click()
     page.locator("#run-summary").get_by_text("In plain words").wait_for()
+    assert page.get_by_label("Open a run", exact=True).input_value() == finished
     with page.expect_download() as report:
         page.get_by_role("button", name="Download the whole report (HTML)").click()
-    assert "In plain words" in Path(report.value.path()).read_text()
+    assert '<ol class="flow">' in Path(report.value.path()).read_text()
     open_tab(page, "Curves")
     page.get_by_role("img", name=re.compile("Copies by how often")).wait_for()
     page.get_by_role("img", name=re.compile("Share of each layer")).wait_for()
@@ -264,7 +296,7 @@ def test_a_finished_run_is_opened_filtered_and_downloaded(visit: Callable, finis
     works = page.locator("#run-works")
     works.get_by_role("img").first.wait_for()
     page.get_by_label("Find in name or prompt").fill("nonmember")
-    works.get_by_text(re.compile(r"Works 1 to 2 of 2")).wait_for()
+    works.get_by_text(re.compile(r"Works 1 to 1 of 1")).wait_for()
     page.get_by_label("Only works that were copied").check()
     works.get_by_text("No works fit.").wait_for()
     page.get_by_label("Only works that were copied").uncheck()
@@ -295,11 +327,13 @@ def test_an_audit_is_started_watched_canceled_and_continued(visit: Callable) -> 
     state = page.locator("#audit-state")
     assert button["Cancel the audit"].is_disabled() and button["Continue the run"].is_disabled()
     button["Start a quick audit"].click()
-    state.get_by_text(re.compile(r"audit-[\d-]+: (stage \d+ of|loading)")).wait_for()
+    state.get_by_text(re.compile(r"audit-[\d-]+: (stage \d+ of|loading)")).first.wait_for()
     other.get_by_role("button", name="Start a quick audit").click()
     other.locator("#audit-said").get_by_text("is running; wait for it or cancel it").wait_for()
     state.get_by_text(re.compile(r"stage [2-9] of \d+")).wait_for(timeout=600_000)
-    assert state.get_by_role("progressbar", name="Stages of the audit").is_visible()
+    assert state.get_by_role("progressbar", name="Progress of the run").is_visible()
+    steps = state.get_by_role("list", name="Stages of the audit")
+    assert "score the promptsdone" in steps.inner_text().replace("\n", "")
     page.locator("#run-summary").get_by_text(re.compile("audit of testbed, running")).wait_for()
     open_tab(page, "Records")
     records = page.locator("#run-records").get_by_text(re.compile("^Records 1 to"))
@@ -308,7 +342,7 @@ def test_an_audit_is_started_watched_canceled_and_continued(visit: Callable) -> 
     assert button["Start a quick audit"].is_disabled()
     button["Cancel the audit"].click()
     state.get_by_text("was canceled; what it had done is kept").wait_for()
-    page.locator("#runs").get_by_text("interrupted").wait_for()
+    cell(page, "#runs", "interrupted").wait_for()
     button["Continue the run"].click()
     state.get_by_text(re.compile(r"audit-[\d-]+: stage \d+ of")).wait_for()
     button["Cancel the audit"].click()
@@ -381,7 +415,7 @@ def test_everything_can_be_done_with_the_keyboard(visit: Callable, finished: str
 def test_no_tab_is_wider_than_its_screen(visit: Callable, finished: str, width: int) -> None:
     page = visit(width)
     draw(page, "Mickey Mouse on the moon", 1)
-    for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Audit",)):
+    for names in (("Shield",), ("Protected", "Concepts"), ("Protected", "Pictures"), ("Scan",), ("Audit",)):
         for name in names:
             if width > 500:
                 open_tab(page, name)
@@ -395,7 +429,7 @@ def test_no_tab_is_wider_than_its_screen(visit: Callable, finished: str, width: 
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dark: bool) -> None:
+def test_axe_finds_nothing(visit: Callable, finished: str, scanned: str, axe: str, dark: bool) -> None:
     page = visit(dark=dark)
     draw(page, "Mickey Mouse on the moon", 1)
     page.evaluate(axe)
@@ -404,6 +438,8 @@ def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dar
         ("Shield",),
         ("Protected", "Concepts"),
         ("Protected", "Pictures"),
+        ("Protected", "Export and import"),
+        ("Scan",),
         ("Audit", "Summary"),
         ("Audit", "Curves"),
         ("Audit", "Works"),
@@ -413,11 +449,14 @@ def test_axe_finds_nothing_serious(visit: Callable, finished: str, axe: str, dar
         if names == ("Audit", "Summary"):
             choose(page, "Open a run", finished)
             page.locator("#run-summary").get_by_text("In plain words").wait_for()
+        if names == ("Scan",):
+            choose(page, "Scan to show", scanned)
+            cell(page, "#scan-rows", "%").click()
+            page.locator("#scan-words").get_by_text("How strongly each word pulls").wait_for()
         page.wait_for_timeout(500)
         for rule in page.evaluate("() => axe.run()")["violations"]:
-            if rule["impact"] in ("serious", "critical"):
-                nodes = [(node["target"], node["html"][:200], node["failureSummary"]) for node in rule["nodes"][:4]]
-                found[f"{' '.join(names)}: {rule['id']}"] = nodes
+            nodes = [(node["target"], node["html"][:200], node["failureSummary"]) for node in rule["nodes"][:4]]
+            found[f"{' '.join(names)}: {rule['id']}"] = nodes
     assert not found, json.dumps(found, indent=1)
 
 
@@ -445,7 +484,7 @@ def test_a_model_that_isnt_calibrated_is_drawn_with_names_alone_until_the_button
     browse: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIFFSHIELD_HOME", str(tmp_path / "home"))
-    with weights(tmp_path / "weights", thresholds=False), served(tmp_path / "runs") as (url, _):
+    with weights(tmp_path / "weights", threshold=None), served(tmp_path / "runs") as (url, _):
         page = browse(url)
         status, button = page.locator("#shield-status"), page.locator("#calibrate")
         status.get_by_text("Memorization wasn't judged").wait_for()
@@ -464,3 +503,84 @@ def test_a_model_that_isnt_calibrated_is_drawn_with_names_alone_until_the_button
         assert answered(page).startswith(("Passed", "Flagged"))
         assert "Memorization wasn't judged" not in status.inner_text() and not button.is_visible()
         page.context.close()
+
+
+def test_prompts_are_scanned_live_with_the_words_of_what_was_flagged(browse: Callable, tmp_path: Path) -> None:
+    """With a threshold that flags everything."""
+    prompts = ["a red thing 1", f"{EVIL} and a cat", *(f"a thing {number}" for number in range(300))]
+    (tmp_path / "mine.txt").write_text("\n".join(prompts))
+    with weights(tmp_path / "weights", threshold=-1.0), served(tmp_path / "runs") as (url, _):
+        page = browse(url)
+        open_tab(page, "Scan")
+        upload(page, "Choose a file of prompts", tmp_path / "mine.txt")
+        page.locator("#scan-file-said").get_by_text("Chosen: mine.txt.").wait_for()
+        page.get_by_label("Prompts to score at most").fill("302")
+        page.get_by_role("button", name="Scan", exact=True).click()
+        state, found = page.locator("#scan-state"), page.locator("#scan-found")
+        state.get_by_text(re.compile(r"scan-[\d-]+: \d+ of 302 prompts scored")).wait_for()
+        found.get_by_text(re.compile(r"^\d+ scores, \d+ flagged")).wait_for()
+        page.get_by_role("button", name="Cancel the scan").click()
+        state.get_by_text("was canceled; what it had done is kept").wait_for()
+        page.locator("#resume-scan:not([disabled])").click()
+        state.get_by_text("is complete.").wait_for()
+        found.get_by_text("302 scores, 302 flagged, by a structure gap above -1.000").wait_for()
+        cell(page, "#scan-rows", "%").click()
+        page.locator("#scan-words").get_by_text("How strongly each word pulls").wait_for()
+        assert cell(page, "#scan-rows", EVIL).is_visible()
+        with page.expect_download() as listed:
+            page.get_by_role("button", name="Download flagged.csv").click()
+        table = Path(listed.value.path()).read_text()
+        assert table.startswith("item,prompt,score") and len(table.splitlines()) == 303
+        assert page.evaluate("window.evil") is None and page.locator("img[src='x']").count() == 0
+        page.context.close()
+
+
+def test_own_prompts_and_pictures_are_audited(visit: Callable, place, tmp_path: Path) -> None:
+    page = visit()
+    open_tab(page, "Audit")
+    page.locator("#start-audit:not([disabled])").wait_for()
+    page.get_by_role("button", name="Your own prompts and pictures").click()
+    for number, name in enumerate(("a red thing.png", "a lone lamp.png"), start=21):
+        saved(tmp_path, number, name)
+    upload(page, "Choose prompts and pictures", tmp_path / "a red thing.png", tmp_path / "a lone lamp.png")
+    page.locator("#own-files-said").get_by_text("Chosen: a red thing.png, a lone lamp.png.").wait_for()
+    page.get_by_role("button", name="Start a quick audit").click()
+    state = page.locator("#audit-state")
+    state.get_by_text(re.compile(r"stage \d+ of \d+, draw")).first.wait_for(timeout=300_000)
+    name = place[1].runner.name
+    page.get_by_role("button", name="Cancel the audit").click()
+    state.get_by_text("was canceled; what it had done is kept").wait_for()
+    open_tab(page, "Records")
+    page.locator("#run-records").get_by_text("a lone lamp").first.wait_for()
+    works = [record for record in place[1].folders.records(name) if record["stage"] == "work"]
+    assert [record["prompt"] for record in works] == ["a lone lamp", "a red thing"] and all(
+        one["picture"] for one in works
+    )
+    page.locator("#own-files-forget").click()
+    page.locator("#own-files-said").get_by_text("Nothing chosen.").wait_for()
+
+
+def test_lists_have_pages_and_all_of_it_is_exported_and_imported(visit: Callable, place, tmp_path: Path) -> None:
+    page = visit()
+    open_tab(page, "Protected", "Concepts")
+    count = len(place[1].protected.concepts.concepts)
+    said = page.locator("#concepts .ds-note")
+    said.get_by_text(f"Concepts 1 to 24 of {count}.").wait_for()
+    page.locator("#concepts-on").click()
+    said.get_by_text(f"Concepts 25 to 48 of {count}.").wait_for()
+    page.locator("#concepts-back").click()
+    page.locator("#concepts-back").click()
+    said.get_by_text(f"Concepts 1 to 24 of {count}.").wait_for()
+    open_tab(page, "Export and import")
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.locator("#bundle-said").get_by_text(f"{count} concepts and").wait_for()
+    with page.expect_download() as exported:
+        page.get_by_role("button", name="Download protected.zip").click()
+    exported.value.save_as(tmp_path / "protected.zip")
+    removed = place[1].protected.concepts.concepts[0].name
+    place[1].protected.remove_concept(removed)
+    upload(page, "Import a .zip", tmp_path / "protected.zip")
+    page.locator("#bundle-said").get_by_text("Imported: 1 concepts and 0 pictures are new or changed.").wait_for()
+    open_tab(page, "Concepts")
+    page.get_by_label("Find a concept").fill(removed)
+    page.locator("#concepts td").get_by_text(removed, exact=True).first.wait_for()

@@ -161,10 +161,12 @@ def test_downloads_hold_the_picture_and_the_verdict() -> None:
 
 def test_lists_say_how_many_there_are() -> None:
     concepts = [Concept(f"c{n}", aliases=("other",) if n else ()) for n in range(30)]
-    more = "concepts shown; say more above to see others"
-    assert f"25 of 30 {more}." in Elements(render.concepts_table(concepts, "")).text
+    assert "Concepts 1 to 25 of 30." in Elements(render.concepts_table(concepts, "")).text
     found = Elements(render.concepts_table(concepts, "OTHER"))
-    assert f"25 of 29 {more}; 30 in all." in found.text and len(found.all("tr")) == 26
+    assert "Concepts 1 to 25 of 29 that fit; 30 in all." in found.text and len(found.all("tr")) == 26
+    for page in (2, 99):
+        last = Elements(render.concepts_table(concepts, "OTHER", page))
+        assert "Concepts 26 to 29 of 29 that fit; 30 in all." in last.text and len(last.all("tr")) == 5
     assert "None of the 30 concepts fits." in Elements(render.concepts_table(concepts, "zebra")).text
     assert "There are no protected works yet." in Elements(render.gallery_grid([], 0, 0)).text
 

@@ -13,6 +13,8 @@ from shield.protected.concepts import Concept
 from shield.protected.pictures import UNREADABLE, open_image
 from ui import render
 from ui.protected import FORMATS, KINDS, LARGEST, LONGEST_NAME, MOST_TOGETHER, Protected
+from ui.tabs.bundle import bundle_part
+from ui.tabs.paging import A_PAGE, paging_part
 from ui.uploads import SUFFIXES, pictures_of
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 QUEUED: dict[str, Any] = {**HIDDEN, "queue": True, "concurrency_limit": 1, "concurrency_id": "pictures"}
 NEW = "(a new one)"
 FORM = 7  # outputs: whose form it is, and its six fields
-SHOWN = 24
 THUMBNAIL = 160
 
 
@@ -35,12 +36,19 @@ def protected_tab(page: Page, blocks: gr.Blocks) -> None:
             concepts = _concepts(store)
         with gr.Tab("Pictures", id="pictures"):
             pictures = _pictures(store)
+        with gr.Tab("Export and import", id="bundle"):
+            bundle_part(page, lambda: shown(store), [*concepts, *pictures])
 
     def saved() -> list[Any]:
-        names, works = gr.Dropdown(_names(store), value=NEW), gr.Dropdown(store.names(), value=None)
-        return [_table(store, ""), names, _grid(store, ""), works]
+        return shown(store)
 
     blocks.load(saved, None, [*concepts, *pictures], **HIDDEN)
+
+
+def shown(store: Protected) -> list[Any]:
+    """Everything that the lists of this tab show, from the first page on."""
+    names, works = gr.Dropdown(_names(store), value=NEW), gr.Dropdown(store.names(), value=None)
+    return [_table(store, ""), names, _grid(store, ""), works]
 
 
 def _concepts(store: Protected) -> list[Any]:
@@ -55,8 +63,9 @@ def _concepts(store: Protected) -> list[Any]:
             found = gr.HTML(elem_id="trial")
             wanted = gr.Textbox(label="Find a concept", placeholder="name, alias or description", max_length=100)
             listed = gr.HTML(_table(store, ""), elem_id="concepts")
+            place = paging_part("concepts")
         with gr.Column(scale=2, min_width=300):
-            gr.HTML("<h3>Add or change a concept</h3>")
+            gr.HTML("<h2>Add or change a concept</h2>")
             chosen = gr.Dropdown(_names(store), value=NEW, label="Concept to change")
             filled = gr.State(NEW)
             fields = _fields()
@@ -65,7 +74,7 @@ def _concepts(store: Protected) -> list[Any]:
                 remove = gr.Button("Remove", elem_id="remove-concept")
             said = gr.HTML(elem_id="concept-said")
     gr.on([attempt.click, trial.submit, trial.blur], lambda text: _tried(store, text), trial, found, **HIDDEN)
-    wanted.change(lambda text: _table(store, text), wanted, listed, trigger_mode="always_last", **HIDDEN)
+    place.shows(lambda text, page: _table(store, text, page), lambda text: _count(store, text), wanted, listed)
     form = [filled, *fields]
     chosen.input(lambda name, last: _chosen(store, name, last), [chosen, filled], form, **HIDDEN)
     outputs = [said, listed, chosen, *form]
@@ -94,8 +103,12 @@ def _names(store: Protected) -> list[str]:
     return [NEW, *sorted(c.name for c in store.concepts.concepts)]
 
 
-def _table(store: Protected, wanted: str) -> str:
-    return str(render.concepts_table(store.concepts.concepts, wanted or ""))
+def _table(store: Protected, wanted: str, page: int = 1) -> str:
+    return str(render.concepts_table(store.concepts.concepts, wanted or "", page, A_PAGE))
+
+
+def _count(store: Protected, wanted: str) -> int:
+    return len(render.fitting(store.concepts.concepts, wanted or ""))
 
 
 def _chosen(store: Protected, name: str, last: str) -> list[Any]:
@@ -167,8 +180,9 @@ def _pictures(store: Protected) -> list[Any]:
         with gr.Column(scale=3, min_width=300):
             wanted = gr.Textbox(label="Find a work", placeholder="part of its name", max_length=100)
             shown = gr.HTML(_grid(store, ""), elem_id="gallery")
+            place = paging_part("works")
         with gr.Column(scale=2, min_width=300):
-            gr.HTML("<h3>Add pictures</h3>")
+            gr.HTML("<h2>Add pictures</h2>")
             work = gr.Textbox(
                 label="Name of the work",
                 info="Without one, each picture is a work named after its file.",
@@ -192,7 +206,7 @@ def _pictures(store: Protected) -> list[Any]:
                 elem_id="upload",
             )
             folder = gr.UploadButton("Choose a folder", file_count="directory", elem_id="upload-folder")
-            gr.HTML("<h3>Rename or remove</h3>")
+            gr.HTML("<h2>Rename or remove</h2>")
             chosen = gr.Dropdown(store.names(), value=None, label="Work to change")
             name = gr.Textbox(label="New name", max_length=LONGEST_NAME)
             with gr.Row():
@@ -200,7 +214,7 @@ def _pictures(store: Protected) -> list[Any]:
                 remove = gr.Button("Remove")
             said = gr.HTML(elem_id="gallery-said")
     outputs = [said, shown, chosen, work, name]
-    wanted.change(lambda text: _grid(store, text), wanted, shown, trigger_mode="always_last", **HIDDEN)
+    place.shows(lambda text, page: _grid(store, text, page), lambda text: len(_fitting(store, text)), wanted, shown)
     files.upload(_adder(store), [work, files, wanted], outputs, **QUEUED)
     folder.upload(_adder(store, folder=True), [work, folder, wanted], outputs, **QUEUED)
     rename.click(_renamer(store), [chosen, name, wanted], outputs, **HIDDEN)
@@ -208,12 +222,16 @@ def _pictures(store: Protected) -> list[Any]:
     return [shown, chosen]
 
 
-def _grid(store: Protected, wanted: str) -> str:
-    names = store.names()
-    fits = [name for name in names if (wanted or "").casefold().strip() in name.casefold()]
-    counts = {name: sum(entry["work"] == name for entry in store.works) for name in fits[:SHOWN]}
+def _fitting(store: Protected, wanted: str) -> list[str]:
+    return [name for name in store.names() if (wanted or "").casefold().strip() in name.casefold()]
+
+
+def _grid(store: Protected, wanted: str, page: int = 1) -> str:
+    fits = _fitting(store, wanted)
+    start = (render.page_of(page, len(fits), A_PAGE) - 1) * A_PAGE
+    counts = {name: sum(entry["work"] == name for entry in store.works) for name in fits[start : start + A_PAGE]}
     works = [(name, _thumbnail(store.picture(name)), count) for name, count in counts.items()]
-    return str(render.gallery_grid(works, len(names), len(fits)))
+    return str(render.gallery_grid(works, len(store.names()), len(fits), start))
 
 
 def _thumbnail(file: Path | None) -> str | None:
