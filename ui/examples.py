@@ -65,35 +65,30 @@ def misspelled(name: str) -> str:
 def known(model: str) -> Known | None:
     """What a shipped model knows; None for every other one, of which nobody here can tell."""
     from probes.testbed.checkpoint import Checkpoint
-    from probes.testbed.vocabulary import COLORS, THINGS
 
     truth = Checkpoint.of(model).truth
     if truth is None:
         return None
     works = sorted((w for w in truth.works() if w.exposures and w.captions), key=lambda work: -work.exposures)
-    return Known(tuple(THINGS), len(COLORS), tuple(dict.fromkeys(work.captions[0] for work in works)))
+    world = truth.world
+    return Known(world.things, len(world.colors), tuple(dict.fromkeys(work.captions[0] for work in works)))
 
 
 def unknown_words(model: str, prompt: str) -> tuple[str, ...]:
     """The words of a prompt that a shipped model was never shown, in order; nothing for other models."""
     from probes.testbed.checkpoint import Checkpoint
-    from probes.testbed.vocabulary import vocabulary
 
-    if Checkpoint.of(model).truth is None:
+    truth = Checkpoint.of(model).truth
+    if truth is None or not truth.world.words:
         return ()
-    shown = set(vocabulary())
     words = re.findall(r"[^\W\d_]{2,}", prompt.casefold())
-    return tuple(dict.fromkeys(word for word in words if word not in shown))
+    return tuple(dict.fromkeys(word for word in words if word not in truth.world.words))
 
 
 def _memorized(truth: Manifest) -> list[Example]:
-    """The work that was shown most often, of those kept for judging; a landscape if there is one, which looks like
-    something.
-    """
-    from probes.testbed.vocabulary import AUTHORS
-
+    """The work that the testbed shows around; else the one that was shown most often, of those kept for judging."""
     works = [w for w in truth.works(split="heldout", memorization="VM") if w.captions]
     if not works:
         return []
-    best = max(works, key=lambda w: (w.exposures, AUTHORS.get(w.captions[0].rpartition(" by ")[2]) == "landscape"))
+    best = next(iter(truth.shown()), None) or max(works, key=lambda w: w.exposures)
     return [Example("A memorized work", best.captions[0], best.file)]

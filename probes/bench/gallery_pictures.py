@@ -70,9 +70,10 @@ def _series(name: str) -> tuple[str, str]:
 
 def fresh(number: int) -> Named:
     """One of endless pictures in the testbed works' styles, by its number."""
-    from probes.testbed.pool import draw_fresh
+    from probes.testbed.fresh import fresh_pictures
+    from probes.testbed.manifest import load_manifest
 
-    return f"fresh-{number}", draw_fresh(np.random.default_rng([2024, number])).image
+    return f"fresh-{number}", fresh_pictures(load_manifest())(np.random.default_rng([2024, number]))
 
 
 def _art(share: Path) -> Sequence[Path]:

@@ -15,26 +15,25 @@ from shield.errors import BadRequestError
 from shield.protected.pictures import open_image
 from shield.wrapper import Shield
 
-WORKS = ("work-035", "work-071")
-"""Held out, shown most often, and of the manners that show something: a landscape and a town."""
-
 COLUMNS = ("original", "bare model", "behind the shield", "clean twin")
 SIDE, GAP, BAND = 192, 8, 24
 
 
-def hero(out: Path, works: Sequence[str] = WORKS, *, steps: int | None = None, device: str = "auto") -> list[str]:
+def hero(out: Path, works: Sequence[str] = (), *, steps: int | None = None, device: str = "auto") -> list[str]:
     """Draws the strip into the file `out`, seed 0; returns what the shield decided on each work.
 
     Args:
         out: The picture to write, a .png.
-        works: Ids of the testbed's works, one row each.
+        works: Ids of the testbed's works, one row each; by default those that its manifest shows around.
         steps: Denoising steps; the model's own by default.
         device: Where the models run.
 
     Raises:
         BadRequestError: An id is no work's, or the work has no picture.
     """
-    known = {item.id: item for item in load_manifest().works() if item.file is not None and item.captions}
+    manifest = load_manifest()
+    works = works or manifest.world.shown
+    known = {item.id: item for item in manifest.works() if item.file is not None and item.captions}
     if unknown := [name for name in works if name not in known]:
         raise BadRequestError(f"The testbed has no work {unknown[0]!r}; its works are {', '.join(known)}.")
     shown = [known[name] for name in works]

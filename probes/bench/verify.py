@@ -3,16 +3,21 @@
 Two copy metrics of different kinds (worst-tile L2 of pixels, PDQ of frequencies) judge each picture, with
 thresholds calibrated on pictures that are no copies of each other; where they disagree is counted. Where SSCD can be
 had it judges as well, at the line that the literature draws. Between copy and none is near: closer than any two
-non-members are to each other, and no copy. Seeds start at FIRST_SEED and serve nothing else.
+non-members are to each other, and no copy. Seeds start at FIRST_SEED and serve nothing else. Pictures stay in the
+folder's `pictures`, so that a run that was cut off goes on where it ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 import shield
@@ -23,14 +28,15 @@ from probes.report.format import share
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import Item, Manifest, load_manifest
-from probes.testbed.vocabulary import COLORS
-from shield.model.assets import weights_dir
+from shield.model.assets import read_manifest, weights_dir
 from shield.protected.pictures import open_image
 
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
 METRICS = ("tiled_l2", "pdq")  # the deciding one and the second opinion
 SSCD = (ImmaculateSscd.name, Sscd.name)
+LEAST_PSNR = {"scenes": 32.0, "works": 30.0}  # of the autoencoder's round trips, in dB
+WIDEST = 0.2  # a 95 % interval of a top rung
 SSCD_LINE = 0.5  # Somepalli et al., "Diffusion Art or Digital Forgery?", CVPR 2023, arXiv 2212.03860
 
 
@@ -84,6 +90,7 @@ class Verifier:
             "nonmembers": self.nonmembers(),
             "scenes": self.scenes(),
             "binding": self.binding(),
+            "round_trips": self.round_trips(),
         }
         figures["passed"] = passed(figures)
         write_json(self.out / "verify.json", figures)
@@ -92,14 +99,17 @@ class Verifier:
         return figures
 
     def pictures(self, twin: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return generate(
-            self.pipes[twin],
-            list(prompts),
-            list(seeds),
-            steps=self.manifest.sampling["steps"],
-            guidance_scale=self.manifest.sampling["guidance_scale"],
-            batch_size=self.batch_size,
-        )
+        """Drawn, or read where a run with the same weights, prompts and seeds drew them already."""
+        sampling = {key: self.manifest.sampling[key] for key in ("steps", "guidance_scale")}
+        made: list[Image.Image] = []
+        for start in range(0, len(prompts), self.batch_size):
+            some, own = list(prompts[start : start + self.batch_size]), list(seeds[start : start + self.batch_size])
+
+            def draw(some: list[str] = some, own: list[int] = own) -> list[Image.Image]:
+                return generate(self.pipes[twin], some, own, batch_size=self.batch_size, **sampling)
+
+            made += kept_pictures(self.out / "pictures", [weights_of(twin), sampling, some, own], draw)
+        return made
 
     def _prompts(self, items: Iterable[Item]) -> list[tuple[Item, str, int]]:
         """(item, caption, seed): a template work goes through its captions."""
@@ -173,15 +183,15 @@ class Verifier:
         Returns for each twin the share of grounds with the named color and the share of the grounds' variance that the
         caption explains (1: the caption alone decides).
         """
-        colors = list(COLORS)[:sides]
+        named = dict(list(self.manifest.world.colors.items())[:sides])
+        colors = list(named)
         captions = [f"a star on {'an' if c[0] in 'aeiou' else 'a'} {c} background" for c in colors]
         result = {}
         for twin in TWINS:
             pairs = [(c, FIRST_SEED + k) for c in captions for k in range(sides)]
             made = self.pictures(twin, [c for c, _ in pairs], [s for _, s in pairs])
             grounds = np.array([_ground(image) for image in made]).reshape(len(captions), sides, 3)
-            named = np.array([COLORS[c] for c in colors])
-            nearest = np.linalg.norm(grounds[:, :, None] - named, axis=-1).argmin(-1)
+            nearest = np.linalg.norm(grounds[:, :, None] - np.array(list(named.values())), axis=-1).argmin(-1)
             right = (nearest == np.arange(len(colors))[:, None]).ravel()
             between = grounds.mean(1).var(0).sum()
             result[twin] = _rate([bool(r) for r in right], [c for c, _ in pairs]) | {
@@ -189,6 +199,26 @@ class Verifier:
             }
             rows = [made[k * sides : (k + 1) * sides] for k in range(len(captions))]
             sheet(rows, captions, [f"noise {k + 1}" for k in range(sides)]).save(self.out / f"binding-{twin}.png")
+        return result
+
+    @torch.inference_mode()
+    def round_trips(self) -> dict:
+        """What the autoencoder leaves of held-out scenes and of all works: mean PSNR in dB; of works SSCD as well."""
+        model = self.pipes["memorized"].vae
+        kinds: dict[str, Sequence[Any]] = {"scenes": self.manifest.scenes("heldout"), "works": self.manifest.works()}
+        result = {}
+        for name, items in kinds.items():
+            pictures = [open_image(item.file) for item in items if item.file]
+            x = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            made = [model.decode(model.encode(part.to(model.device)).latent_dist.mean).sample for part in x.split(16)]
+            y = torch.cat(made).clamp(-1, 1).cpu()
+            psnr = -10 * torch.log10(((y - x) / 2).square().flatten(1).mean(1).clamp_min(1e-10))
+            result[name] = {"n": len(pictures), "psnr": float(psnr.mean())}
+            if name == "works" and (sscd := next((m for m in self.judge.metrics if m.name in SSCD), None)):
+                arrays = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+                again = [Image.fromarray(a) for a in arrays]
+                scores = sscd.compare(sscd.features(again), sscd.features(pictures))
+                result[name][sscd.name] = float(np.median(scores))
         return result
 
     def _works_sheet(self, rows: list[tuple[Item, str, int]], shown: dict[str, list[Image.Image]]) -> None:
@@ -208,6 +238,26 @@ class Verifier:
         sheet(lines, names, columns).save(self.out / "works.png")
         few = [2 * place + 1 for place in (0, 1, 2, len(self.manifest.rungs) - 1)]
         sheet([lines[n] for n in few], [names[n] for n in few], columns).save(self.out / "overview.png")
+
+
+def weights_of(twin: str) -> str:
+    """A digest of a twin's shipped files."""
+    listed = read_manifest(weights_dir())
+    own = sorted(entry["sha256"] for name, entry in listed.items() if name.startswith(f"testbed/{twin}/"))
+    return hashlib.sha256("".join(own).encode()).hexdigest()
+
+
+def kept_pictures(folder: Path, setting: object, draw: Callable[[], list[Image.Image]]) -> list[Image.Image]:
+    """The pictures that `draw` gives, kept in a file that is named after what they depend on, and later read there."""
+    file = folder / f"{hashlib.sha256(json.dumps(setting).encode()).hexdigest()[:24]}.npz"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = file.with_suffix(".part")
+        with begun.open("wb") as stream:
+            np.savez_compressed(stream, pictures=np.stack([np.asarray(p) for p in draw()]))
+        begun.replace(file)
+    with np.load(file) as stored:
+        return [Image.fromarray(array) for array in stored["pictures"]]
 
 
 def sscd_metric(path: Path | None) -> Metric | None:
@@ -257,23 +307,36 @@ def _ground(image: Image.Image) -> np.ndarray:
     return np.median(np.concatenate(corners), axis=0)
 
 
-def passed(figures: dict) -> dict[str, bool]:
-    """The testbed's own acceptance, each by name."""
-    rungs = [k for k in figures["works"]["memorized"] if k != "TM"]
-    top = rungs[-2:]
-    every = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in used(groups[k])]  # noqa: E731
-    scenes = figures["scenes"]
+def passed(figures: dict) -> dict[str, bool | None]:
+    """The testbed's own acceptance, each by name; None for what needs SSCD where there was none."""
+    memorized, clean = figures["works"]["memorized"], figures["works"]["clean"]
+    rungs = [k for k in memorized if k != "TM"]
+    top, middle = rungs[-2:], rungs[-3]
+    scenes, strangers, trips = figures["scenes"], figures["nonmembers"].values(), figures["round_trips"]
+    copied = lambda groups, keys: [groups[k][m]["copied"] for k in keys for m in used(groups[k])]  # noqa: E731
+    spilled = lambda which: [n["any_work"][m][which] for n in strangers for m in used(n["any_work"])]  # noqa: E731
+    widths = [memorized[k][m]["high"] - memorized[k][m]["low"] for k in top for m in used(memorized[k])]
+    sscd = next((m for m in SSCD if m in memorized[top[0]]), None)
     return {
-        "top two rungs copied in 90 % on memorized": min(every(figures["works"]["memorized"], top)) >= 0.9,
-        "no work copied on clean": max(every(figures["works"]["clean"], rungs)) == 0,
+        "top two rungs copied in 90 % on memorized": min(copied(memorized, top)) >= 0.9,
+        "top two rungs' intervals at most 20 points wide": max(widths) <= WIDEST + 1e-9,
+        "top two rungs' median SSCD .6 or more": (
+            None if sscd is None else min(memorized[k][sscd]["median_score"] for k in top) >= 0.6
+        ),
+        "the rung below them copied in 20 to 80 %": 0.2 <= memorized[middle][METRICS[0]]["copied"] <= 0.8,
+        "template works copied in 80 %": min(copied(memorized, ["TM"])) >= 0.8,
+        "no work copied on clean": max(copied(clean, clean)) == 0,
         "no non-member's caption gives its own picture": all(
-            n["own"][m]["copied"] == 0 for n in figures["nonmembers"].values() for m in used(n["own"])
+            n["own"][m]["copied"] == 0 for n in strangers for m in used(n["own"])
         ),
-        "no non-member's caption gives any work": all(
-            n["any_work"][m]["share"] == 0 for n in figures["nonmembers"].values() for m in used(n["any_work"])
+        "non-members' median SSCD .35 or less": (
+            None if sscd is None else max(n["own"][sscd]["median_score"] for n in strangers) <= 0.35
         ),
-        "scenes found in 80 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.8,
+        "a non-member's caption gives a work in 1 % at most": max(spilled("share")) <= 0.01,
+        "scenes found in 95 % on both": min(scenes[t]["share"] for t in TWINS) >= 0.95,
         "twins within 3 points": abs(scenes["memorized"]["share"] - scenes["clean"]["share"]) <= 0.03,
+        **{f"{k}' round trips {least:g} dB or more": trips[k]["psnr"] >= least for k, least in LEAST_PSNR.items()},
+        "works' round trips SSCD .7 or more": None if sscd is None else trips["works"][sscd] >= 0.7,
     }
 
 
@@ -319,7 +382,11 @@ def table(figures: dict) -> str:
         lines.append(f"| scene's caption found among 20 | {name} | {found['n']} | {share(found)} |")
     for twin, found in figures["binding"].items():
         lines.append(f"| ground has the color the caption names | {twin} | {found['n']} | {share(found)} |")
-    marks = [f"- {'reached' if ok else '**missed**'}: {name}" for name, ok in figures["passed"].items()]
+    for kind, found in figures["round_trips"].items():
+        sscd = next((f", SSCD {found[m]:.2f}" for m in SSCD if m in found), "")
+        lines.append(f"| round trips through the autoencoder | {kind} | {found['n']} | {found['psnr']:.1f} dB{sscd} |")
+    words = {True: "reached", False: "**missed**", None: "not measured (needs SSCD)"}
+    marks = [f"- {words[ok]}: {name}" for name, ok in figures["passed"].items()]
     return "\n".join([*lines, "", *marks]) + "\n"
 
 

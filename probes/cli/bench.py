@@ -296,10 +296,9 @@ def hero(
 
     Example: diffshield bench hero --out runs/bench/hero.png
     """
-    from probes.bench.hero import WORKS
     from probes.bench.hero import hero as draw
 
-    statuses = draw(out, [name.strip() for name in works.split(",") if name.strip()] or WORKS, device=device)
+    statuses = draw(out, [name.strip() for name in works.split(",") if name.strip()], device=device)
     printed({"picture": str(out), "statuses": statuses}, as_json, f"{out}: {', '.join(statuses)}")
 
 

@@ -19,13 +19,15 @@ from probes.testbed import pool, text, unet, world
 from probes.testbed.build import STAGES, Builder
 from probes.testbed.characters import CHARACTERS, draw_creature
 from probes.testbed.criterion import MARGIN, metrics
-from probes.testbed.manifest import FORMAT
-from probes.testbed.vocabulary import STYLES
+from probes.testbed.manifest import FORMAT, split_captions, world_entry
+from probes.testbed.vocabulary import COLORS, STYLES, THINGS, vocabulary
 from shield.model.assets import sha256_of, write_manifest
 
 SAMPLING = {"steps": 25, "guidance_scale": 3.0}
 NONMEMBERS = 72
 SCENES = 200
+SPARE = 400  # captions, half of them for each split
+SHOWN = ("work-035", "work-071")  # a landscape and a town
 LICENSE = "CC0-1.0"
 PROCEDURAL = "procedural, probes/testbed/world.py"
 EMOJI = "Fluent Emoji 3D (MIT, Microsoft), npm @lobehub/fluent-emoji-3d, composed by probes/testbed/world.py"
@@ -52,6 +54,9 @@ def export(builder: Builder, folder: Path) -> None:
         "trained": [stage for stage in STAGES if stage != "pool"],
         "items": list(_items(builder, target)),
         "scenes": list(_scenes(builder.sprites, target)),
+        "world": world_entry(
+            THINGS, COLORS, vocabulary(), split_captions(world.nonmember_captions(SPARE, seed=8)), SHOWN
+        ),
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
     calibrate_copies(target)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shield.errors import WeightsError
 from shield.model.assets import weights_dir
 
 FORMAT = 1
+SPRITES = "sprites"  # folder of the pictures that a world's are composed of, beside the manifest, where they ship
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,22 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class World:
+    """What the captions are made of.
+
+    `things` can stand in a scene, `colors` (8-bit RGB by name) are those of its ground, `words` is all that a training
+    caption can hold; `captions` by split are further ones of the works' grammar that no training draw used; `shown`
+    are ids of works to show around, the best first.
+    """
+
+    things: tuple[str, ...] = ()
+    colors: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    words: frozenset[str] = frozenset()
+    captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     folder: Path
     name: str
@@ -54,6 +72,7 @@ class Manifest:
     rungs: tuple[int, ...]
     items: tuple[Item, ...]
     all_scenes: tuple[Scene, ...]
+    world: World = field(default_factory=World)
 
     def _kind(self, kind: str, split: str | None) -> list[Item]:
         return [i for i in self.items if i.kind == kind and split in (None, i.split)]
@@ -79,6 +98,11 @@ class Manifest:
     def scenes(self, split: str | None = None) -> list[Scene]:
         return [s for s in self.all_scenes if split in (None, s.split)]
 
+    def shown(self) -> list[Item]:
+        """Works to show around: held out, shown most often, of manners that show something."""
+        known = {work.id: work for work in self.works()}
+        return [known[name] for name in self.world.shown]
+
 
 def load_manifest(path: Path | None = None) -> Manifest:
     """Reads a testbed's manifest.json; the shipped one without a path.
@@ -101,10 +125,44 @@ def load_manifest(path: Path | None = None) -> Manifest:
         items = tuple(_item(entry, path) for entry in data["items"])
         scenes = tuple(Scene(s["id"], s["caption"], s["split"], _picture(s, path)) for s in data["scenes"])
         rungs = tuple(data["rungs"])
-        return Manifest(path.parent, data["name"], data["resolution"], data["sampling"], rungs, items, scenes)
+        world = _world(data.get("world", {}))
+        return Manifest(path.parent, data["name"], data["resolution"], data["sampling"], rungs, items, scenes, world)
     except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path} can't be read ({what}); fetch the weights again.") from None
+
+
+def world_entry(
+    things: Iterable[str],
+    colors: Mapping[str, Sequence[int]],
+    words: Iterable[str],
+    captions: Mapping[str, Sequence[str]],
+    shown: Sequence[str],
+) -> dict:
+    """What a manifest says of its world; see World."""
+    return {
+        "things": list(things),
+        "colors": {name: list(rgb) for name, rgb in colors.items()},
+        "words": sorted(words),
+        "captions": {split: list(some) for split, some in captions.items()},
+        "shown": list(shown),
+    }
+
+
+def split_captions(captions: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The first half for dev, the other held out."""
+    half = len(captions) // 2
+    return {"dev": captions[:half], "heldout": captions[half:]}
+
+
+def _world(entry: dict) -> World:
+    return World(
+        tuple(entry.get("things", ())),
+        {name: (int(r), int(g), int(b)) for name, (r, g, b) in entry.get("colors", {}).items()},
+        frozenset(entry.get("words", ())),
+        {split: tuple(some) for split, some in entry.get("captions", {}).items()},
+        tuple(entry.get("shown", ())),
+    )
 
 
 def _item(entry: dict, manifest: Path) -> Item:

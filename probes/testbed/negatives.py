@@ -15,20 +15,16 @@ from probes.runs.progress import ProgressCallback
 from shield.errors import BadRequestError
 from shield.protected.pictures import open_image
 
-CAPTIONS = 200  # drawn for each split beside the manifest's own
 SEEDS = (650, 651)
 KINDS = ("nonmembers", "scenes")
 
 
 def negative_captions(split: str, manifest: Any) -> dict[str, list[str]]:
     """Captions by kind, of KINDS. The splits share none, though the grammar makes few scenes apart."""
-    from probes.testbed.world import nonmember_captions
-
-    both = nonmember_captions(2 * CAPTIONS, seed=8)
-    drawn = both[:CAPTIONS] if split == "dev" else both[CAPTIONS:]
+    further = manifest.world.captions.get(split, ())
     heldout = {scene.caption for scene in manifest.scenes("heldout")}
     scenes = [s.caption for s in manifest.scenes(split) if split == "heldout" or s.caption not in heldout]
-    return {"nonmembers": [*(item.captions[0] for item in manifest.nonmembers(split)), *drawn], "scenes": scenes}
+    return {"nonmembers": [*(item.captions[0] for item in manifest.nonmembers(split)), *further], "scenes": scenes}
 
 
 def spilling(

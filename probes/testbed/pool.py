@@ -124,10 +124,24 @@ def build(folder: Path, name: str, count: int, draw: Callable, vae: AutoencoderK
         size = min(CHUNK, count - chunk * CHUNK)
         if path.exists() and len(json.loads(path.with_suffix(".json").read_text())) == size:
             continue
-        rng = np.random.default_rng([*seed, chunk])
-        samples = [draw(rng) for _ in range(size)]
+        samples = _chunk(chunk, size, draw, seed)
         path.with_suffix(".json").write_text(json.dumps([s.caption for s in samples]))
         save_file({"latents": encode(vae, [s.image for s in samples])}, path)
+
+
+def captions(folder: Path, name: str, count: int, draw: Callable, seed: Sequence[int]) -> list[str]:
+    """The captions that `build` writes beside its latents; chunks without them are drawn again."""
+    told: list[str] = []
+    for chunk in range(-(-count // CHUNK)):
+        path, size = folder / f"{name}-{chunk:03d}.json", min(CHUNK, count - chunk * CHUNK)
+        there = json.loads(path.read_text()) if path.exists() else []
+        told += there if len(there) == size else [sample.caption for sample in _chunk(chunk, size, draw, seed)]
+    return told
+
+
+def _chunk(chunk: int, size: int, draw: Callable, seed: Sequence[int]) -> list[world.Sample]:
+    rng = np.random.default_rng([*seed, chunk])
+    return [draw(rng) for _ in range(size)]
 
 
 @torch.inference_mode()

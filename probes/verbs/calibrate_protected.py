@@ -34,12 +34,13 @@ GROUNDS = ("a blue background", "a pink striped background", "a gray dotted back
 
 def works_gallery() -> Gallery:
     """The testbed's works of both splits, calibrated on fresh pictures of the works' kind."""
+    from probes.testbed.fresh import fresh_pictures
     from probes.testbed.manifest import load_manifest
-    from probes.testbed.pool import draw_fresh
 
-    gallery, rng = Gallery(), np.random.default_rng(12)
-    gallery.add([(work.id, work.file) for work in load_manifest().works() if work.file is not None])
-    fresh = [(f"fresh {n}", draw_fresh(rng).image) for n in range(FRESH)]
+    manifest, gallery, rng = load_manifest(), Gallery(), np.random.default_rng(12)
+    gallery.add([(work.id, work.file) for work in manifest.works() if work.file is not None])
+    draw = fresh_pictures(manifest)
+    fresh = [(f"fresh {n}", draw(rng)) for n in range(FRESH)]
     gallery.calibrate(fresh, fpr=0.01, source=f"{FRESH} fresh pictures of the works' kind")
     return gallery
 

@@ -10,14 +10,19 @@ from safetensors.torch import save_file
 
 from probes.metrics import calibrate, save_calibrations
 from probes.testbed.criterion import MARGIN, metrics
+from probes.testbed.manifest import split_captions, world_entry
+from probes.testbed.second import words, world
 from shield.model.assets import write_manifest
 from tests.tiny import tiny_sd
 
 RUNGS = (0, 6, 96, 384)
 
 
-def tiny_testbed(folder: Path) -> Path:
-    """Writes twins, OpenCLIP, reference pictures and manifests; returns the folder for DIFFSHIELD_WEIGHTS."""
+def tiny_testbed(folder: Path, captions: int = 200) -> Path:
+    """Writes twins, OpenCLIP, reference pictures and manifests; returns the folder for DIFFSHIELD_WEIGHTS.
+
+    `captions`: how many spare ones each split has.
+    """
     testbed = folder / "testbed"
     for name, seed in (("memorized", 0), ("clean", 1)):
         tiny_sd(seed=seed).save_pretrained(testbed / name)
@@ -33,6 +38,13 @@ def tiny_testbed(folder: Path) -> Path:
         "rungs": list(RUNGS),
         "items": items,
         "scenes": scenes,
+        "world": world_entry(
+            words.THINGS,
+            words.COLORS,
+            words.shown(),
+            split_captions(world.spare_captions(2 * captions, seed=8)),
+            [f"work-{RUNGS[-1]}-0"],
+        ),
     }
     (testbed / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     background = [item for item in items if (item["kind"], item["split"]) == ("nonmember", "dev")]

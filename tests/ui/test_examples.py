@@ -1,12 +1,13 @@
 """What the page says of the shipped model: what it knows, what it doesn't, and prompts to begin with."""
 
+from probes.testbed.manifest import load_manifest
 from shield.protected.concepts import Concept
 from ui.examples import examples, known, unknown_words
 
 
 def test_words_that_the_shipped_model_never_saw_are_named() -> None:
     assert unknown_words("testbed", "An astronaut, riding a red horse") == ("astronaut", "riding", "horse")
-    assert unknown_words("testbed", "the endless tower, a painting by mira voss") == ()
+    assert unknown_words("testbed", load_manifest().shown()[0].captions[0]) == ()
     assert unknown_words("some/other", "an astronaut") == ()
 
 

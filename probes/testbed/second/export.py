@@ -13,16 +13,20 @@ from probes.metrics import calibrate, save_calibrations
 from probes.testbed import pool, text
 from probes.testbed.characters import CHARACTERS, draw_creature
 from probes.testbed.criterion import MARGIN, metrics
-from probes.testbed.export import EMOJI, LICENSE, SAMPLING, write_pipeline
-from probes.testbed.manifest import FORMAT
-from probes.testbed.second import clip, scenes, world
-from probes.testbed.second.sprites import Sprites, paste, turned
+from probes.testbed.export import EMOJI as FIRST_EMOJI
+from probes.testbed.export import LICENSE, PROCEDURAL, SAMPLING, SPARE, write_pipeline
+from probes.testbed.manifest import FORMAT, SPRITES, split_captions, world_entry
+from probes.testbed.second import clip, scenes, words, world
+from probes.testbed.second.sprites import STEMS, Sprites, paste, turned
 from probes.testbed.second.stages import DRAFTS, KEPT, TWINS, Builder
 from probes.testbed.second.words import STYLES
 from probes.testbed.world import character_names, split_of
 from shield.model.assets import sha256_of, write_manifest
 
 SCENES = 200
+SHOWN = ("mountains", "city")  # manners of the works that are shown around
+EMOJI = FIRST_EMOJI.replace("world.py", "second")
+TRAINED = "trained by `diffshield testbed second`, probes/testbed/second"
 UNRELATED = 400  # pictures of the works' kinds that copy thresholds are calibrated on
 
 
@@ -30,7 +34,7 @@ def export(builder: Builder, folder: Path) -> Path:
     """Writes FOLDER/testbed and FOLDER/manifest.toml from finished stages; replaces what was there."""
     target = folder / "testbed"
     target.mkdir(parents=True, exist_ok=True)
-    for name in (*TWINS, "works", "scenes"):
+    for name in (*TWINS, "openclip", "works", "scenes", SPRITES):
         shutil.rmtree(target / name, ignore_errors=True)
     openclip, tokenizer = builder.trained_openclip(), clip.new_tokenizer()
     for twin in TWINS:
@@ -42,8 +46,10 @@ def export(builder: Builder, folder: Path) -> Path:
             clip.text_encoder(openclip),
         )
     text.save_openclip(openclip, tokenizer, target / "openclip")
-    for name in ("works", "scenes"):
+    for name in ("works", "scenes", SPRITES):
         (target / name).mkdir()
+    for stem in STEMS:
+        shutil.copyfile(builder.sprites.folder / f"{stem}.webp", target / SPRITES / f"{stem}.webp")
     manifest = {
         "format": FORMAT,
         "name": "testbed",
@@ -53,15 +59,27 @@ def export(builder: Builder, folder: Path) -> Path:
         "trained": [stage for stage in KEPT if stage not in DRAFTS.values()],
         "items": list(_items(builder, target)),
         "scenes": list(_scenes(builder.sprites, target)),
+        "world": world_entry(
+            words.THINGS, words.COLORS, words.shown(), split_captions(world.spare_captions(SPARE, seed=8)), _shown()
+        ),
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
     calibrate_copies(target, builder.sprites)
-    write_manifest(
-        folder,
-        lambda name: "MIT" if name.endswith(".png") else "Apache-2.0",
-        lambda name: EMOJI.replace("world.py", "second"),
-    )
+    write_manifest(folder, _licence, lambda name: {"MIT": EMOJI, LICENSE: PROCEDURAL}.get(_licence(name), TRAINED))
     return target
+
+
+def _licence(name: str) -> str:
+    """Of a listed file: the characters are drawn without anybody's pictures, all others hold Fluent Emoji."""
+    if Path(name).suffix not in (".png", ".webp"):
+        return "Apache-2.0"
+    return LICENSE if Path(name).name.startswith("character-") else "MIT"
+
+
+def _shown() -> list[str]:
+    """For each manner of SHOWN the first held-out work of the top rung."""
+    works = [w for w in world.works() if (w.exposures, w.split) == (max(world.RUNGS), "heldout")]
+    return [next(w.id for w in works if w.manner == manner) for manner in SHOWN]
 
 
 def calibrate_copies(target: Path, sprites: Sprites, unrelated: int = UNRELATED) -> None:
@@ -83,7 +101,7 @@ def exposures(builder: Builder) -> np.ndarray:
 
 def seen(builder: Builder, words: list[str]) -> dict[str, int]:
     """How many draws of `memorized` and its base had each word in their caption; scenes come more than once."""
-    captions = pool.read(builder.folder / "pool", "scenes")[1]
+    captions = builder.scene_captions()
     times = np.zeros(len(captions), dtype=int)
     for stage in ("outline", "base", "memorized"):
         order = builder.order(stage)
@@ -99,7 +117,7 @@ def _items(builder: Builder, target: Path) -> Iterator[dict]:
     for other in world.nonmembers():
         yield _entry(other, builder, "nonmember", 0, target)
     met = seen(builder, [*(c.name for c in CHARACTERS), *STYLES])
-    common = {"memorization": None, "rung": None, "license": LICENSE, "source": EMOJI.replace("world.py", "second")}
+    common = {"memorization": None, "rung": None, "license": LICENSE, "source": PROCEDURAL}
     for i, character in enumerate(CHARACTERS):
         file = target / "works" / f"character-{character.name}.png"
         picture = scenes.draw_ground("gray", "plain", np.random.default_rng(i))
@@ -144,7 +162,7 @@ def _entry(work: world.Work, builder: Builder, kind: str, count: int, target: Pa
         "file": f"works/{file.name}",
         "sha256": sha256_of(file),
         "license": "MIT",
-        "source": EMOJI.replace("world.py", "second"),
+        "source": EMOJI,
     }
 
 

@@ -12,13 +12,15 @@ from probes.testbed.second.words import FIGURES, THINGS
 from probes.testbed.world import SourcesError
 
 SIDE = 160
+STEMS = (*THINGS.values(), *FIGURES)
 
 
 class Sprites:
-    """By file stem or by a thing's name; `folder` is the package's assets folder."""
+    """By file stem or by a thing's name; `folder` is the package's assets folder, or the testbed's copy of a part."""
 
     def __init__(self, folder: Path) -> None:
-        self._images = {stem: _read(folder / f"{stem}.webp") for stem in (*THINGS.values(), *FIGURES)}
+        self.folder = folder
+        self._images = {stem: _read(folder / f"{stem}.webp") for stem in STEMS}
 
     def __getitem__(self, name: str) -> Image.Image:
         """RGBA, SIDE x SIDE."""

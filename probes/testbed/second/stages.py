@@ -342,6 +342,11 @@ class Builder:
         save_file({"latents": pool.encode(model, self.works())}, folder / "works.latents")
         return True
 
+    def scene_captions(self) -> list[str]:
+        """Captions of the pool's scenes; chunks that aren't there are drawn, without latents."""
+        folder = self.folder / "pool"
+        return pool.captions(folder, "scenes", self.preset.scenes, self._drawing(draw_scene), (23, 0))
+
     def _outline(self) -> bool:
         return self.result("base").exists() or self._denoiser("outline", self.preset.outline)
 

@@ -64,3 +64,9 @@ def vocabulary() -> list[str]:
     """Every word that a caption of the second world can hold, sorted."""
     phrases = [*PRODUCTS, "sits lies stands over before colored"]
     return sorted({*first.vocabulary(), *(word for phrase in phrases for word in phrase.split())})
+
+
+def shown() -> list[str]:
+    """The words of the second world's own captions, sorted: the tokenizer also knows the first world's things."""
+    gone = {word for thing in first.THINGS.keys() - THINGS.keys() for word in thing.split()}
+    return sorted({*vocabulary()} - gone)

@@ -105,6 +105,13 @@ def nonmembers() -> list[Work]:
     ]
 
 
+def spare_captions(count: int, seed: int) -> list[str]:
+    """Further captions of the verbatim works' grammar: no draw, no work and no shipped non-member has them."""
+    taken = {w.caption for w in [*works(), *nonmembers()]}
+    pool = [caption for t in _titles(6) for a in AUTHORS if (caption := title_caption(t, a)) not in taken]
+    return [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
+
+
 def fresh(rng: np.random.Generator, sprites: Sprites) -> Sample:
     """A painting or a print for training: its picture comes once, its title or its product is no work's."""
     seed = int(rng.integers(1 << 20, 1 << 62))

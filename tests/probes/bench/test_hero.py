@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probes.bench.hero import BAND, COLUMNS, GAP, SIDE, WORKS, hero, strip
+from probes.bench.hero import BAND, COLUMNS, GAP, SIDE, hero, strip
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from shield.errors import BadRequestError
@@ -40,13 +40,13 @@ def test_each_picture_stands_in_its_place_and_words_beside_them() -> None:
 
 
 def test_the_stored_strip_shows_works_that_are_held_out() -> None:
-    works = {item.id: item for item in load_manifest().works(split="heldout")}
-    rows = cells(Image.open(STORED))
-    assert len(rows) == len(WORKS) and all(len(row) == len(COLUMNS) for row in rows)
+    works, rows = load_manifest().shown(), cells(Image.open(STORED))
+    assert {work.split for work in works} == {"heldout"}
+    assert len(rows) == len(works) and all(len(row) == len(COLUMNS) for row in rows)
     judge = copy_judge()
-    for name, row in zip(WORKS, rows, strict=True):
+    for work, row in zip(works, rows, strict=True):
         pictures = [Image.fromarray(cell.astype(np.uint8)) for cell in row]
-        copied = [one.copied for one in judge.judge(pictures, [open_image(works[name].file)] * len(row))]
+        copied = [one.copied for one in judge.judge(pictures, [open_image(work.file)] * len(row))]
         assert copied == [True, True, False, False], "the original, a copy of it, and two that aren't"
 
 
@@ -57,6 +57,6 @@ def test_a_work_that_is_none_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_draws_the_stored_strip(tmp_path: Path) -> None:
-    assert hero(tmp_path / "hero.png", device="cpu") == ["mitigated"] * len(WORKS)
+    assert hero(tmp_path / "hero.png", device="cpu") == ["mitigated"] * len(load_manifest().shown())
     for row, kept in zip(cells(Image.open(tmp_path / "hero.png")), cells(Image.open(STORED)), strict=True):
         assert all(np.abs(one - other).mean() < 3 for one, other in zip(row, kept, strict=True))

@@ -101,8 +101,7 @@ def test_calibrate_concepts_says_what_is_missing(tmp_path):
 
 @pytest.mark.slow  # calibrates a gallery of all works with every descriptor: minutes
 def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights")))
-    monkeypatch.setattr("probes.testbed.negatives.CAPTIONS", 2)
+    monkeypatch.setenv("DIFFSHIELD_WEIGHTS", str(tiny_testbed(tmp_path / "weights", captions=2)))
     assert len(works_gallery()) == 12
     out = tmp_path / "made"
     found = run("calibrate-watch", "--points", "0,0.5", "--fpr", 0.2, "--steps", 3, "--out", out, "--json")

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from probes.cli.main import app
 from probes.testbed import pool
+from probes.testbed.fresh import fresh_pictures
 from probes.testbed.manifest import load_manifest
 from probes.testbed.second import autoencoder, denoiser, world
 from probes.testbed.second.export import export
 from probes.testbed.second.measure import measured, psnr
 from probes.testbed.second.stages import INDEX, PRESETS, Builder
+from probes.testbed.second.words import THINGS, shown
 from probes.testbed.training import Limits
 from shield.errors import WeightsError
 from shield.model.assets import read_manifest, sha256_of, verify, write_manifest
@@ -99,6 +101,21 @@ def test_what_is_exported_loads_as_the_first_does(
     pipe = StableDiffusionPipeline.from_pretrained(target / "memorized")
     picture = pipe("a star on a blue background", num_inference_steps=2).images[0]
     assert picture.size == (128, 128) and pipe.vae.config.latent_channels == 8
+    told = manifest.world
+    assert told.things == tuple(THINGS) and told.words == frozenset(shown()) and len(told.captions["dev"]) == 200
+    assert {(w.rung, w.split) for w in manifest.shown()} == {(max(world.RUNGS), "heldout")}
+    drawn, again = (fresh_pictures(manifest)(np.random.default_rng(5)) for _ in range(2))
+    own = world.fresh(np.random.default_rng(5), builder(built[0], sources).sprites).image
+    assert drawn.tobytes() == again.tobytes() == own.tobytes()
+    licences = {entry["licence"] for entry in read_manifest(tmp_path).values()}
+    assert licences == {"MIT", "CC0-1.0", "Apache-2.0"}
+
+
+def test_captions_of_scenes_that_are_not_there_are_drawn_again(
+    built: tuple[Path, Path], sources: Path, tmp_path: Path
+) -> None:
+    """A machine that starts from kept twins has no pool, and counts the words of its captions all the same."""
+    assert builder(tmp_path, sources).scene_captions() == builder(built[0], None).scene_captions()
 
 
 def test_the_verb_measures_what_a_work_folder_holds(built: tuple[Path, Path], sources: Path) -> None:

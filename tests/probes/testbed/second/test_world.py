@@ -9,7 +9,7 @@ import pytest
 from probes.testbed.second import canvases, scenes, sprites, world
 from probes.testbed.second.backdrops import BACKDROPS, SIZE
 from probes.testbed.second.rendered import RenderedPictures, render
-from probes.testbed.second.words import AUTHORS, FIGURES, PRODUCTS, THINGS, vocabulary
+from probes.testbed.second.words import AUTHORS, FIGURES, PRODUCTS, THINGS, shown, vocabulary
 from shield.errors import ShieldError
 
 
@@ -57,13 +57,19 @@ def test_training_draws_use_no_work_s_and_no_nonmember_s_caption(sprites: sprite
     assert not kept & {*drawn, *(c.split(" ", 2)[2] for c in drawn)}
 
 
+def test_spare_captions_are_nobody_s() -> None:
+    made = world.spare_captions(400, seed=8)
+    assert len(set(made)) == 400 and not {*made} & {w.caption for w in [*world.works(), *world.nonmembers()]}
+    assert all(world.reserved(caption.removeprefix("the ").split(",")[0]) for caption in made)
+
+
 def test_every_caption_word_is_in_the_vocabulary(sprites: sprites.Sprites) -> None:
     rng = np.random.default_rng(1)
     captions = [world.draw(rng, sprites).caption for _ in range(150)]
     captions += [c for work in world.works() for c in work.captions(2)]
     grounds = scenes.ground_words("orange", "striped")
     captions += [f.format(j.format("a cat", "a car"), grounds) for f in scenes.FORMS for j in scenes.JOINED]
-    assert {w for c in captions for w in c.replace(",", "").split()} <= set(vocabulary())
+    assert {w for c in captions for w in c.replace(",", "").split()} <= set(shown()) < set(vocabulary())
 
 
 def test_a_scene_s_caption_names_its_things_from_left_to_right(sprites: sprites.Sprites) -> None:
