@@ -25,7 +25,7 @@ STAGES = ("attacked", "nonmember_attacked", "twin_attacked")
 
 
 def bench_text_free(
-    out: Path, runs: Path, *, seeds: int = 2, progress: Callable[[str], None] = print
+    out: Path, runs: Path, *, seeds: int = 1, progress: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Writes text_free.json to ``out`` and run folders to ``runs``; returns the figures."""
     result: dict[str, Any] = {"format": 1, "seeds": seeds, "noises": NOISES, "models": {}}

@@ -134,12 +134,12 @@ def revival(
 def text_free(
     out: Out = Path("runs/bench"),
     runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-text-free"),
-    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work and level.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work and level.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Probes without text on the model as it is and pruned: completion, inpainting and noise, with controls.
 
-    Example: diffshield bench text-free --seeds 1
+    Example: diffshield bench text-free --out runs/bench
     """
     from probes.bench.text_free import bench_text_free, table
 
