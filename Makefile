@@ -27,7 +27,7 @@ slow: $(READY)
 browser: $(READY)  ## needs chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
 
-FIGURES := speed detectors mitigations shield bypass gallery rewordings requests localizers revival attacks text-free traps meaning
+FIGURES := speed detectors mitigations shield bypass gallery rewordings requests localizers revival attacks text-free resurgence traps meaning
 bench: $(FIGURES:%=bench-%)  ## every figure in README.md and docs, anew; hours, so also one at a time: make bench-shield
 	$(BIN)/diffshield bench pages
 

@@ -148,6 +148,23 @@ def text_free(
 
 
 @bench_app.command()
+def resurgence(
+    out: Out = Path("runs/bench"),
+    runs: Annotated[Path, typer.Option(help="Folder for the run folder.")] = Path("runs/bench-resurgence"),
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Ordinary fine-tuning of the pruned model, and what comes back from captions then.
+
+    Example: diffshield bench resurgence --out runs/bench
+    """
+    from probes.bench.resurgence import bench_resurgence, table
+
+    found = bench_resurgence(out, runs, seeds=seeds)
+    printed(found, as_json, table(found))
+
+
+@bench_app.command()
 def bypass(
     out: Out = Path("runs/bench"),
     works: Annotated[int, typer.Option(min=1, help="How many memorized works of the top rung are tried.")] = 5,
