@@ -53,8 +53,11 @@ class Scan:
         return [] if record is None else marked(str(record["prompt"]), words.get(record["item"], []))
 
     def _highest(self) -> list[Record]:
-        known = [record for record in self.records if record["scores"].get(self.detector) is not None]
-        return heapq.nlargest(SHOWN, known, key=lambda record: record["scores"][self.detector])
+        known = [(score, -place) for place in range(len(self.records)) if (score := self._score(place)) is not None]
+        return [self.records[-place] for _, place in heapq.nlargest(SHOWN, known)]
+
+    def _score(self, place: int) -> float | None:
+        return self.records[place]["scores"].get(self.detector)
 
     def _row(self, record: Record, words: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
         most = sorted(words.get(record["item"], ()), key=lambda word: -word[1])[:4]
@@ -71,7 +74,7 @@ class Scan:
     def sentence(self) -> str:
         """How many were scored and flagged, and by what."""
         judged = [record for record in self.records if record.get("flagged") is not None]
-        count, flagged = len(self.records), sum(record["flagged"] for record in judged)
+        count, flagged = len(self.records), sum(record["flagged"] is True for record in judged)
         if not judged:
             return f"{count} scores; none could be judged. {' '.join(self.ahead)}"
         limit = self.summary.get("threshold")

@@ -1,5 +1,6 @@
 """Pictures of every tab on the shipped model, in light, dark and on a phone: docs/ui/*.png, made by looking."""
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,15 +9,25 @@ import pytest
 from PIL import Image
 
 from probes.audit.audit import audit
+from probes.drawing.draw import Sampling
+from probes.scan.scan import scan
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.serving import served
-from tests.ui.steps import choose, open_tab, pick, to_tab_on_phone
+from tests.ui.steps import WATCH, answered, choose, open_tab, pick, to_tab_on_phone
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
 ]
+PROMPTS = (
+    "the golden theater, a painting by nadia ferro",
+    "the endless tower, a painting by mira voss",
+    "a cat and a donut on a blue background",
+    "a picture of a castle on a gray background",
+    "a red car and a green tree",
+)
+FRAME, COLORS, MOST_BYTES = (800, 563), 96, 2 * 2**20
 SHOTS = Path(__file__).resolve().parents[2] / "docs" / "ui"
 
 
@@ -25,6 +36,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page on the shipped testbed, with an audit of the smallest size."""
     runs = tmp_path_factory.mktemp("shipped")
     audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
+    (runs / "mine.txt").write_text("\n".join(PROMPTS))
+    scan(runs / "mine.txt", runs / "my-prompts", sampling=Sampling(25, 3.0), device="cpu", show_progress=False)
     with served(runs) as (url, _):
         yield url
 
@@ -77,6 +90,11 @@ def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark
     shot("protected")
     go(page, "Pictures")
     shot("pictures")
+    go(page, "Scan")
+    choose(page, "Scan to show", "my-prompts")
+    page.locator("#scan-rows [role=gridcell]:visible", has_text="%").first.click()
+    page.locator("#scan-words").get_by_text("How strongly each word pulls").wait_for()
+    shot("scan", whole=True)
     go(page, "Audit")
     choose(page, "Open a run", "smallest")
     page.locator("#run-summary").get_by_text("In plain words").wait_for()
@@ -87,3 +105,33 @@ def test_screenshots(browse: Callable, shipped: str, name: str, width: int, dark
     go(page, "Works")
     page.locator("#run-works").get_by_role("img").first.wait_for()
     shot("works", whole=True)
+
+
+def test_an_animation_of_a_prompt_being_drawn(browse: Callable, shipped: str) -> None:
+    """docs/ui/page.gif: a character by its description, step by step, then the other tabs."""
+    page, frames = browse(shipped), list[tuple[Image.Image, int]]()
+
+    def frame(milliseconds: int) -> None:
+        with Image.open(io.BytesIO(page.screenshot())) as taken:
+            frames.append((taken.convert("RGB").resize(FRAME).quantize(COLORS), milliseconds))
+
+    page.locator("#shield-status").get_by_text(re.compile("^(Flagged|Blocked)")).wait_for()
+    frame(1500)
+    page.evaluate(WATCH)
+    page.locator("#examples button", has_text="… by description").click()
+    page.evaluate("window.scrollTo(0, 0)")
+    while not page.evaluate("window.answered") and len(frames) < 60:
+        frame(150)
+        page.wait_for_timeout(150)
+    assert answered(page).startswith("Flagged")
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(500)
+    frame(3000)
+    for tab in ("Protected", "Scan", "Audit"):
+        open_tab(page, tab)
+        page.wait_for_timeout(1200)
+        frame(1500)
+    first, *others = [picture for picture, _ in frames]
+    file, times = SHOTS / "page.gif", [shown for _, shown in frames]
+    first.save(file, save_all=True, append_images=others, duration=times, loop=0, optimize=True)
+    assert 8 < len(frames) < 64 and file.stat().st_size < MOST_BYTES
