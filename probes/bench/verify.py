@@ -261,8 +261,10 @@ def kept_pictures(folder: Path, setting: object, draw: Callable[[], list[Image.I
 
 
 def sscd_metric(path: Path | None) -> Metric | None:
-    """SSCD from a TorchScript file, else from the ``sscd`` extra where that is installed."""
-    return Sscd(path) if path is not None else ImmaculateSscd() if ImmaculateSscd.available() else None
+    """SSCD from a TorchScript or an ONNX file, else from the one that is in its place, if any."""
+    if path is None:
+        return ImmaculateSscd() if ImmaculateSscd.available() else None
+    return ImmaculateSscd(path) if path.suffix == ".onnx" else Sscd(path)
 
 
 def with_sscd(judge: CopyJudge, sscd: Metric | None, nonmembers: Sequence[Image.Image]) -> CopyJudge:

