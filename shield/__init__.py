@@ -194,7 +194,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Imports torch and diffusers when something is used, not when `import shield` runs."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            home = import_module(_HOMES[name])
+        except AttributeError as error:  # Python would only say that there is no such name
+            raise ImportError(f"{name} can't be imported with the packages installed here: {error}.") from error
+        return getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

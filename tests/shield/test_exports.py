@@ -24,5 +24,12 @@ def test_every_name_that_is_offered_is_there() -> None:
         shield.Shields  # noqa: B018
 
 
+def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another library's AttributeError isn't taken for a name that we don't offer."""
+    monkeypatch.setattr(shield, "import_module", lambda name: errors.accelerator)
+    with pytest.raises(ImportError, match="Shield can't be imported .* 'accelerator'"):
+        from shield import Shield  # noqa: F401
+
+
 def test_the_version_is_the_distributions() -> None:
     assert {module.__version__ for module in (shield, probes, ui)} == {version("diffusion-shield")}
