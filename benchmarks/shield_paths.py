@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.timing import Figure, figure, seconds
+from probes.bench.rewordings import flagged_late
 from probes.model.generate import generators, quiet
 from probes.runs.cost import counted
 from probes.testbed.manifest import Manifest, load_manifest
@@ -21,7 +22,6 @@ from shield.wrapper import Shield
 
 PAIRS = 5
 SEED = 0
-LATE = ("the tender summit, a painting by tomas ekberg, on a wall in a museum", 2040)  # a copy, flagged at step 5
 
 
 def measure() -> list[Figure]:
@@ -29,12 +29,13 @@ def measure() -> list[Figure]:
     manifest, pipe = load_manifest(), load("testbed")
     scenes = [scene.caption for scene in manifest.scenes("dev")][:4]
     work = manifest.works("dev", min_rung=manifest.rungs[-1])[0].captions[0]
+    late = flagged_late(pipe)[1]
     cases = {
         "unflagged": (scenes, [SEED] * 4, Shield(pipe)),
         "unflagged, gallery of all works": (scenes, [SEED] * 4, Shield(pipe, gallery=_gallery(manifest))),
         "one of four flagged early": ([work, *scenes[1:]], [SEED] * 4, Shield(pipe)),
-        "one of four flagged late": ([LATE[0], *scenes[1:]], [LATE[1], *[SEED] * 3], Shield(pipe)),
-        "a call of one, flagged late": ([LATE[0]], [LATE[1]], Shield(pipe)),
+        "one of four flagged late": ([late.prompt, *scenes[1:]], [late.seed, *[SEED] * 3], Shield(pipe)),
+        "a call of one, flagged late": ([late.prompt], [late.seed], Shield(pipe)),
     }
     found = []
     for name, (prompts, seeds, shield) in cases.items():

@@ -19,7 +19,7 @@ def noise(seed):
 pipe = shield.load("testbed", device="cpu")
 safe = Shield(pipe)
 memorized = max(load_manifest().works(split="heldout", memorization="VM"), key=lambda work: work.exposures)
-benign = "a cat and a donut on a blue background"
+benign = "a cat and a star on a blue background"
 
 # What isn't flagged is equal to the bit to what the bare pipeline draws.
 result = safe(benign, generator=noise(1), **SAMPLING)

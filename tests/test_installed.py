@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from probes.testbed.manifest import load_manifest
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".venv", "testbed2")
 SOURCES = {
@@ -88,8 +90,7 @@ def test_the_readmes_first_snippet_and_generate(installed: tuple[Path, Path], tm
     file, version = place.split()
     assert Path(file).is_relative_to(packages) and version == "0.1.0"
     assert said == snippet[2], "what the README prints"
-    said = ran(
-        [python.parent / "diffshield", "generate", "the endless tower, a painting by mira voss"], tmp_path, **home
-    )
+    caption = load_manifest().shown()[0].captions[0]
+    said = ran([python.parent / "diffshield", "generate", caption], tmp_path, **home)
     assert "shield: mitigated" in said and list((tmp_path / "runs" / "generate").glob("*.png"))
     assert contents(packages) == before

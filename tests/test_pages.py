@@ -45,12 +45,14 @@ def test_a_changed_figure_is_filled_in(tmp_path: Path) -> None:
 
 def test_questions_are_counted_from_all_of_their_files() -> None:
     results = {name: json.loads((ROOT / file).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
-    results["shield"]["works"]["shield"]["rung 2300"]["count"] += 100
+    groups = results["shield"]["works"]["shield"]
+    left, drawn = re.search(r"(\d+) of (\d+); with a gallery", table(**results)).groups()
+    groups[[name for name in groups if name.startswith("rung ")][-1]]["count"] += 100
     results["benchmarks"]["shield_overhead"]["figures"] = [
         {**row, "value": 1.5} for row in results["benchmarks"]["shield_overhead"]["figures"]
     ]
     made = table(**results)
-    assert "104 of 320" in made and "1.500x the time" in made
+    assert f"{int(left) + 100} of {drawn}; with a gallery" in made and "1.500x the time" in made
     assert {line.count("|") for line in made.splitlines()} == {5}, "a cell for each of the four columns"
 
 

@@ -29,7 +29,7 @@ from probes.model.generate import generate
 from probes.report.format import Figures, earlier, share
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
-from probes.testbed.manifest import load_manifest
+from probes.testbed.manifest import Item, load_manifest
 from probes.testbed.negatives import negative_captions
 from shield.calibration.detectors import NegativeSampling
 from shield.calibration.trajectories import drawn_as_far, scores_in, settings_of
@@ -113,6 +113,33 @@ def benign_rewordings(split: str, captions: Sequence[str]) -> list[Asked]:
     templates = REWORDINGS[split]
     turns = [(caption, templates[n % len(templates)]) for n, caption in enumerate(captions)]
     return [Asked(caption, one.kind, one.of(caption), FIRST_SEED + n) for n, (caption, one) in enumerate(turns)]
+
+
+def flagged_late(pipe: Any, split: str = "dev") -> tuple[Item, Asked]:
+    """The first rewording of the split that the first step lets through and the second point flags, at the shipped
+    thresholds, and whose picture copies its work.
+
+    Raises BadRequestError when there is none.
+    """
+    manifest, asked, looks = load_manifest(), rewordings_of(split), looks_for((StructureGap(),), USUAL_POINTS)
+    sampling = NegativeSampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], PART)
+    works, thresholds = {w.id: w for w in manifest.works(split)}, Shield(pipe, calibrate="never").thresholds
+    for start in range(0, len(asked), PART):
+        some = asked[start : start + PART]
+        trace = drawn_as_far(pipe, looks, [(one.prompt, one.seed) for one in some], sampling)
+        values = scores_in(pipe, looks, trace)
+        settings = settings_of(pipe, looks, trace, models_of(pipe), sampling.guidance_scale)
+        above = [[value > found(thresholds, look, settings[look]).value for value in values[look]] for look in looks]
+        for one, first, later in zip(some, *above, strict=True):
+            file = works[one.work].file
+            if first or not later or file is None:
+                continue
+            made = generate(
+                pipe, [one.prompt], [one.seed], steps=sampling.steps, guidance_scale=sampling.guidance_scale
+            )
+            if copy_judge().copied(made, [open_image(file)])[0]:
+                return works[one.work], one
+    raise BadRequestError(f"No rewording of the {split} works is a copy that is flagged late alone.")
 
 
 class _Bench:

@@ -17,16 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
+from probes.testbed.manifest import load_manifest
 from shield import Shield, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PORT, CLIENTS, EACH, STEPS, GUIDANCE = 7998, 20, 10, 6, 3.0
 URL = f"http://127.0.0.1:{PORT}"
+MANIFEST = load_manifest()
 PROMPTS = (
-    "a cat and a donut on a blue background",
-    "a bicycle on a gray background",
-    "a picture of bolto on a gray background",
-    "the golden theater, a painting by nadia ferro",
+    *(scene.caption for scene in MANIFEST.scenes("heldout")[:2]),
+    f"a picture of {MANIFEST.characters()[0].aliases[0]} on a gray background",
+    MANIFEST.shown()[-1].captions[0],
 )
 SEEDS = range(5)
 NEARLY = 2.0  # of 255: what another place in a batch may change in a picture's pixels, on average

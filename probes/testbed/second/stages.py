@@ -42,6 +42,13 @@ KEPT = tuple(stage for stage in STAGES if stage != "pool")
 DRAFTS = {"autoencoder": "draft", "base": "outline"}  # a stage in two passes, and its first one
 STARTS = ("outline", "base")  # that no command draws with
 INDEX = "stages.json"
+SHIPPED = {
+    "autoencoder": "memorized/vae/diffusion_pytorch_model.safetensors",
+    "openclip": "openclip/open_clip_model.safetensors",
+    **{twin: f"{twin}/unet/diffusion_pytorch_model.safetensors" for twin in TWINS},
+}
+"""Where an exported testbed has the weights of a stage; those that twins start from aren't in it."""
+
 EQUALIZED_ON = 512  # pictures
 
 
@@ -183,8 +190,14 @@ class Builder:
     def adopt(self, kept: Path) -> tuple[str, ...]:
         """Copies the kept stages that the work folder lacks; returns the stages that are still to do.
 
-        Raises WeightsError when the folder keeps no stages, or a file isn't what its index says.
+        `kept` may also be an exported testbed, which has all but what the twins started from. Raises WeightsError when
+        the folder keeps no stages, or a file isn't what its index says.
         """
+        if not (kept / INDEX).exists() and all((kept / name).is_file() for name in SHIPPED.values()):
+            for stage, name in SHIPPED.items():
+                if not self.result(stage).exists():
+                    shutil.copyfile(kept / name, self.result(stage))
+            return self._left()
         try:
             listed = json.loads((kept / INDEX).read_text())
         except (OSError, ValueError) as error:
@@ -198,7 +211,12 @@ class Builder:
                 raise WeightsError(f"{source} isn't the file that {kept / INDEX} lists; fetch it again.")
             if not self.result(stage).exists():
                 shutil.copyfile(source, self.result(stage))
+        return self._left()
+
+    def _left(self) -> tuple[str, ...]:
         done = {stage for stage in KEPT if self.result(stage).exists()}
+        if done.issuperset(TWINS):
+            done |= {"base", "pool"}
         done |= {draft for stage, draft in DRAFTS.items() if stage in done}
         return tuple(stage for stage in STAGES if stage not in done)
 

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from probes.bench.caption_templates import DEV, HELDOUT, REWORDINGS, Rewording
-from probes.bench.rewordings import WAYS, bench_rewordings, benign_rewordings, figures, rewordings_of, table
+from probes.bench.rewordings import (
+    WAYS,
+    bench_rewordings,
+    benign_rewordings,
+    figures,
+    flagged_late,
+    rewordings_of,
+    table,
+)
 from probes.model.generate import generators, quiet
 from probes.runs.cost import counted
 from probes.testbed.criterion import copy_judge
@@ -98,13 +106,14 @@ def test_a_measurement_goes_on_from_its_parts_and_keeps_the_other_split(tmp_path
         bench_rewordings(tmp_path, split="test", **call)
 
 
+@pytest.mark.slow
 def test_the_shipped_thresholds_find_a_reworded_caption_late_and_its_copy_does_not_leave():
     """Of dev, so it shows that things fit together, not how many are found. One call: 5 steps, then 25 again."""
-    pipe, manifest = load("testbed", device="cpu"), load_manifest()
-    work = next(item for item in manifest.works("dev") if item.captions[0] == CAPTION)
-    prompt, call = DEV[0].of(CAPTION), {"num_inference_steps": 25, "guidance_scale": 3.0}
+    pipe, sampling = load("testbed", device="cpu"), load_manifest().sampling
+    call = {"num_inference_steps": sampling["steps"], "guidance_scale": sampling["guidance_scale"]}
+    work, asked = flagged_late(pipe)
     with quiet(pipe), counted(denoiser_of(pipe)) as cost:
-        output = Shield(pipe, calibrate="never")(prompt, generator=generators([2040]), **call)
+        output = Shield(pipe, calibrate="never")(asked.prompt, generator=generators([asked.seed]), **call)
     verdict = output.verdicts[0]
     late = next(reason for reason in verdict.reasons if reason.kind == "above_threshold")
     assert (late.detector, late.step) == ("structure_gap", 4) and not verdict.scores[0].flagged

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probes.testbed import pool
 from probes.testbed.criterion import copy_judge
+from probes.testbed.fresh import fresh_pictures
 from probes.testbed.manifest import load_manifest
 from probes.testbed.negatives import negative_captions, spilling
 from shield.model.loading import load
@@ -13,7 +13,7 @@ from shield.model.loading import load
 
 def test_a_copy_of_any_work_is_found_whichever_work_it_is() -> None:
     references = [Image.open(w.file).convert("RGB") for w in load_manifest().works()[:20] if w.file]
-    fresh = pool.draw_fresh(np.random.default_rng(4)).image
+    fresh = fresh_pictures(load_manifest())(np.random.default_rng(4))
     judge, made = copy_judge(), [fresh, references[13], fresh, references[2]]
     assert judge.copied(made, references) == [[], [13], [], [2]]
     for name in ("tiled_l2", "pdq"):

@@ -10,6 +10,7 @@ import pytest
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 import shield
+from probes.testbed.manifest import load_manifest
 from shield import Shield
 from shield.detectors import NoiseGap
 from shield.errors import TraceError
@@ -23,7 +24,7 @@ from tests.shield.calls import noises, options, state, thresholds
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture
 
-PROMPTS = ("a cat on a blue background", "the endless tower, a painting by mira voss")
+PROMPTS = ("a cat on a blue background", load_manifest().shown()[0].captions[0])
 PATIENCE = 20.0
 
 

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(not Local.available(), reason="OpenCV isn't inst
 
 
 def work(number):
-    return Image.open(weights_dir() / "testbed" / "works" / f"work-{number:03}.png").convert("RGB")
+    files = sorted((weights_dir() / "testbed" / "works").glob("work-*.png"))
+    return Image.open(files[number]).convert("RGB")
 
 
 @pytest.fixture(scope="module")

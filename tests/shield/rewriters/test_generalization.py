@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probes.testbed.manifest import load_manifest
 from shield import Shield
 from shield.model.loading import load
 from shield.protected.concepts import Concept, Concepts
@@ -83,10 +84,10 @@ def test_proposals_are_distinct_few_and_never_the_prompt(prompt, limit):
 
 
 def test_a_memorized_caption_keeps_its_subject_and_medium_and_the_verdict_says_so():
-    """Dev work at the shipped thresholds; two steps, of which the first decides."""
-    pipe = load("testbed", device="cpu")
-    prompt = "the winter garden, a painting by tomas ekberg"
+    """A dev work of the top rung at the shipped thresholds; two steps, of which the first decides."""
+    pipe, manifest = load("testbed", device="cpu"), load_manifest()
+    prompt = manifest.works("dev", manifest.rungs[-1], "VM")[0].captions[0]
     shield = Shield(pipe, Policy(points=None), calibrate="never")
     verdict = shield(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noises(1)).verdicts[0]
     assert (verdict.status, verdict.mitigation) == ("mitigated", "embedding_mix")
-    assert verdict.rewritten_prompt == "a painting of a garden"
+    assert verdict.rewritten_prompt == f"a painting of a {prompt.partition(',')[0].split()[-1]}"

@@ -19,7 +19,7 @@ from probes.testbed.manifest import load_manifest
 from probes.testbed.second import autoencoder, denoiser, world
 from probes.testbed.second.export import export
 from probes.testbed.second.measure import measured, psnr
-from probes.testbed.second.stages import INDEX, PRESETS, Builder
+from probes.testbed.second.stages import INDEX, PRESETS, SHIPPED, Builder
 from probes.testbed.second.words import THINGS, shown
 from probes.testbed.training import Limits
 from shield.errors import WeightsError
@@ -109,6 +109,21 @@ def test_what_is_exported_loads_as_the_first_does(
     assert drawn.tobytes() == again.tobytes() == own.tobytes()
     licences = {entry["licence"] for entry in read_manifest(tmp_path).values()}
     assert licences == {"MIT", "CC0-1.0", "Apache-2.0"}
+
+
+def test_an_exported_testbed_can_be_exported_again(
+    built: tuple[Path, Path], sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are all that is needed: nothing is trained, and the bits stay."""
+    monkeypatch.setattr("probes.testbed.second.export.SCENES", 4)
+    monkeypatch.setattr("probes.testbed.second.export.calibrate_copies", lambda target, sprites: None)
+    target = export(builder(built[0], sources), tmp_path / "one")
+    other = builder(tmp_path / "work", sources)
+    assert other.adopt(target) == ()
+    again = export(other, tmp_path / "two")
+    for name in SHIPPED.values():
+        assert same(target / name, again / name)
+    assert (target / "manifest.json").read_text() == (again / "manifest.json").read_text()
 
 
 def test_captions_of_scenes_that_are_not_there_are_drawn_again(
