@@ -58,12 +58,13 @@ class _Hook:
         on_inputs: OnInputs | None,
         guidance: float | None,
         custody: Custody | None,
+        wants: Callable[[int], bool],
     ) -> None:
         self.attention: dict[str, Tensor] = {}
         self.pipe, self.family = pipe, family_of(pipe)
         self.on_forward, self.on_inputs, self.guidance = on_forward, on_inputs, guidance
         self.companion = Companion(self.family, self._stacked)
-        self.custody = custody
+        self.custody, self.wants = custody, wants
         self.depth, self.thread = _DEPTH.get(), get_ident()
         self.index, self.images = -1, 0
         self.previous: Forward | None = None
@@ -134,15 +135,18 @@ class _Hook:
             self.custody.ran(named)
         if _is_aside(named):
             return None
-        prediction = prediction_of(self.family, output, self._channels(named))
-        timestep = self._timestep(named)
         self.count.called()
-        if self.count.calls > 1:
+        is_second = self.count.calls > 1
+        self.index += not is_second
+        is_simple = self.family.layout == "stacked" and not self.features
+        if not self.wants(self.index) and is_simple:
+            self._let_go()
+            return None
+        prediction = prediction_of(self.family, output, self._channels(named))
+        if is_second:
             return self._second_half(module, named, prediction, output)
-        self.index += 1
-        forward = self._forward(module, named, prediction, timestep)
-        if self.previous is not None:
-            self.previous.rerun = _expired
+        forward = self._forward(module, named, prediction, self._timestep(named))
+        self._let_go()
         self.previous = forward
         changed = self._answered(module, named, forward)
         if changed is None:
@@ -151,6 +155,11 @@ class _Hook:
         whole[cond] = changed.to(whole)
         forward.noise_cond = changed
         return with_prediction(self.family, output, whole)
+
+    def _let_go(self) -> None:
+        """The step before can't be run again any more."""
+        if self.previous is not None:
+            self.previous.rerun = _expired
 
     def _answered(self, module: nn.Module, named: dict[str, Any], forward: Forward) -> Tensor | None:
         """What `on_forward` says to the step so far, with the caches as if the inputs it changed had been there."""
@@ -303,6 +312,7 @@ def intercepted(
     guidance: float | None = None,
     layers: Iterable[str] = (),
     custody: Custody | None = None,
+    wants: Callable[[int], bool] = lambda index: True,
 ) -> Iterator[None]:
     """Within the block, every denoising step of one pipeline call is shown to `on_forward`.
 
@@ -310,14 +320,15 @@ def intercepted(
     `forward.noise_cond`. `on_inputs(named_arguments, batch, is_uncond_call)` may return other arguments before the
     call. `layers` are module paths of cross-attention layers to watch. `guidance` is needed to edit the predictions
     of a family with separate calls, which show a step twice: cond alone, then both. `custody` follows the call's
-    latents. The call is this thread's; blocks over the same model in other threads wait (shield/hooks/running.py).
+    latents. `wants(index)` is asked at each prediction of a step: where it is False, the step needn't be shown. The
+    call is this thread's; blocks over the same model in other threads wait (shield/hooks/running.py).
 
     Raises UnsupportedPipelineError (also for a scheduler that runs towards noise), and TraceError, also when the block
     ends without a step that the hook saw. With a scheduler that the shield doesn't know, a Forward's noise levels are
     NaN.
     """
     with alone(pipe):
-        hook = _Hook(pipe, on_forward, on_inputs, guidance, custody)
+        hook = _Hook(pipe, on_forward, on_inputs, guidance, custody, wants)
         with _hooks(pipe, hook, layers):
             yield
 

@@ -56,9 +56,20 @@ class StepController:
             named = written(self.call.family, named, image.swap, [start + image.row])
         return named
 
+    def wants(self, index: int) -> bool:
+        """Whether anything is to be done at this step; it is told of each prediction."""
+        self.calls += 1
+        return (
+            self._is_scored(index)
+            or any(not image.open for image in self.call.images)
+            or (self.call.plan.watch is not None and bool(self.call.plan.watch.due(index)))
+        )
+
+    def _is_scored(self, index: int) -> bool:
+        return index < max(self.call.policy.horizon, 1) or index in self.call.points
+
     def on_forward(self, forward: Forward) -> Tensor | None:
         """The conditional predictions with flagged images' rows edited; None while nothing is flagged."""
-        self.calls += 1
         is_separate = self.call.family.layout == "separate"
         if is_separate and self.call.plan.guided != (forward.noise_uncond is not None):
             return None  # the other half of a step, which tells everything or was told already
@@ -68,8 +79,7 @@ class StepController:
         self.call.due = [] if watch is None else watch.due(forward.index)
         if forward.index == 0:
             self.call.points = self.scorer.plan_points(forward)
-        is_scored = forward.index < max(self.call.policy.horizon, 1) or forward.index in self.call.points
-        edits = self._observed(forward) if is_scored else {}
+        edits = self._observed(forward) if self._is_scored(forward.index) else {}
         edits |= dict(self.steering.predictions(forward, edits))
         edits |= self._looked(forward, edits) if self.call.due else {}
         edits |= self.steering.apart(forward, edits) if forward.keeps else {}

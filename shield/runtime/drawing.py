@@ -95,7 +95,9 @@ class _Drawing:
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, controller.moves),
-            intercepted(self.pipe, controller.on_forward, controller.on_inputs, guidance, layers, custody),
+            intercepted(
+                self.pipe, controller.on_forward, controller.on_inputs, guidance, layers, custody, controller.wants
+            ),
         ):
             try:
                 # Z-Image writes into the list of prompts that it is given.
