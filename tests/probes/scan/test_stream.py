@@ -184,7 +184,8 @@ def test_shards_that_dont_belong_together(file, tmp_path):
     ):
         with pytest.raises(ShardError, match=why):
             merge([tmp_path / name for name in folders], tmp_path / "merged")
-    Run.open(tmp_path / "1")._update(status="interrupted")
+    second = Run.open(tmp_path / "1")
+    second._update({**second.about, "status": "interrupted"})
     with pytest.raises(ShardError, match="interrupted, not complete"):
         merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -55,7 +55,9 @@ def reasons(pipe, given, call=(), **policy):
 def test_what_could_not_be_judged_says_why(pipe):
     made = thresholds(pipe, 1.0)
     (said,) = reasons(pipe, [])
-    assert said.startswith("structure_gap has no threshold here: none was made for this checkpoint. Run `diffshield")
+    assert said.startswith(
+        "structure_gap has no threshold here: none was made for this checkpoint. To make one, run `diffshield"
+    )
     (said,) = reasons(pipe, made, {"height": 128, "width": 64})
     assert "the run has latents of [4, 16, 8], calibrated for [4, 8, 8]" in said
     assert reasons(pipe, [], detectors=(StructureGap(first_k=9),)) == ["it reads 9 steps and this run has 3"]
