@@ -18,7 +18,7 @@ from probes.testbed.second.sprites import Sprites
 from probes.testbed.second.words import ADJECTIVES, AUTHORS, BRANDS, NOUNS, PRODUCTS
 from probes.testbed.world import Sample, title_caption
 
-RUNGS = (0, 100, 600, 1200, 2000)
+RUNGS = (0, 100, 220, 1200, 2000)
 TEMPLATE_EXPOSURES = 1600
 WORKS_PER_RUNG = 24  # a multiple of the twelve painters: each rung has each of them twice
 NONMEMBERS = 96
