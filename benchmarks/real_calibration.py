@@ -47,7 +47,7 @@ def _calibrated(name: str, pipe: Any, call: dict[str, Any]) -> list[Figure]:
     return [
         figure(f"{name}: denoiser rows of a self-calibration", [about["evaluations"]], "rows"),
         figure(f"{name}: seconds of a self-calibration", [about["seconds"]], "s"),
-        figure(f"{name}: false alarms among {len(scores)} held-out prompts", [(scores > made.value).sum()], ""),
+        figure(f"{name}: false alarms among {len(scores)} held-out prompts", [float((scores > made.value).sum())], ""),
     ]
 
 
