@@ -147,7 +147,7 @@ def _weights(session: AuditSession) -> Path:
     return session.run.folder / "harden" / "hardened.safetensors"
 
 
-def _pairs(session: AuditSession, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
+def encoded_pairs(session: AuditSession, prompts: Sequence[str], pictures: Sequence[Path]) -> list[Pair]:
     """Pictures with their prompts, as the denoiser sees them."""
 
     def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
@@ -158,7 +158,7 @@ def _pairs(session: AuditSession, prompts: Sequence[str], pictures: Sequence[Pat
 
 
 def _pairs_of(session: AuditSession, records: Sequence[Record]) -> list[Pair]:
-    return _pairs(
+    return encoded_pairs(
         session,
         [record["prompt"] for record in records],
         [session.run.folder / picture for record in records if (picture := record["picture"])],
@@ -178,7 +178,7 @@ def _memories(
     memories = []
     for work, pair in zip(
         works,
-        _pairs(session, [work.prompt for work in works], [work.reference for work in works if work.reference]),
+        encoded_pairs(session, [work.prompt for work in works], [work.reference for work in works if work.reference]),
         strict=True,
     ):
         number = zlib.crc32(work.id.encode())

@@ -21,16 +21,14 @@ from typing import Any
 
 import torch
 
+from probes.audit.hardening_stages import encoded_pairs
 from probes.audit.session import AuditSession
 from probes.audit.stages import Stage
 from probes.drawing.draw import jobs_for
 from probes.errors import AuditError
 from probes.hardeners.caption_fine_tuning import stacked
 from probes.hardeners.training import hardened, restored
-from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord, read_prompts
-from probes.model.batches import in_batches
-from probes.model.generate import encode_pictures, encode_prompts
 from probes.model.training_loss import training_loss
 from probes.report.figures import RateRow, difference, rate_row
 from probes.runs.provenance import sha256_of
@@ -128,20 +126,11 @@ def _train(
 ) -> dict[str, Any]:
     drawn = {r["item"]: session.run.folder / r["picture"] for r in session.records("then_kept") if r["picture"]}
     pictures = [drawn[one.id] if one.reference is None else one.reference for one in captions]
-    pairs = _pairs(session, captions, pictures)
+    pairs = encoded_pairs(session, [one.prompt for one in captions], pictures)
     with edited(), restored(session.subject.denoiser):
         train_on(session.subject, pairs, how, lambda count: _weights(session, count))
     own = sum(one.reference is None for one in captions)
     return {"captions": len(captions), "own_pictures": own, "lr": how.lr, "batch": how.batch}
-
-
-def _pairs(session: AuditSession, captions: Sequence[PromptRecord], pictures: Sequence[Path]) -> list[Pair]:
-    def encoded(some: Sequence[Path]) -> list[torch.Tensor]:
-        return list(encode_pictures(session.subject, [reference_picture(path) for path in some]).cpu())
-
-    latents = in_batches(encoded, pictures, session.plan.sampling.batch_size)
-    embeds = encode_prompts(session.subject, [one.prompt for one in captions]).cpu()
-    return [Pair(*pair) for pair in zip(latents, embeds, strict=True)]
 
 
 def train_on(subject: Subject, pairs: Sequence[Pair], how: Resurgence, file: Callable[[int], Path]) -> None:

@@ -133,7 +133,7 @@ def revival(
 @bench_app.command()
 def text_free(
     out: Out = Path("runs/bench"),
-    runs: Annotated[Path, typer.Option(help="Folder for the run folders.")] = Path("runs/bench-text-free"),
+    runs: Runs = Path("runs/bench-text-free"),
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work and level.")] = 1,
     as_json: Json = False,
 ) -> None:
@@ -150,7 +150,7 @@ def text_free(
 @bench_app.command()
 def resurgence(
     out: Out = Path("runs/bench"),
-    runs: Annotated[Path, typer.Option(help="Folder for the run folder.")] = Path("runs/bench-resurgence"),
+    runs: Runs = Path("runs/bench-resurgence"),
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of each work.")] = 1,
     as_json: Json = False,
 ) -> None:

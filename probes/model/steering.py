@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from probes.errors import UnsupportedError
+from shield.hooks.steps import replaced
 
 NOISY = ("LCM", "TCD", "DDPM", "Ancestral", "SDE", "SASolver")
 
@@ -60,7 +61,7 @@ def begun_at(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, share: fl
         return started, started
 
     try:
-        with _replaced(scheduler, "set_timesteps", shortened), _stepped(scheduler, begin):
+        with replaced(scheduler, "set_timesteps", shortened), _stepped(scheduler, begin):
             yield
     finally:
         vars(scheduler).update(whole)
@@ -143,18 +144,5 @@ def _stepped(scheduler: Any, edit: Callable[..., Any]) -> Iterator[None]:
     def edited(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return edit(step, model_output, timestep, sample, *args, **kwargs)
 
-    with _replaced(scheduler, "step", edited):
+    with replaced(scheduler, "step", edited):
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    held_before = vars(owner).get(name)
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        if held_before is not None:
-            setattr(owner, name, held_before)
-        else:
-            vars(owner).pop(name, None)

@@ -97,18 +97,21 @@ def write_flagged(folder: Path, rows: Sequence[Row]) -> Path:
     path = folder / "flagged.csv"
     own = list(dict.fromkeys(name for row in rows for name in row["columns"]))
     header = [*(f"own_{name}" if name in NAMES else name for name in own), *NAMES]
-    part = path.with_name("flagged.csv.part")
+    ours = ({**row, "words": words_text(row.get("words", ()))} for row in rows)
+    lines = [[*(row["columns"].get(name, "") for name in own), *(row[name] for name in NAMES)] for row in ours]
+    write_csv(path, header, lines)
+    return path
+
+
+def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
+    """Writes a list of a run whole or not at all. ProbeError if it can't be written."""
+    part = path.with_name(f"{path.name}.part")
     try:
         with open(part, "w", newline="", encoding="utf-8", errors="replace") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(header)
-            for row in rows:
-                ours = {**row, "words": words_text(row.get("words", ()))}
-                writer.writerow([*(row["columns"].get(name, "") for name in own), *(ours[name] for name in NAMES)])
+            csv.writer(stream).writerows([header, *lines])
         part.replace(path)
     except OSError as error:
         raise ProbeError(f"Can't write {path}: {error.strerror or error}. The records are in records.jsonl.") from error
-    return path
 
 
 def words_text(words: Sequence[Sequence[Any]]) -> str:

@@ -6,16 +6,13 @@ shards, too.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from probes.errors import ProbeError
 from probes.report.summary import Added
 from probes.runs.folder import Run
-from probes.scan.flagged import SHOWN, scored_prompts, scored_records
+from probes.scan.flagged import SHOWN, scored_prompts, scored_records, write_csv
 from shield.errors import BadRequestError
 from shield.runtime.arguments import as_gallery, as_screen
 
@@ -62,7 +59,7 @@ def _named(run: Run) -> dict[str, Any]:
         concepts.update(names)
         if names:
             rows.append([first["item"], first["prompt"], ", ".join(names)])
-    _write(run.folder / NAMED, ["item", "prompt", "concepts"], rows)
+    write_csv(run.folder / NAMED, ["item", "prompt", "concepts"], rows)
     return {
         "prompts": prompts,
         "named": len(rows),
@@ -86,7 +83,7 @@ def _copies(run: Run) -> dict[str, Any]:
             where = [record["item"], record["prompt"], record["seed"], record["picture"]]
             rows.append([*where, nearest.closeness, nearest.work, nearest.metric, nearest.score, nearest.threshold])
     rows.sort(key=lambda row: (LOOKED_AT.index(row[4]), row[8] - row[7]))
-    _write(run.folder / COPIES, header, rows)
+    write_csv(run.folder / COPIES, header, rows)
     return {
         "pictures": count,
         "works": len(set(gallery.works)),
@@ -107,13 +104,3 @@ def protected_words(named: dict[str, Any] | None, pictures: dict[str, Any] | Non
             f"{pictures['near']} come near to one: {COPIES}"
         )
     return lines
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with open(part, "w", newline="", encoding="utf-8", errors="replace") as stream:
-            csv.writer(stream).writerows([header, *rows])
-        part.replace(path)
-    except OSError as error:
-        raise ProbeError(f"Can't write {path}: {error.strerror or error}. The records are in records.jsonl.") from error

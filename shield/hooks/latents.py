@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shield.errors import TraceError
+from shield.hooks.steps import replaced
 
 Moves = MutableMapping[int, tuple[Tensor, Tensor]]
 """Row -> the latents that the denoiser was given for it and those that it should have been given."""
@@ -25,41 +26,28 @@ def movable(scheduler: Any, moves: Moves) -> Iterator[None]:
 
     The other rows' latents are the pipeline's own, to the bit. Raises TraceError for latents of another shape.
     """
-    step, held = scheduler.step, vars(scheduler).get("step")
+    step = scheduler.step
 
     @wraps(step)  # pipelines read its signature to know what it takes
     def moved(model_output: Any, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         return step(model_output, timestep, _with_moves(sample, moves), *args, **kwargs)
 
-    scheduler.step = moved
-    try:
+    with replaced(scheduler, "step", moved):
         yield
-    finally:
-        _restored(scheduler, held)
 
 
 @contextmanager
 def rescaled(scheduler: Any, factors: Callable[[], Tensor | None]) -> Iterator[None]:
     """Within the block, what the scheduler's steps are given for a prediction is multiplied by `factors()`, if any."""
-    step, held = scheduler.step, vars(scheduler).get("step")
+    step = scheduler.step
 
     @wraps(step)
     def scaled(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
         factor = factors()
         return step(model_output if factor is None else model_output * factor.to(model_output), *args, **kwargs)
 
-    scheduler.step = scaled
-    try:
+    with replaced(scheduler, "step", scaled):
         yield
-    finally:
-        _restored(scheduler, held)
-
-
-def _restored(scheduler: Any, held: Callable | None) -> None:
-    if held is not None:
-        scheduler.step = held
-    else:
-        vars(scheduler).pop("step", None)
 
 
 def _with_moves(sample: Tensor, moves: Moves) -> Tensor:

@@ -61,7 +61,7 @@ def observed(
     """Within the block, `before(args, kwargs)` and `after(args, kwargs, output)` are told of every call of the method
     `owner.name`.
     """
-    method, held = getattr(owner, name), vars(owner).get(name)
+    method = getattr(owner, name)
 
     @wraps(method)  # pipelines read its signature to know what it takes
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,15 @@ def observed(
         after(args, kwargs, output)
         return output
 
-    setattr(owner, name, call)
+    with replaced(owner, name, call):
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Within the block `owner.name` is `method`; afterwards what the instance held, or its class's own."""
+    held = vars(owner).get(name)
+    setattr(owner, name, method)
     try:
         yield
     finally:
