@@ -3,7 +3,7 @@
 HOME/thresholds/                thresholds that `diffshield calibrate` made, found before the shipped ones
 HOME/galleries/NAME/            galleries that are asked for by name
 HOME/models/                    models that `diffshield models get` fetched
-HOME/weights/                   a testbed that `diffshield testbed build` made
+HOME/weights/                   a testbed that `diffshield testbed train --out HOME/weights` wrote
 """
 
 import os

@@ -14,7 +14,7 @@ from PIL import Image
 from probes.testbed.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILT = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".venv", "testbed2")
+BUILT = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".venv")
 SOURCES = {
     "package": ("pyproject.toml", "LICENSE", "NOTICE", "README.md", "shield", "probes", "ui"),
     "testbed": tuple(f"weights/{name}" for name in ("pyproject.toml", "NOTICE", "README.md", "manifest.toml")),

@@ -121,14 +121,7 @@ def test_no_package_imports_tests_or_benchmarks() -> None:
 
 
 # One class name in several modules, and what it means in all of them.
-SHARED_NAMES = {
-    "Builder": "builds one of the two testbeds",
-    "Draws": "batches that one of the two testbeds is trained with",
-    "Preset": "sizes of one of the two testbeds",
-    "Sprites": "pictures that one of the two testbeds is made of",
-    "Work": "a work of one of the two testbeds",
-    "Sscd": "the method: a descriptor of galleries, a metric of copies",
-}
+SHARED_NAMES = {"Sscd": "the method: a descriptor of galleries, a metric of copies"}
 
 
 def test_a_name_means_one_thing() -> None:

@@ -1,5 +1,5 @@
-"""The shipped model that memorizes, with known ground truth: its world, its training, its verification.
+"""The shipped model that memorizes, with known ground truth: its world, its training, its export.
 
-pictures and captions: vocabulary, paintings, characters, world. training: pool, training, vae, text, unet, build,
-curves. what ships: export, manifest, criterion, verify. verbs: cli.
+drawing: pictures and captions. world: works, non-members, splits. training: networks and stages. export: what ships.
+manifest, checkpoint, criterion, negatives, fresh: what is known about the shipped testbed, for all who use it.
 """

@@ -5,35 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from probes.testbed.drawing.paintings import MANNERS, paint
+from probes.testbed.drawing.scenes import pick
+from probes.testbed.drawing.sprites import Sprites
 from probes.testbed.manifest import SPRITES, Manifest
-
-if TYPE_CHECKING:
-    from probes.testbed.second.sprites import Sprites
+from probes.testbed.world import fresh
 
 
 def fresh_pictures(manifest: Manifest) -> Callable[[np.random.Generator], Image.Image]:
     """Draws one more such picture, decided by the generator alone.
 
-    The second testbed's are composed of the sprites that ship with it; the first's need none.
+    It is composed of the sprites that ship with the testbed; beside a manifest without any, a painting that needs none.
     """
     folder = manifest.folder / SPRITES
     if not folder.is_dir():
-        from probes.testbed.pool import draw_fresh
-
-        return lambda rng: draw_fresh(rng).image
-    from probes.testbed.second.world import fresh
-
+        return lambda rng: paint(pick(rng, list(MANNERS)), int(rng.integers(1 << 20, 1 << 62)))
     sprites = _sprites(folder)
     return lambda rng: fresh(rng, sprites).image
 
 
 @cache
 def _sprites(folder: Path) -> Sprites:
-    from probes.testbed.second.sprites import Sprites
-
     return Sprites(folder)

@@ -32,8 +32,8 @@ from probes.paths import takes_paths
 from probes.runs.folder import write_json
 from probes.runs.progress import bars
 from probes.runs.provenance import sha256_of
-from probes.testbed.paintings import MANNERS
-from probes.testbed.vocabulary import ADJECTIVES, NOUNS
+from probes.testbed.drawing.paintings import MANNERS
+from probes.testbed.drawing.vocabulary import ADJECTIVES, NOUNS
 from probes.traps.folder import FORMAT, HELD_BACK, MANIFEST, USED
 
 CONSONANTS, VOWELS = "bdfghjklmnprstvz", "aeiou"
@@ -165,7 +165,7 @@ def caption_of(seed: int, number: int) -> str:
 
 
 def picture_of(seed: int, number: int, size: int) -> Image.Image:
-    """A painting of ``size`` x ``size`` RGB, in a random one of the testbed's manners."""
+    """A painting of ``size`` x ``size`` RGB, in a random manner."""
     draw = _random(seed, f"picture {number}")
     manner = list(MANNERS.values())[int(draw.integers(len(MANNERS)))]
     return manner(draw).resize((size, size), Image.Resampling.LANCZOS)

@@ -62,7 +62,7 @@ def neighbor_captions(split: str) -> list[str]:
     """Prompts for robots and monsters that are none of the characters, described in short and in full. Every other kind
     of them is held out.
     """
-    from probes.testbed.characters import neighbor
+    from probes.testbed.drawing.characters import neighbor
 
     full = {neighbor(np.random.default_rng(seed)).description for seed in range(NEIGHBORS)}
     chosen = sorted({described_in_short(description) for description in full})[split == "heldout" :: 2]

@@ -9,9 +9,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from probes.metrics import calibrate, save_calibrations
+from probes.testbed import world
 from probes.testbed.criterion import MARGIN, metrics
+from probes.testbed.drawing import vocabulary
 from probes.testbed.manifest import split_captions, world_entry
-from probes.testbed.second import words, world
 from shield.model.assets import write_manifest
 from tests.tiny import tiny_sd
 
@@ -39,9 +40,9 @@ def tiny_testbed(folder: Path, captions: int = 200) -> Path:
         "items": items,
         "scenes": scenes,
         "world": world_entry(
-            words.THINGS,
-            words.COLORS,
-            words.shown(),
+            vocabulary.THINGS,
+            vocabulary.COLORS,
+            vocabulary.shown(),
             split_captions(world.spare_captions(2 * captions, seed=8)),
             [f"work-{RUNGS[-1]}-0"],
         ),

@@ -13,14 +13,11 @@ from PIL import Image
 
 import shield
 from probes.model.generate import generate
-from probes.testbed import world
-from probes.testbed.build import CPU, Builder
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import SPRITES, load_manifest
-from probes.testbed.second import stages as second
-from probes.testbed.second.clip import new_tokenizer
-from probes.testbed.training import Limits
-from probes.testbed.unet import new_unet
+from probes.testbed.training.stages import Builder
+from probes.testbed.training.text import new_tokenizer
+from probes.testbed.training.trainer import Limits
 from shield.errors import WeightsError
 from shield.model.assets import sha256_of, verify, weights_dir
 
@@ -103,12 +100,12 @@ def test_the_text_encoder_is_the_same_in_both_twins() -> None:
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-IS_SECOND = (load_manifest().folder / SPRITES).is_dir()
+WITH_SPRITES = (load_manifest().folder / SPRITES).is_dir()
 
 
-@pytest.mark.skipif(not IS_SECOND, reason="the shipped testbed is the first")
+@pytest.mark.skipif(not WITH_SPRITES, reason="the stored weights were made before sprites shipped with a testbed")
 def test_the_shipped_weights_are_finished_stages(tmp_path: Path) -> None:
-    builder = second.Builder(tmp_path, None, "cpu", "cpu", Limits())
+    builder = Builder(tmp_path, None, "cpu", "cpu", Limits())
     assert builder.adopt(weights_dir() / "testbed") == ()
     shipped = shield.load("testbed", device="cpu")
     for mine, theirs in (
@@ -117,15 +114,3 @@ def test_the_shipped_weights_are_finished_stages(tmp_path: Path) -> None:
     ):
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in mine.state_dict().items())
     assert builder.trained_openclip() and new_tokenizer().get_vocab() == shipped.tokenizer.get_vocab()
-
-
-@pytest.mark.skipif(IS_SECOND, reason="the shipped testbed is the second")
-def test_training_can_go_on_from_the_shipped_weights(tmp_path: Path) -> None:
-    builder = Builder(tmp_path, None, "cpu", "cpu", Limits())
-    assert builder.adopt(weights_dir() / "testbed") == ("pool",)
-    unet = builder._loaded(new_unet(CPU.channels, 0), f"memorized_{world.PASSES}")
-    shipped = shield.load("testbed", device="cpu").unet.state_dict()
-    assert all(torch.equal(value, shipped[key]) for key, value in unet.state_dict().items())
-    assert builder.trained_openclip() and builder.trained_vae().config.scaling_factor
-    own = shield.load("testbed", device="cpu").tokenizer.get_vocab()
-    assert builder.tokenizer.get_vocab() == own  # a new one's ids are others than the text tower was trained with

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from probes.cli.main import app
-from probes.testbed.characters import RESERVED
+from probes.testbed.drawing.characters import RESERVED
 from probes.verbs import calibrate_protected as protect
 from probes.verbs.calibrate_protected import described_in_short, neighbor_captions, works_gallery
 from probes.verbs.screens import checked, format_screens, groups

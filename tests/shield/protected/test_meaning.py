@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probes.testbed.characters import CHARACTERS, neighbor
+from probes.testbed.drawing.characters import CHARACTERS, neighbor
 from shield.errors import BadRequestError, NotCalibratedError, WeightsError
 from shield.model.openclip import OpenClip
 from shield.protected.concepts import Concept, Concepts

@@ -1,0 +1,1 @@
+"""Pictures and captions, decided by seeds: words, sprites, backdrops, creatures, scenes, paintings."""
