@@ -3,10 +3,10 @@
 Example:
     import probes
 
-    table = probes.scan("testbed", ["the endless tower, a painting by mira voss"])
+    table = probes.scan("testbed", ["the shining tower, a painting by mira voss"])
     mask = probes.localize("testbed")
     with probes.pruned("testbed", mask) as pipe:
-        pipe("the endless tower, a painting by mira voss")
+        pipe("the shining tower, a painting by mira voss")
 """
 
 from importlib.util import find_spec

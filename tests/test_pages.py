@@ -1,5 +1,6 @@
 """What the README and docs/results.md claim is what the result files say."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.probes.test_real_size import WEIGHTS
 from tests.shield.test_every_family import WAYS
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = ROOT / "docs/bench/first"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -44,24 +46,39 @@ def test_a_changed_figure_is_filled_in(tmp_path: Path) -> None:
 
 
 def test_questions_are_counted_from_all_of_their_files() -> None:
-    results = {name: json.loads((ROOT / file).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    results = copy.deepcopy(first)
     groups = results["shield"]["works"]["shield"]
-    left, drawn = re.search(r"(\d+) of (\d+); with a gallery", table(**results)).groups()
+    left, drawn = re.search(r"(\d+) of (\d+); with a gallery", table(results, {})).groups()
     groups[[name for name in groups if name.startswith("rung ")][-1]]["count"] += 100
     results["benchmarks"]["shield_overhead"]["figures"] = [
         {**row, "value": 1.5} for row in results["benchmarks"]["shield_overhead"]["figures"]
     ]
-    made = table(**results)
-    assert f"{int(left) + 100} of {drawn}; with a gallery" in made and "1.500x the time" in made
+    made = table(results, first)
+    assert f"{int(left) + 100} of {drawn}; with a gallery" in made and "1.500x the time" in made and "¹" not in made
     assert {line.count("|") for line in made.splitlines()} == {5}, "a cell for each of the four columns"
 
 
-def test_a_block_says_which_of_its_files_is_missing(tmp_path: Path) -> None:
-    for file in list(SOURCES.values())[1:]:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text("{}", encoding="utf-8")
-    made = filled("<!-- questions --><!-- end -->", tmp_path)
-    assert made == f"<!-- questions -->*Not measured: no {SOURCES['verify']}.*<!-- end -->"
+def test_a_row_that_is_not_measured_yet_is_the_first_versions_and_says_so() -> None:
+    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    made = table({**first, "shield": None}, first)
+    marked = {line for line in made.splitlines() if "¹ |" in line}
+    assert {line.split("|")[1].split()[0] for line in marked} == {"Do", "Are"} and "¹ Measured on" in made
+    assert len(table({**first, "shield": None}, {}).splitlines()) == len(table(first, {}).splitlines()) - len(marked)
+
+
+def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_path: Path) -> None:
+    file, place = BLOCKS["spill"][0], "<!-- spill --><!-- end -->"
+    assert filled(place, tmp_path) == f"<!-- spill -->*Not measured: no {file}.*<!-- end -->"
+    rate = {"copied": 0.0, "share": 0.25, "n": 8}
+    side = {kind: {metric: rate for metric in ("tiled_l2", "pdq")} for kind in ("own", "any_work")}
+    result = json.dumps({"nonmembers": {"memorized": side, "clean": side}})
+    texts = []
+    for path in (tmp_path / "docs/bench/first/verify.json", tmp_path / file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result, encoding="utf-8")
+        texts.append(filled(place, tmp_path))
+    assert "first version" in texts[0] and "first version" not in texts[1] and "0 times in 8 pictures" in texts[1]
 
 
 def test_the_table_of_models_says_what_tests_run() -> None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from probes.bench import (
     attacks,
@@ -32,11 +33,14 @@ from probes.bench import (
 
 PAGES = ("README.md", "docs/results.md", "docs/traps.md", "docs/scale.md")
 BENCHMARKS = "docs/bench/benchmarks.json"
+WHERE = {"": "", "docs/bench/first": "(Of the testbed's first version:)"}
+"""Where a result is looked for, beside its own place: those of the testbed's first version, until `make bench` has made
+them on this one; and what is said of it.
+"""
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
-    "questions": (tuple(questions.SOURCES.values()), questions.table),
+BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "works": ("docs/testbed/verify.json", claims.works),
     "spill": ("docs/testbed/verify.json", claims.spill),
     "best-detector": ("docs/bench/detectors.json", claims.best_detector),
@@ -77,24 +81,33 @@ BLOCKS: Mapping[str, tuple[str | tuple[str, ...], Callable[..., str]]] = {
         )
     },
 }
-"""Name of a place -> the result file or files it is filled from, and how."""
+"""Name of a place -> the result file it is filled from, and how; `questions` has several files."""
 
 
 def filled(text: str, root: Path) -> str:
     """The text with every place filled in from the result files under ``root``. KeyError for an unknown place."""
+    return _PLACE.sub(lambda match: f"{match[1]}{_written(match[2], root)}{match[4]}", text)
 
-    def one(match: re.Match[str]) -> str:
-        opened, name, _, ended = match.groups()
-        files, write = BLOCKS[name]
-        files = (files,) if isinstance(files, str) else files
-        missing = [file for file in files if not (root / file).exists()]
-        made = f"*Not measured: no {', '.join(missing)}.*"
-        if not missing:
-            made = write(*(json.loads((root / file).read_text(encoding="utf-8")) for file in files))
-        made = f"\n\n{made}\n\n" if made.startswith("|") else made
-        return f"{opened}{made}{ended}"
 
-    return _PLACE.sub(one, text)
+def _written(name: str, root: Path) -> str:
+    """What stands in a place; a table between empty lines."""
+    if name == "questions":
+        found = [{key: _read(root, file, folder) for key, file in questions.SOURCES.items()} for folder in WHERE]
+        return f"\n\n{questions.table(*found)}\n\n"
+    file, write = BLOCKS[name]
+    for folder, mark in WHERE.items():
+        if result := _read(root, file, folder):
+            made = write(result)
+            if not made.startswith("|"):
+                return f"{mark} {made}" if mark else made
+            return f"\n\n{mark}\n\n{made}\n\n" if mark else f"\n\n{made}\n\n"
+    return f"*Not measured: no {file}.*"
+
+
+def _read(root: Path, file: str, folder: str) -> Any:
+    """A result of this testbed (folder "") or of its first version; None where there is none."""
+    path = root / (Path(folder) / Path(file).name if folder else file)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def fill(root: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from probes.report.format import Figures, interval, share
 
@@ -14,28 +14,24 @@ SOURCES = {
     "attacks": "docs/bench/attacks.json",
     "benchmarks": "docs/bench/benchmarks.json",
 }
-"""Name of a result -> its file; `table` takes their contents in this order."""
+"""Name of a result -> its file."""
 
 HEAD = ("question", "bare", "with it", "control")
+Row = tuple[str, ...]
 
 
-def table(
-    verify: Figures, detectors: Figures, shield: Figures, localizers: Figures, attacks: Figures, benchmarks: Figures
-) -> str:
-    """The table in Markdown, of the contents of SOURCES."""
-    rows = [
-        _works(shield, verify),
-        _characters(shield),
-        _scenes(shield),
-        _cost(benchmarks),
-        _memorized_prompts(detectors),
-        _pruning(localizers),
-        *_attack(attacks),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+def _memorizes(verify: Figures) -> Row:
+    memorized, clean = verify["works"]["memorized"], verify["works"]["clean"]
+    kinds = [rung for rung in memorized if rung != "TM"][-2:]
+    return (
+        f"Does the model draw works by their captions, shown {' and '.join(kinds)} times, and template works?",
+        ", ".join(share(memorized[kind]["tiled_l2"], "copied") for kind in (*kinds, "TM")),
+        "",
+        "clean twin: " + ", ".join(f"{clean[kind]['tiled_l2']['copied']:.0%}" for kind in (*kinds, "TM")),
+    )
 
 
-def _works(shield: Figures, verify: Figures) -> tuple[str, ...]:
+def _works(shield: Figures, verify: Figures) -> Row:
     top = [group for group in shield["works"]["bare"] if group.startswith("rung")][-2:]
     kinds = shield["works"]
     bare, behind, gallery = (
@@ -52,7 +48,7 @@ def _works(shield: Figures, verify: Figures) -> tuple[str, ...]:
     )
 
 
-def _characters(shield: Figures) -> tuple[str, ...]:
+def _characters(shield: Figures) -> Row:
     kinds = shield["characters"]
     return (
         "Do protected characters leave, by name or description?",
@@ -62,7 +58,7 @@ def _characters(shield: Figures) -> tuple[str, ...]:
     )
 
 
-def _scenes(shield: Figures) -> tuple[str, ...]:
+def _scenes(shield: Figures) -> Row:
     bare, behind = shield["scenes"]["bare"], shield["scenes"]["shield and concepts"]
     return (
         "Are ordinary scenes left alone?",
@@ -72,7 +68,7 @@ def _scenes(shield: Figures) -> tuple[str, ...]:
     )
 
 
-def _cost(benchmarks: Figures) -> tuple[str, ...]:
+def _cost(benchmarks: Figures) -> Row:
     rows = {row["name"]: row["value"] for row in benchmarks["shield_overhead"]["figures"]}
     times, calls = (
         {kind: rows[f"{kind}: {what}, shielded / bare"] for kind in ("not flagged", "flagged")}
@@ -86,7 +82,7 @@ def _cost(benchmarks: Figures) -> tuple[str, ...]:
     )
 
 
-def _memorized_prompts(detectors: Figures) -> tuple[str, ...]:
+def _memorized_prompts(detectors: Figures) -> Row:
     row = detectors["detectors"]["structure_gap"]
     top = [group for group in row["groups"] if group.startswith("rung")][-2:]
     found = " and ".join(share(row["groups"][group]["tpr"], "value") for group in top)
@@ -99,7 +95,7 @@ def _memorized_prompts(detectors: Figures) -> tuple[str, ...]:
     )
 
 
-def _pruning(localizers: Figures) -> tuple[str, ...]:
+def _pruning(localizers: Figures) -> Row:
     rows = {row["name"]: row for row in localizers["heldout"]}
     bound = localizers["losses"][-1]
     name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
@@ -112,32 +108,71 @@ def _pruning(localizers: Figures) -> tuple[str, ...]:
     )
 
 
-def _attack(attacks: Figures) -> list[tuple[str, ...]]:
+def _attack(attacks: Figures) -> Row:
+    ours, last = attacks["attacks"]["adversarial_embedding"], _most_steps(attacks)
+    return (
+        f"Do they come back, by {last} steps of search for an embedding?",
+        f"{_rate(ours, 'attacked', 0)} without a search",
+        _rate(ours, "attacked", last),
+        f"matched non-members {_rate(ours, 'nonmember_attacked', last)}, "
+        f"clean twin {_rate(ours, 'twin_attacked', last)}",
+    )
+
+
+def _hardening(attacks: Figures) -> Row:
     ours, hardened = attacks["attacks"]["adversarial_embedding"], attacks["hardening"]["adversarial_fine_tuning"]
-    last = max(row["attack_steps"] for row in hardened["curve"])
+    last = _most_steps(attacks)
+    return (
+        "And after adversarial fine-tuning?",
+        f"{_rate(ours, 'attacked', last)} before it",
+        f"{_rate(hardened, 'hardened_attacked', last)}; scenes' agreement falls by "
+        f"{interval(hardened['hardening']['utility'], 'loss')}",
+        f"matched non-members {_rate(hardened, 'hardened_nonmember_attacked', last)}",
+    )
 
-    def at(found: Figures, stage: str, steps: int) -> str:
-        row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, steps))
-        return share(row, "rate")
 
-    return [
-        (
-            f"Do they come back, by {last} steps of search for an embedding?",
-            f"{at(ours, 'attacked', 0)} without a search",
-            at(ours, "attacked", last),
-            f"matched non-members {at(ours, 'nonmember_attacked', last)}, clean twin {at(ours, 'twin_attacked', last)}",
-        ),
-        (
-            "And after adversarial fine-tuning?",
-            f"{at(ours, 'attacked', last)} before it",
-            f"{at(hardened, 'hardened_attacked', last)}; scenes' agreement falls by "
-            f"{interval(hardened['hardening']['utility'], 'loss')}",
-            f"matched non-members {at(hardened, 'hardened_nonmember_attacked', last)}",
-        ),
-    ]
+def _most_steps(attacks: Figures) -> int:
+    return max(row["attack_steps"] for row in attacks["hardening"]["adversarial_fine_tuning"]["curve"])
+
+
+def _rate(found: Figures, stage: str, steps: int) -> str:
+    row = next(row for row in found["curve"] if (row["stage"], row["attack_steps"]) == (stage, steps))
+    return share(row, "rate")
 
 
 def _counted(rows: Iterable[Figures]) -> str:
     """Copies of pictures, as "4 of 320"."""
     kept = list(rows)
     return f"{sum(row['count'] for row in kept):,} of {sum(row['n'] for row in kept):,}"
+
+
+ROWS: tuple[tuple[tuple[str, ...], Callable[..., Row]], ...] = (
+    (("verify",), _memorizes),
+    (("shield", "verify"), _works),
+    (("shield",), _characters),
+    (("shield",), _scenes),
+    (("benchmarks",), _cost),
+    (("detectors",), _memorized_prompts),
+    (("localizers",), _pruning),
+    (("attacks",), _attack),
+    (("attacks",), _hardening),
+)
+"""The results that a row needs, and how it is written."""
+
+
+def table(results: Mapping[str, Figures | None], first: Mapping[str, Figures | None]) -> str:
+    """The table in Markdown, of results by the names of SOURCES.
+
+    A row that lacks a result is made of those of the testbed's first version, which its mark says; without those
+    either, it is left out.
+    """
+    lines, marked = [HEAD, ("---",) * len(HEAD)], False
+    for names, write in ROWS:
+        for mark, given in (("", results), (" ¹", first)):
+            if all(given.get(name) for name in names):
+                question, *cells = write(*(given[name] for name in names))
+                lines.append((question + mark, *cells))
+                marked |= bool(mark)
+                break
+    note = "\n\n¹ Measured on the testbed's first version, not yet on this one." if marked else ""
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines) + note

@@ -17,8 +17,8 @@ from probes.testbed.drawing.scenes import Sample, draw_scene, pick
 from probes.testbed.drawing.sprites import Sprites
 from probes.testbed.drawing.vocabulary import ADJECTIVES, AUTHORS, BRANDS, NOUNS, PRODUCTS
 
-RUNGS = (0, 100, 220, 1200, 2000)
-TEMPLATE_EXPOSURES = 1600
+RUNGS = (0, 100, 220, 850, 1300)
+TEMPLATE_EXPOSURES = 1000
 WORKS_PER_RUNG = 24  # a multiple of the twelve painters: each rung has each of them twice
 NONMEMBERS = 96
 PAINTINGS = 0.2  # shares of all draws

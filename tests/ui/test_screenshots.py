@@ -11,6 +11,7 @@ from PIL import Image
 from probes.audit.audit import audit
 from probes.drawing.draw import Sampling
 from probes.scan.scan import scan
+from probes.testbed.manifest import load_manifest
 from tests.probes.audit.test_audit_command import PLAN
 from tests.ui.serving import served
 from tests.ui.steps import WATCH, answered, choose, open_tab, pick, to_tab_on_phone
@@ -21,9 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
 ]
 PROMPTS = (
-    "the golden theater, a painting by nadia ferro",
-    "the endless tower, a painting by mira voss",
-    "a cat and a donut on a blue background",
+    *(work.captions[0] for work in load_manifest().shown()),
+    "a cat and a star on a blue background",
     "a picture of a castle on a gray background",
     "a red car and a green tree",
 )

@@ -52,7 +52,7 @@ PRESETS = {
         openclip=Schedule(steps=1200, batch=64, rate=1e-3, warmup=50, ema=0.99, floor=0.03, weight_decay=0.1),
         outline=Schedule(steps=2500, batch=32, rate=6e-4, warmup=200, ema=0.998, floor=1.0),
         base=Schedule(steps=3000, batch=32, rate=6e-4, warmup=100, ema=0.998),
-        fork=Schedule(steps=4800, batch=32, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
+        fork=Schedule(steps=3300, batch=32, rate=5e-4, warmup=100, ema=0.998, floor=0.03),
         autoencoder_pictures=(4000, 4000),
         openclip_pictures=(16_000, 6000),
         scenes=24_000,

@@ -10,7 +10,7 @@ import pytest
 from probes.bench import plots
 from probes.bench.detectors import ranked
 
-STORED = Path(__file__).resolve().parents[3] / "docs" / "bench"
+STORED = Path(__file__).resolve().parents[3] / "docs" / "bench" / "first"
 
 
 def stored(name: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from probes.bench.shield import table
 
-STORED = Path(__file__).resolve().parents[3] / "docs" / "bench" / "shield.json"
+STORED = Path(__file__).resolve().parents[3] / "docs" / "bench" / "first" / "shield.json"
 
 
 def test_a_table_of_the_parts_that_were_drawn() -> None:
