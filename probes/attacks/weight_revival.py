@@ -11,7 +11,6 @@ and the clean twin: what these bring back too is no memory. ``resample_weights``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from typing import ClassVar
 
 import torch
 
-from probes.model.layers import SECOND_LINEAR
-from probes.pruners.pruned import replaced, weight_of
+from probes.model.layers import FFN_OUTPUTS, matching_weights
+from probes.pruners.pruned import replaced
 from probes.types import Subject
 
 
@@ -37,7 +36,7 @@ class WeightRevival:
     keep: float = 0.6
     iterations: int = 500
     tolerance: float = 1e-5
-    modules: str = SECOND_LINEAR
+    modules: str = FFN_OUTPUTS
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -81,13 +80,9 @@ def revived(subject: Subject | torch.nn.Module, revival: WeightRevival | None = 
     """
     denoiser = subject.denoiser if isinstance(subject, Subject) else subject
     revival = revival or WeightRevival()
-    zeros = {
-        path: int((module.weight == 0).sum())
-        for path, module in denoiser.named_modules()
-        if isinstance(module, torch.nn.Linear) and re.search(revival.modules, path)
-    }
+    weights = matching_weights(denoiser, revival.modules)
+    zeros = {path: int((weight == 0).sum()) for path, weight in weights.items()}
     zeros = {path: count for path, count in zeros.items() if count}
-    with torch.no_grad():
-        weights = {path: revival.revive(weight_of(denoiser, path).detach()) for path in zeros}
+    weights = {path: revival.revive(weights[path].flatten(1)).view_as(weights[path]) for path in zeros}
     with replaced(denoiser, weights):
         yield zeros

@@ -20,7 +20,7 @@ from probes.model.activations import watched
 from probes.model.batches import in_batches
 from probes.model.denoising import first_noise, predict
 from probes.model.generate import encode_prompts
-from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
+from probes.model.layers import FFN_OUTPUTS, VALUES, layer_at, matching_weights
 from probes.model.training_loss import last_timestep
 from probes.types import Subject, UnitMask
 
@@ -114,12 +114,21 @@ def _norms(hidden: torch.Tensor, normalize: bool) -> torch.Tensor:
 def activations(
     subject: Subject, embeds: torch.Tensor, seeds: Sequence[int], paths: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Layer -> activations (B, tokens, width) of embeddings (B, T, D), each with the noise of its seed, on the CPU."""
+    """Layer -> activations (B, tokens, width) of embeddings (B, T, D), each with the noise of its seed, on the CPU.
+
+    Neurons of feed-forwards, and outputs of every other layer, float32.
+    """
     last = last_timestep(subject.pipe.scheduler)
+    layers = {path: layer_at(subject.denoiser, path) for path in paths}
+
+    def kept(path: str, given: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+        layer = layers[path]
+        values = layer.inputs(given) if re.search(FFN_OUTPUTS, path) else layer.outputs(answer)
+        return values.flatten(1, -2).detach().float().cpu()
 
     def work(places: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         rows = embeds[list(places)].to(subject.device)
-        with watched(subject.denoiser, paths, _kept) as seen, torch.no_grad():
+        with watched(subject.denoiser, paths, kept) as seen, torch.no_grad():
             predict(subject, first_noise(subject, [seeds[place] for place in places]), last, rows)
         return [{path: values[row] for path, values in seen.items()} for row in range(len(places))]
 
@@ -127,14 +136,9 @@ def activations(
     return {path: torch.stack([row[path] for row in found]) for path in paths}
 
 
-def _kept(path: str, given: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
-    """Inputs of second feed-forward layers and outputs of every other one, float32, on the CPU."""
-    return (given if re.search(SECOND_LINEAR, path) else answer).detach().float().cpu()
-
-
 def _affordable(subject: Subject, embeds: torch.Tensor, seed: int, count: int) -> list[list[str]]:
     """Feed-forward and value layers in groups whose activations of ``count`` embeddings take about BYTES at most."""
-    found = matching_weights(subject.denoiser, f"{SECOND_LINEAR}|{VALUES}")  # transformers have no value layers of text
+    found = matching_weights(subject.denoiser, f"{FFN_OUTPUTS}|{VALUES}")  # transformers have no value layers of text
     paths = sorted(found, key=lambda path: re.search(VALUES, path) is not None)
     groups: list[list[str]] = [[]]
     taken = 0

@@ -13,7 +13,7 @@ from probes.audit.norms import Norms, load_norms
 from probes.drawing.draw import jobs_for
 from probes.errors import MaskError
 from probes.localizers import FFNSubspace, RandomMask
-from probes.model.layers import matching_weights
+from probes.model.layers import matching_layers
 from probes.pruners import pruned
 from probes.report.drift import drift
 from probes.report.figures import rate_row, utility
@@ -63,14 +63,15 @@ class Sweep:
 
     def mask(self, denoiser: torch.nn.Module, k: float) -> UnitMask:
         """The mask of this k; MaskError if the norms are another model's."""
-        weights = matching_weights(denoiser, self.localizer.modules)
-        for path, weight in weights.items():
+        layers = matching_layers(denoiser, self.localizer.modules)
+        for path, layer in layers.items():
             norms = self.target.get(path)
-            if norms is None or norms.shape[1] != weight.shape[1]:
+            if norms is None or norms.shape[1] != layer.width:
                 raise MaskError(
-                    f"These norms are another model's: {path} has {weight.shape[1]} inputs here and "
+                    f"These norms are another model's: {path} has {layer.width} inputs here and "
                     f"{'none' if norms is None else norms.shape[1]} in the norms."
                 )
+        weights = {path: layer.weight for path, layer in layers.items()}
         return replace(self.localizer, k=k).mask(weights, self.target, self.base)
 
     def _stage(self, session: AuditSession, stage: str, mask: UnitMask, targets: Sequence[Any]) -> None:

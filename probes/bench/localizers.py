@@ -21,7 +21,7 @@ from probes.inputs.truth import testbed_alignment
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.model.generate import generate
-from probes.model.layers import SECOND_LINEAR, matching_weights
+from probes.model.layers import matching_weights
 from probes.pruners import ScaleWeights, pruned
 from probes.report.format import earlier, interval, share
 from probes.runs.folder import write_json
@@ -40,6 +40,7 @@ BASE = 24  # captions of each kind to compare with instead of the empty prompt
 FIRST_SEED = 9100
 OPTIONS = ("k", "tau", "unit", "normalize_tokens", "conditional_only", "agreement", "modules")
 NEMO_PROMPTS = 6
+FEED_FORWARDS = r"\.ff\.net\.2$"  # of the testbed's UNet, as a sweep's rows name them
 KEYS_VALUES = r"\.attn2\.to_[kv]$"
 
 
@@ -162,7 +163,7 @@ class Bench:
             for loss in LOSSES
             for name, localizer in (self.chosen(rows, loss),)
         }
-        usual = FFNSubspace(steps=named["published"].steps, guidance_scale=named["published"].guidance_scale)
+        usual = replace(named["published"], k=FFNSubspace.k)
         masks = {
             **{name: self.mask(localizer) for name, localizer in best.items()},
             "published": self.mask(usual),
@@ -184,9 +185,8 @@ class Bench:
 
     def variants(self) -> list[tuple[str, FFNSubspace]]:
         """All that is swept, named; the same name for all k."""
-        usual = FFNSubspace(
-            steps=self.manifest.sampling["steps"], guidance_scale=self.manifest.sampling["guidance_scale"]
-        )
+        sampling = self.manifest.sampling
+        usual = FFNSubspace(steps=sampling["steps"], guidance_scale=sampling["guidance_scale"], modules=FEED_FORWARDS)
         matched = replace(usual, base=self.negatives, conditional_only=True)
         plain = replace(matched, normalize_tokens=False)
         full = {
@@ -200,7 +200,7 @@ class Bench:
             full[f"scenes as base, plain norms, {steps}"] = replace(full["scenes as base, plain norms"], tau=tau)
         best = full["scenes as base, plain norms, 1 step"]
         full["1 step, keys and values"] = replace(best, modules=KEYS_VALUES)
-        full["1 step, keys, values and feed-forward"] = replace(best, modules=f"{SECOND_LINEAR}|{KEYS_VALUES}")
+        full["1 step, keys, values and feed-forward"] = replace(best, modules=f"{FEED_FORWARDS}|{KEYS_VALUES}")
         some = {
             "neurons": replace(usual, unit="neuron"),
             "plain norms": plain,
@@ -208,9 +208,9 @@ class Bench:
             "1 step": replace(usual, tau=1),
             "4 steps": replace(usual, tau=4),
             "in half of the steps": replace(usual, agreement=0.5),
-            "down blocks": replace(usual, modules=r"^down.*" + SECOND_LINEAR),
-            "middle block": replace(usual, modules=r"^mid.*" + SECOND_LINEAR),
-            "up blocks": replace(usual, modules=r"^up.*" + SECOND_LINEAR),
+            "down blocks": replace(usual, modules=r"^down.*" + FEED_FORWARDS),
+            "middle block": replace(usual, modules=r"^mid.*" + FEED_FORWARDS),
+            "up blocks": replace(usual, modules=r"^up.*" + FEED_FORWARDS),
         }
         return [
             (name, replace(one, k=k))

@@ -15,7 +15,7 @@ exceeds their part in steep ones by most. `flat` gives the components themselves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ import torch
 from probes.model.activations import watched
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
-from probes.model.layers import SECOND_LINEAR, matching_weights
+from probes.model.layers import FFN_OUTPUTS, Layer, columns, in_whole, matching_layers, matching_weights
 from probes.model.training_loss import frozen
 from probes.runs.cost import counted
 from probes.runs.progress import ProgressCallback
@@ -61,7 +61,7 @@ class Curvature:
     tau: int = 6
     steps: int = 25
     guidance_scale: float = 5.0
-    modules: str = SECOND_LINEAR
+    modules: str = FFN_OUTPUTS
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -97,11 +97,11 @@ class Curvature:
         if not prompts:
             raise ValueError("Curvature needs at least one ordinary prompt to be averaged over.")
         found: dict[str, Factors] = {}
-        paths = list(matching_weights(subject.denoiser, self.modules))
+        layers = matching_layers(subject.denoiser, self.modules)
 
         def work(numbers: Sequence[int]) -> Sequence[int]:
             seeds = [seed + n for n in numbers]
-            watch = _Backward(subject, paths, seeds)
+            watch = _Backward(subject, layers, seeds)
             with intercepted(subject.pipe, watch):
                 first_steps(
                     subject,
@@ -120,12 +120,13 @@ class Curvature:
         return found
 
     def mask(self, weight: torch.Tensor, factors: Factors) -> torch.Tensor:
-        """Bool (d, d_ff) for a weight of that shape. Cheap: sweep k and keep here."""
-        whole = weight.detach().to("cpu", torch.float64)
-        low = flat(whole, factors, self.keep)
-        part = low.abs() - (whole - low).abs()
-        chosen = torch.zeros(whole.shape, dtype=torch.bool)
-        return chosen.scatter_(1, part.topk(int(self.k * whole.shape[1]), dim=1).indices, True)
+        """The selected of a weight whose last d_ff columns the factors are of. Cheap: sweep k and keep here."""
+        hidden = columns(weight, len(factors.inputs)).to("cpu", torch.float64)
+        low = flat(hidden, factors, self.keep)
+        part = low.abs() - (hidden - low).abs()
+        chosen = torch.zeros(hidden.shape, dtype=torch.bool)
+        chosen.scatter_(1, part.topk(int(self.k * hidden.shape[1]), dim=1).indices, True)
+        return in_whole(chosen, weight)
 
 
 def flat(weight: torch.Tensor, factors: Factors, keep: float) -> torch.Tensor:
@@ -148,7 +149,7 @@ class _Backward:
     """Shown each step, runs it again with gradients and sends normal vectors back from the output."""
 
     subject: Subject
-    paths: Sequence[str]
+    layers: Mapping[str, Layer]
     seeds: Sequence[int]
     found: dict[str, Factors] = field(default_factory=dict)
 
@@ -157,14 +158,14 @@ class _Backward:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            watched(self.subject.denoiser, self.paths, _with_gradient) as seen,
+            watched(self.subject.denoiser, list(self.layers), _with_gradient) as seen,
         ):
             predicted = forward.rerun(range(len(self.seeds)), forward.conditioning).float()
             drawn = torch.stack([torch.randn(predicted.shape[1:], generator=draw) for draw in draws])
-            outputs = [seen[path][1] for path in self.paths]
+            outputs = [seen[path][1] for path in self.layers]
             slopes = torch.autograd.grad((predicted * drawn.to(predicted)).sum(), outputs)
-        for path, slope in zip(self.paths, slopes, strict=True):
-            self._add(path, _tokens(seen[path][0]), _tokens(slope))
+        for (path, layer), slope in zip(self.layers.items(), slopes, strict=True):
+            self._add(path, _tokens(layer.inputs(seen[path][0])), _tokens(layer.outputs(slope)))
 
     def _add(self, path: str, inputs: torch.Tensor, slopes: torch.Tensor) -> None:
         more = Factors(inputs.T @ inputs, slopes.T @ slopes, len(inputs))

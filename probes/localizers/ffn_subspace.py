@@ -1,10 +1,12 @@
 """Feed-forward weights that memorized prompts drive harder than a base prompt does.
 
 Chavhan et al., "Memorized Images in Diffusion Models share a Subspace that can be Located and Deleted", 2024,
-arXiv 2406.18566. For the second linear layer W (d, d_ff) of every feed-forward block and each of the first ``tau``
+arXiv 2406.18566. For the output projection W (d, d_ff) of every feed-forward block and each of the first ``tau``
 denoising steps, score S = |W| * n, where n_j is the l2 norm of input neuron j over all tokens of all prompts (Wanda,
 Sun et al. 2023). A weight is selected if it is among the int(k * d_ff) highest of its row for the memorized prompts
 *and* scores higher than for the base prompts; the mask is the union over steps.
+
+What a neuron is in a gated, fused or convolutional feed-forward, probes/model/layers.py says.
 
 Why it works where it works: what a memorized prompt needs beyond any other prompt sits in few neurons, early on.
 
@@ -25,11 +27,11 @@ from torch.utils.hooks import RemovableHandle
 from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
 from probes.model.generate import first_steps
-from probes.model.layers import SECOND_LINEAR, matching_weights
+from probes.model.layers import FFN_OUTPUTS, Layer, columns, in_whole, matching_layers, matching_weights
 from probes.runs.cost import counted
 from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
-from shield.model.families import family_of
+from shield.model.families import Family, family_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class FFNSubspace:
     base: tuple[str, ...] = ("",)
     agreement: float = 0.0
     unit: Literal["weight", "neuron"] = "weight"
-    modules: str = SECOND_LINEAR
+    modules: str = FFN_OUTPUTS
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -93,17 +95,19 @@ class FFNSubspace:
         """Activation norms (tau, d_ff) for each module, float64: root of the mean over prompts of summed squares."""
         if not prompts:
             raise ValueError("Locating needs at least one prompt.")
-        if self.conditional_only and family_of(subject.pipe).layout != "stacked":
+        family = family_of(subject.pipe)
+        if self.conditional_only and family.layout != "stacked":
             raise UnsupportedError(
                 f"conditional_only needs guidance in one stacked denoiser call; "
                 f"{type(subject.pipe).__name__} makes separate calls."
             )
-        paths = list(matching_weights(subject.denoiser, self.modules))
+        layers = matching_layers(subject.denoiser, self.modules)
+        halved = family if self.conditional_only else None
         sums = _SquareSums(self.tau, self.normalize_tokens)
 
         def work(batch: Sequence[str]) -> Sequence[str]:
-            attempt = _SquareSums(self.tau, self.normalize_tokens, len(batch) if self.conditional_only else None)
-            with attempt.watching(subject.denoiser, paths):
+            attempt = _SquareSums(self.tau, self.normalize_tokens, rows=len(batch), family=halved)
+            with attempt.watching(layers):
                 first_steps(
                     subject,
                     batch,
@@ -122,13 +126,17 @@ class FFNSubspace:
     def mask(
         self, weights: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
     ) -> UnitMask:
-        """The mask that these norms (tau, d_ff) give for weights (d, d_ff). Cheap: sweep k and tau here."""
+        """The mask that these norms (tau, d_ff) give for weights whose last d_ff columns they are of.
+
+        Cheap: sweep k and tau here.
+        """
         select = select_weights if self.unit == "weight" else select_neurons
         masks = {}
         for path, weight in weights.items():
-            per_step = [select(weight, target[path][step], base[path][step], self.k) for step in range(self.tau)]
+            hidden = columns(weight, target[path].shape[1])
+            per_step = [select(hidden, target[path][step], base[path][step], self.k) for step in range(self.tau)]
             votes = torch.stack(per_step).sum(dim=0)
-            masks[path] = votes > self.agreement * self.tau
+            masks[path] = in_whole(votes > self.agreement * self.tau, weight)
         return UnitMask(masks)
 
 
@@ -152,9 +160,10 @@ def select_neurons(weight: torch.Tensor, target: torch.Tensor, base: torch.Tenso
 class _SquareSums:
     """Running sums of squared activations, for each module a tensor (tau, d_ff)."""
 
-    def __init__(self, tau: int, normalize_tokens: bool, prompts: int | None = None) -> None:
+    def __init__(self, tau: int, normalize_tokens: bool, rows: int = 0, family: Family | None = None) -> None:
+        """With a family, only the conditional ones of a call's rows, which are ``rows`` of them, are summed up."""
         self.squares: dict[str, torch.Tensor] = {}
-        self._tau, self._normalize, self._prompts = tau, normalize_tokens, prompts
+        self._tau, self._normalize, self._rows, self._family = tau, normalize_tokens, rows, family
         self._step = 0
 
     def step_done(self, step: int) -> None:
@@ -164,16 +173,16 @@ class _SquareSums:
         for path, square in other.squares.items():
             self.squares[path] = self.squares[path] + square if path in self.squares else square
 
-    def watching(self, denoiser: torch.nn.Module, paths: Sequence[str]) -> _Hooks:
-        modules = dict(denoiser.named_modules())
-        return _Hooks([modules[path].register_forward_pre_hook(self._watch(path)) for path in paths])
+    def watching(self, layers: Mapping[str, Layer]) -> _Hooks:
+        return _Hooks(
+            [layer.module.register_forward_pre_hook(self._watch(path, layer)) for path, layer in layers.items()]
+        )
 
-    def _watch(self, path: str):  # type: ignore[no-untyped-def]
+    def _watch(self, path: str, layer: Layer):  # type: ignore[no-untyped-def]
         def watch(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            hidden = args[0].detach()
-            if self._prompts is not None:
-                # Guidance stacks [unconditional, conditional]; without it there is only the conditional half.
-                hidden = hidden[-self._prompts :]
+            hidden = layer.inputs(args[0].detach())
+            if self._family is not None:
+                hidden = hidden[self._family.halves(len(hidden), self._rows)[0]]
             tokens = hidden.flatten(0, -2).float()
             if self._normalize:
                 tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from probes.model.layers import SECOND_LINEAR, matching_weights
+from probes.model.layers import FFN_OUTPUTS, columns, in_whole, layer_at, matching_layers
 from probes.runs.progress import ProgressCallback
 from probes.types import Located, Subject, UnitMask
 
@@ -21,15 +21,16 @@ from probes.types import Located, Subject, UnitMask
 class RandomMask:
     """Uniformly random weights of each module.
 
-    With ``like``: exactly as many in each module as that mask has, whole columns or rows if it selects such. Without: a
-    share ``density`` of every module that matches ``modules``. Prompts are ignored.
+    With ``like``: exactly as many in each module as that mask has, whole columns or rows if it selects such, and only
+    feed-forward's neurons where it selects nothing else. Without: a share ``density`` of every module that matches
+    ``modules``. Prompts are ignored.
     """
 
     name: ClassVar[str] = "random_mask"
 
     like: UnitMask | None = None
     density: float = 0.01
-    modules: str = SECOND_LINEAR
+    modules: str = FFN_OUTPUTS
 
     def locate(
         self, subject: Subject, prompts: Sequence[str] = (), *, seed: int = 0, progress: ProgressCallback | None = None
@@ -37,19 +38,27 @@ class RandomMask:
         """Mask drawn from ``seed``; each module's draw depends on its path, not on which other modules there are."""
         like = self.like
         if like is None:
-            weights = matching_weights(subject.denoiser, self.modules)
+            layers = matching_layers(subject.denoiser, self.modules)
             like = UnitMask(
-                {path: _first(weight.shape, round(self.density * weight.numel())) for path, weight in weights.items()}
+                {
+                    path: in_whole(_first(columns(layer.weight, layer.width).shape, self.density), layer.weight)
+                    for path, layer in layers.items()
+                }
             )
         like.check(subject.denoiser)
-        masks = {path: _shuffled(mask, seed, path) for path, mask in like.masks.items()}
+        masks = {path: self._drawn(subject, mask, seed, path) for path, mask in like.masks.items()}
         meta = {"localizer": self.name, "model": subject.name, "model_sha256": subject.sha256(), "seed": str(seed)}
         return Located(replace(like, masks=masks, meta=meta), 0)
 
+    def _drawn(self, subject: Subject, mask: torch.Tensor, seed: int, path: str) -> torch.Tensor:
+        width = layer_at(subject.denoiser, path).width
+        hidden = columns(mask, width)
+        return in_whole(_shuffled(hidden if hidden.sum() == mask.sum() else mask.flatten(1), seed, path), mask)
 
-def _first(shape: torch.Size, count: int) -> torch.Tensor:
+
+def _first(shape: torch.Size, density: float) -> torch.Tensor:
     mask = torch.zeros(shape, dtype=torch.bool)
-    mask.view(-1)[:count] = True
+    mask.view(-1)[: round(density * mask.numel())] = True
     return mask
 
 

@@ -5,6 +5,7 @@ Each image has its own CPU generator, so its initial noise depends on its seed a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -94,13 +95,19 @@ def first_steps(
     For hooks that watch the denoiser. Nothing is decoded.
     """
 
-    def after(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def done(step: int) -> None:
         if on_step is not None:
             on_step(step)
         if step + 1 >= stop:
             raise _EnoughSteps
+
+    def after(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        done(step)
         return values
 
+    told: dict[str, Any] = {"callback_on_step_end": after}
+    if "callback_on_step_end" not in inspect.signature(subject.pipe.__call__).parameters:  # PixArt
+        told = {"callback": lambda step, timestep, latents: done(step), "callback_steps": 1}
     with quiet(subject.pipe), torch.no_grad():
         try:
             subject.pipe(
@@ -109,7 +116,7 @@ def first_steps(
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 output_type="latent",
-                callback_on_step_end=after,
+                **told,
             )
         except _EnoughSteps:
             pass

@@ -17,7 +17,7 @@ from probes.drawing.draw import Sampling
 from probes.inputs.cohorts import Sizes
 from probes.localizers import FFNSubspace
 from probes.model.generate import encode_prompts
-from probes.model.layers import SECOND_LINEAR, VALUES, matching_weights
+from probes.model.layers import FFN_OUTPUTS, VALUES, matching_weights
 from probes.runs.folder import Run
 from probes.types import Subject
 from probes.verbs.locality import LOCALITY, TOO_FEW, format_locality, locality
@@ -83,7 +83,7 @@ def run(out, folder, **options):
 def test_activations_are_those_of_a_hook_by_hand(subject):
     embeds = encode_prompts(subject, ["the cat", "red", "a thing"])
     ffn, value = (
-        list(matching_weights(subject.denoiser, SECOND_LINEAR))[3],
+        list(matching_weights(subject.denoiser, FFN_OUTPUTS))[3],
         list(matching_weights(subject.denoiser, VALUES))[1],
     )
     found = activations(subject, embeds, [5, 5, 6], [ffn, value])

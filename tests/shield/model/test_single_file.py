@@ -12,7 +12,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import shield
-from probes.model.layers import SECOND_LINEAR, matching_weights
+from probes.model.layers import FFN_OUTPUTS, matching_weights
 from shield import Shield
 from shield.errors import BadRequestError, WeightsError
 from shield.model.fingerprint import model_sha256
@@ -98,7 +98,7 @@ def test_a_lora_is_in_the_weights_and_the_model_is_like_any_other(pipe, folder, 
     assert torch.allclose(values(loaded), expected, atol=1e-6) and not torch.allclose(expected, values(pipe))
     assert {n for n, _ in loaded.unet.named_parameters()} == {n for n, _ in pipe.unet.named_parameters()}
     assert model_sha256(loaded.unet) != model_sha256(pipe.unet)
-    assert len(matching_weights(loaded.unet, SECOND_LINEAR)) == len(matching_weights(pipe.unet, SECOND_LINEAR)) == 16
+    assert len(matching_weights(loaded.unet, FFN_OUTPUTS)) == len(matching_weights(pipe.unet, FFN_OUTPUTS)) == 16
     attached = shield.load(folder, "cpu")
     attached.load_lora_weights(str(path))
     fused, beside = (p("the cat", **options(1)).images for p in (loaded, attached))
