@@ -93,13 +93,17 @@ def measure(
     count: Annotated[int, typer.Option(min=20, help="Scenes and creatures.")] = 200,
     sscd: SscdFile = None,
 ) -> None:
-    """Measure the finished parts of a training: round trips of the autoencoder, captions that the OpenCLIP finds.
+    """Measure the finished parts of a training: round trips of the autoencoder, captions that the OpenCLIP finds; and
+    draw the losses of all parts to curves.png in --work.
 
     Example: diffshield testbed measure --work runs/testbed
     """
     from probes.bench.verify import sscd_metric
+    from probes.testbed.training.curves import plot
     from probes.testbed.training.measure import measured
+    from probes.testbed.training.stages import KEPT
 
+    plot(work, KEPT, work / "curves.png")
     builder = _builder(work, sources, preset, device)
     if start is not None:
         builder.adopt(start)
