@@ -7,11 +7,12 @@ from pathlib import Path
 from probes.audit.plan import TESTBED_LOCALIZER
 from probes.audit.request import AuditRequest
 from probes.drawing.draw import Sampling
+from probes.inputs.base_prompts import base_prompts
 from probes.inputs.cohorts import Sizes
 from probes.scan.scan import format_scan, scan
 from probes.testbed.checkpoint import Checkpoint
 from probes.verbs.attack import ATTACK, attack, format_attack
-from probes.verbs.localize import base_prompts, format_mask, localize
+from probes.verbs.localize import format_mask, localize
 from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])

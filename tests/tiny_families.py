@@ -51,25 +51,30 @@ def tiny_t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=0, additional_special_tokens=[], model_max_length=TOKENS)
 
 
+def tiny_sdxl_unet(width: int) -> UNet2DConditionModel:
+    """SDXL's topology, for text of this width and a pooled embedding of WIDTH."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=6 * 4 + WIDTH,
+        cross_attention_dim=width,
+        norm_num_groups=4,
+    ).eval()
+
+
 def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
     """SDXL's two encoders, pooled embeddings and time ids; empty prompts become zeros, as in the real checkpoint."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(2, 4),
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=4,
-            transformer_layers_per_block=(1, 2),
-            projection_class_embeddings_input_dim=6 * 4 + WIDTH,
-            cross_attention_dim=2 * WIDTH,
-            norm_num_groups=4,
-        ).eval()
+        unet = tiny_sdxl_unet(2 * WIDTH)
         pipe = StableDiffusionXLPipeline(
             vae=tiny_flow_vae(),
             text_encoder=tiny_text_encoder(),

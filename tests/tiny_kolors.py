@@ -6,12 +6,12 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from diffusers import KolorsPipeline, UNet2DConditionModel
+from diffusers import KolorsPipeline
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 
 from tests.tiny import WIDTH, tiny_scheduler
-from tests.tiny_families import tiny_flow_vae
+from tests.tiny_families import tiny_flow_vae, tiny_sdxl_unet
 from tests.tiny_transformers import seeded
 
 
@@ -44,21 +44,7 @@ def tiny_kolors(base: type = KolorsPipeline) -> KolorsPipeline:
         add_bias_linear=True,
         rmsnorm=True,
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        transformer_layers_per_block=(1, 2),
-        projection_class_embeddings_input_dim=6 * 4 + WIDTH,
-        cross_attention_dim=WIDTH,
-        norm_num_groups=4,
-    )
+    unet = tiny_sdxl_unet(WIDTH)
     encoder = ChatGLMModel(config, empty_init=False)
     for name, weights in encoder.named_parameters():
         if weights.ndim == 1:  # its norms are made empty, for a checkpoint to fill

@@ -92,7 +92,8 @@ def judge(
 
     Raises:
         BadRequestError: Another number of references than of images, or no such thresholds.
-        NotCalibratedError: Fewer than three pictures to make thresholds from.
+        NotCalibratedError: Fewer than three pictures to make thresholds from. (A metric that can't score them, as PDQ
+            can't flat ones, gives None.)
         PromptFileError: A file that is no picture.
     """
     if len(images) != len(references):

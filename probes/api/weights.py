@@ -73,7 +73,11 @@ def localize(
     if not isinstance(method, str):
         localizer = replace(method, **options) if options else method  # type: ignore[type-var]
     elif method == FFNSubspace.name and base is None:
-        localizer = replace(as_usual(FULL, call.checkpoint).localizer, **own, **options)
+        usual = as_usual(FULL, call.checkpoint).localizer.sampled(**own)
+        try:
+            localizer = replace(usual, **options)
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
     else:
         against = base if isinstance(base, str) else call.file(base, "base")
         named = None if against is None else str(against)

@@ -147,7 +147,7 @@ def as_usual(plan: AuditPlan, checkpoint: Checkpoint) -> AuditPlan:
         plan,
         hardening=hardening,
         sampling=replace(plan.sampling, steps=steps, guidance_scale=guidance),
-        localizer=replace(localizer, steps=steps, guidance_scale=guidance),
+        localizer=localizer.sampled(steps, guidance),
     )
 
 

@@ -83,7 +83,8 @@ class AuditRequest:
         files = sorted({target.reference for target in cohorts.nonmembers if target.reference is not None})
         if self.checkpoint.truth is None and len(files) >= 3:
             pictures = [reference_picture(file) for file in files]
-            return copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures"), ()
+            judge = copy_judge(pictures, "leave-one-out neighbors of the non-members' pictures")
+            return judge, judge.limits
         return judge_for(self.checkpoint.truth, replace(cohorts, prompts=cohorts.members))
 
     def alignment(self) -> Alignment | None:

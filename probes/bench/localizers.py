@@ -109,6 +109,10 @@ class Bench:
             "loss": {"value": loss.value, "low": loss.low, "high": loss.high},
         }
 
+    def has_unchanged(self, panel: LocalizerPanel) -> bool:
+        """Whether the panel was drawn before, so that there is something to lose against."""
+        return id(panel) in self._unchanged
+
     def mask(self, localizer: FFNSubspace) -> UnitMask:
         """What the localizer finds; norms are collected once for all k and units."""
         key = replace(localizer, k=1.0, unit="weight", agreement=0.0)

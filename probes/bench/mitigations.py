@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from probes.bench.sheets import sheet
 from probes.bench.shield import Left, PictureRequest, asked, blank
-from probes.bench.verify import sheet
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.report.format import earlier, interval, share

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from probes.bench.mitigations import MISTAKE
+from probes.bench.sheets import sheet
 from probes.bench.shield import blank
-from probes.bench.verify import sheet
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import bootstrap_mean
 from probes.model.generate import generate, generators, quiet

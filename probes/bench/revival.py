@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from probes.attacks.weight_revival import WeightRevival, revived
 from probes.bench.localizers import LOSSES, Bench
 from probes.pruners import ResampleWeights, ZeroWeights, pruned
 from probes.pruners.pruned import weight_of
-from probes.report.format import interval, share
+from probes.report.format import earlier, interval, share
 from probes.runs.folder import write_json
 from probes.types import Pruner, Subject, UnitMask
 from shield.errors import BadRequestError
@@ -31,27 +32,72 @@ def bench_revival(
 ) -> dict[str, Any]:
     """Writes revival.json; returns the figures. Needs localizers.json in the same folder (diffshield bench localizers).
 
-    Raises BadRequestError where that is missing or is of other weights.
+    Rows that the file holds, of the same mask and models, are kept: after a break the same call goes on. Raises
+    BadRequestError where localizers.json is missing or is of other weights.
     """
-    bench = Bench(device, batch_size, progress)
+    bench, file = Bench(device, batch_size, progress), out / "revival.json"
     name, localizer = bench.chosen(_sweep(out / "localizers.json", bench), LOSSES[-1])
     mask = bench.mask(localizer)
-    result: dict[str, Any] = {
+    setting = {
         "format": 1,
         "model_sha256": bench.subject.sha256(),
+        "twin_sha256": bench.twin.sha256(),
         "mask": f"{name}, k={localizer.k:g}",
         "density": mask.density(),
-        "rows": [{"name": "unpruned", **bench.figures(bench.heldout)}],
     }
+    drawing = _Drawing(bench, file, {**setting, "rows": earlier(file, setting).get("rows", [])})
     for what, subject, one, pruner in (
         ("located", bench.subject, mask, ZeroWeights()),
         ("random", bench.subject, bench.random(mask), ZeroWeights()),
         ("located, resampled", bench.subject, mask, ResampleWeights()),
         ("clean twin, located", bench.twin, mask, ZeroWeights()),
     ):
-        result["rows"] += _rows(bench, what, subject, one, pruner)
-        write_json(out / "revival.json", result)
-    return result
+        drawing.rows(what, subject, one, pruner)
+    return drawing.result
+
+
+@dataclass
+class _Drawing:
+    """The result file row by row; what it holds isn't drawn again."""
+
+    bench: Bench
+    file: Path
+    result: dict[str, Any]
+
+    def rows(self, what: str, subject: Subject, mask: UnitMask, pruner: Pruner) -> None:
+        """The pruned model's row, and the row of the same model with its zeros filled in."""
+        rows = self.result["rows"]
+        held = {(row["name"], row.get("revived")) for row in rows}
+        missing = [filled_in for filled_in in (False, True) if (what, filled_in) not in held]
+        if not missing:
+            return
+        self._compare()
+        original = {path: weight_of(subject.denoiser, path).detach().clone() for path in mask.masks}
+        with pruned(subject, mask, pruner), ExitStack() as stack:
+            zeroed = {path: weight_of(subject.denoiser, path) == 0 for path in mask.masks}
+            for filled_in in missing:
+                zeros = stack.enter_context(revived(subject, WeightRevival())) if filled_in else {}
+                row = {
+                    "name": what,
+                    "pruner": pruner.name,
+                    "revived": filled_in,
+                    "zeros": sum(zeros.values()),
+                    "signs": _signs(subject, zeroed, original) if zeros else None,
+                    **self.bench.figures(self.bench.heldout, subject),
+                }
+                self._keep(row)
+                self.bench.progress(f"{what}, {'revived' if filled_in else pruner.name}: copies {share(row['copies'])}")
+
+    def _compare(self) -> None:
+        """The unpruned model, drawn anew after a break: what the others lose is what their scenes lose beside it."""
+        if not self.bench.has_unchanged(self.bench.heldout):
+            row = {"name": "unpruned", **self.bench.figures(self.bench.heldout)}
+            if not self.result["rows"]:
+                self._keep(row)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.result["rows"].append(row)
+        write_json(self.file, self.result)
 
 
 def _sweep(file: Path, bench: Bench) -> list[dict[str, Any]]:
@@ -62,27 +108,6 @@ def _sweep(file: Path, bench: Bench) -> list[dict[str, Any]]:
             f"diffshield bench localizers --out {file.parent}"
         )
     return found["sweep"]
-
-
-def _rows(bench: Bench, what: str, subject: Subject, mask: UnitMask, pruner: Pruner) -> list[dict[str, Any]]:
-    """The pruned model's row, and the row of the same model with its zeros filled in."""
-    original = {path: weight_of(subject.denoiser, path).detach().clone() for path in mask.masks}
-    rows = []
-    with pruned(subject, mask, pruner), ExitStack() as stack:
-        zeroed = {path: weight_of(subject.denoiser, path) == 0 for path in mask.masks}
-        for filled_in in (False, True):
-            zeros = stack.enter_context(revived(subject, WeightRevival())) if filled_in else {}
-            row = {
-                "name": what,
-                "pruner": pruner.name,
-                "revived": filled_in,
-                "zeros": sum(zeros.values()),
-                "signs": _signs(subject, zeroed, original) if zeros else None,
-                **bench.figures(bench.heldout, subject),
-            }
-            rows.append(row)
-            bench.progress(f"{what}, {'revived' if filled_in else pruner.name}: copies {share(row['copies'])}")
-    return rows
 
 
 def _signs(subject: Subject, zeroed: dict[str, torch.Tensor], original: dict[str, torch.Tensor]) -> float:

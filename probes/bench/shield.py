@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from probes.bench.verify import sheet
+from probes.bench.sheets import sheet
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet

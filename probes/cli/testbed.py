@@ -138,7 +138,7 @@ def show(out: Annotated[Path, typer.Option(help="Folder for the sheet.")] = Path
     Example: diffshield testbed show --out runs/show
     """
 
-    from probes.bench.verify import sheet
+    from probes.bench.sheets import sheet
     from probes.testbed.manifest import load_manifest
 
     manifest = load_manifest()

@@ -60,7 +60,9 @@ def localize(
         str, typer.Option(help="ffn_subspace, value_neurons, curvature (of ordinary prompts) or random_mask.")
     ] = "ffn_subspace",
     k: Annotated[float, typer.Option(min=0, max=1, help="Share of each row's weights, or of all at random.")] = 0.05,
-    tau: Annotated[int, typer.Option(min=1, help="How many first denoising steps are watched.")] = 6,
+    tau: Annotated[
+        int | None, typer.Option(min=1, help="How many first denoising steps are watched; 6, or all of fewer.")
+    ] = None,
     normalize: Annotated[
         bool,
         typer.Option(

@@ -21,7 +21,7 @@ from shield.errors import BadRequestError, NotCalibratedError
 from shield.hooks.recording import recorded
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of
-from shield.runtime.trajectory import DetectorAt, can_look_again, detectors_at
+from shield.runtime.trajectory import DetectorAt, can_look_again, detectors_at, looks_apart
 from shield.thresholds import Setting, Threshold, found
 from shield.types import Detector
 
@@ -45,7 +45,7 @@ def drawn_along(
 
     A record's scores hold every look's, by detector for the first point and by "DETECTOR at POINT" for later ones. The
     first detector flags: ``flagged`` is true where any of its looks is above its threshold, null where none is and one
-    has no threshold or no score.
+    has no threshold or no score. Points that fall on one step are one look, under the first one's name.
     """
     models = models_of(subject.pipe)
     needs = frozenset().union(*(one.detector.needs for one in asked))
@@ -67,12 +67,14 @@ def drawn_along(
                     guidance_scale=sampling.guidance_scale,
                 ).images
             )
-        values, steps = scores_in(subject.pipe, asked, trace), steps_of(subject.pipe)
+        steps = steps_of(subject.pipe)
+        looks = looks_apart(asked, steps)
+        values = scores_in(subject.pipe, looks, trace)
         if not limits:
-            settings = settings_of(subject.pipe, asked, trace, models, sampling.guidance_scale)
-            limits.update({one: _limit(thresholds, one, settings[one]) for one in asked})
+            settings = settings_of(subject.pipe, looks, trace, models, sampling.guidance_scale)
+            limits.update({one: _limit(thresholds, one, settings[one]) for one in looks})
         return [
-            _drawn(image, {one: values[one][row] for one in asked}, limits, steps) for row, image in enumerate(images)
+            _drawn(image, {one: values[one][row] for one in looks}, limits, steps) for row, image in enumerate(images)
         ]
 
     return draw

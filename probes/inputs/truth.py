@@ -9,8 +9,9 @@ from PIL.Image import Image
 
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.pictures import reference_picture
-from probes.metrics import Alignment, CopyJudge, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.metrics import Alignment, CopyJudge, Metric, NormalizedL2, Pdq, TiledL2, calibrate
 from probes.types import Criterion
+from shield.errors import NotCalibratedError
 
 
 def testbed_alignment() -> Alignment:
@@ -28,12 +29,23 @@ def judge_for(manifest: Any | None, cohorts: Cohorts) -> tuple[Criterion | None,
     files = sorted({target.reference for target in cohorts.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
-    return copy_judge(
-        [reference_picture(file) for file in files], "leave-one-out neighbors of the reference pictures"
-    ), ("The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other.",)
+    judge = copy_judge([reference_picture(file) for file in files], "leave-one-out neighbors of the reference pictures")
+    told = "The copy criterion was calibrated on the reference pictures themselves, taken as unrelated to each other."
+    return judge, (told, *judge.limits)
 
 
 def copy_judge(pictures: Sequence[Image], source: str) -> CopyJudge:
-    """Tiled L2 decides; normalized L2 and PDQ are kept beside it. NotCalibratedError for fewer than three pictures."""
-    metrics = (TiledL2(), NormalizedL2.against(pictures), Pdq())
-    return CopyJudge(metrics, {metric.name: calibrate(metric, pictures, source=source) for metric in metrics})
+    """Tiled L2 decides; normalized L2 and PDQ are kept beside it, as far as they can score these pictures.
+
+    NotCalibratedError for fewer than three pictures.
+    """
+    decides = TiledL2()
+    found, left_out = {decides.name: calibrate(decides, pictures, source=source)}, dict[str, str]()
+    metrics: list[Metric] = [decides]
+    for metric in (NormalizedL2.against(pictures), Pdq()):
+        try:
+            found[metric.name] = calibrate(metric, pictures, source=source)
+            metrics.append(metric)
+        except NotCalibratedError as error:
+            left_out[metric.name] = str(error)
+    return CopyJudge(metrics, found, left_out=left_out)

@@ -18,7 +18,7 @@ the same for all runs once. Norms are per prompt (root mean square), which for a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -67,6 +67,10 @@ class FFNSubspace:
             raise ValueError(f"tau counts denoising steps: from 1 to the {self.steps} steps, not {self.tau}.")
         if not self.base:
             raise ValueError('base needs at least one prompt; the empty prompt is ("",).')
+
+    def sampled(self, steps: int, guidance_scale: float) -> FFNSubspace:
+        """The same in a schedule of so many steps, of which no more than there are can be watched."""
+        return replace(self, steps=steps, guidance_scale=guidance_scale, tau=min(self.tau, steps))
 
     def locate(
         self, subject: Subject, prompts: Sequence[str], *, seed: int = 0, progress: ProgressCallback | None = None

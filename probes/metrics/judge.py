@@ -149,12 +149,14 @@ def load_calibrations(path: Path) -> dict[str, Calibration]:
 class CopyJudge:
     """Scores pictures with several metrics; the first one decides, the others are kept to compare with.
 
-    A calibration holds for the preprocessing it was made with: another one is an error, not a guess.
+    A calibration holds for the preprocessing it was made with: another one is an error, not a guess. ``left_out`` are
+    metrics that give no score, with the reason.
     """
 
     metrics: Sequence[Metric]
     calibrations: Mapping[str, Calibration]
     name: str = field(default="copy_judge")
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -171,12 +173,18 @@ class CopyJudge:
                     f"{metric.preprocessing!r}. Run `diffshield calibrate-copies PICTURES --out COPIES.json` again."
                 )
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What to say about the judge: which metrics it does without."""
+        return tuple(f"Copies are judged without {name}: {why}" for name, why in self.left_out.items())
+
     def describe(self) -> dict[str, Any]:
         """What decides, and all thresholds, for a run's summary."""
         return {
             "name": self.name,
             "decides": self.metrics[0].name,
             "metrics": {m.name: asdict(self.calibrations[m.name]) for m in self.metrics},
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
     def score(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> dict[str, NDArray]:
@@ -196,13 +204,12 @@ class CopyJudge:
         from probes.types import Judgement
 
         known = [index for index, reference in enumerate(references) if reference is not None]
-        judgements = [
-            Judgement({m.name: None for m in self.metrics}, None, "there is no reference picture") for _ in pictures
-        ]
+        nothing: dict[str, float | None] = {name: None for name in (*(m.name for m in self.metrics), *self.left_out)}
+        judgements = [Judgement(nothing, None, "there is no reference picture") for _ in pictures]
         scores = self.score([pictures[i] for i in known], [r for r in references if r is not None])
         decides = self.metrics[0].name
         for place, index in enumerate(known):
-            found = {name: _or_none(values[place]) for name, values in scores.items()}
+            found = nothing | {name: _or_none(values[place]) for name, values in scores.items()}
             copied = self.verdicts(found)[decides]
             judgements[index] = Judgement(found, copied, f"{decides} can't score it" if copied is None else None)
         return judgements

@@ -18,6 +18,7 @@ from probes.scan.pilot import calibrate_line
 from probes.scan.protected import protected_figures
 from probes.scan.scorer import Weighed
 from shield.errors import BadRequestError
+from shield.protected.gallery import Gallery
 from shield.thresholds import Threshold
 
 WORDS = 16  # flagged prompts whose words are weighed, at a denoiser call and its gradient each
@@ -70,7 +71,7 @@ def weigh_words(
     stages.do("words", work)
 
 
-def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Added:
+def outcome_figures(run: Run, stages: Stages, known: Rate | None = None, gallery: Gallery | None = None) -> Added:
     """The flagged prompts, the prevalence and what is protected, for summary.json; writes flagged.csv where there is a
     threshold, and the lists of protected_figures.
 
@@ -78,6 +79,7 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Adde
         run: With its records.
         stages: What was done; of it the threshold and the words.
         known: The share of memorized prompts that are flagged, where it was measured.
+        gallery: What pictures are compared with, if there is one.
     """
     detail = next((one for stage in ("scan", "before") if (one := stages.detail(stage)).get("calibration")), {})
     threshold, calibration = detail.get("threshold"), detail.get("calibration")
@@ -89,7 +91,7 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Adde
             "calibrate": command,
             "flagged_prompts": [],
             "prevalence": None,
-            **protected_figures(run),
+            **protected_figures(run, gallery),
         }
     rows, count = flagged_prompts(run, run.config["detectors"][0], threshold)
     words = stages.detail("words")
@@ -103,7 +105,7 @@ def outcome_figures(run: Run, stages: Stages, known: Rate | None = None) -> Adde
         "flagged_listed": min(count, LISTED),
         "words_why": words.get("why"),
         "prevalence": _prevalence(run, calibration, known),
-        **protected_figures(run),
+        **protected_figures(run, gallery),
     }
 
 

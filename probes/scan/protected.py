@@ -14,30 +14,32 @@ from probes.report.summary import Added
 from probes.runs.folder import Run
 from probes.scan.flagged import SHOWN, scored_prompts, scored_records, write_csv
 from shield.errors import BadRequestError
+from shield.protected.gallery import Gallery
 from shield.runtime.arguments import as_gallery, as_screen
 
 NAMED, COPIES = "named.csv", "gallery.csv"
 LOOKED_AT = ("copy", "near")
 
 
-def protected_figures(run: Run) -> Added:
+def protected_figures(run: Run, gallery: Gallery | None = None) -> Added:
     """The figures, for summary.json, and the two lists in the run folder.
 
     Args:
-        run: With its records. Its configuration says which ``concepts`` (none: the names that ship) and ``gallery``.
+        run: With its records. Its configuration says which ``concepts`` (none: the names that ship).
+        gallery: What check_protected read: the pictures of the configuration's ``gallery``.
 
     Raises:
-        BadRequestError, RegistryError, GalleryError: What is protected can't be read.
+        BadRequestError, RegistryError, GalleryError: The concepts, or a drawn picture, can't be read.
         ProbeError: A list can't be written.
     """
     found: Added = {"named": _named(run)}
-    if run.config.get("gallery") is not None:
-        found["protected_pictures"] = _copies(run)
+    if gallery is not None:
+        found["protected_pictures"] = _copies(run, gallery)
     return found
 
 
-def check_protected(concepts: Sequence[str], gallery: str | None, pictures: bool) -> None:
-    """Reads what is protected before anything is scored.
+def check_protected(concepts: Sequence[str], gallery: str | None, pictures: bool) -> Gallery | None:
+    """Reads what is protected before anything is scored; returns the gallery.
 
     Raises:
         BadRequestError, RegistryError, GalleryError: It can't be read, or there are no pictures to compare.
@@ -45,7 +47,7 @@ def check_protected(concepts: Sequence[str], gallery: str | None, pictures: bool
     as_screen(list(concepts) or True)
     if gallery is not None and not pictures:
         raise BadRequestError("A scan compares the pictures that it draws with --gallery; add --pictures.")
-    as_gallery(gallery)
+    return as_gallery(gallery)
 
 
 def _named(run: Run) -> dict[str, Any]:
@@ -68,10 +70,8 @@ def _named(run: Run) -> dict[str, Any]:
     }
 
 
-def _copies(run: Run) -> dict[str, Any]:
+def _copies(run: Run, gallery: Gallery) -> dict[str, Any]:
     """How many of the pictures copy one of the gallery's, or come near to one."""
-    gallery = as_gallery(run.config["gallery"])
-    assert gallery is not None
     header = ["item", "prompt", "seed", "picture", "closeness", "work", "metric", "score", "threshold"]
     rows, count = list[list[Any]](), 0
     for record in scored_records(run):

@@ -41,6 +41,7 @@ from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
 from shield.runtime.arguments import as_thresholds
+from shield.runtime.trajectory import told_joined
 from shield.thresholds import Threshold
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
@@ -159,6 +160,8 @@ def scan(
         raise BadRequestError(
             "A trajectory's points say which steps are read; leave --read-steps and --early-exit out."
         )
+    if points and (joined := told_joined(points, sampling.steps)):
+        say(joined)
     config: dict[str, Any] = {
         "model": model,
         "column": column,
@@ -170,7 +173,7 @@ def scan(
     }
     config |= {"points": list(points)} if points else {}
     limits = None if thresholds is None else as_thresholds(thresholds)
-    check_protected(concepts, gallery, pictures)
+    protected = check_protected(concepts, gallery, pictures)
     config |= {name: value for name, value in (("concepts", list(concepts)), ("gallery", gallery)) if value}
     if thresholds is not None:
         config["thresholds"] = str(thresholds)
@@ -184,7 +187,7 @@ def scan(
         return Scanned(
             out,
             *with_pictures(
-                prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits, told, say
+                prompts, out, config, sampling, checkpoint, device, resume, show_progress, limits, told, say, protected
             ),
         )
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)

@@ -34,6 +34,7 @@ from probes.scan.figures import criterion_fields, figures, report_fields
 from probes.scan.outcome import Telling, described_threshold, outcome_figures, weigh_words
 from probes.scan.scorer import ScoringConfig, weighed_jobs
 from probes.testbed.checkpoint import Checkpoint
+from shield.protected.gallery import Gallery
 from shield.thresholds import Threshold
 
 
@@ -49,8 +50,9 @@ def with_pictures(
     thresholds: Sequence[Threshold] | None,
     told: Telling,
     say: Callable[[str], None],
+    gallery: Gallery | None,
 ) -> tuple[Path, Summary]:
-    """Scores, pictures and copy scores in one process; returns the table and the summary."""
+    """Scores, pictures and copy scores in one process, and what is like the gallery's; the table and the summary."""
     model, detectors, steps, seeds = (config[key] for key in ("model", "detectors", "steps", "seeds"))
     subject, manifest = checkpoint.subject(device), checkpoint.known(prompts)
     cohorts = cohorts_of(prompts, manifest, config["column"], config["limit"])
@@ -104,7 +106,7 @@ def with_pictures(
         metric, criterion = criterion_fields(judge)
         summary: Summary = {
             **figures(run, cohorts, detectors),
-            **outcome_figures(run, stages, told.tpr),
+            **outcome_figures(run, stages, told.tpr, gallery),
             "agreement": agreement_figures(run, seeds) if compared else None,
             **report_fields(run, stages, metric, criterion, [*cohorts.limits, *limits]),
         }

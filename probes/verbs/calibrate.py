@@ -6,7 +6,7 @@ checked before the model is loaded. Scores are kept on the way, so a calibration
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,24 @@ def calibrate_detectors(
     work = _Calibration(model, asked, benign, fpr, out, batch_size, resume, progress)
     used = settings.pipeline(pipe)
     calls = settings.calls(used, checkpoint.sampling(settings.steps, settings.guidance_scale))
-    return {path: one for call in calls for path, one in work.made(used, call, len(calls)).items()}
+    made = {path: one for call in calls for path, one in work.made(used, call, len(calls)).items()}
+    for sentence in _joined(made.values()):
+        say(sentence)
+    return made
+
+
+def _joined(made: Iterable[Threshold]) -> list[str]:
+    """What to say of points that fell on one step of a call, whose thresholds are equal."""
+    looks: dict[Any, list[float]] = {}
+    for one in made:
+        if "point" in one.options:
+            looks.setdefault((one.detector, one.setting), []).append(one.options["point"])
+    return [
+        f"{detector}: the points {' and '.join(f'{point:g}' for point in sorted(points))} fall on one step of "
+        f"{setting.steps}, and are one look."
+        for (detector, setting), points in looks.items()
+        if len(points) > 1
+    ]
 
 
 def _scores_needed(asked: Sequence[Any], fpr: float) -> int:

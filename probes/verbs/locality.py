@@ -34,6 +34,7 @@ from probes.audit.search import Searches
 from probes.audit.session import AuditSession
 from probes.audit.stages import run_stages
 from probes.drawing.draw import Drawn, Job, drawn_by_pipeline
+from probes.inputs.base_prompts import base_prompts
 from probes.inputs.cohorts import Sizes
 from probes.inputs.prompts import PromptRecord
 from probes.localizers import FFNSubspace, ValueNeurons
@@ -50,7 +51,7 @@ from probes.runs.provenance import sha256_of
 from probes.runs.stage_log import Skip
 from probes.types import UnitMask
 from probes.verbs.attack import UNPRUNED
-from probes.verbs.localize import base_prompts, neurons_of
+from probes.verbs.localize import neurons_of
 from shield.errors import BadRequestError
 
 LOCALITY = AuditPlan(sizes=Sizes(members=16, nonmembers=16, scenes=0), picture_seeds=(9000,))

@@ -8,7 +8,6 @@ stands beside that of two random masks of the same size in each module.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 
 from probes.audit.norms import Norms, joined, save_norms
 from probes.audit.plan import FULL
-from probes.errors import AuditError
+from probes.errors import UnsupportedError
+from probes.inputs.base_prompts import base_prompts, ordinary_prompts
 from probes.inputs.cohorts import Sizes, cohorts_of_manifest
 from probes.inputs.prompts import read_prompts
 from probes.localizers import LOCALIZERS, SHIPPED, Curvature, FFNSubspace, RandomMask, ValueNeurons
@@ -37,8 +37,9 @@ from probes.testbed.checkpoint import Checkpoint
 from probes.types import Localizer, Subject, UnitMask
 from shield.errors import BadRequestError
 
-# Those of every localizer's options that aren't the sampling's, by default.
-OPTIONS = {"k": 0.05, "tau": 6, "normalize_tokens": True, "conditional_only": False, "unit": "weight"}
+TAU = 6  # steps that are watched, or all of fewer
+# Those of every localizer's options that aren't the sampling's, by default; TAU for a tau of None.
+OPTIONS = {"k": 0.05, "tau": None, "normalize_tokens": True, "conditional_only": False, "unit": "weight"}
 
 AnyLocalizer = FFNSubspace | ValueNeurons | Curvature | RandomMask | Localizer
 
@@ -94,7 +95,7 @@ def localize(
     inputs = [describe_input(prompts)] if prompts else []
     subject = checkpoint.subject(device)
     if hasattr(localizer, "modules"):
-        matching_weights(subject.denoiser, localizer.modules)  # refuses a model without such layers before a run begins
+        _check_layers(subject, localizer)
     about: dict[str, Any] = {
         "kind": "localize",
         "inputs": inputs,
@@ -108,6 +109,19 @@ def localize(
         write_json(run.folder / "summary.json", summary)
         run.finish("complete")
     return Localized(out, UnitMask.load(out / "mask.safetensors"), summary)
+
+
+def _check_layers(subject: Subject, localizer: Any) -> None:
+    """Refuses a model without the localizer's layers before a run begins. Raises UnsupportedError."""
+    try:
+        matching_weights(subject.denoiser, localizer.modules)
+    except UnsupportedError as error:
+        if not isinstance(localizer, ValueNeurons):
+            raise
+        raise UnsupportedError(
+            f"{localizer.name} looks at cross-attention on a UNet's way down, and {subject.name} has a "
+            f"{type(subject.denoiser).__name__}, which has none; take --method {FFNSubspace.name}."
+        ) from error
 
 
 def localizer_of(
@@ -125,6 +139,7 @@ def localizer_of(
     """
     if method not in LOCALIZERS:
         raise BadRequestError(f"Weights are located by {', '.join(LOCALIZERS)}, not {method!r}.")
+    options = {**options, "tau": min(TAU, options["steps"]) if options["tau"] is None else options["tau"]}
     if method == RandomMask.name:
         return RandomMask(density=options["k"])
     if method == Curvature.name:
@@ -147,49 +162,6 @@ def localizer_of(
         return FFNSubspace(**options, base=compared)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
-
-
-def base_prompts(base: str, prompts: Sequence[str], checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Prompts to compare with: "null", "paraphrase", the testbed's dev "nonmembers" or "scenes", or a prompt file.
-
-    A paraphrase is the prompt's own words in another order: it drives the same words without being the memorized
-    sentence, and needs no language model.
-    """
-    if base == "null":
-        return ("",)
-    if base == "paraphrase":
-        return tuple(reordered(prompt) for prompt in prompts)
-    if base in ("nonmembers", "scenes"):
-        manifest = checkpoint.truth
-        if manifest is None:
-            raise AuditError(f"Nobody knows the {base} of {checkpoint.name}: give a file of such prompts with --base.")
-        if base == "scenes":
-            return tuple(scene.caption for scene in manifest.scenes(split="dev"))
-        return tuple(item.captions[0] for item in manifest.nonmembers(split="dev"))
-    return tuple(target.prompt for target in read_prompts(Path(base)))
-
-
-def ordinary_prompts(checkpoint: Checkpoint) -> list[str]:
-    """The testbed's dev non-members and scenes, in turn. AuditError for a model nothing is known about."""
-    manifest = checkpoint.truth
-    if manifest is None:
-        raise AuditError(f"Nobody knows the ordinary prompts of {checkpoint.name}: give a file of them.")
-    nonmembers = [item.captions[0] for item in manifest.nonmembers(split="dev")]
-    scenes = [scene.caption for scene in manifest.scenes(split="dev")]
-    pairs = [caption for both in zip(nonmembers, scenes, strict=False) for caption in both]
-    return pairs or nonmembers or scenes
-
-
-def reordered(prompt: str) -> str:
-    """The words in another order, the same one every time; a prompt of one word stays."""
-    words = prompt.split()
-    shuffled = words.copy()
-    draw = random.Random(prompt)
-    for _ in range(10):
-        draw.shuffle(shuffled)
-        if shuffled != words:
-            break
-    return " ".join(shuffled)
 
 
 def _prompts(prompts: Path | None, checkpoint: Checkpoint, column: str | None, limit: int | None) -> list[str]:
@@ -387,6 +359,11 @@ def format_mask(summary: Measured) -> list[str]:
         f"{mask['weights']} of {mask['size']} weights ({mask['density']:.2%}) in {len(mask['densities'])} layers, "
         f"located with {mask['prompts']} prompts"
     ]
+    if not mask["weights"]:
+        lines.append(
+            "No weight was selected, so there is nothing to prune: --k is less than one weight of a row, or no prompt "
+            "drives the highest ones harder than the base."
+        )
     if "neurons" in mask:
         lines.append(
             f"{median(mask['neurons']):g} neurons a prompt (median); {mask['usual']} prompts scored no higher "

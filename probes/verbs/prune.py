@@ -51,9 +51,13 @@ def prune(
     ``mask`` is a mask file or a localize run's folder. ``ks`` draws tradeoff.svg for masks of these k, made from the
     norms that localize left beside the mask, without collecting activations again. ``then`` trains the pruned model on
     with ordinary captions and asks again (probes/audit/resurgence.py). ``save`` writes the pruned model
-    as a diffusers checkpoint. Raises MaskError, AuditError, PromptFileError, RunError, WeightsError.
+    as a diffusers checkpoint.
+
+    Raises MaskError (also for a mask that selects nothing), AuditError, PromptFileError, RunError, WeightsError.
     """
     request, selected = request or AuditRequest(), read_mask(mask)
+    if not selected.count():
+        raise MaskError(f"{mask_file(mask)} selects no weight, so nothing would be pruned; locate with a larger --k.")
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
     norms = mask_file(mask).with_name("norms.safetensors")

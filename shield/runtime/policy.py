@@ -47,7 +47,8 @@ class Policy:
     blocked. By default the usual points where thresholds for all of them are at hand, as they are for the shipped
     testbed, else the first step. Points that are given are calibrated on the first call like everything else, which
     takes drawing the benign prompts as far as the last point: for (0, 0.18) of 25 steps 10 evaluations a prompt with
-    guidance, where the first step takes one.
+    guidance, where the first step takes one. Points that fall on one step, as these two do of 4 or 5 steps, are one
+    look with the whole budget; of given ones the log "shield" says so.
 
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
     `concepts` of its own.

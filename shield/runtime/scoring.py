@@ -1,5 +1,6 @@
 """Detectors at work in one call: which score which step, what they say about each image, and which mitigations hold."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,10 +11,11 @@ from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.forward import Forward
 from shield.hooks.steps import steps_of
 from shield.runtime.call import CallState, ImageState
-from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, threshold_at
+from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, threshold_at, told_joined
 from shield.thresholds import Threshold, found
 from shield.types import Detector, Score, Step
 
+log = logging.getLogger("shield")
 NO_NUMBER = "its score is no number"
 
 
@@ -56,6 +58,8 @@ class CallScorer:
             return {}
         setting = self.call.setting(forward, levels_ahead(self.call.pipe.scheduler, forward.timestep))
         steps = steps_of(self.call.pipe)
+        if not is_optional and (joined := told_joined(self.call.policy.points or (), steps)):
+            log.info(joined)
         due = due_detectors(self.call.policy.followed, self.call.plan.thresholds, setting, steps, is_optional)
         missing = [at for some in due.values() for at, threshold in some if threshold is None]
         if missing and self.call.policy.on_unscored == "raise":

@@ -3,7 +3,9 @@
 A caption that is worded a little differently pulls less at the first step, where a guess at the whole picture is all
 there is, and the memory shows once the picture has taken shape. Both halves of guidance are predicted at every step
 anyway, so that a second look costs no denoiser call. Each look has a threshold of its own, and all of them were made
-together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded.
+together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded. Points of a short
+schedule that fall on one step are one look: its scores are equal, so the largest of them is the one, and the budget is
+whole.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,6 +69,23 @@ def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tupl
     return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)
 
 
+def looks_apart(asked: Sequence[DetectorAt], steps: int) -> list[DetectorAt]:
+    """The looks of a call of so many steps: of those of one detector at one step the first."""
+    first: dict[tuple[Detector, int], DetectorAt] = {}
+    for one in asked:
+        first.setdefault((one.detector, one.step(steps)), one)
+    return list(first.values())
+
+
+def told_joined(points: Sequence[float], steps: int) -> str | None:
+    """What to say where points fall on one step of so many; None where each has its own."""
+    at: dict[int, list[str]] = {}
+    for point in sorted(set(points)):
+        at.setdefault(step_at(point, steps), []).append(f"{point:g}")
+    joined = [f"{' and '.join(some)} fall on step {step + 1}" for step, some in at.items() if len(some) > 1]
+    return f"Of {steps} steps the points {'; '.join(joined)}, which is one look." if joined else None
+
+
 def threshold_at(
     thresholds: Iterable[Threshold],
     one: DetectorAt,
@@ -120,7 +139,7 @@ def due_detectors(
         is_optional: Without thresholds for all of them there are none; otherwise those without have None.
     """
     due: dict[int, list[tuple[DetectorAt, Threshold | None]]] = {}
-    for one in asked:
+    for one in looks_apart(asked, steps):
         step = one.step(steps)
         try:
             threshold = threshold_at(thresholds, one, setting, steps)

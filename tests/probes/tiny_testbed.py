@@ -19,10 +19,10 @@ from tests.tiny import tiny_sd
 RUNGS = (0, 6, 96, 384)
 
 
-def tiny_testbed(folder: Path, captions: int = 200) -> Path:
+def tiny_testbed(folder: Path, captions: int = 200, scenes: int = 4, steps: int = 25) -> Path:
     """Writes twins, OpenCLIP, reference pictures and manifests; returns the folder for DIFFSHIELD_WEIGHTS.
 
-    `captions`: how many spare ones each split has.
+    `captions`: how many spare ones each split has. `scenes`: of both splits together. `steps`: of a picture.
     """
     testbed = folder / "testbed"
     for name, seed in (("memorized", 0), ("clean", 1)):
@@ -30,15 +30,17 @@ def tiny_testbed(folder: Path, captions: int = 200) -> Path:
     tiny_openclip(testbed / "openclip")
     items = [_item(testbed, f"work-{rung}-{n}", "work", rung, n) for rung in RUNGS for n in range(3)]
     items += [_item(testbed, f"nonmember-{n}", "nonmember", None, n) for n in range(8)]
-    scenes = [{"id": f"scene-{n}", "caption": f"a red thing {n}", "split": ("dev", "heldout")[n % 2]} for n in range(4)]
+    shown = [
+        {"id": f"scene-{n}", "caption": f"a red thing {n}", "split": ("dev", "heldout")[n % 2]} for n in range(scenes)
+    ]
     manifest = {
         "format": 1,
         "name": "testbed",
         "resolution": 64,
-        "sampling": {"steps": 25, "guidance_scale": 5.0},
+        "sampling": {"steps": steps, "guidance_scale": 5.0},
         "rungs": list(RUNGS),
         "items": items,
-        "scenes": scenes,
+        "scenes": shown,
         "world": world_entry(
             vocabulary.THINGS,
             vocabulary.COLORS,

@@ -156,6 +156,8 @@ def test_options_that_make_no_sense_are_refused(subject):
     for options in ({"k": 0.0}, {"k": 1.5}, {"tau": 0}, {"tau": 51}, {"base": ()}):
         with pytest.raises(ValueError):
             FFNSubspace(**options)
+    assert FFNSubspace().sampled(4, 1.0) == FFNSubspace(steps=4, guidance_scale=1.0, tau=4)
+    assert FFNSubspace().sampled(25, 5.0).tau == 10
     with pytest.raises(UnsupportedError, match="no linear layer"):
         FFNSubspace(modules="nothing").locate(subject, PROMPTS)
     with pytest.raises(ValueError, match="at least one prompt"):

@@ -12,6 +12,7 @@ from probes.scan.merge import merge
 from probes.scan.scan import format_scan
 from probes.scan.shards import Shard
 from shield.errors import BadRequestError, GalleryError
+from shield.protected.gallery import Gallery
 from tests.probes.scan.test_flagged import run
 
 pytestmark = pytest.mark.usefixtures("shipped")
@@ -46,14 +47,17 @@ def test_prompts_that_name_a_concept_are_listed_also_by_merged_shards(prompts, t
     assert "Protected names in prompts" in page and "Bolto on a hill" in page
 
 
-def test_pictures_are_compared_with_a_gallery(prompts, tmp_path):
+def test_pictures_are_compared_with_a_gallery_that_is_read_once(prompts, tmp_path, monkeypatch):
     first = run(prompts, tmp_path / "first", pictures=True)
     record = next(r for r in Run.open(first.folder).records() if r["prompt"] == "the cat")
     protected = tmp_path / "protected"
     protected.mkdir()
     with Image.open(first.folder / record["picture"]) as drawn:
         drawn.save(protected / "ours.png")
+    read, whole = [], Gallery.from_folder
+    monkeypatch.setattr(Gallery, "from_folder", lambda folder, *args: read.append(folder) or whole(folder, *args))
     second = run(prompts, tmp_path / "second", pictures=True, gallery=str(protected))
+    assert read == [protected]
     found = second.summary["protected_pictures"]
     assert found["pictures"] == 3 and found["works"] == 1 and found["copy"] >= 1
     listed = rows(second.folder / "gallery.csv")

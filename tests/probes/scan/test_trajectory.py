@@ -25,7 +25,7 @@ POINTS = (0.0, 0.5)
 def scanned(out, pipe, file, **options):
     file.write_text("\n".join(PROMPTS))
     call = {"sampling": Sampling(3, 5.0, 2), "show_progress": False, "detectors": ("structure_gap", "noise_gap")}
-    return scan(file, out, model="tiny", pipe=pipe, points=POINTS, **{**call, **options})
+    return scan(file, out, model="tiny", pipe=pipe, **{"points": POINTS, **call, **options})
 
 
 @pytest.fixture
@@ -52,6 +52,23 @@ def test_every_look_is_a_score_and_any_of_them_flags(pipe, tmp_path):
     flags = [look["flagged"] for r in judged if r["flagged"] for look in r["trajectory"]]
     assert flags == [False, True, None, None]
     assert [look["step"] for look in judged[0]["trajectory"]] == [0, 1, 0, 1]
+
+
+def test_points_on_one_step_are_one_score_and_it_is_said(pipe, tmp_path):
+    told = []
+    scanned(
+        tmp_path / "run",
+        pipe,
+        tmp_path / "prompts.txt",
+        sampling=Sampling(2, 5.0, 4),
+        say=told.append,
+        points=(0.0, 0.18),
+        detectors=("structure_gap",),
+    )
+    records = list(Run.open(tmp_path / "run").records())
+    assert [list(record["scores"]) for record in records] == [["structure_gap"]] * 4
+    assert [[look["step"] for look in record["trajectory"]] for record in records] == [[0]] * 4
+    assert "Of 2 steps the points 0 and 0.18 fall on step 1, which is one look." in told
 
 
 def test_a_detector_that_reads_several_steps_is_refused(pipe, tmp_path):

@@ -9,15 +9,17 @@ from typer.testing import CliRunner
 
 from probes.audit.norms import joined, load_norms, save_norms
 from probes.cli.main import app
-from probes.errors import MaskError, PromptFileError
+from probes.errors import MaskError, PromptFileError, UnsupportedError
+from probes.inputs.base_prompts import base_prompts, reordered
 from probes.localizers import FFNSubspace, RandomMask, ValueNeurons
 from probes.runs.folder import Run
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import Subject, UnitMask
-from probes.verbs.localize import base_prompts, format_mask, localize, localizer_of, nested_norms, overlaps, reordered
+from probes.verbs.localize import format_mask, localize, localizer_of, nested_norms, overlaps
 from shield.errors import BadRequestError
 from tests.probes.exact import bits
 from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_sd3
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
@@ -70,6 +72,9 @@ def test_a_mask_its_norms_and_its_figures(file, tmp_path, weights):
     )
     assert again.iou(done.mask) == 1.0
     assert any("overlap (IoU)" in line for line in format_mask(summary))
+    assert not any("nothing to prune" in line for line in format_mask(summary))
+    nothing = {**summary, "mask": {**summary["mask"], "weights": 0}}
+    assert "nothing to prune" in format_mask(nothing)[1]
     same = localize(file, folder, localizer=LOCALIZER, device="cpu", show_progress=False, resume=True)
     assert same.summary == summary and same.mask.iou(done.mask) == 1.0
 
@@ -127,6 +132,18 @@ def test_options_that_cant_be_are_one_sentence(file):
     )
     with pytest.raises(BadRequestError, match="at least two prompts"):
         localizer_of("value_neurons", "null", options, file, Checkpoint.of("testbed"))
+    for method in ("ffn_subspace", "curvature"):  # by default six steps, or all that a short schedule has
+        taus = [
+            localizer_of(
+                method,
+                None,
+                {**options, "guidance_scale": 5.0, "tau": None, "steps": steps},
+                file,
+                Checkpoint.of("testbed"),
+            ).tau
+            for steps in (1, 4, 25)
+        ]
+        assert taus == [1, 4, 6]
     for method, wrong in (("nonsense", {}), ("ffn_subspace", {"tau": 3}), ("ffn_subspace", {"unit": "layer"})):
         with pytest.raises(BadRequestError):
             localizer_of(method, "null", {**options, **wrong}, file, Checkpoint.of("testbed"))
@@ -165,3 +182,12 @@ def test_the_verb_with_a_random_mask(tmp_path, file):
     mask = UnitMask.load(tmp_path / "run" / "mask.safetensors")
     assert found["summary"]["mask"]["weights"] == mask.count() and abs(mask.density() - 0.1) < 0.01
     assert found["summary"]["cost"][0]["evaluations"] == 0
+
+
+def test_value_neurons_of_a_transformer_are_refused_with_what_to_take_instead(tmp_path):
+    localizer = ValueNeurons(negatives=("new", "other words"), seeds=2)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the cat\n")
+    with pytest.raises(UnsupportedError, match="SD3Transformer2DModel, which has none; take --method ffn_subspace"):
+        localize(prompts, tmp_path / "run", localizer=localizer, model="mine", pipe=tiny_sd3())
+    assert not (tmp_path / "run").exists()

@@ -174,6 +174,13 @@ def test_a_mask_of_another_model_is_refused(tmp_path, located):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mask_of_nothing_is_refused_before_a_run(tmp_path):
+    UnitMask({"a": torch.zeros(2, 3, dtype=torch.bool)}).save(tmp_path / "mask.safetensors")
+    with pytest.raises(MaskError, match="selects no weight.*larger --k"):
+        prune(tmp_path, tmp_path / "run", ASKED, plan=PLAN, show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_verb_names_its_report(tmp_path, located):
     arguments = [
         "prune",

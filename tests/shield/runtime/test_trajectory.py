@@ -16,7 +16,7 @@ from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.model.prediction import prediction_type
 from shield.runtime.policy import Policy, preset
 from shield.runtime.settings import models_of
-from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at
+from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at, told_joined
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, counted, noises, options, state, thresholds
 
@@ -152,6 +152,25 @@ def test_without_points_the_usual_ones_count_where_thresholds_for_all_are_at_han
     assert steps(plain) == [0] and steps([*plain, *made]) == [0, 1]
     assert steps([*plain, made[0]]) == [0]
     assert steps([*plain, *made], guidance_scale=2.0) == steps([*plain, *made], num_inference_steps=12) == [0]
+
+
+def test_points_on_one_step_are_one_look_with_the_whole_budget(pipe, caplog):
+    """Of 4 steps 0 and 0.18 are both the first: the threshold is that of one point alone."""
+    asked = detectors_at((StructureGap(),), USUAL_POINTS)
+    sampling = NegativeSampling(4, 5.0, 25)
+    both = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", sampling)
+    alone = calibrate_trajectory(pipe, detectors_at((StructureGap(),), (0.0,)), NEGATIVES, [0], 0.1, "tiny", sampling)
+    assert {(t.value, t.fpr, t.setting) for t in both} == {(t.value, t.fpr, t.setting) for t in alone}
+    call = options(1, num_inference_steps=4)
+    with caplog.at_level("INFO", "shield"):
+        usual = Shield(pipe, thresholds=[*thresholds(pipe, HIGH), *both])(PROMPTS[0], **call).verdicts[0]
+        assert not any("one look" in record.message for record in caplog.records)
+        given = Shield(pipe, replace(NULL, points=USUAL_POINTS), thresholds=both)(PROMPTS[0], **call).verdicts[0]
+    assert "Of 4 steps the points 0 and 0.18 fall on step 1, which is one look." in caplog.messages
+    for verdict in (usual, given):
+        assert [(score.step, score.threshold) for score in verdict.scores] == [(0, both[0].value)]
+    assert told_joined((0.0, 0.18, 0.5), 4) == told_joined((0.18, 0.0), 4)
+    assert told_joined(USUAL_POINTS, 6) is None and told_joined((0.0, 0.1, 0.9, 1.0), 5).count("fall on") == 2
 
 
 def test_given_points_without_thresholds_are_told_with_the_command(pipe):
