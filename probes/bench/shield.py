@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from probes.bench.kept import Drawn, kept_pictures
 from probes.bench.sheets import sheet
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.statistics import rate_interval
@@ -26,6 +27,7 @@ from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
 from probes.verbs.calibrate_protected import testbed_concepts, works_gallery
 from probes.verbs.screens import groups
+from shield.model.assets import MANIFEST, sha256_of, weights_dir
 from shield.model.loading import load
 from shield.protected.meaning import Meaning
 from shield.protected.pictures import open_image
@@ -50,6 +52,14 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where what is drawn stays, and by which name of what draws it: another model or shield is another name."""
+
+    folder: Path
+    name: str
+
+
+@dataclass(frozen=True)
 class Left:
     """What came of a request. `picture` None: it was blocked. `status`: passed, mitigated, blocked; "bare" without."""
 
@@ -59,7 +69,12 @@ class Left:
 
 
 def asked(
-    make: Any, requests: Sequence[PictureRequest], steps: int, batch_size: int, progress: Callable[[int], None]
+    make: Any,
+    requests: Sequence[PictureRequest],
+    steps: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+    kept: Kept | None = None,
 ) -> list[Left]:
     """All requests, to a pipeline or a Shield; a batch has one guidance scale."""
     found: dict[int, Left] = {}
@@ -67,17 +82,23 @@ def asked(
         places = [n for n, r in enumerate(requests) if r.guidance_scale == scale]
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            with quiet(getattr(make, "pipe", make)):
-                output = make(
-                    [requests[n].prompt for n in batch],
-                    num_inference_steps=steps,
-                    guidance_scale=scale,
-                    generator=generators([requests[n].seed for n in batch]),
-                )
-            verdicts = getattr(output, "verdicts", None)
-            for k, n in enumerate(batch):
-                status = verdicts[k].status if verdicts else "bare"
-                found[n] = Left(requests[n], None if status == "blocked" else output.images[k], status)
+            prompts, seeds = [requests[n].prompt for n in batch], [requests[n].seed for n in batch]
+
+            def draw(prompts: list[str] = prompts, seeds: list[int] = seeds, scale: float = scale) -> Drawn:
+                with quiet(getattr(make, "pipe", make)):
+                    output = make(prompts, num_inference_steps=steps, guidance_scale=scale, generator=generators(seeds))
+                verdicts = getattr(output, "verdicts", None)
+                statuses = [v.status for v in verdicts] if verdicts else ["bare"] * len(prompts)
+                shown = [
+                    blank() if status == "blocked" else picture
+                    for picture, status in zip(output.images, statuses, strict=True)
+                ]
+                return shown, statuses
+
+            setting = [kept.name, steps, scale, prompts, seeds] if kept else []
+            images, statuses = kept_pictures(kept.folder, setting, draw) if kept else draw()
+            for n, image, status in zip(batch, images, statuses, strict=True):
+                found[n] = Left(requests[n], None if status == "blocked" else image, status)
             progress(len(batch))
     return [found[n] for n in range(len(requests))]
 
@@ -85,8 +106,9 @@ def asked(
 def bench_shield(
     out: Path,
     *,
+    pictures: Path,
     parts: Sequence[str] = PARTS,
-    seeds: int = 8,
+    seeds: int = 4,
     batch_size: int = 32,
     device: str = "auto",
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -94,10 +116,11 @@ def bench_shield(
     """Writes shield.json, shield-works.png and shield-characters.png; returns the figures.
 
     Of the PARTS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting are kept.
+    What is drawn stays in the folder ``pictures``, from which the next call goes on, until any shipped file changes.
     """
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
-    bench = _Bench(out, manifest, pipe, seeds, batch_size, progress)
+    bench = _Bench(out, pictures, manifest, pipe, seeds, batch_size, progress)
     shields = {
         "bare": pipe,
         "shield": Shield(pipe, calibrate="never"),
@@ -127,6 +150,7 @@ class _Bench:
     def __init__(
         self,
         out: Path,
+        pictures: Path,
         manifest: Any,
         pipe: Any,
         seeds: int,
@@ -136,6 +160,7 @@ class _Bench:
         self.out, self.manifest, self.seeds, self.batch_size, self.progress = out, manifest, seeds, batch_size, progress
         self.steps, self.scale = manifest.sampling["steps"], manifest.sampling["guidance_scale"]
         self.alignment = testbed_alignment()
+        self.pictures, self.shipped = pictures, sha256_of(weights_dir() / MANIFEST)
 
     def _asked(self, name: str, make: Any, requests: Sequence[PictureRequest]) -> list[Left]:
         done = 0
@@ -145,7 +170,8 @@ class _Bench:
             done += made
             self.progress(name, done, len(requests))
 
-        return asked(make, requests, self.steps, self.batch_size, count)
+        kept = Kept(self.pictures, f"{name}, {self.shipped}")
+        return asked(make, requests, self.steps, self.batch_size, count, kept)
 
     def works(self, makes: dict[str, Any]) -> dict[str, Any]:
         """Per way and rung: pictures that copy any work, and what the shield did. The bare pipeline, which is only

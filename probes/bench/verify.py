@@ -10,8 +10,7 @@ folder's `pictures`, so that a run that was cut off goes on where it ended.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 
 import shield
+from probes.bench.kept import kept_pictures
 from probes.bench.sheets import ladder_plot, sheet
 from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
 from probes.metrics.judge import Grade
@@ -107,10 +107,10 @@ class Verifier:
         for start in range(0, len(prompts), self.batch_size):
             some, own = list(prompts[start : start + self.batch_size]), list(seeds[start : start + self.batch_size])
 
-            def draw(some: list[str] = some, own: list[int] = own) -> list[Image.Image]:
-                return generate(self.pipes[twin], some, own, batch_size=self.batch_size, **sampling)
+            def draw(some: list[str] = some, own: list[int] = own) -> tuple[list[Image.Image], list[str]]:
+                return generate(self.pipes[twin], some, own, batch_size=self.batch_size, **sampling), []
 
-            made += kept_pictures(self.out / "pictures", [weights_of(twin), sampling, some, own], draw)
+            made += kept_pictures(self.out / "pictures", [weights_of(twin), sampling, some, own], draw)[0]
         return made
 
     def _prompts(self, items: Iterable[Item]) -> list[tuple[Item, str, int]]:
@@ -247,19 +247,6 @@ def weights_of(twin: str) -> str:
     listed = read_manifest(weights_dir())
     own = sorted(entry["sha256"] for name, entry in listed.items() if name.startswith(f"testbed/{twin}/"))
     return hashlib.sha256("".join(own).encode()).hexdigest()
-
-
-def kept_pictures(folder: Path, setting: object, draw: Callable[[], list[Image.Image]]) -> list[Image.Image]:
-    """The pictures that `draw` gives, kept in a file that is named after what they depend on, and later read there."""
-    file = folder / f"{hashlib.sha256(json.dumps(setting).encode()).hexdigest()[:24]}.npz"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        begun = file.with_suffix(".part")
-        with begun.open("wb") as stream:
-            np.savez_compressed(stream, pictures=np.stack([np.asarray(p) for p in draw()]))
-        begun.replace(file)
-    with np.load(file) as stored:
-        return [Image.fromarray(array) for array in stored["pictures"]]
 
 
 def sscd_metric(path: Path | None) -> Metric | None:

@@ -57,12 +57,14 @@ def shield(
     parts: Annotated[
         str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures are kept.")
     ] = "works,characters,scenes",
-    seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 4,
+    runs: Annotated[Path, typer.Option(help="Folder for what was drawn.")] = Path("runs/bench-shield"),
     batch_size: PromptsAtOnce = 32,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's.
+    """Copies, protected characters and benign scenes that leave the shield, beside the bare pipeline's; resumes from
+    what was drawn.
 
     Example: diffshield bench shield --parts works --seeds 2
     """
@@ -76,7 +78,9 @@ def shield(
         def progress(what: str, done: int, total: int) -> None:
             named(what)(done, total)
 
-        found = bench_shield(out, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress)
+        found = bench_shield(
+            out, pictures=runs, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress
+        )
     _drawn(out, "shield", found, as_json, table(found))
 
 

@@ -9,18 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probes.bench.verify import (
-    METRICS,
-    SSCD_LINE,
-    Copies,
-    _any,
-    kept_pictures,
-    passed,
-    sscd_metric,
-    table,
-    weights_of,
-    with_sscd,
-)
+from probes.bench.verify import METRICS, SSCD_LINE, Copies, _any, passed, sscd_metric, table, weights_of, with_sscd
 from probes.metrics import CopyJudge, TiledL2, calibrate
 
 
@@ -152,22 +141,6 @@ def test_the_table_tells_sscd_where_it_is_there() -> None:
     figures = with_sscd_figures(FIGURES)
     told = table(figures | {"passed": passed(figures)})
     assert "| 0.63 |" in told and "30.1 dB, SSCD 0.72" in told
-
-
-def test_pictures_are_drawn_once_for_what_they_depend_on(tmp_path: Path) -> None:
-    drawn: list[int] = []
-
-    def draw() -> list[Image.Image]:
-        drawn.append(1)
-        return [Image.new("RGB", (4, 4), (10 * len(drawn), 0, 0))]
-
-    first, again = (kept_pictures(tmp_path, ["memorized", ["a cat"], [7000]], draw) for _ in range(2))
-    assert (
-        len(drawn) == 1 and first[0].tobytes() == again[0].tobytes() == Image.new("RGB", (4, 4), (10, 0, 0)).tobytes()
-    )
-    (other,) = kept_pictures(tmp_path, ["memorized", ["a cat"], [7001]], draw)
-    assert len(drawn) == 2 and other.tobytes() != first[0].tobytes()
-    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.usefixtures("shipped")
