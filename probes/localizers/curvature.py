@@ -23,7 +23,7 @@ import torch
 
 from probes.model.activations import watched
 from probes.model.batches import in_batches
-from probes.model.generate import first_steps
+from probes.model.generate import first_steps, prompts_together
 from probes.model.layers import FFN_OUTPUTS, Layer, columns, in_whole, matching_layers, matching_weights
 from probes.model.training_loss import frozen
 from probes.runs.cost import counted
@@ -116,7 +116,7 @@ class Curvature:
             return numbers
 
         with frozen(subject.denoiser):
-            in_batches(work, range(len(prompts)), self.batch_size, progress)
+            in_batches(work, range(len(prompts)), prompts_together(subject.pipe, self.batch_size), progress)
         return found
 
     def mask(self, weight: torch.Tensor, factors: Factors) -> torch.Tensor:

@@ -26,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from probes.errors import UnsupportedError
 from probes.model.batches import in_batches
-from probes.model.generate import first_steps
+from probes.model.generate import first_steps, prompts_together
 from probes.model.layers import FFN_OUTPUTS, Layer, columns, in_whole, matching_layers, matching_weights
 from probes.runs.cost import counted
 from probes.runs.progress import ProgressCallback
@@ -124,7 +124,7 @@ class FFNSubspace:
             sums.add(attempt)
             return batch
 
-        in_batches(work, list(prompts), self.batch_size, progress)
+        in_batches(work, list(prompts), prompts_together(subject.pipe, self.batch_size), progress)
         return {path: (square / len(prompts)).sqrt() for path, square in sums.squares.items()}
 
     def mask(

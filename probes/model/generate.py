@@ -19,6 +19,7 @@ from probes.runs.progress import ProgressCallback
 from probes.types import Subject
 from shield.model.autoencoders import latents_of
 from shield.model.conditioning import encoded
+from shield.model.families import family_of
 
 
 class _EnoughSteps(Exception):
@@ -78,6 +79,13 @@ def _condition(pipe: Any, prompts: Sequence[str] | torch.Tensor, numbers: Sequen
     if isinstance(prompts, torch.Tensor):
         return embedding_arguments(Subject(pipe, ""), prompts[list(numbers)])
     return {"prompt": [prompts[n] for n in numbers]}
+
+
+def prompts_together(pipe: Any, batch_size: int) -> int:
+    """How many prompts may share a call whose layers are watched: one alone where a call fills its rows up to the
+    longest one (Z-Image), so that what a layer is given for a prompt doesn't depend on the others.
+    """
+    return 1 if family_of(pipe).listed else batch_size
 
 
 def first_steps(

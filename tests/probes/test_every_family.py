@@ -164,3 +164,15 @@ def test_the_conditional_half_is_the_familys():
     conditional = torch.nn.functional.normalize(kept[0][0].double(), dim=-1).square().sum(0).sqrt()
     assert torch.allclose(found, conditional, rtol=1e-4)
     assert not torch.allclose(found, both.norms(subject, PROMPTS[:1], 1)[path][0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["zimage", "qwenimage"])
+def test_a_longer_prompt_beside_it_changes_no_prompts_norms(name):
+    """Both families' texts are as long as their prompts, and Z-Image's go through the blocks with the picture."""
+    subject, _ = made(name)
+    prompts = ("the cat", "zzz by anna, a long prompt of many words and things")
+    alone, together = (
+        FFNSubspace(tau=1, steps=STEPS, guidance_scale=5.0, batch_size=size).norms(subject, prompts, 1)
+        for size in (1, 2)
+    )
+    assert all(torch.allclose(alone[path], together[path], rtol=1e-4) for path in alone)
