@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from probes.bench.pages import BLOCKS, PAGES, fill, filled
-from probes.bench.questions import SOURCES, table
+from probes.bench.questions import SOURCES, compared, table
 from probes.model.denoising import CALLS
 from shield.model.families import FAMILIES
 from tests.probes.test_every_family import LOCATED, SCORED
@@ -65,6 +65,19 @@ def test_a_row_that_is_not_measured_yet_is_the_first_versions_and_says_so() -> N
     marked = {line for line in made.splitlines() if "¹ |" in line}
     assert {line.split("|")[1].split()[0] for line in marked} == {"Do", "Are"} and "¹ Measured on" in made
     assert len(table({**first, "shield": None}, {}).splitlines()) == len(table(first, {}).splitlines()) - len(marked)
+
+
+def test_then_and_now_stand_in_one_row() -> None:
+    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    now = copy.deepcopy(first)
+    now["benchmarks"]["shield_overhead"]["figures"] = [
+        {**row, "value": 1.5} for row in now["benchmarks"]["shield_overhead"]["figures"]
+    ]
+    lines = compared({**now, "attacks": None}, first).splitlines()
+    cost = next(line for line in lines if "cost" in line)
+    assert "1.009x" in cost.split("|")[2] and "1.500x" in cost.split("|")[3]
+    unmeasured = [line.split("|")[1] for line in lines if "not measured yet" in line]
+    assert len(unmeasured) == 2 and len(lines) == len(table(first, {}).splitlines())
 
 
 def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         )
     },
 }
-"""Name of a place -> the result file it is filled from, and how; `questions` has several files."""
+"""Name of a place -> the result file it is filled from, and how."""
+
+QUESTIONS = {"questions": questions.table, "then-and-now": questions.compared}
+"""Places that are filled in from all of `questions.SOURCES`, of this testbed and of its first version."""
 
 
 def filled(text: str, root: Path) -> str:
@@ -91,9 +94,9 @@ def filled(text: str, root: Path) -> str:
 
 def _written(name: str, root: Path) -> str:
     """What stands in a place; a table between empty lines."""
-    if name == "questions":
+    if name in QUESTIONS:
         found = [{key: _read(root, file, folder) for key, file in questions.SOURCES.items()} for folder in WHERE]
-        return f"\n\n{questions.table(*found)}\n\n"
+        return f"\n\n{QUESTIONS[name](*found)}\n\n"
     file, write = BLOCKS[name]
     for folder, mark in WHERE.items():
         if result := _read(root, file, folder):

@@ -176,3 +176,17 @@ def table(results: Mapping[str, Figures | None], first: Mapping[str, Figures | N
                 break
     note = "\n\n¹ Measured on the testbed's first version, not yet on this one." if marked else ""
     return "\n".join(f"| {' | '.join(row)} |" for row in lines) + note
+
+
+def compared(results: Mapping[str, Figures | None], first: Mapping[str, Figures | None]) -> str:
+    """The same rows, the testbed's first version beside this one."""
+    lines: list[Row] = [("question", "first version", "now", "control now"), ("---",) * 4]
+    for names, write in ROWS:
+        if not all(first.get(name) for name in names):
+            continue
+        before, *then, _ = write(*(first[name] for name in names))
+        question, now, control = before, ["not measured yet"], ""
+        if all(results.get(name) for name in names):
+            question, *now, control = write(*(results[name] for name in names))
+        lines.append((question, "; ".join(filter(None, then)), "; ".join(filter(None, now)), control))
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
