@@ -16,7 +16,7 @@ from probes.verbs.localize import format_mask, localize
 from probes.verbs.prune import PRUNE, prune
 
 out = Path(sys.argv[1])
-sampling = Sampling(steps=25, guidance_scale=3.0)
+sampling = Sampling(steps=25, guidance_scale=2.0)
 request = AuditRequest("testbed", device="cpu")
 
 # 1. Which prompts look memorized? One denoiser evaluation a prompt; here the testbed's own captions.
@@ -25,7 +25,7 @@ print("\n".join(format_scan(scanned.summary)[-4:]))
 
 # 2. Where is it? Feed-forward weights that works of the dev split drive harder than benign scenes do.
 localizer = replace(
-    TESTBED_LOCALIZER, steps=25, guidance_scale=3.0, base=base_prompts("scenes", (), Checkpoint.of("testbed"))
+    TESTBED_LOCALIZER, steps=25, guidance_scale=2.0, base=base_prompts("scenes", (), Checkpoint.of("testbed"))
 )
 located = localize(None, out / "mask", localizer=localizer, limit=4, device="cpu")
 print("\n".join(format_mask(located.summary)))

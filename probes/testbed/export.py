@@ -24,7 +24,7 @@ from probes.testbed.training.denoiser import new_scheduler
 from probes.testbed.training.stages import DRAFTS, KEPT, TRAINED, TWINS, Builder
 from shield.model.assets import sha256_of, write_manifest
 
-SAMPLING = {"steps": 25, "guidance_scale": 3.0}
+SAMPLING = {"steps": 25, "guidance_scale": 2.0}
 SCENES = 200
 SPARE = 400  # captions, half of them for each split
 SHOWN = ("mountains", "city")  # manners of the works that are shown around

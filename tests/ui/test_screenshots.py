@@ -37,7 +37,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     runs = tmp_path_factory.mktemp("shipped")
     audit("testbed", runs / "smallest", plan=PLAN, device="cpu", show_progress=False)
     (runs / "mine.txt").write_text("\n".join(PROMPTS))
-    scan(runs / "mine.txt", runs / "my-prompts", sampling=Sampling(25, 3.0), device="cpu", show_progress=False)
+    scan(runs / "mine.txt", runs / "my-prompts", sampling=Sampling(25, 2.0), device="cpu", show_progress=False)
     with served(runs) as (url, _):
         yield url
 
