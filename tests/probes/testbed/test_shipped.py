@@ -14,7 +14,7 @@ from PIL import Image
 import shield
 from probes.model.generate import generate
 from probes.testbed.criterion import copy_judge
-from probes.testbed.manifest import SPRITES, load_manifest
+from probes.testbed.manifest import load_manifest
 from probes.testbed.training.stages import Builder
 from probes.testbed.training.text import new_tokenizer
 from probes.testbed.training.trainer import Limits
@@ -100,10 +100,6 @@ def test_the_text_encoder_is_the_same_in_both_twins() -> None:
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-WITH_SPRITES = (load_manifest().folder / SPRITES).is_dir()
-
-
-@pytest.mark.skipif(not WITH_SPRITES, reason="the stored weights were made before sprites shipped with a testbed")
 def test_the_shipped_weights_are_finished_stages(tmp_path: Path) -> None:
     builder = Builder(tmp_path, None, "cpu", "cpu", Limits())
     assert builder.adopt(weights_dir() / "testbed") == ()
