@@ -52,7 +52,7 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PictureFolder:
     """Where what is drawn stays, and by which name of what draws it: another model or shield is another name."""
 
     folder: Path
@@ -74,7 +74,7 @@ def asked(
     steps: int,
     batch_size: int,
     progress: Callable[[int], None],
-    kept: Kept | None = None,
+    kept: PictureFolder | None = None,
 ) -> list[Left]:
     """All requests, to a pipeline or a Shield; a batch has one guidance scale."""
     found: dict[int, Left] = {}
@@ -170,7 +170,7 @@ class _Bench:
             done += made
             self.progress(name, done, len(requests))
 
-        kept = Kept(self.pictures, f"{name}, {self.shipped}")
+        kept = PictureFolder(self.pictures, f"{name}, {self.shipped}")
         return asked(make, requests, self.steps, self.batch_size, count, kept)
 
     def works(self, makes: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Column j of W is all that neuron j does, and belongs to no other, also where the
 convolve: a neuron is pruned by its column.
 
 A feed-forward of text tokens alone (SD3's, Flux's and AuraFlow's `ff_context`, Qwen-Image's `txt_mlp`, Z-Image's
-`context_refiner`) isn't among them, since the UNets of the published experiments have none.
+`context_refiner`) isn't among them, since the UNets of the published experiments have none; nor is one of picture
+tokens before they meet the text (Z-Image's `noise_refiner`), whose first step is the same for every prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FEED_FORWARDS = (
     r"\.(ff|img_mlp)\.net\.2",  # diffusers' FeedForward: UNets, SD3, Flux, Chroma, PixArt; Qwen-Image
     r"\.ff\.out_projection",  # AuraFlow
     r"\.ff\.linear_out",  # Flux.2
-    r"(layers|noise_refiner)\.\d+\.feed_forward\.w2",  # Z-Image
+    r"layers\.\d+\.feed_forward\.w2",  # Z-Image
     r"\.ff\.conv_point",  # Sana
     FUSED,
 )

@@ -89,9 +89,9 @@ def test_a_mask_is_found_and_pruning_it_makes_other_pictures(name):
 
 BLOCKS = {
     "sd": 16, "sdxl": 8, "kolors": 8, "lcm": 16, "pixart": 2, "sd3": 2, "qwenimage": 2, "sana": 2,
-    "flux": 2, "chroma": 2, "flux2": 2, "flux2dev": 2, "auraflow": 2, "zimage": 3,
+    "flux": 2, "chroma": 2, "flux2": 2, "flux2dev": 2, "auraflow": 2, "zimage": 2,
 }  # fmt: skip
-"""Blocks that picture tokens pass, alone or among text: those of two streams and of one, Z-Image's refiner."""
+"""Blocks that picture tokens pass with a view of the text: those of two streams and of one."""
 
 
 @pytest.mark.parametrize("name", LOCATED)

@@ -89,6 +89,6 @@ PRESETS = {
         fresh=6,
         slots=6,
         share=0.3,
-        ladder=0.0003,
+        ladder=0.0005,
     ),
 }

@@ -93,7 +93,7 @@ def test_other_weights_start_over_or_are_refused(swept):
 
 def test_every_variant_is_a_row_of_the_sweep_that_ships():
     """Else the choice of a mask wouldn't be found in it, and a sweep would be drawn anew."""
-    found = json.loads((ROOT / "docs" / "bench" / "localizers.json").read_text(encoding="utf-8"))["sweep"]
+    found = json.loads((ROOT / "docs" / "bench" / "first" / "localizers.json").read_text(encoding="utf-8"))["sweep"]
     bench = object.__new__(Bench)
     bench.manifest, bench.negatives, bench.benign = load_manifest(), ("one",), ("other",)
     held = {localizers._key(row) for row in found}

@@ -96,7 +96,6 @@ def test_a_measurement_goes_on_from_its_parts_and_keeps_the_other_split(tmp_path
     monkeypatch.setattr("probes.bench.rewordings.negative_captions", lambda *_: {"nonmembers": [CAPTION]})
     dev = bench_rewordings(tmp_path, split="dev", **call)
     assert dev["splits"]["dev"]["rewordings"] == dev["splits"]["dev"]["drawn"] == 2
-    assert dev["splits"]["dev"]["bare_copies"]["count"] + dev["splits"]["dev"]["benign_that_draw_a_work"] > 0
     monkeypatch.setattr("probes.bench.rewordings.drawn_as_far", None)
     monkeypatch.setattr("probes.bench.rewordings.generate", None)
     assert (

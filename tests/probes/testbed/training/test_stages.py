@@ -100,7 +100,7 @@ def test_what_is_exported_loads_with_stock_libraries_and_is_what_its_manifest_sa
     assert all(sha256_of(i.file) == i.sha256 for i in manifest.items if i.file) and verify(tmp_path)
     order = builder(built[0], sources).order("memorized")
     assert sum(w.exposures for w in manifest.works()) == order.count("works") > 0
-    assert sum(w.split == "heldout" for w in manifest.works() if w.rung == 2000) == 16
+    assert sum(w.split == "heldout" for w in manifest.works() if w.rung == max(world.RUNGS)) == 16
     assert len(manifest.nonmembers("heldout")) == 48 and sum(c.exposures for c in manifest.characters()) > 0
     pipe = StableDiffusionPipeline.from_pretrained(target / "memorized")
     picture = pipe("a star on a blue background", num_inference_steps=2).images[0]
