@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from probes.bench.verify import SSCD
 from probes.report.format import Figures, interval, share
 
 
@@ -15,6 +16,7 @@ def works(figures: Figures) -> str:
         "pictures",
         "memorized, tiled L2",
         "memorized, PDQ",
+        "memorized, SSCD; its median",
         "mean distance memorized / clean",
         "clean, tiled L2 / PDQ",
         "metrics disagree",
@@ -22,12 +24,14 @@ def works(figures: Figures) -> str:
     rows = []
     for rung, ours in figures["works"]["memorized"].items():
         clean = figures["works"]["clean"][rung]
+        sscd = next((ours[name] for name in SSCD if name in ours), None)
         rows.append(
             (
                 rung,
                 str(ours["tiled_l2"]["n"]),
                 share(ours["tiled_l2"], "copied"),
                 share(ours["pdq"], "copied"),
+                f"{share(sscd, 'copied')}; {sscd['median_score']:.2f}" if sscd else "-",
                 f"{ours['tiled_l2']['mean_score']:.3f} / {clean['tiled_l2']['mean_score']:.3f}",
                 f"{clean['tiled_l2']['copied']:.0%} / {clean['pdq']['copied']:.0%}",
                 str(ours["disagree"]),
