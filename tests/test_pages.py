@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,12 @@ def test_a_changed_figure_is_filled_in(tmp_path: Path) -> None:
     assert "0 times in 8 pictures" in text and "2 times by tiled L2" in text and text.endswith("<!-- end --> b\n")
 
 
+def first_results() -> dict[str, Any]:
+    return {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+
+
 def test_questions_are_counted_from_all_of_their_files() -> None:
-    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    first = first_results()
     results = copy.deepcopy(first)
     groups = results["shield"]["works"]["shield"]
     left, drawn = re.search(r"(\d+) of (\d+); with a gallery", table(results, {})).groups()
@@ -60,7 +65,7 @@ def test_questions_are_counted_from_all_of_their_files() -> None:
 
 
 def test_a_row_that_is_not_measured_yet_is_the_first_versions_and_says_so() -> None:
-    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    first = first_results()
     made = table({**first, "shield": None}, first)
     marked = {line for line in made.splitlines() if "¹ |" in line}
     assert {line.split("|")[1].split()[0] for line in marked} == {"Do", "Are"} and "¹ Measured on" in made
@@ -68,7 +73,7 @@ def test_a_row_that_is_not_measured_yet_is_the_first_versions_and_says_so() -> N
 
 
 def test_then_and_now_stand_in_one_row() -> None:
-    first = {name: json.loads((FIRST / Path(file).name).read_text(encoding="utf-8")) for name, file in SOURCES.items()}
+    first = first_results()
     now = copy.deepcopy(first)
     now["benchmarks"]["shield_overhead"]["figures"] = [
         {**row, "value": 1.5} for row in now["benchmarks"]["shield_overhead"]["figures"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probes.bench.verify import SSCD
+from probes.bench.verify import sscd_in
 from probes.report.format import Figures, interval, share
 
 
@@ -24,7 +24,7 @@ def works(figures: Figures) -> str:
     rows = []
     for rung, ours in figures["works"]["memorized"].items():
         clean = figures["works"]["clean"][rung]
-        sscd = next((ours[name] for name in SSCD if name in ours), None)
+        sscd = sscd_in(ours)
         rows.append(
             (
                 rung,

@@ -169,24 +169,26 @@ def table(results: Mapping[str, Figures | None], first: Mapping[str, Figures | N
     lines, marked = [HEAD, ("---",) * len(HEAD)], False
     for names, write in ROWS:
         for mark, given in (("", results), (" ¹", first)):
-            if all(given.get(name) for name in names):
-                question, *cells = write(*(given[name] for name in names))
-                lines.append((question + mark, *cells))
+            if row := _row(names, write, given):
+                lines.append((row[0] + mark, *row[1:]))
                 marked |= bool(mark)
                 break
     note = "\n\n¹ Measured on the testbed's first version, not yet on this one." if marked else ""
     return "\n".join(f"| {' | '.join(row)} |" for row in lines) + note
 
 
+def _row(names: Iterable[str], write: Callable[..., Row], given: Mapping[str, Figures | None]) -> Row | None:
+    """A question's row of these results; None where one of them is missing."""
+    found = [given.get(name) for name in names]
+    return write(*found) if all(found) else None
+
+
 def compared(results: Mapping[str, Figures | None], first: Mapping[str, Figures | None]) -> str:
     """The same rows, the testbed's first version beside this one."""
     lines: list[Row] = [("question", "first version", "now", "control now"), ("---",) * 4]
     for names, write in ROWS:
-        if not all(first.get(name) for name in names):
-            continue
-        before, *then, _ = write(*(first[name] for name in names))
-        question, now, control = before, ["not measured yet"], ""
-        if all(results.get(name) for name in names):
-            question, *now, control = write(*(results[name] for name in names))
-        lines.append((question, "; ".join(filter(None, then)), "; ".join(filter(None, now)), control))
+        then, now = _row(names, write, first), _row(names, write, results)
+        if then:
+            question, *cells, control = now or (then[0], "not measured yet", "")
+            lines.append((question, "; ".join(filter(None, then[1:-1])), "; ".join(filter(None, cells)), control))
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)

@@ -95,8 +95,10 @@ def asked(
                 ]
                 return shown, statuses
 
-            setting = [kept.name, steps, scale, prompts, seeds] if kept else []
-            images, statuses = kept_pictures(kept.folder, setting, draw) if kept else draw()
+            if kept is None:
+                images, statuses = draw()
+            else:
+                images, statuses = kept_pictures(kept.folder, [kept.name, steps, scale, prompts, seeds], draw)
             for n, image, status in zip(batch, images, statuses, strict=True):
                 found[n] = Left(requests[n], None if status == "blocked" else image, status)
             progress(len(batch))
@@ -116,7 +118,8 @@ def bench_shield(
     """Writes shield.json, shield-works.png and shield-characters.png; returns the figures.
 
     Of the PARTS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting are kept.
-    What is drawn stays in the folder ``pictures``, from which the next call goes on, until any shipped file changes.
+    What is drawn stays in the folder ``pictures``, from which the next call goes on, until a shipped weight or
+    threshold changes.
     """
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
@@ -160,7 +163,7 @@ class _Bench:
         self.out, self.manifest, self.seeds, self.batch_size, self.progress = out, manifest, seeds, batch_size, progress
         self.steps, self.scale = manifest.sampling["steps"], manifest.sampling["guidance_scale"]
         self.alignment = testbed_alignment()
-        self.pictures, self.shipped = pictures, sha256_of(weights_dir() / MANIFEST)
+        self.pictures, self.shipped = pictures, _shipped()
 
     def _asked(self, name: str, make: Any, requests: Sequence[PictureRequest]) -> list[Left]:
         done = 0
@@ -308,6 +311,12 @@ def _rate(outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
         "low": found.low,
         "high": found.high,
     }
+
+
+def _shipped() -> list[str]:
+    """Digests of what decides a picture: the listed weights, and the thresholds, which no manifest lists."""
+    root = weights_dir()
+    return [sha256_of(path) for path in (root / MANIFEST, *sorted((root / "thresholds").rglob("*.json")))]
 
 
 def blank() -> Image.Image:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import shield
-from probes.bench.kept import kept_pictures
+from probes.bench.kept import Drawn, kept_pictures
 from probes.bench.sheets import ladder_plot, sheet
 from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
 from probes.metrics.judge import Grade
@@ -107,7 +107,7 @@ class Verifier:
         for start in range(0, len(prompts), self.batch_size):
             some, own = list(prompts[start : start + self.batch_size]), list(seeds[start : start + self.batch_size])
 
-            def draw(some: list[str] = some, own: list[int] = own) -> tuple[list[Image.Image], list[str]]:
+            def draw(some: list[str] = some, own: list[int] = own) -> Drawn:
                 return generate(self.pipes[twin], some, own, batch_size=self.batch_size, **sampling), []
 
             made += kept_pictures(self.out / "pictures", [weights_of(twin), sampling, some, own], draw)[0]
@@ -256,6 +256,11 @@ def sscd_metric(path: Path | None) -> Metric | None:
     return ImmaculateSscd(path) if path.suffix == ".onnx" else Sscd(path)
 
 
+def sscd_in(group: Mapping[str, Any]) -> Any:
+    """What SSCD, in whichever form it was had, says of a group; None where there was none."""
+    return next((group[name] for name in SSCD if name in group), None)
+
+
 def with_sscd(judge: CopyJudge, sscd: Metric | None, nonmembers: Sequence[Image.Image]) -> CopyJudge:
     """The judge with SSCD beside its metrics: a copy above SSCD_LINE, near above what two non-members reach."""
     if sscd is None:
@@ -349,7 +354,7 @@ def table(figures: dict) -> str:
     for twin, groups in figures["works"].items():
         for rung, group in groups.items():
             tiled, pdq = (group[m] for m in METRICS)
-            sscd = next((group[m] for m in SSCD if m in group), None)
+            sscd = sscd_in(group)
             cells = [
                 rung,
                 twin,

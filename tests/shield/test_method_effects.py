@@ -70,10 +70,10 @@ MITIGATIONS = [AttentionDamp(), AttentionDamp("null")]
 def test_a_mitigation_leads_away_from_the_works(mitigation):
     pipe, sampling, _, _ = testbed()
     before, gallery = bare()
-    made = calibrated(NoiseGap(), [0.6] * 100, 0.01, setting_of(pipe, sampling.steps, sampling.guidance_scale), "x")
+    made = calibrated(NoiseGap(), [0.79] * 100, 0.01, setting_of(pipe, sampling.steps, sampling.guidance_scale), "x")
     policy = Policy((NoiseGap(),), (mitigation,), on_copy="report", retries=0)
     result = Shield(pipe, policy, gallery=gallery, thresholds=[made])(**call())
     after = [score for score, _ in gallery.similar(result.images)]
     led = [n for n, v in enumerate(result.verdicts) if v.status == "mitigated"]
-    assert led and all(v.status in ("mitigated", "blocked") for v in result.verdicts)
+    assert len(led) >= WORKS - 1 and all(v.status in ("mitigated", "blocked") for v in result.verdicts)
     assert sum(after[n] for n in led) < 0.9 * sum(before[n] for n in led)

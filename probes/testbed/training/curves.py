@@ -18,11 +18,16 @@ def read_log(path: Path) -> list[dict]:
 
 
 def plot(folder: Path, stages: Iterable[str], path: Path) -> None:
-    """Loss of each of the stages that have a log, one panel a stage, smoothed over five entries; written to `path`."""
+    """Loss of each of the stages that have a log, one panel a stage, smoothed over five entries; written to `path`.
+
+    Nothing is written where no stage has one.
+    """
     from matplotlib.figure import Figure
 
     logs = {name: folder / f"{name}.log.jsonl" for name in stages}
     logs = {name: log for name, log in logs.items() if log.exists()}
+    if not logs:
+        return
     rows = -(-len(logs) // COLUMNS)
     figure = Figure(figsize=(2.6 * COLUMNS, 2.1 * rows), layout="constrained")
     for panel, (name, log) in enumerate(logs.items(), 1):

@@ -90,12 +90,13 @@ def test_every_template_is_asked_of_every_work_on_a_noise_of_its_own():
 
 def test_a_measurement_goes_on_from_its_parts_and_keeps_the_other_split(tmp_path, monkeypatch):
     """Real scores and pictures of two rewordings of one work; the second time nothing is drawn."""
-    few = {split: some[:2] for split, some in REWORDINGS.items()}
+    few = {split: some[7:9] for split, some in REWORDINGS.items()}
     monkeypatch.setattr("probes.bench.rewordings.REWORDINGS", few)
     call = {"parts": tmp_path / "parts", "works": 1, "sample": 1.0, "device": "cpu"}
     monkeypatch.setattr("probes.bench.rewordings.negative_captions", lambda *_: {"nonmembers": [CAPTION]})
     dev = bench_rewordings(tmp_path, split="dev", **call)
     assert dev["splits"]["dev"]["rewordings"] == dev["splits"]["dev"]["drawn"] == 2
+    assert dev["splits"]["dev"]["bare_copies"]["count"] + dev["splits"]["dev"]["benign_that_draw_a_work"] > 0
     monkeypatch.setattr("probes.bench.rewordings.drawn_as_far", None)
     monkeypatch.setattr("probes.bench.rewordings.generate", None)
     assert (
