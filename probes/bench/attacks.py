@@ -18,7 +18,7 @@ from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes, cohorts_of_manifest
-from probes.report.format import interval, share
+from probes.report.format import interval, share_by_both
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
 from probes.testbed.checkpoint import Checkpoint
@@ -189,4 +189,4 @@ def _steps(number: int, attack: str | None = None) -> str:
 
 
 def _share(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None or row["rate"] is None else share(row, "rate")
+    return "" if row is None or row["rate"] is None else share_by_both(row, "rate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probes.bench.verify import sscd_in
+from probes.metrics.second_opinion import sscd_in
 from probes.report.format import Figures, interval, share
 
 

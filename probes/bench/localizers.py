@@ -19,11 +19,12 @@ import numpy as np
 from probes.bench.transplant import GROUPS, transplanted
 from probes.inputs.truth import testbed_alignment
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
+from probes.metrics.second_opinion import opinion, said_by_sscd, sscd_metric
 from probes.metrics.statistics import bootstrap_mean, rate_interval
 from probes.model.generate import generate
 from probes.model.layers import matching_weights
 from probes.pruners import ScaleWeights, pruned
-from probes.report.format import earlier, interval, share
+from probes.report.format import earlier, interval, share, share_by_both
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
 from probes.testbed.manifest import load_manifest
@@ -66,7 +67,7 @@ class Bench:
     """One subject and its twin; every figure is of pictures drawn inside a context manager that changes the model."""
 
     def __init__(self, device: str, batch_size: int, progress: Callable[[str], None]) -> None:
-        self.manifest, self.judge, self.alignment = load_manifest(), copy_judge(), testbed_alignment()
+        self.manifest, self.judge, self.alignment = load_manifest(), copy_judge(sscd=sscd_metric()), testbed_alignment()
         self.subject = Subject(load("testbed", device=device), "testbed")
         self.twin = Subject(load("testbed-clean", device=device), "testbed-clean")
         self.batch_size, self.progress = batch_size, progress
@@ -98,12 +99,22 @@ class Bench:
         items = [w.id for w in panel.works for _ in range(panel.seeds)]
         references = [open_image(w.file) for w in panel.works for _ in range(panel.seeds)]
         judged = self.judge.judge(made[: len(items)], references)
-        copies = rate_interval([one.copied for one in judged], items)
+        copied = [one.copied for one in judged]
+        copies, by_sscd = (
+            rate_interval(copied, items),
+            opinion(said_by_sscd([one.scores for one in judged]), copied, items),
+        )
         agreement = self.alignment.similarity(made[len(items) :], panel.scenes)
         loss = bootstrap_mean(self._unchanged.setdefault(id(panel), agreement) - agreement, list(panel.scenes))
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
         return {
-            "copies": {"n": copies.n, "share": copies.value, "low": copies.low, "high": copies.high},
+            "copies": {
+                "n": copies.n,
+                "share": copies.value,
+                "low": copies.low,
+                "high": copies.high,
+                "by_sscd": by_sscd,
+            },
             "distance": float(np.mean([s for s in scores if s is not None])),
             "alignment": float(agreement.mean()),
             "loss": {"value": loss.value, "low": loss.low, "high": loss.high},
@@ -289,7 +300,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for row in result["heldout"]:
         lines.append(
-            f"| {row['name']} | {row['density']:.1%} | {share(row['copies'])} | {row['distance']:.3f} "
+            f"| {row['name']} | {row['density']:.1%} | {share_by_both(row['copies'])} | {row['distance']:.3f} "
             f"| {interval(row['loss'])} |"
         )
     lines += [

@@ -18,8 +18,9 @@ from PIL import Image
 from probes.bench.sheets import sheet
 from probes.bench.shield import Left, PictureRequest, asked, blank
 from probes.inputs.truth import testbed_alignment
+from probes.metrics.second_opinion import AnyOf, opinion, sscd_metric
 from probes.metrics.statistics import bootstrap_mean, rate_interval
-from probes.report.format import earlier, interval, share
+from probes.report.format import earlier, interval, share_by_both
 from probes.runs.cost import counted
 from probes.runs.folder import write_json
 from probes.testbed.criterion import copy_judge
@@ -75,11 +76,11 @@ class _Bench:
     def __init__(self, device: str, seeds: int, batch_size: int) -> None:
         self.manifest, self.pipe, self.batch_size = load_manifest(), load("testbed", device=device), batch_size
         self.steps, scale = self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"]
-        self.alignment, self.judge, self.gallery = testbed_alignment(), copy_judge(), works_gallery()
+        self.alignment, self.judge, self.gallery = testbed_alignment(), copy_judge(sscd=sscd_metric()), works_gallery()
         self.works = [
             w for w in self.manifest.works("heldout", min_rung=self.manifest.rungs[-2]) if w.memorization == "VM"
         ]
-        self.every = [open_image(w.file) for w in self.manifest.works() if w.file]
+        self.every = AnyOf(self.judge, [open_image(w.file) for w in self.manifest.works() if w.file])
         self.asked = [
             PictureRequest("works", w.id, w.captions[0], FIRST_SEED + k, scale)
             for k in range(seeds)
@@ -108,13 +109,13 @@ class _Bench:
             left = asked(make, self.asked, self.steps, self.batch_size, lambda made: None)
         seconds = time.perf_counter() - start
         shown = [row for row in left if row.picture is not None]
-        copied = iter(self.judge.copied([row.picture for row in shown if row.picture], self.every) if shown else [])
-        outcomes = [bool(next(copied)) if row.picture is not None else False for row in left]
-        rate = rate_interval(outcomes, [row.request.item for row in left])
+        pictures, items = [row.picture for row in left], [row.request.item for row in left]
+        copied = self.every.copied(pictures)
+        rate, by_sscd = rate_interval(copied, items), opinion(self.every.copied_by_sscd(pictures), copied, items)
         scenes = asked(mistaken, self.scenes, self.steps, self.batch_size, lambda made: None)
         drawn = [row for row in scenes if row.picture is not None]
         found: dict[str, Any] = {
-            "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high},
+            "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high, "by_sscd": by_sscd},
             "distance": self._distance(shown),
             "blocked": sum(row.status == "blocked" for row in left),
             "scenes_blocked": len(scenes) - len(drawn),
@@ -169,7 +170,7 @@ def table(result: dict[str, Any]) -> str:
         shown = "" if agreement is None else interval(agreement)
         distance = "" if row["distance"] is None else f"{row['distance']:.3f}"
         lines.append(
-            f"| {name} | {share(copies)} | {distance} "
+            f"| {name} | {share_by_both(copies)} | {distance} "
             f"| {row['blocked']} of {copies['n']} | {shown} | {row['scenes_blocked']} of {result['scenes']} "
             f"| {row['evaluations'] / usual['evaluations']:.2f}x | {row['seconds'] / usual['seconds']:.2f}x |"
         )

@@ -21,6 +21,7 @@ from probes.bench.mitigations import MISTAKE
 from probes.bench.sheets import sheet
 from probes.bench.shield import blank
 from probes.inputs.truth import testbed_alignment
+from probes.metrics.second_opinion import AnyOf, sscd_metric
 from probes.metrics.statistics import bootstrap_mean
 from probes.model.generate import generate, generators, quiet
 from probes.report.format import Figures, earlier, interval
@@ -125,7 +126,7 @@ def _figures(
     references: Sequence[Image.Image],
 ) -> dict[str, Any]:
     """By kind and way, over the requests that the default policy flagged."""
-    alignment, judge = testbed_alignment(), copy_judge()
+    alignment, works = testbed_alignment(), AnyOf(copy_judge(sscd=sscd_metric()), references)
     flagged = [verdict.status != "passed" for verdict in verdicts["default"]]
     result: dict[str, Any] = {}
     for kind in dict.fromkeys(one.kind for one in requests):
@@ -137,7 +138,8 @@ def _figures(
             mean, left = bootstrap_mean(agreement), [verdicts[name][n] for n in places] if name in verdicts else []
             result[kind]["ways"][name] = {
                 "agreement": {"value": mean.value, "low": mean.low, "high": mean.high},
-                "copies": sum(map(bool, judge.copied(shown, references))),
+                "copies": sum(works.copied(shown)),
+                "copies_by_sscd": None if works.sscd is None else works.copied_by_sscd(shown).count(True),
                 "nothing_left": sum(v.status == "blocked" or v.mitigation == NullPrompt.name for v in left),
                 "blocked": sum(v.status == "blocked" for v in left),
             }
@@ -166,9 +168,11 @@ def table(result: Figures) -> str:
         for kind, about in measured["kinds"].items():
             ceiling = next(iter(about["ways"].values()))["agreement"]["value"] if about["ways"] else np.nan
             for name, row in about["ways"].items():
+                said = row.get("copies_by_sscd")
                 lines.append(
                     f"| {split} | {kind}, {about['flagged']} of {about['requests']} | {name} "
                     f"| {interval(row['agreement'], digits=2)} | {row['agreement']['value'] / ceiling:.2f} "
-                    f"| {row['copies']} | {row['nothing_left']} | {row['blocked']} |"
+                    f"| {row['copies']}{'' if said is None else f'; SSCD {said}'} "
+                    f"| {row['nothing_left']} | {row['blocked']} |"
                 )
     return "\n".join(lines)

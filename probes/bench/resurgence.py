@@ -11,7 +11,7 @@ from probes.audit.plan import TESTBED_LR
 from probes.audit.resurgence import Resurgence
 from probes.bench.attacks import located
 from probes.drawing.draw import Sampling
-from probes.report.format import share
+from probes.report.format import share_by_both
 from probes.runs.folder import write_json
 from probes.testbed.checkpoint import Checkpoint
 from probes.verbs.prune import PRUNE, prune
@@ -45,6 +45,7 @@ def table(result: Mapping[str, Any]) -> str:
     """Copies from the caption after each number of updates."""
     lines = ["| updates on ordinary captions | works copied from their captions | pictures |", "|---|---|---|"]
     lines += [
-        f"| {row['updates']} | {share(row['caption'], 'rate')} | {row['caption']['n']} |" for row in result["rows"]
+        f"| {row['updates']} | {share_by_both(row['caption'], 'rate')} | {row['caption']['n']} |"
+        for row in result["rows"]
     ]
     return "\n".join(lines)

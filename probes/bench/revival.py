@@ -21,7 +21,7 @@ from probes.attacks.weight_revival import WeightRevival, revived
 from probes.bench.localizers import LOSSES, Bench
 from probes.pruners import ResampleWeights, ZeroWeights, pruned
 from probes.pruners.pruned import weight_of
-from probes.report.format import earlier, interval, share
+from probes.report.format import earlier, interval, share, share_by_both
 from probes.runs.folder import write_json
 from probes.types import Pruner, Subject, UnitMask
 from shield.errors import BadRequestError
@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> str:
         signs = "" if row.get("signs") is None else f"{row['signs']:.0%}"
         filled_in = f"{row['zeros']:,}" if row.get("revived") else ""
         lines.append(
-            f"| {row['name']} | {row.get('pruner', '')} | {filled_in} | {signs} | {share(row['copies'])} "
+            f"| {row['name']} | {row.get('pruner', '')} | {filled_in} | {signs} | {share_by_both(row['copies'])} "
             f"| {row['distance']:.3f} | {interval(row['loss'])} |"
         )
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from PIL import Image
 
 from probes.bench.caption_templates import REWORDINGS
 from probes.drawing.trajectories import looks_for
+from probes.metrics.second_opinion import AnyOf, sscd_metric
 from probes.metrics.statistics import Interval, rate_interval, ratio_interval
 from probes.model.generate import generate
 from probes.report.format import Figures, earlier, share
@@ -47,7 +48,9 @@ FIRST_SEED, PART = 9100, 32
 WAYS = ("structure_gap, first step", "noise_gap, first step", "structure_gap, both points")
 SURE = (WAYS[0], WAYS[2])  # whatever one of these lets through is drawn
 Row = dict[str, Any]
-"""A prompt with its scores by look, `flagged` by way, `weight` (0: not drawn), `copied` and `seen` by the gallery."""
+"""A prompt with its scores by look, `flagged` by way, `weight` (0: not drawn), `copied`, `copied_by_sscd` and `seen` by
+the gallery.
+"""
 Tell = Callable[[str, int, int], None]
 
 
@@ -153,8 +156,9 @@ class _Bench:
             self.manifest.sampling["steps"], self.manifest.sampling["guidance_scale"], PART
         )
         self.looks = looks_for((StructureGap(), NoiseGap()), USUAL_POINTS)
-        self.references = [open_image(w.file) for w in self.manifest.works() if w.file]
-        self.gallery, self.judge = Gallery(), copy_judge()
+        references = [open_image(w.file) for w in self.manifest.works() if w.file]
+        self.works = AnyOf(copy_judge(sscd=sscd_metric()), references)
+        self.gallery = Gallery()
         self.gallery.add([(w.id, w.file) for w in self.manifest.works(split) if w.file])
         self.folder = parts / self._setting()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,9 +218,11 @@ class _Bench:
             prompts, seeds = [row["prompt"] for row in some], [row["seed"] for row in some]
             steps, scale = self.sampling.steps, self.sampling.guidance_scale
             made = generate(self.pipe, prompts, seeds, batch_size=PART, steps=steps, guidance_scale=scale)
-            copied = self.judge.copied(made, self.references)
-            judged = zip(some, made, copied, strict=True)
-            return [{**row, "copied": bool(of), "seen": bool(of) and self._seen(one)} for row, one, of in judged]
+            judged = zip(some, made, self.works.copied(made), self.works.copied_by_sscd(made), strict=True)
+            return [
+                {**row, "copied": of, "copied_by_sscd": said, "seen": of and self._seen(one)}
+                for row, one, of, said in judged
+            ]
 
         chosen = [row for row in rows if row["weight"]]
         return self._by_part(f"{name}-drawn", chosen, draw) + [row for row in rows if not row["weight"]]
@@ -240,11 +246,11 @@ class _Bench:
 def figures(works: Sequence[Row], benign: Sequence[Row]) -> dict[str, Any]:
     """Of scored and partly drawn rows: bare copies, and by way those that left, with and without the gallery."""
     names = [row["work"] for row in works]
-    copies = [row["weight"] if row["weight"] and row["copied"] else 0.0 for row in works]
+    copies = _copies(works, "copied")
     false = [row for row in benign if not (row["weight"] and row["copied"])]
     ways = {}
     for way in WAYS:
-        left = [0.0 if row["flagged"][way] else copy for row, copy in zip(works, copies, strict=True)]
+        left = _left(works, copies, way)
         unseen = [0.0 if row.get("seen") else one for row, one in zip(works, left, strict=True)]
         ways[way] = {
             "flagged": sum(row["flagged"][way] for row in works),
@@ -258,9 +264,32 @@ def figures(works: Sequence[Row], benign: Sequence[Row]) -> dict[str, Any]:
         "drawn": sum(row["weight"] > 0 for row in works),
         "copies_drawn": sum(copy > 0 for copy in copies),
         "bare_copies": _ratio(copies, [1.0] * len(copies), names),
+        "by_sscd": _by_sscd(works, names),
         "benign_that_draw_a_work": len(benign) - len(false),
         "ways": ways,
         "kinds": {kind: _by_kind([row for row in works if row["kind"] == kind]) for kind in _kinds(works)},
+    }
+
+
+def _copies(rows: Sequence[Row], said: str) -> list[float]:
+    """How many copies each row stands for, by `copied` or `copied_by_sscd`."""
+    return [row["weight"] if row["weight"] and row.get(said) else 0.0 for row in rows]
+
+
+def _left(rows: Sequence[Row], copies: Sequence[float], way: str) -> list[float]:
+    return [0.0 if row["flagged"][way] else copy for row, copy in zip(rows, copies, strict=True)]
+
+
+def _by_sscd(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any] | None:
+    """What is a copy by SSCD, and what of it left; None where SSCD judged nothing."""
+    drawn = [row for row in rows if row["weight"] and row.get("copied_by_sscd") is not None]
+    if not drawn:
+        return None
+    copies = _copies(rows, "copied_by_sscd")
+    return {
+        "bare_copies": _ratio(copies, [1.0] * len(copies), names),
+        "left": {way: _ratio(_left(rows, copies, way), copies, names) for way in WAYS},
+        "disagree": sum(row["copied"] != row["copied_by_sscd"] for row in drawn),
     }
 
 
@@ -305,12 +334,15 @@ def table(result: Figures) -> str:
         "|---" * 8 + "|",
     ]
     for split, one in result["splits"].items():
+        by_sscd = one.get("by_sscd")
         bare = f"{one['bare_copies']['count']:.0f}, {_said(one['bare_copies'])}"
+        bare += f"; SSCD {by_sscd['bare_copies']['count']:.0f}" if by_sscd else ""
         for way, row in one["ways"].items():
             left, benign, caught = row["left"], row["benign_flagged"], row["left_with_gallery"]
+            said = f"; SSCD {_said(by_sscd['left'][way])}" if by_sscd else ""
             lines.append(
                 f"| {split} | {way} | {row['flagged']} of {one['rewordings']} | {bare} "
-                f"| {left['count']:.0f}, of {left['from_works']} works | {_said(left)} "
+                f"| {left['count']:.0f}, of {left['from_works']} works | {_said(left)}{said} "
                 f"| {caught['count']:.0f}, {_said(caught)} | {benign['count']} of {benign['of']}, {_said(benign)} |"
             )
     heldout = result["splits"].get("heldout", {"kinds": {}})

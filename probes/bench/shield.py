@@ -19,6 +19,7 @@ from PIL import Image
 from probes.bench.kept import Drawn, kept_pictures
 from probes.bench.sheets import sheet
 from probes.inputs.truth import testbed_alignment
+from probes.metrics.second_opinion import AnyOf, opinion, sscd_metric
 from probes.metrics.statistics import rate_interval
 from probes.model.generate import generators, quiet
 from probes.report.format import earlier
@@ -194,23 +195,16 @@ class _Bench:
             for w in works
         ]
         few = requests[: BARE_SEEDS * len(GUIDANCE) * len(works)]
-        references = [open_image(w.file) for w in self.manifest.works() if w.file]
+        works_of = AnyOf(copy_judge(sscd=sscd_metric()), [open_image(w.file) for w in self.manifest.works() if w.file])
         left = {
             name: self._asked(f"works, {name}", make, few if name == "bare" else requests)
             for name, make in makes.items()
         }
         result = {
-            name: {group: self._copies(rows, references) for group, rows in _by_group(some)}
-            for name, some in left.items()
+            name: {group: _copies(rows, works_of) for group, rows in _by_group(some)} for name, some in left.items()
         }
         self._works_sheet(left)
         return result
-
-    def _copies(self, rows: Sequence[Left], references: Sequence[Image.Image]) -> dict[str, Any]:
-        shown = [row.picture for row in rows if row.picture is not None]
-        copied = iter(copy_judge().copied(shown, references) if shown else [])
-        outcomes = [bool(next(copied)) if row.picture is not None else False for row in rows]
-        return {**_rate(outcomes, [row.request.item for row in rows]), **_statuses(rows)}
 
     def characters(self, makes: dict[str, Any]) -> dict[str, Any]:
         """Per way and kind of prompt: pictures in which the character is recognized, and what the shield did. "real"
@@ -297,6 +291,13 @@ def _by_group(rows: Iterable[Left]) -> list[tuple[str, list[Left]]]:
     ]
 
 
+def _copies(rows: Sequence[Left], works: AnyOf) -> dict[str, Any]:
+    pictures, items = [row.picture for row in rows], [row.request.item for row in rows]
+    copied = works.copied(pictures)
+    said = opinion(works.copied_by_sscd(pictures), copied, items)
+    return {**_rate(copied, items), "by_sscd": said, **_statuses(rows)}
+
+
 def _statuses(rows: Sequence[Left]) -> dict[str, int]:
     return {status: sum(row.status == status for row in rows) for status in ("passed", "mitigated", "blocked")}
 
@@ -334,8 +335,9 @@ def table(result: dict[str, Any]) -> str:
     for kind in ("works", "characters"):
         for way, rows in result.get(kind, {}).items():
             for group, row in rows.items() if way not in ("real", "candidates") else ():
+                said = f"; SSCD {row['by_sscd']['count']}" if row.get("by_sscd") else ""
                 lines.append(
-                    f"| {group} | {way} | {share(row)} | {row['passed'] or ''} | {row['mitigated'] or ''} "
+                    f"| {group} | {way} | {share(row)}{said} | {row['passed'] or ''} | {row['mitigated'] or ''} "
                     f"| {row['blocked'] or ''} |"
                 )
     lines += ["", "| benign scenes through | flagged | agreement with the caption |", "|---|---|---|"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from probes.attacks import Completion, Inpainting, Noise
 from probes.bench.attacks import located, plan_of
-from probes.report.format import share
+from probes.report.format import share_by_both
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
 from probes.verbs.attack import attack
@@ -57,7 +57,7 @@ def table(result: Mapping[str, Any]) -> str:
             rows = {(row["stage"], row["attack_steps"]): row for row in found["curve"]}
             gaps = {gap["attack_steps"]: gap for gap in found["gaps"] if gap["control"] == "nonmember_attacked"}
             for level in sorted({level for _, level in rows}):
-                cells = [share(rows[stage, level], "rate") for stage in STAGES]
+                cells = [share_by_both(rows[stage, level], "rate") for stage in STAGES]
                 gap = gaps[level]
                 cells.append(f"{100 * gap['gap']:+.0f} [{100 * gap['low']:+.0f}, {100 * gap['high']:+.0f}]")
                 lines.append(f"| {name}, {model} | {wording_of(name).far(level)} | {' | '.join(cells)} |")

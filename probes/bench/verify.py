@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from PIL import Image
 import shield
 from probes.bench.kept import Drawn, kept_pictures
 from probes.bench.sheets import ladder_plot, sheet
-from probes.metrics import Alignment, CopyJudge, ImmaculateSscd, Metric, Sscd, calibrate, rate_interval
+from probes.metrics import Alignment, rate_interval
 from probes.metrics.judge import Grade
+from probes.metrics.second_opinion import SSCD, sscd_in, sscd_metric
 from probes.model.generate import generate
 from probes.report.format import share
 from probes.runs.folder import write_json
@@ -35,10 +36,8 @@ from shield.protected.pictures import open_image
 FIRST_SEED = 7000
 TWINS = {"memorized": "testbed", "clean": "testbed-clean"}
 METRICS = ("tiled_l2", "pdq")  # the deciding one and the second opinion
-SSCD = (ImmaculateSscd.name, Sscd.name)
 LEAST_PSNR = {"scenes": 32.0, "works": 30.0}  # of the autoencoder's round trips, in dB
 WIDEST = 0.2  # a 95 % interval of a top rung
-SSCD_LINE = 0.5  # Somepalli et al., "Diffusion Art or Digital Forgery?", CVPR 2023, arXiv 2212.03860
 
 
 @dataclass
@@ -78,8 +77,7 @@ class Verifier:
     def __init__(self, out: Path, seeds: int, batch_size: int = 32, sscd: Path | None = None) -> None:
         self.out, self.seeds, self.batch_size = out, seeds, batch_size
         self.manifest: Manifest = load_manifest()
-        dev = [open_image(i.file) for i in self.manifest.nonmembers("dev") if i.file]
-        self.judge = with_sscd(copy_judge(), sscd_metric(sscd), dev)
+        self.judge = copy_judge(sscd=sscd_metric(sscd))
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> dict:
@@ -247,28 +245,6 @@ def weights_of(twin: str) -> str:
     listed = read_manifest(weights_dir())
     own = sorted(entry["sha256"] for name, entry in listed.items() if name.startswith(f"testbed/{twin}/"))
     return hashlib.sha256("".join(own).encode()).hexdigest()
-
-
-def sscd_metric(path: Path | None) -> Metric | None:
-    """SSCD from a TorchScript or an ONNX file, else from the one that is in its place, if any."""
-    if path is None:
-        return ImmaculateSscd() if ImmaculateSscd.available() else None
-    return ImmaculateSscd(path) if path.suffix == ".onnx" else Sscd(path)
-
-
-def sscd_in(group: Mapping[str, Any]) -> Any:
-    """What SSCD, in whichever form it was had, says of a group; None where there was none."""
-    return next((group[name] for name in SSCD if name in group), None)
-
-
-def with_sscd(judge: CopyJudge, sscd: Metric | None, nonmembers: Sequence[Image.Image]) -> CopyJudge:
-    """The judge with SSCD beside its metrics: a copy above SSCD_LINE, near above what two non-members reach."""
-    if sscd is None:
-        return judge
-    found = replace(
-        calibrate(sscd, nonmembers, source="dev non-members; the line is the literature's"), threshold=SSCD_LINE
-    )
-    return CopyJudge([*judge.metrics, sscd], {**judge.calibrations, sscd.name: found})
 
 
 def used(group: Mapping[str, object]) -> list[str]:

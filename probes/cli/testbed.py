@@ -98,7 +98,7 @@ def measure(
 
     Example: diffshield testbed measure --work runs/testbed
     """
-    from probes.bench.verify import sscd_metric
+    from probes.metrics.second_opinion import sscd_metric
     from probes.testbed.training.curves import plot
     from probes.testbed.training.measure import measured
     from probes.testbed.training.stages import KEPT

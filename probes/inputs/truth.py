@@ -10,6 +10,7 @@ from PIL.Image import Image
 from probes.inputs.cohorts import Cohorts
 from probes.inputs.pictures import reference_picture
 from probes.metrics import Alignment, CopyJudge, Metric, NormalizedL2, Pdq, TiledL2, calibrate
+from probes.metrics.second_opinion import sscd_metric, with_sscd
 from probes.types import Criterion
 from shield.errors import NotCalibratedError
 
@@ -25,7 +26,7 @@ def judge_for(manifest: Any | None, cohorts: Cohorts) -> tuple[Criterion | None,
     if manifest is not None:
         from probes.testbed import criterion
 
-        return criterion.copy_judge(), ()
+        return criterion.copy_judge(sscd=sscd_metric()), ()
     files = sorted({target.reference for target in cohorts.prompts if target.reference is not None})
     if len(files) < 3:
         return None, ("Copies can't be judged: at least three prompts need a reference picture (a column picture).",)
@@ -35,7 +36,8 @@ def judge_for(manifest: Any | None, cohorts: Cohorts) -> tuple[Criterion | None,
 
 
 def copy_judge(pictures: Sequence[Image], source: str) -> CopyJudge:
-    """Tiled L2 decides; normalized L2 and PDQ are kept beside it, as far as they can score these pictures.
+    """Tiled L2 decides; normalized L2, PDQ and SSCD, where it is there, are kept beside it, as far as they can score
+    these pictures.
 
     NotCalibratedError for fewer than three pictures.
     """
@@ -48,4 +50,4 @@ def copy_judge(pictures: Sequence[Image], source: str) -> CopyJudge:
             metrics.append(metric)
         except NotCalibratedError as error:
             left_out[metric.name] = str(error)
-    return CopyJudge(metrics, found, left_out=left_out)
+    return with_sscd(CopyJudge(metrics, found, left_out=left_out), sscd_metric(), pictures)

@@ -16,6 +16,7 @@ from math import sqrt
 from statistics import median
 from typing import Any, TypedDict, Unpack
 
+from probes.metrics.second_opinion import Opinion, opinion, said_by_sscd
 from probes.metrics.statistics import Interval, bootstrap_auroc, bootstrap_mean, rate_interval, tpr_at_fpr
 from probes.runs.records import Record
 
@@ -36,6 +37,7 @@ class RateRow(TypedDict, total=False):
         rate: Their share; with both ends of the interval a float, or None where nothing was judged.
         interval: How it was made.
         median_score: Of the metric that decides.
+        by_sscd: What SSCD says of the same pictures; None where it judged none.
     """
 
     stage: str
@@ -52,6 +54,7 @@ class RateRow(TypedDict, total=False):
     high: Any
     interval: str
     median_score: float | None
+    by_sscd: Opinion | None
 
 
 class Difference(TypedDict):
@@ -118,7 +121,8 @@ def group_of(record: Record) -> str:
 
 def rate_row(records: Sequence[Record], metric: str | None, **labels: Unpack[RateRow]) -> RateRow:
     """One row: share of copies with its interval over works. Without judged pictures rate, low and high are None."""
-    rate = rate_interval([record["copied"] for record in records], [record["item"] for record in records])
+    copied, items = [record["copied"] for record in records], [record["item"] for record in records]
+    rate = rate_interval(copied, items)
     scores = [score for record in records if metric and (score := record["scores"].get(metric)) is not None]
     known = rate.n > 0
     return {
@@ -126,12 +130,13 @@ def rate_row(records: Sequence[Record], metric: str | None, **labels: Unpack[Rat
         "n": rate.n,
         "works": rate.clusters,
         "unscored": rate.unscored,
-        "copied": sum(record["copied"] is True for record in records),
+        "copied": sum(one is True for one in copied),
         "rate": rate.value if known else None,
         "low": rate.low if known else None,
         "high": rate.high if known else None,
         "interval": rate.method,
         "median_score": median(scores) if scores else None,
+        "by_sscd": opinion(said_by_sscd([record["scores"] for record in records]), copied, items),
     }
 
 

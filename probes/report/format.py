@@ -21,6 +21,12 @@ def share(row: Figures, key: str = "share") -> str:
     return f"{row[key]:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
 
 
+def share_by_both(row: Figures, key: str = "share") -> str:
+    """A rate with its interval, and what SSCD says of the same pictures where it judged."""
+    found = row.get("by_sscd")
+    return share(row, key) + ("" if found is None else f"; SSCD {found['share']:.0%}")
+
+
 def interval(row: Figures, key: str = "value", digits: int = 3) -> str:
     """A figure with its interval."""
     return f"{row[key]:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from probes.metrics import CopyJudge, Metric, NormalizedL2, Pdq, TiledL2, load_calibrations
+from probes.metrics.second_opinion import with_sscd
 from probes.testbed.manifest import load_manifest
 from shield.protected.pictures import open_image
 
@@ -25,8 +26,12 @@ def metrics(background: Sequence[Image.Image]) -> tuple[Metric, ...]:
     return TiledL2(side=SIDE), Pdq(), NormalizedL2.against(background, side=SIDE)
 
 
-def copy_judge(manifest: Path | None = None) -> CopyJudge:
-    """The criterion with the thresholds shipped beside the manifest. Raises NotCalibratedError without them."""
+def copy_judge(manifest: Path | None = None, sscd: Metric | None = None) -> CopyJudge:
+    """The criterion with the thresholds shipped beside the manifest, and `sscd`, if any, as the last of its metrics.
+
+    Raises NotCalibratedError without the thresholds.
+    """
     found = load_manifest(manifest)
     background = [open_image(item.file) for item in found.nonmembers("dev") if item.file]
-    return CopyJudge(metrics(background), load_calibrations(found.folder / "copy_metrics.json"))
+    judge = CopyJudge(metrics(background), load_calibrations(found.folder / "copy_metrics.json"))
+    return with_sscd(judge, sscd, background)

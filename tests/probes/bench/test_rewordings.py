@@ -79,6 +79,19 @@ def test_a_drawn_rewording_counts_for_as_many_as_it_stands_for():
     assert [way["benign_flagged"]["count"] for way in (first, both)] == [1, 0] and first["benign_flagged"]["of"] == 2
     assert found["kinds"]["typo"]["left"] == {WAYS[0]: 2, WAYS[2]: 1}
     assert "| heldout | structure_gap, first step | 3 of 6 |" in table({"splits": {"heldout": found}})
+    assert found["by_sscd"] is None
+
+
+def test_what_left_is_also_counted_by_sscd():
+    works = [
+        row("a", True, 1.0, (False, False, True)) | {"copied_by_sscd": True},
+        row("b", True, 1.0, (False, False, False)) | {"copied_by_sscd": False},
+        row("c", True, 4.0, (True, True, True)) | {"copied_by_sscd": True},
+    ]
+    found = figures(works, [row("x", False, 1.0, (False,) * 3)])
+    assert found["by_sscd"]["bare_copies"]["count"] == 5.0 and found["by_sscd"]["disagree"] == 1
+    assert [found["by_sscd"]["left"][way]["count"] for way in (WAYS[0], WAYS[2])] == [1.0, 0.0]
+    assert "; SSCD 5 |" in table({"splits": {"dev": found}})
 
 
 def test_every_template_is_asked_of_every_work_on_a_noise_of_its_own():

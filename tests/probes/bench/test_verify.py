@@ -2,15 +2,13 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from probes.bench.verify import METRICS, SSCD_LINE, Copies, _any, passed, sscd_metric, table, weights_of, with_sscd
-from probes.metrics import CopyJudge, TiledL2, calibrate
+from probes.bench.verify import METRICS, Copies, _any, passed, table, weights_of
+from probes.metrics import TiledL2, calibrate
 
 
 def test_one_copy_decides_and_otherwise_one_that_could_not_be_judged() -> None:
@@ -120,21 +118,6 @@ def test_shares_near_and_copied_leave_out_what_could_not_be_scored() -> None:
     told = Copies({m: list(grades) for m in METRICS}, {m: list(scores) for m in METRICS}, list("abcd")).summary()
     assert told["pdq"]["copied"] == told["pdq"]["near"] == pytest.approx(1 / 3)
     assert told["pdq"]["unscored"] == 1 and told["pdq"]["median_score"] == 0.2
-
-
-def test_sscd_judges_beside_at_the_literature_s_line(tmp_path: Path) -> None:
-    """A TorchScript file of SSCD's form, small: the mean colors of 4x4 tiles."""
-    torch.jit.script(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())).save(tmp_path / "sscd.pt")
-    rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((64, 64), 0) for _ in range(6)]
-    tiled = TiledL2(side=16)
-    plain = CopyJudge([tiled], {"tiled_l2": calibrate(tiled, pictures)})
-    assert with_sscd(plain, None, pictures) is plain
-    both = with_sscd(plain, sscd_metric(tmp_path / "sscd.pt"), pictures)
-    assert both.metrics[0] is tiled and both.calibrations["sscd"].threshold == SSCD_LINE
-    soft = pictures[0].resize((32, 32)).resize((64, 64))
-    found = both.judge([soft, pictures[1]], [pictures[0]] * 2)
-    assert [both.verdicts(j.scores)["sscd"] for j in found] == [True, False]
 
 
 def test_the_table_tells_sscd_where_it_is_there() -> None:

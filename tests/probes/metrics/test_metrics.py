@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from probes import metrics
-from probes.bench.verify import sscd_metric
 from probes.metrics import (
     Alignment,
     CopyJudge,
@@ -26,6 +25,7 @@ from probes.metrics import (
 )
 from probes.metrics.copies import pixels
 from probes.metrics.judge import nearest_scores
+from probes.metrics.second_opinion import sscd_metric
 from probes.metrics.sscd import center, unit
 from shield.errors import NotCalibratedError, WeightsError
 
