@@ -18,7 +18,7 @@ from probes.drawing.draw import Sampling
 from probes.hardeners import HARDENERS, AdversarialFineTuning
 from probes.hardeners.training import FineTuning
 from probes.inputs.cohorts import Sizes, cohorts_of_manifest
-from probes.report.format import interval, share_by_both
+from probes.report.format import earlier, interval, share_by_both
 from probes.report.wording import wording_of
 from probes.runs.folder import write_json
 from probes.testbed.checkpoint import Checkpoint
@@ -35,6 +35,7 @@ CHECKED = 4  # dev works that decide when to stop
 LONGER = "adversarial_fine_tuning_longer"
 """Triggers as strong as the attack that is judged, and twice the dev works decide when to stop."""
 HARDENED = (*HARDENERS, LONGER)
+SEARCHES = tuple(name for name, kind in ATTACKS.items() if not issubclass(kind, TextFree))
 
 
 def hardening_of(name: str) -> Hardening:
@@ -85,19 +86,26 @@ def bench_attacks(
     runs: Path,
     *,
     seeds: int = 10,
+    attacks: Sequence[str] = SEARCHES,
     hardeners: Sequence[str] = HARDENED,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures."""
-    result: dict[str, Any] = {"format": 2, "seeds": seeds, "attacks": {}, "hardening": {}}
-    for name in (name for name, kind in ATTACKS.items() if not issubclass(kind, TextFree)):
+    """Writes attacks.json to ``out`` and run folders to ``runs``; returns the figures.
+
+    Of an earlier attacks.json of the same model and number of noises, the other attacks and hardenings are kept.
+    """
+    file = out / "attacks.json"
+    setting = {"format": 2, "seeds": seeds, "model_sha256": Checkpoint.of("testbed").loaded().subject().sha256()}
+    result: dict[str, Any] = {**setting, "attacks": {}, "hardening": {}} | earlier(file, setting)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in attacks:
         progress(name)
         result["attacks"][name] = attacked(name, runs, seeds)
+        write_json(file, result)
     for name in hardeners:
         progress(f"hardening by {name}")
         result["hardening"][name] = hardened(name, runs, seeds)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "attacks.json", result)
+        write_json(file, result)
     return result
 
 

@@ -184,21 +184,30 @@ def bypass(
     printed(found, as_json, table(found))
 
 
-@bench_app.command()
-def attacks(
+@bench_app.command("attacks")
+def bench_of_attacks(
     out: Out = Path("runs/bench"),
     runs: Runs = Path("runs/bench-attacks"),
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each picture.")] = 10,
-    hardeners: Names = "",
+    attacks: Annotated[str, typer.Option(help="Comma-separated; all by default, none for `none`.")] = "",
+    hardeners: Annotated[str, typer.Option(help="Likewise.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Prune, attack in every way with controls, harden, attack again; resumes from its run folders.
+    """Prune, attack in every way with controls, harden, attack again; resumes from its run folders, and keeps the
+    figures of the attacks and hardeners that aren't named.
 
-    Example: diffshield bench attacks --seeds 2
+    Example: diffshield bench attacks --seeds 2 --attacks adversarial_embedding --hardeners none
     """
-    from probes.bench.attacks import HARDENED, attack_table, bench_attacks, hardening_table
+    from probes.bench.attacks import HARDENED, SEARCHES, attack_table, bench_attacks, hardening_table
 
-    found = bench_attacks(out, runs, seeds=seeds, hardeners=chosen(hardeners, HARDENED, "hardener"), progress=_said)
+    found = bench_attacks(
+        out,
+        runs,
+        seeds=seeds,
+        attacks=() if attacks == "none" else chosen(attacks, SEARCHES, "attack"),
+        hardeners=() if hardeners == "none" else chosen(hardeners, HARDENED, "hardener"),
+        progress=_said,
+    )
     _drawn(out, "attacks", found, as_json, f"{attack_table(found)}\n\n{hardening_table(found)}")
 
 
