@@ -6,7 +6,7 @@ checked before the model is loaded. Scores are kept on the way, so a calibration
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from probes.testbed.negatives import KINDS, dev_negatives
 from probes.verbs.calibrate_copies import read_picture
 from shield.benign.prompts import benign_prompts, digest_of
 from shield.errors import BadRequestError, NotCalibratedError
-from shield.runtime.trajectory import DetectorAt
+from shield.runtime.trajectory import DetectorAt, told_joined
 from shield.thresholds import Threshold, found, load_thresholds, save_threshold
 from shield.types import Detector
 
@@ -164,23 +164,11 @@ def calibrate_detectors(
     used = settings.pipeline(pipe)
     calls = settings.calls(used, checkpoint.sampling(settings.steps, settings.guidance_scale))
     made = {path: one for call in calls for path, one in work.made(used, call, len(calls)).items()}
-    for sentence in _joined(made.values()):
-        say(sentence)
+    looks = [one for one in made.values() if "point" in one.options]
+    for steps in sorted({one.setting.steps for one in looks}):
+        if joined := told_joined([one.options["point"] for one in looks if one.setting.steps == steps], steps):
+            say(joined)
     return made
-
-
-def _joined(made: Iterable[Threshold]) -> list[str]:
-    """What to say of points that fell on one step of a call, whose thresholds are equal."""
-    looks: dict[Any, list[float]] = {}
-    for one in made:
-        if "point" in one.options:
-            looks.setdefault((one.detector, one.setting), []).append(one.options["point"])
-    return [
-        f"{detector}: the points {' and '.join(f'{point:g}' for point in sorted(points))} fall on one step of "
-        f"{setting.steps}, and are one look."
-        for (detector, setting), points in looks.items()
-        if len(points) > 1
-    ]
 
 
 def _scores_needed(asked: Sequence[Any], fpr: float) -> int:

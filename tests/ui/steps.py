@@ -6,11 +6,12 @@ WATCH = """() => {
     window.asked = window.answered = false;
     clearInterval(window.watch);
     window.watch = setInterval(() => {
-        if (document.querySelector('#draw').disabled) window.asked = true;
-        else if (window.asked) window.answered = true;
+        const draw = document.querySelector('#draw');
+        if (draw?.disabled) window.asked = true;
+        else if (draw && window.asked) window.answered = true;
     }, 5);
 }"""
-"""Draw is disabled from the click until everything about the picture is there."""
+"""Draw is disabled from the click until everything about the picture is there, and for a moment not on the page."""
 
 
 def open_tab(page, *names: str) -> None:

@@ -55,7 +55,7 @@ def _concepts(store: Protected) -> list[Any]:
     """Returns the list of concepts and the choice of one."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
-            with gr.Row(equal_height=True):
+            with gr.Row(elem_classes="ds-end"):
                 trial = gr.Textbox(
                     label="Try a prompt", placeholder="What would be found in it?", max_length=1000, scale=5
                 )

@@ -51,7 +51,7 @@ def scan_tab(page: Page, blocks: gr.Blocks, tab: gr.Tab) -> None:
         interactive=False,
         wrap=True,
         max_height=420,
-        column_widths=["46%", "10%", "14%", "30%"],
+        column_widths=["max(46%, 14rem)", "max(10%, 5rem)", "max(14%, 7rem)", "max(30%, 14rem)"],  # wider than a phone
         buttons=[],
         elem_id="scan-rows",
     )

@@ -145,3 +145,9 @@ def test_points_of_the_schedule_share_one_rate(model, tmp_path):
     assert scores and all(score.threshold is not None for score in scores)
     with pytest.raises(NotCalibratedError, match="--steps 4 .*--points 0,0.5"):
         shield("a cat", num_inference_steps=4)
+
+
+def test_points_that_fall_on_one_step_are_told(model, tmp_path):
+    said: list[str] = []
+    made(model, tmp_path / "made", points=(0.0, 0.18), fpr=0.4, say=said.append)
+    assert "Of 2 steps the points 0 and 0.18 fall on step 1, which is one look." in said
