@@ -25,7 +25,7 @@ from shield.wrapper import Shield
 
 POLICIES = ("balanced", "strict")
 IMG2IMG = "StableDiffusionImg2ImgPipeline"
-BENIGN = "a cat and a donut on a blue background"
+BENIGN = "a cat and a star on a blue background"
 NAMES = ("Mickey Mouse", "SpongeBob SquarePants", "Salvador Dali")
 OTHER_LANGUAGES = (
     "Micky Maus",

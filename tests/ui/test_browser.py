@@ -17,6 +17,7 @@ from PIL import Image
 
 from probes.audit.audit import audit
 from probes.scan.scan import scan
+from probes.testbed.drawing.scenes import THINGS
 from shield.model.loading import load
 from shield.runtime.policy import preset
 from shield.runtime.settings import setting_of
@@ -105,8 +106,9 @@ def test_examples_chips_dice_and_history(visit: Callable) -> None:
     assert pick(page, "An ordinary scene").startswith("Passed")
     scene = page.get_by_label("Prompt", exact=True).input_value()
     page.get_by_role("button", name="things and").click()
-    page.get_by_role("button", name="octopus", exact=True).click()
-    page.wait_for_function("() => document.querySelector('#prompt textarea').value.includes('octopus')")
+    thing = next(iter(THINGS))
+    page.get_by_role("button", name=thing, exact=True).click()
+    page.wait_for_function(f"() => document.querySelector('#prompt textarea').value.includes('{thing}')")
     page.get_by_role("button", name="Another seed").click()
     page.wait_for_function("() => document.querySelector('.ds-seed input').value != '0'")
     draw(page, "an astronaut", 1)
