@@ -39,12 +39,26 @@ class Seen(list):
 
     def watch(self, tab, url: str) -> None:
         ours = (url.split("?")[0], "data:", "blob:")
-        tab.on("console", lambda message: self.append(message.text) if message.type == "error" else None)
+        tab.on("console", lambda message: self.append(message.text) if _is_error(message) else None)
+        tab.on(
+            "response", lambda answer: self.append(f"{answer.status}: {answer.url}") if _is_refusal(answer) else None
+        )
         tab.on("pageerror", lambda error: self.append(str(error)))
         tab.on(
             "request",
             lambda request: None if request.url.startswith(ours) else self.append(f"elsewhere: {request.url}"),
         )
+
+
+def _is_error(message) -> bool:
+    """What the server refused is told with its address, by `_is_refusal`."""
+    return message.type == "error" and not message.text.startswith("Failed to load resource: the server responded")
+
+
+def _is_refusal(answer) -> bool:
+    """All but Gradio canceling a call that was asked for so lately that it has no id yet."""
+    too_early = answer.status == 422 and answer.url.endswith(("/cancel", "/reset"))
+    return answer.status >= 400 and not (too_early and '"event_id":null' in (answer.request.post_data or ""))
 
 
 @pytest.fixture
