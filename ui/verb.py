@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -63,13 +65,16 @@ def ui(
     blocks = application.launched(page, host, port, share=share, auth=user, hosts=allow_host or ())
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what follows is closed
     try:
-        typer.echo(f"The page is at {blocks.share_url or blocks.local_url} (Ctrl-C ends it).")
+        with ExitStack() as stack:
+            stack.callback(blocks.close, verbose=False)
+            stack.callback(page.close)
+            typer.echo(f"The page is at {blocks.share_url or blocks.local_url} (Ctrl-C ends it).")
+            sys.stdout.flush()
+            application.prepared(page)
+            blocks.block_thread()
+    except SystemExit as ended:
         sys.stdout.flush()
-        application.prepared(page)
-        blocks.block_thread()
-    finally:
-        page.close()
-        blocks.close(verbose=False)
+        os._exit(int(ended.code or 0))  # an interpreter that ends while a thread still draws aborts instead
 
 
 @app.command()

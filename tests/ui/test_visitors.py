@@ -90,7 +90,7 @@ def test_a_picture_is_protected_renamed_and_removed(visit: Callable, tmp_path: P
     open_tab(page, "Protected", "Pictures")
     page.get_by_label("Name of the work").fill("Red harbor")
     upload(page, drawn)
-    page.locator("#gallery-said").get_by_text("Added to Red harbor").wait_for()
+    page.locator("#gallery-said").get_by_text("Added 1 picture to Red harbor").wait_for()
     choose(page, "Work to change", "Red harbor")
     page.get_by_label("New name").fill("Blue harbor")
     page.get_by_role("button", name="Rename", exact=True).click()
@@ -159,7 +159,7 @@ def test_a_strangers_run_folder_is_text_and_stays_where_it_is(visit: Callable, p
     (root / "out").symlink_to(tmp_path / "elsewhere")
     page = visit()
     open_tab(page, "Audit")
-    page.locator("#runs").get_by_text("onerror").first.wait_for()
+    page.locator("#runs [role=gridcell]:visible", has_text="onerror").first.wait_for()
     assert "hidden" not in page.locator("#runs").inner_text(), "a link leads out of the folder"
     choose(page, "Open a run", EVIL)
     for tab, place_of in (("Summary", "#run-summary"), ("Works", "#run-works"), ("Records", "#run-records")):
