@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from probes.bench.sheets import sheet
-from probes.bench.shield import Left, PictureRequest, asked, blank
+from probes.bench.shield import SHOWN, Left, PictureRequest, asked, blank
 from probes.inputs.truth import testbed_alignment
 from probes.metrics.second_opinion import AnyOf, opinion, sscd_metric
 from probes.metrics.statistics import bootstrap_mean, rate_interval
@@ -141,13 +141,13 @@ class _Bench:
         return float(np.mean([score for score in scores if score is not None])) if scores else None
 
     def sheet(self, left: dict[str, list[Left]]) -> Image.Image:
-        """The works on their first noise, a column for each mitigation."""
+        """The first works on their first noise, a column for each mitigation."""
         rows = [
             [open_image(work.file), *(some[n].picture or blank() for some in left.values())]
-            for n, work in enumerate(self.works)
+            for n, work in enumerate(self.works[:SHOWN])
             if work.file
         ]
-        return sheet(rows, [work.captions[0] for work in self.works], ["work", *left])
+        return sheet(rows, [work.captions[0] for work in self.works[:SHOWN]], ["work", *left])
 
 
 def line(name: str, row: dict[str, Any]) -> str:

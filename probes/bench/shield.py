@@ -37,6 +37,7 @@ from shield.wrapper import Shield
 FIRST_SEED = 8000
 GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 BARE_SEEDS = 2
+SHOWN = 12  # rows of a contact sheet
 PARTS = ("works", "characters", "scenes")
 ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "descriptions in another order")
 
@@ -261,7 +262,9 @@ class _Bench:
         return result
 
     def _works_sheet(self, left: dict[str, list[Left]]) -> None:
-        """Works of the top rungs: the work, the bare picture, what the shield handed out, at the usual guidance."""
+        """The first works of the top rungs: the work, the bare picture, what the shield handed out, at the usual
+        guidance.
+        """
         top = {f"rung {rung}" for rung in self.manifest.rungs[-2:]}
         references = {w.id: open_image(w.file) for w in self.manifest.works("heldout") if w.file}
         rows, names = [], []
@@ -270,7 +273,7 @@ class _Bench:
                 cells = [some[n].picture or blank() for some in left.values()]
                 rows.append([references[request.item], *cells])
                 names.append(f"{request.prompt} ({left['shield'][n].status})")
-        sheet(rows, names, ["work", *left]).save(self.out / "shield-works.png")
+        sheet(rows[:SHOWN], names[:SHOWN], ["work", *left]).save(self.out / "shield-works.png")
 
     def _characters_sheet(self, left: dict[str, list[Left]]) -> None:
         """One prompt of each kind for each character."""
