@@ -139,10 +139,14 @@ def localizers(result: Figures) -> Figure:
 
 
 def attacks(result: Figures) -> Figure:
-    """Copies against search steps on the pruned model, and after each hardening; and against a paraphrase's level."""
-    figure = Figure(figsize=(10.4, 3.6), layout="constrained")
-    pruned, hardened, words = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
-    ours = result["attacks"]["adversarial_embedding"]["curve"]
+    """Copies against search steps on the pruned model, and after each hardening; and against a paraphrase's level,
+    where that was measured.
+    """
+    measured = result["attacks"]
+    widths = (3, 3, 2) if "paraphrase" in measured else (3, 3)
+    figure = Figure(figsize=(1.3 * sum(widths), 3.6), layout="constrained")
+    pruned, hardened, *words = figure.subplots(1, len(widths), sharey=True, width_ratios=widths)
+    ours = measured["adversarial_embedding"]["curve"]
     controls = (
         ("attacked", "works", OURS),
         ("nonmember_attacked", "matched non-members", CONTROL),
@@ -150,8 +154,10 @@ def attacks(result: Figures) -> Figure:
     )
     for stage, label, style in controls:
         _curve(pruned, ours, stage, style, label)
-        _curve(words, result["attacks"]["paraphrase"]["curve"], stage, style, label)
-    _curve(pruned, result["attacks"]["prompt_search"]["curve"], "attacked", "C4^:", "works, words searched")
+        for axes in words:
+            _curve(axes, measured["paraphrase"]["curve"], stage, style, label)
+    if "prompt_search" in measured:
+        _curve(pruned, measured["prompt_search"]["curve"], "attacked", "C4^:", "works, words searched")
     _curve(hardened, ours, "attacked", OURS, "pruned only")
     for (name, found), style in zip(result["hardening"].items(), cycle(("C4^-", "C5v-", "C6D-", "C1s-")), strict=False):
         _curve(hardened, found["curve"], "hardened_attacked", style, name.replace("_", " "))
@@ -162,9 +168,10 @@ def attacks(result: Figures) -> Figure:
         axes.set_xticks(steps, map(str, steps), minor=False)
         axes.set_xticks([], minor=True)
         axes.set(xlabel="search steps", xlim=(-0.15, 1.3 * steps[-1]), title=title)
-    words.set(xlabel="level of paraphrase", title="as it is, other words", xticks=range(5))
+    for axes in words:
+        axes.set(xlabel="level of paraphrase", title="as it is, other words", xticks=range(5))
     pruned.set(ylabel="pictures that copy their work", ylim=(-0.04, 1.04))
-    for axes in (pruned, hardened, words):
+    for axes in (pruned, hardened, *words):
         axes.legend(frameon=False, fontsize=7)
     return figure
 

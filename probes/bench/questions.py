@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from probes.bench.attacks import AGAIN
 from probes.report.format import Figures, interval, share
 
 SOURCES = {
@@ -109,7 +110,7 @@ def _pruning(localizers: Figures) -> Row:
 
 
 def _attack(attacks: Figures) -> Row:
-    ours, last = attacks["attacks"]["adversarial_embedding"], _most_steps(attacks)
+    ours, last = attacks["attacks"]["adversarial_embedding"], AGAIN[-1]
     return (
         f"Do they come back, by {last} steps of search for an embedding?",
         f"{_rate(ours, 'attacked', 0)} without a search",
@@ -119,9 +120,11 @@ def _attack(attacks: Figures) -> Row:
     )
 
 
-def _hardening(attacks: Figures) -> Row:
-    ours, hardened = attacks["attacks"]["adversarial_embedding"], attacks["hardening"]["adversarial_fine_tuning"]
-    last = _most_steps(attacks)
+def _hardening(attacks: Figures) -> Row | None:
+    ours, hardened = attacks["attacks"]["adversarial_embedding"], attacks["hardening"].get("adversarial_fine_tuning")
+    last = AGAIN[-1]
+    if hardened is None:
+        return None
     return (
         "And after adversarial fine-tuning?",
         f"{_rate(ours, 'attacked', last)} before it",
@@ -129,10 +132,6 @@ def _hardening(attacks: Figures) -> Row:
         f"{interval(hardened['hardening']['utility'], 'loss')}",
         f"matched non-members {_rate(hardened, 'hardened_nonmember_attacked', last)}",
     )
-
-
-def _most_steps(attacks: Figures) -> int:
-    return max(row["attack_steps"] for row in attacks["hardening"]["adversarial_fine_tuning"]["curve"])
 
 
 def _rate(found: Figures, stage: str, steps: int) -> str:
@@ -146,7 +145,7 @@ def _counted(rows: Iterable[Figures]) -> str:
     return f"{sum(row['count'] for row in kept):,} of {sum(row['n'] for row in kept):,}"
 
 
-ROWS: tuple[tuple[tuple[str, ...], Callable[..., Row]], ...] = (
+ROWS: tuple[tuple[tuple[str, ...], Callable[..., Row | None]], ...] = (
     (("verify",), _memorizes),
     (("shield", "verify"), _works),
     (("shield",), _characters),
@@ -157,7 +156,7 @@ ROWS: tuple[tuple[tuple[str, ...], Callable[..., Row]], ...] = (
     (("attacks",), _attack),
     (("attacks",), _hardening),
 )
-"""The results that a row needs, and how it is written."""
+"""The results that a row needs, and how it is written; None where a part of them wasn't measured."""
 
 
 def table(results: Mapping[str, Figures | None], first: Mapping[str, Figures | None]) -> str:
@@ -177,7 +176,7 @@ def table(results: Mapping[str, Figures | None], first: Mapping[str, Figures | N
     return "\n".join(f"| {' | '.join(row)} |" for row in lines) + note
 
 
-def _row(names: Iterable[str], write: Callable[..., Row], given: Mapping[str, Figures | None]) -> Row | None:
+def _row(names: Iterable[str], write: Callable[..., Row | None], given: Mapping[str, Figures | None]) -> Row | None:
     """A question's row of these results; None where one of them is missing."""
     found = [given.get(name) for name in names]
     return write(*found) if all(found) else None
