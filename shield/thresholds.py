@@ -206,6 +206,28 @@ def save_threshold(threshold: Threshold, folder: Path) -> Path:
     return path
 
 
+def drop_replaced(threshold: Threshold, path: Path) -> None:
+    """Removes the thresholds beside this one's file that hold where it does: also those of another number of steps or
+    guidance scale, where these don't move the score.
+    """
+    for other in path.parent.glob(f"*.{threshold.detector}.*.json"):
+        if other != path and _is_replaced(other, threshold):
+            other.unlink(missing_ok=True)
+
+
+def _is_replaced(file: Path, threshold: Threshold) -> bool:
+    """Whether the file's threshold holds wherever this one does, so that nobody could say which of them is meant."""
+    try:
+        old = _read(file)
+    except WeightsError:
+        return False
+    if (old.detector, dict(old.options)) != (threshold.detector, dict(threshold.options)):
+        return False
+    is_later = "point" in old.options or "first_k" not in old.options
+    first_k = len(threshold.setting.timesteps) + 1 if is_later else int(old.options["first_k"])
+    return old.setting.mismatch(threshold.setting, first_k) is None
+
+
 def load_thresholds(folder: Path) -> list[Threshold]:
     """Every threshold in a folder; none when it doesn't exist.
 

@@ -101,7 +101,7 @@ def audit(
     limits = as_thresholds(thresholds)
     if thresholds is not None:
         config["thresholds"] = str(thresholds)
-    ahead = _known_ahead(subject, targets, plan, limits, twin) if targets else []
+    ahead = _known_ahead(subject, targets, plan, limits, twin, thresholds) if targets else []
     for sentence in ahead:
         say(sentence)
     with Run.start(
@@ -122,10 +122,15 @@ def audit(
 
 
 def _known_ahead(
-    subject: Subject, targets: list[PromptRecord], plan: AuditPlan, thresholds: list[Threshold], twin: str | None
+    subject: Subject,
+    targets: list[PromptRecord],
+    plan: AuditPlan,
+    thresholds: list[Threshold],
+    twin: str | None,
+    folder: Path | None,
 ) -> list[str]:
     """What an audit of one's own prompts will be able to say."""
-    limit, why = threshold_ahead(subject, plan.sampling, DETECTORS[plan.detectors[0]](), thresholds)
+    limit, why = threshold_ahead(subject, plan.sampling, DETECTORS[plan.detectors[0]](), thresholds, folder)
     return [
         *scores_ahead(limit, why),
         *pictures_ahead(targets, len(plan.picture_seeds), plan.benign),

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probes.attacks import TextFree
+from probes.attacks import PromptSearch, TextFree
+from probes.attacks.prompt_search import refuse_several_encoders
 from probes.audit.plan import AuditPlan
 from probes.audit.session import AuditSession, GroundTruth
-from probes.errors import MaskError
+from probes.errors import AuditError, MaskError
 from probes.inputs.cohorts import Cohorts, cohorts_of_manifest, cohorts_of_prompts
 from probes.inputs.pictures import reference_picture
-from probes.inputs.prompts import PromptRecord, read_prompts
+from probes.inputs.prompts import PromptRecord, lost_pictures, read_prompts
 from probes.inputs.truth import copy_judge, judge_for, testbed_alignment
 from probes.metrics import Alignment
 from probes.model.generate import encode_prompts
@@ -76,7 +77,8 @@ class AuditRequest:
             cohorts = replace(cohorts, nonmembers=_as("nonmember", self.nonmembers))
         if self.benign is not None:
             cohorts = replace(cohorts, scenes=_as("scene", self.benign), keep=())
-        return cohorts
+        lost = lost_pictures([*cohorts.members, *cohorts.nonmembers])
+        return replace(cohorts, limits=(*cohorts.limits, *lost))
 
     def judge(self, cohorts: Cohorts) -> tuple[Criterion | None, tuple[str, ...]]:
         """A copy criterion; calibrated on the non-members' pictures where a user gave at least three."""
@@ -125,11 +127,19 @@ def opened(
     UnsupportedError for a model whose embeddings can't be searched, where a verb does that.
     """
     cohorts = request.cohorts(plan)
+    if kind in SEARCHING and all(member.reference is None for member in cohorts.members):
+        why = " ".join(lost_pictures(cohorts.members))
+        raise AuditError(
+            f"{kind} needs reference pictures, named by a column picture, and none of the {len(cohorts.members)} works "
+            f"has one. {why}".rstrip()
+        )
     judge, limits = request.judge(cohorts)
     alignment, inputs = request.alignment(), request.inputs()
     subject = request.checkpoint.subject(request.device)
     if kind in SEARCHING and not isinstance(plan.attack, TextFree):
         encode_prompts(subject, [""])  # refuses other families before a run folder is made
+    if isinstance(plan.attack, PromptSearch):
+        refuse_several_encoders(subject)
     mask.check(subject.denoiser)
     sha256 = subject.sha256()
     if not is_same(mask.meta.get("model_sha256", sha256), sha256):

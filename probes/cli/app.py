@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import tomllib
 from enum import Enum
@@ -68,7 +69,10 @@ class Verb(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta["words"] = [*ctx.command_path.split()[1:], *args]
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            _check_number(ctx, param, ctx.params.get(param.name))
+        return rest
 
     def invoke(self, ctx: Any) -> Any:
         _, printing = (ctx.params.pop(name, None) for name in OWN)
@@ -93,6 +97,14 @@ class App(typer.Typer):
 
     def command(self, name: str | None = None, *, cls: Any = Verb, **options: Any) -> Any:
         return super().command(name, cls=cls, **options)
+
+
+def _check_number(ctx: Any, param: Any, value: Any) -> None:
+    """BadParameter for a number that no verb can use: nan, one without end, a whole one that 64 bits don't hold."""
+    if isinstance(value, float) and not math.isfinite(value) and value != param.default:
+        raise typer.BadParameter(f"a finite number is needed, not {value}.", ctx, param)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise typer.BadParameter(f"a number from -2^63 to 2^63 - 1 is needed, not {value}.", ctx, param)
 
 
 def _key(param: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,7 +49,7 @@ from probes.cli.scan import register as register_scan
 from probes.cli.testbed import testbed_app
 from probes.cli.traps import traps_app
 from probes.cli.weights import register as register_weights
-from shield.errors import ShieldError
+from shield.errors import ShieldError, first_sentence
 from shield.extras import extras_named
 
 FAILED, INTERRUPTED = 1, 130
@@ -56,6 +57,7 @@ FAILED, INTERRUPTED = 1, 130
 _DISK = (
     errno.ENOSPC,
     errno.EACCES,
+    errno.EEXIST,
     errno.EPERM,
     errno.EROFS,
     errno.EDQUOT,
@@ -81,6 +83,10 @@ class Verbs(typer.core.TyperGroup):
             if error.errno not in _DISK:
                 raise
             return _fail(f"{error.filename or 'The disk'}: {error.strerror}.")
+        except ValueError as error:
+            if not _is_refusal(error):
+                raise
+            return _fail(f"The pipeline refuses what it was asked for: {first_sentence(error)}")
 
 
 app = App(
@@ -212,6 +218,13 @@ def _generated(found: Mapping[str, Any]) -> str:
         scores = ", ".join(f"{name} {value:.3g}" for name, value in copy["scores"].items() if value is not None)
         lines.append(f"{label}: {words} {copy['work']} ({scores})")
     return "\n".join([*lines, list(found["pictures"].values())[-1]])
+
+
+def _is_refusal(error: ValueError) -> bool:
+    """Whether a pipeline or scheduler of diffusers said no to a call's arguments: a size, a number of steps."""
+    places = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
+    last = set(places[-1]) if places else set()
+    return "diffusers" in last and not last.isdisjoint(("pipelines", "schedulers"))
 
 
 def _fail(sentence: str, status: int = FAILED) -> Any:

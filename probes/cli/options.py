@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -67,11 +68,14 @@ def listed(text: str) -> list[str]:
 
 
 def numbers(text: str, kind: type) -> list[Any]:
-    """The numbers of a comma-separated option. BadParameter for anything else."""
+    """The numbers of a comma-separated option. BadParameter for anything else, and for nan and infinity."""
     try:
-        return [kind(part) for part in listed(text)]
+        found = [kind(part) for part in listed(text)]
     except ValueError:
-        raise typer.BadParameter(f"Comma-separated numbers are needed, not {text!r}.") from None
+        found = []
+    if not all(map(math.isfinite, found)) or bool(found) != bool(listed(text)):
+        raise typer.BadParameter(f"Comma-separated numbers are needed, not {text!r}.")
+    return found
 
 
 def chosen(text: str, known: Iterable[str], what: str, usual: Iterable[str] | None = None) -> list[str]:

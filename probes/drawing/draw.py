@@ -26,6 +26,7 @@ from probes.runs.progress import ProgressCallback
 from probes.runs.records import Record
 from probes.types import Criterion, Judgement, Subject
 from shield.calibration.detectors import denoiser_input
+from shield.calibration.setting_call import guidance_of
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.recording import recorded
 from shield.hooks.shared_uncond import SharedUncond, shareable
@@ -229,20 +230,23 @@ def drawn_by_pipeline(
     thresholds: Sequence[Threshold] = (),
 ) -> Draw:
     """Runs the bare pipeline. Without ``pictures`` it stops after the steps that the detectors read, and shares the
-    unconditional prediction of a seed where that is exact (shield/hooks/shared_uncond.py). Then a model with distilled
-    guidance, which has none, is asked about the empty prompt, too.
+    unconditional prediction of a seed where that is exact (shield/hooks/shared_uncond.py). Then a model without
+    such a prediction, with guidance off or distilled, is asked about the empty prompt, too.
 
     ``flagged`` in a record is the first detector's verdict; null where it has no threshold here or no score.
     """
+    if not pictures and not detectors:
+        raise ValueError("Without pictures and without detectors there is nothing to scan.")
+    family = family_of(subject.pipe)
     models = models_of(subject.pipe) if thresholds else Models("")
     first_k = max((detector.first_k for detector in detectors), default=0)
     needs = frozenset().union(*(detector.needs for detector in detectors)) if detectors else frozenset()
-    if not pictures and not detectors:
-        raise ValueError("Without pictures and without detectors there is nothing to scan.")
     shares = not pictures and shareable(subject.pipe, detectors, sampling.guidance_scale)
     shared = SharedUncond(subject.pipe) if shares else None
     guidance_scale = 1.0 if shares else sampling.guidance_scale
-    asked = not pictures and family_of(subject.pipe).layout == "separate"
+    scale = guidance_of(subject.pipe, {family.guidance: sampling.guidance_scale})
+    is_off = family.guided != "never" and scale <= 1.0
+    asked = not pictures and (family.layout == "separate" or is_off)
 
     def draw(jobs: Sequence[Job]) -> list[Drawn]:
         images: list[Image.Image | None] = [None] * len(jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from probes.inputs.prompts import PromptRecord
+from probes.inputs.prompts import PromptRecord, lost_pictures
 from shield.thresholds import Threshold
 
 NEEDED = 3  # reference pictures, so that a copy criterion can be calibrated
@@ -29,14 +29,15 @@ def pictures_ahead(targets: Sequence[PromptRecord], seeds: int, benign: int) -> 
         else f"Copies won't be judged: {known} of {len(targets)} prompts have a reference picture (a column picture), "
         f"and {NEEDED} are needed."
     )
+    return [copies, *lost_pictures(targets), _agreement_ahead(seeds, benign)]
+
+
+def _agreement_ahead(seeds: int, benign: int) -> str:
     if seeds < 2:
-        return [copies, "Pictures won't be compared over seeds: that needs two for each prompt (--seeds 4)."]
+        return "Pictures won't be compared over seeds: that needs two for each prompt (--seeds 4)."
     if not benign:
-        return [copies, "Pictures won't be compared over seeds: that needs benign prompts beside them (--benign 20)."]
-    return [
-        copies,
-        f"Near-duplicates among the seeds of a prompt will be counted, beside those of {benign} benign prompts.",
-    ]
+        return "Pictures won't be compared over seeds: that needs benign prompts beside them (--benign 20)."
+    return f"Near-duplicates among the seeds of a prompt will be counted, beside those of {benign} benign prompts."
 
 
 def controls_ahead(has_twin: bool) -> list[str]:

@@ -38,7 +38,8 @@ class PromptRecord:
     """One prompt and what is known about it; ``reference`` is the picture it might be a memory of.
 
     ``kind`` is a manifest's ("work", "nonmember", ...) or "prompt" for a line of a user's file. ``columns`` are that
-    line's other texts, numbers and truth values by the names of the file's columns.
+    line's other texts, numbers and truth values by the names of the file's columns. ``lost`` is the picture that it
+    names where no such file is there.
     """
 
     id: str
@@ -50,6 +51,7 @@ class PromptRecord:
     exposures: int | None = None
     split: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    lost: str | None = None
 
     @property
     def member(self) -> bool:
@@ -88,9 +90,22 @@ def each_prompt(path: Path, *, column: str | None = None, limit: int | None = No
     count = 0
     for line, file, prompt, picture, columns in itertools.islice(found, limit):
         count += 1
-        yield PromptRecord(f"prompt-{line:06d}", prompt, reference=_picture(file, picture), columns=columns)
+        reference = _picture(file, picture)
+        lost = picture if reference is None else None
+        yield PromptRecord(f"prompt-{line:06d}", prompt, reference=reference, columns=columns, lost=lost)
     if not count:
         raise PromptFileError(f"{' and '.join(map(str, files[:2]))} holds no prompt; it needs at least one.")
+
+
+def lost_pictures(records: Sequence[PromptRecord]) -> list[str]:
+    """A sentence about the pictures that are named and aren't there; none where all are."""
+    lost = [record.lost for record in records if record.lost is not None]
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} of {len(records)} prompts name a reference picture that isn't there, such as {_short(lost[0])}, "
+        "and count as without one: paths start at the prompt file's folder."
+    ]
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -110,6 +125,8 @@ def _files_of(path: Path) -> list[Path]:
 def _rows(file: Path, column: str | None) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
     """(prompt, name of its picture or None, the other columns) for each row; the prompt may be empty."""
     if file.suffix.lower() == ".txt":
+        if column is not None:
+            raise PromptFileError(f"{file} has no columns, only a prompt a line; leave --column {column} out.")
         yield from ((line.strip(), None, {}) for line in _lines(file))
         return
     read = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[file.suffix.lower()]

@@ -77,7 +77,7 @@ def shielded(run: ReportedRun) -> Finding | None:
 
 
 def pruned(run: ReportedRun) -> Finding | None:
-    return _removed(run, "pruned", "pruning", run.command("attack", "--mask", run.mask, "--out", "runs/attacked"))
+    return _removed(run, "pruned", "pruning", run.command("attack", *run.masked, "--out", "runs/attacked"))
 
 
 def hardened(run: ReportedRun) -> Finding | None:
@@ -113,7 +113,7 @@ def _removed(run: ReportedRun, stage: str, what: str, then: str) -> Finding | No
 
 def attack(run: ReportedRun) -> Finding | None:
     after = "pruning" if run.figures["pruned"] else ""
-    then = run.command("harden", "--mask", run.mask, "--out", "runs/hardened")
+    then = run.command("harden", *run.masked, "--out", "runs/hardened")
     return _attacked(run, "attacked", "attack", after, then)
 
 

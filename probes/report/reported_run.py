@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from probes.report.figures import RateRow, group_of
 from probes.report.grades import Grading
 from probes.report.summary import StoredSummary
 from probes.runs.records import Record
 
+WORKING = ("attack", "harden", "prune")
+"""Verbs that need works to judge by."""
 ORDER = ("high", "medium", "unknown", "low", "good")
 """Severities, the worst first. "unknown" stands before what is known to be small."""
 
@@ -79,7 +82,15 @@ class ReportedRun:
         return set()
 
     def command(self, verb: str, *words: str) -> str:
+        """A whole command that goes on from here: with this run's model and, where a verb needs works, its prompts."""
+        if verb in WORKING and self.prompts:
+            words = (*words, "--prompts", self.prompts[0])
         return shlex.join(["diffshield", *verb.split(), *words, "--model", self.model])
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """The option that names this run's mask; none where it has none of its own."""
+        return ("--mask", self.mask) if Path(self.mask).is_file() else ()
 
     @property
     def mask(self) -> str:

@@ -9,6 +9,7 @@ never interrupted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -95,6 +96,25 @@ def record_id(config: Mapping[str, Any], prompt: str, seed: int | None, **more: 
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def made_folder(folder: Path) -> None:
+    """Make a folder to write to, before the work whose result goes there. RunError if that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"Can't write to {folder}: {os.strerror(errno.EACCES)}.")
+
+
+def check_folder(folder: Path) -> None:
+    """RunError where a folder can't be made or written to; makes nothing yet."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RunError(f"Can't write to {folder}: {os.strerror(errno.ENOTDIR if there != folder else errno.EEXIST)}.")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"Can't write to {folder}: {os.strerror(errno.EACCES)}.")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a temporary name and rename it: readers see the old file or the new one. RunError if it can't."""
     temporary = path.with_name(path.name + ".part")
@@ -169,10 +189,7 @@ class Run:
             "resumed": [],
             "error": None,
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
+        made_folder(folder)
         write_json(folder / "run.json", about)
         return cls(folder, about, open_records(folder))
 

@@ -21,6 +21,7 @@ from probes.scan.flagged import scored_prompts, scored_records
 from probes.scan.protected import protected_words
 from probes.types import Criterion
 
+WIDTH = 200  # so many letters of a prompt are shown in a terminal
 # How many of the highest-scoring prompts a summary names.
 TOP = 10
 # A median is exact up to so many scores, and that of a random choice of as many beyond.
@@ -142,7 +143,7 @@ def criterion_fields(judge: Criterion | None) -> tuple[str | None, dict[str, Any
 
 def format_scan(summary: Summary) -> list[str]:
     """The summary for a terminal."""
-    lines = [f"{row['score']:.4g}  {row['item']}  {row['prompt']}" for row in summary["highest"]]
+    lines = [f"{row['score']:.4g}  {row['item']}  {_in_a_line(row['prompt'])}" for row in summary["highest"]]
     for name, row in summary["scores"].items():
         known = f"median {row['median']:.4g}, highest {row['highest']:.4g}" if row["n"] else "no score"
         apart = summary["detector"].get(name)
@@ -166,6 +167,12 @@ def format_scan(summary: Summary) -> list[str]:
     lines += [] if (said := prevalence_words(summary)) is None else [said]
     lines += protected_words(summary.get("named"), summary.get("protected_pictures"))
     return [*lines, *_saved(summary.get("early_exit")), _cost(summary), *summary["limits"]]
+
+
+def _in_a_line(prompt: str) -> str:
+    """A prompt as a row of a table shows it."""
+    text = " ".join(prompt[: 2 * WIDTH].split())
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def _saved(early: dict[str, Any] | None) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest
 from probes.paths import takes_paths
-from probes.runs.folder import Run
+from probes.runs.folder import Run, RunError
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.scan import Scanned, summarized
@@ -18,6 +18,8 @@ from probes.testbed.checkpoint import Checkpoint
 @takes_paths
 def merge(folders: Sequence[Path], out: Path) -> Scanned:
     """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
+    if (out / "run.json").exists():
+        raise RunError(f"There is a run in {out} already. Choose another --out; shards are merged in one go.")
     runs = opened(folders)
     first = runs[0]
     manifest = None if first.about["inputs"] else Checkpoint.of(first.config["model"]).truth

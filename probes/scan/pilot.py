@@ -77,14 +77,16 @@ def boundary_of(folder: Path, config: Mapping[str, Any], error: float) -> Bounda
 
 def calibrate_line(config: Mapping[str, Any]) -> str:
     """The command that makes a scan's threshold, from the scan's configuration."""
-    sampling = config["sampling"]
+    sampling, points = config["sampling"], config.get("points")
     return command_line(
         "calibrate",
         model=config["model"],
         detectors=config["detectors"][0],
+        points=",".join(f"{point:g}" for point in points) if points else None,
         steps=sampling["steps"],
         guidance=f"{sampling['guidance_scale']:g}",
         dtype=config.get("dtype"),
+        out=config.get("thresholds"),
     )
 
 

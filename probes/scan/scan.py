@@ -41,7 +41,7 @@ from probes.testbed.checkpoint import Checkpoint
 from shield.detectors import DETECTORS
 from shield.errors import BadRequestError
 from shield.runtime.arguments import as_thresholds
-from shield.runtime.trajectory import told_joined
+from shield.runtime.trajectory import detectors_at, told_joined
 from shield.thresholds import Threshold
 
 # With early exit a chunk is so many batches of prompts, so that the later seeds' batches aren't nearly empty.
@@ -160,6 +160,8 @@ def scan(
         raise BadRequestError(
             "A trajectory's points say which steps are read; leave --read-steps and --early-exit out."
         )
+    if points:
+        detectors_at((), points)  # refuses what is no share of the schedule
     if points and (joined := told_joined(points, sampling.steps)):
         say(joined)
     config: dict[str, Any] = {
@@ -193,7 +195,7 @@ def scan(
     execution = execution or ExecutionConfig(batch_size=sampling.batch_size)
     source = PromptSource(prompts, checkpoint, column, limit)
     scoring = _scoring(checkpoint, detectors, steps, sampling, execution, device, limits)
-    scoring = replace(scoring, points=tuple(points) if points else None)
+    scoring = replace(scoring, points=tuple(points) if points else None, folder=config.get("thresholds"))
     config |= {
         "sampling": {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         "dtype": execution.dtype,

@@ -53,7 +53,7 @@ class ScoringConfig:
 
     ``dtype`` is a torch dtype's name, None for the model's own. ``boundary`` lets prompts stop before their last seed.
     ``thresholds`` flag, by default those that are stored. ``pipe`` is the model itself, where it is loaded already.
-    ``points`` of the schedule are scored instead of the first steps.
+    ``points`` of the schedule are scored instead of the first steps. ``folder`` is where ``thresholds`` come from.
     """
 
     model: str
@@ -70,6 +70,7 @@ class ScoringConfig:
     thresholds: Sequence[Threshold] | None = None
     pipe: Any = field(default=None, repr=False, compare=False)
     points: tuple[float, ...] | None = None
+    folder: str | None = None
 
     def draw(self, subject: Subject, pictures: bool = False) -> Draw:
         """What scores prompts, and draws them with ``pictures``. BadRequestError for a detector without points."""
@@ -85,7 +86,7 @@ class ScoringConfig:
         """
         if self.compiled or self.points:
             return None, None
-        return threshold_ahead(subject, self.sampling, self.scorers()[0], self.known_thresholds())
+        return threshold_ahead(subject, self.sampling, self.scorers()[0], self.known_thresholds(), self.folder)
 
     def known_thresholds(self) -> Sequence[Threshold]:
         """Those given, else those that are stored where the work is done."""

@@ -60,7 +60,9 @@ def with_pictures(
     config = {**config, "sampling": asdict(sampling)}
     inputs = [describe_input(prompts)] if prompts else []
     points = config.get("points")
-    scoring = ScoringConfig(model, tuple(detectors), steps, sampling, thresholds=thresholds, points=points)
+    scoring = ScoringConfig(
+        model, tuple(detectors), steps, sampling, thresholds=thresholds, points=points, folder=config.get("thresholds")
+    )
     seen: list[Threshold] = []
     draw = aligned(_noted(scoring.draw(subject, pictures=True), seen), testbed_alignment() if manifest else None)
     limit, why = scoring.ahead(subject)

@@ -12,7 +12,7 @@ from probes.model.loading import load
 from probes.testbed.manifest import Manifest, load_manifest
 from probes.types import Subject
 from shield.errors import WeightsError
-from shield.model.loading import SHIPPED, split_name
+from shield.model.loading import SHIPPED, is_hub_id, split_name
 
 TWINS = {"testbed": "testbed-clean"}
 USUAL = {"num_inference_steps": 25, "guidance_scale": 5.0}  # of a model that can't be found, which loading it says
@@ -81,7 +81,10 @@ def _pipeline_class(model: str) -> Any:
 
     from shield.model.single_file import index_of
 
-    place = Path(split_name(model)[0]).expanduser()
+    name = split_name(model)[0]
+    place = Path(name).expanduser()
+    if not place.exists() and not is_hub_id(name):
+        return None
     try:
         index = index_of(place)[1] if place.is_file() else diffusers.DiffusionPipeline.load_config(str(place))
     except (OSError, ValueError, WeightsError):

@@ -22,7 +22,7 @@ from probes.verbs.calibrate_copies import read_picture
 from shield.benign.prompts import benign_prompts, digest_of
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.runtime.trajectory import DetectorAt, told_joined
-from shield.thresholds import Threshold, found, load_thresholds, save_threshold
+from shield.thresholds import Threshold, drop_replaced, found, load_thresholds, save_threshold
 from shield.types import Detector
 
 OWN = "the testbed's own"
@@ -237,6 +237,8 @@ class _Calibration:
         about = {"negatives": self.benign.source}
         saved = [replace(one, provenance={**one.provenance, **about}) for one in thresholds]
         paths = {save_threshold(one, self.out): one for one in saved}
+        for path, one in paths.items():
+            drop_replaced(one, path)
         log.done()
         return paths
 

@@ -20,6 +20,8 @@ def calibrate_copies(
 
     A broken picture is an error before anything is written: left out silently it would change the thresholds.
     """
+    if not pictures.is_dir():
+        raise GalleryError(f"There is no folder of pictures at {pictures}; at least 3 are needed that copy nothing.")
     files = picture_files(pictures)
     loaded = [read_picture(file) for file in files]
     metrics: tuple[Metric, ...] = (TiledL2(), Pdq())

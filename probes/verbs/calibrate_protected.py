@@ -18,7 +18,7 @@ from probes.testbed.checkpoint import Checkpoint
 from probes.testbed.negatives import dev_negatives
 from shield.benign.prompts import benign_prompts
 from shield.calibration.budget import prompts_needed
-from shield.errors import BadRequestError
+from shield.errors import BadRequestError, GalleryError
 from shield.home import gallery_folder, home
 from shield.protected.concepts import Concept, Concepts
 from shield.protected.gallery import Gallery
@@ -85,6 +85,8 @@ def calibrate_gallery(
     by that folder's name in the user's data folder. GalleryError for what can't be read, BadRequestError for too few
     pictures.
     """
+    if not noncopies.is_dir():
+        raise GalleryError(f"There is no folder of pictures at {noncopies}.")
     loaded = gallery_at(gallery)
     out = out or _own_folder(gallery)
     files = picture_files(noncopies)

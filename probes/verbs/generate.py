@@ -13,7 +13,7 @@ from probes.inputs.pictures import reference_picture
 from probes.metrics import ReferenceIndex
 from probes.model.generate import generate
 from probes.paths import takes_paths
-from probes.runs.folder import record_id
+from probes.runs.folder import check_folder, record_id
 from probes.testbed.checkpoint import Checkpoint
 from shield.wrapper import Shield
 
@@ -52,6 +52,7 @@ def shown(request: GenerationRequest, out: Path, *, compare: bool = False) -> di
     Returns prompt, seed, flagged, verdict (the shield's), pictures (label -> path) and copies (label -> what it
     resembles; the testbed only, elsewhere nobody knows the works).
     """
+    check_folder(out)
     checkpoint = Checkpoint.of(request.model).loaded(request.device)
     pictures, verdict = _shielded(checkpoint, request)
     if compare:

@@ -24,7 +24,7 @@ from probes.inputs.cohorts import Sizes, with_dev
 from probes.paths import takes_paths
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import write_json
+from probes.runs.folder import made_folder, write_json
 from probes.runs.provenance import sha256_of
 from probes.testbed.checkpoint import Checkpoint
 from probes.types import UnitMask
@@ -61,6 +61,8 @@ def harden(
     plan = attack_plan(plan, steps, plan.init, plan.init_prompt, plan.attack.batch)
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise AuditError(f"{save} exists and isn't empty; choose another folder for the hardened checkpoint.")
+    if save is not None:
+        made_folder(save.parent)
     selected = read_mask(mask) if mask is not None else UnitMask({})
     more: dict[str, Any] = {
         "mask": None if mask is None else sha256_of(mask_file(mask)),

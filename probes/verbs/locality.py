@@ -119,6 +119,9 @@ def locality(
         summary = study.summary()
         if mask is None:
             summary["limits"] = [UNPRUNED, *summary["limits"]]
+        if len(study.works) < works:
+            fewer = f"{works} works were asked for, and {len(study.works)} with a reference picture are there."
+            summary["limits"] = [fewer, *summary["limits"]]
         write_json(out / "summary.json", summary)
         for name, svg in locality_plots.plots(summary["locality"] or {}).items():
             (out / f"{name}.svg").write_text(svg, encoding="utf-8")

@@ -26,7 +26,7 @@ from probes.pruners import pruned, save_pruned
 from probes.report.figures import group_of
 from probes.report.html import write_report
 from probes.report.summary import Summary
-from probes.runs.folder import write_json
+from probes.runs.folder import made_folder, write_json
 from probes.runs.provenance import sha256_of
 from probes.runs.records import Record
 
@@ -60,6 +60,8 @@ def prune(
         raise MaskError(f"{mask_file(mask)} selects no weight, so nothing would be pruned; locate with a larger --k.")
     if save is not None and save.exists() and not resume and (not save.is_dir() or any(save.iterdir())):
         raise MaskError(f"{save} exists and isn't empty; choose another folder for the pruned checkpoint.")
+    if save is not None:
+        made_folder(save.parent)
     norms = mask_file(mask).with_name("norms.safetensors")
     points = sweep(norms, ks) if ks else None
     more = {"mask": sha256_of(mask_file(mask)), "ks": list(ks), **(then.settings() if then else {})}

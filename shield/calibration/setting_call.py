@@ -63,9 +63,19 @@ def with_pictures(pipe: Any, call: Mapping[str, Any], seed: int = NOISE) -> dict
     missing = [name for name in takes if call.get(name) is None]
     if not missing or family_of(pipe).draws_without_pictures:
         return dict(call)
-    height, width = picture_size(pipe, call.get("height"), call.get("width"))
+    height, width = _own_size(pipe, call)
     made = {name: _mask(height, width) if name == "mask_image" else _colors(height, width, seed) for name in missing}
     return {**call, **made}
+
+
+def _own_size(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int]:
+    """The size of pictures to make: the call's, the pipeline's own, else its denoiser's."""
+    height, width = picture_size(pipe, call.get("height"), call.get("width"))
+    if height and width:
+        return height, width
+    own = getattr(getattr(pipe, family_of(pipe).denoiser).config, "sample_size", None) or 64
+    sides = own if isinstance(own, list | tuple) else (own, own)
+    return height or sides[0] * pipe.vae_scale_factor, width or sides[1] * pipe.vae_scale_factor
 
 
 def service_calls(

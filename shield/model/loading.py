@@ -80,6 +80,12 @@ def split_name(name: str | Path) -> tuple[str, list[Path]]:
     return base, loras
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name that no folder or file has can be one of the hub's, owner/name."""
+    is_path = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in SUFFIXES
+    return name.count("/") == 1 and not is_path
+
+
 def _source(name: str) -> str:
     """A shipped model's verified folder, an existing folder, or a hub id."""
     if name in SHIPPED:
@@ -91,7 +97,7 @@ def _source(name: str) -> str:
         if not (path / INDEX).is_file():
             raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
         return str(path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix.lower() in SUFFIXES:
+    if not is_hub_id(name):
         known = ", ".join(SHIPPED)
         raise WeightsError(
             f"There is no model {name!r}; use {known}, an existing folder or file, or a hub id owner/name."

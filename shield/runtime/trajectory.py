@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from shield.errors import NotCalibratedError
+from shield.errors import BadRequestError, NotCalibratedError
 from shield.hooks.steps import step_at
 from shield.model.prediction import noise_levels
 from shield.signals import TENSORS
@@ -63,7 +63,13 @@ def can_look_again(detector: Detector) -> bool:
 
 
 def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tuple[DetectorAt, ...]:
-    """Every detector that can look again, at each of these points; they share one budget."""
+    """Every detector that can look again, at each of these points; they share one budget.
+
+    Raises BadRequestError for points that aren't shares of the schedule.
+    """
+    if not all(0.0 <= point <= 1.0 for point in points):
+        told = ", ".join(f"{point:g}" for point in points)
+        raise BadRequestError(f"points are shares from 0 to 1 of the schedule; {told} was given.")
     chosen, shares = [one for one in detectors if can_look_again(one)], sorted(set(points))
     budget = f"{', '.join(one.name for one in chosen)} at {', '.join(f'{share:g}' for share in shares)}"
     return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)

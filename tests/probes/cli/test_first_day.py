@@ -1,0 +1,190 @@
+"""What a first day with a checkpoint of one's own meets: bad numbers, lost pictures, calls that a pipeline refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from probes.report.reported_run import ReportedRun
+from probes.scan.figures import WIDTH
+from shield.thresholds import load_thresholds
+from tests.probes.cli.test_cli import call, one_sentence
+from tests.tiny import tiny_sd
+from tests.tiny_families import tiny_picture, tiny_sdxl
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Prompts of which two of five have their picture, and benign ones."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for number in range(2):
+        tiny_picture(number).save(folder / f"{number}.png")
+    rows = "".join(f"a cat {number},{number}.png\n" for number in range(5))
+    (folder / "works.csv").write_text("prompt,picture\n" + rows)
+    (folder / "lost.csv").write_text("prompt,picture\na cat,nowhere.png\n")
+    (folder / "benign.txt").write_text("".join(f"a dog {number}\n" for number in range(6)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a cat", "--guidance", "nan"),
+        ("generate", "a cat", "--seed", 10**30),
+        ("scan", "--guidance", "inf"),
+        ("scan", "--limit", 10**30),
+        ("scan", "--trajectory", "--points", "0,nan"),
+        ("harden", "--lr", "nan"),
+        ("prune", "mask", "--sweep", "0.1,inf"),
+    ],
+)
+def test_numbers_that_no_verb_can_use_are_bad_usage(words, model, tmp_path):
+    done = call(*words, "--model", model, "--out", tmp_path / "run")
+    assert done.exit_code == 2 and "needed" in done.stderr and "Usage" in done.stderr, (done.output, done.exception)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("generate", "a cat", "--steps", 5000, "--policy", "names"), "5000 cannot be larger"),
+        (("scan", "benign.txt", "--steps", 5000), "5000 cannot be larger"),
+        (("calibrate", "--sizes", "63x63", "--fpr", 0.2, "--prompts", "benign.txt"), "divisible by 8"),
+        (("calibrate", "--strength", 3, "--fpr", 0.2, "--prompts", "benign.txt"), "strength"),
+    ],
+)
+def test_what_a_pipeline_refuses_is_a_sentence(words, said, model, inputs, tmp_path):
+    words = [inputs / word if word == "benign.txt" else word for word in words]
+    done = call(*words, "--model", model, "--out", tmp_path / "run", DIFFSHIELD_HOME=tmp_path)
+    assert done.exit_code == 1 and "Traceback" not in done.stderr, (done.output, done.exception)
+    assert done.stderr.splitlines()[-1].startswith("diffshield: The pipeline refuses") and said in done.stderr
+
+
+def test_a_strength_needs_no_size(model, inputs, tmp_path):
+    """Pipelines of image to image name no size of their own; the picture that stands for one has the denoiser's."""
+    given = ("--strength", 0.5, "--steps", 4, "--fpr", 0.2, "--prompts", inputs / "benign.txt", "--out", tmp_path)
+    done = call("calibrate", "--model", model, *given)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert {one.setting.latent_shape for one in load_thresholds(tmp_path)} == {(4, 8, 8)}
+
+
+def test_a_file_where_a_folder_should_be_is_found_before_the_model_is_loaded(inputs):
+    said = one_sentence(call("generate", "a cat", "--model", inputs / "no-model", "--out", inputs / "works.csv"))
+    assert "Can't write to" in said
+
+
+def test_calibrating_again_with_other_steps_and_guidance_leaves_one_threshold(model, inputs, tmp_path):
+    """A first-step score depends on neither, so two would both hold, and no scan could say which is meant."""
+    shared = ("--model", model, "--detectors", "structure_gap", "--fpr", 0.2, "--prompts", inputs / "benign.txt")
+    for steps, guidance in ((4, 7.5), (5, 0)):
+        done = call("calibrate", *shared, "--steps", steps, "--guidance", guidance, "--out", tmp_path / "kept")
+        assert done.exit_code == 0, (done.output, done.exception)
+    assert len(load_thresholds(tmp_path / "kept")) == 1
+    given = ("--model", model, "--steps", 4, "--thresholds", tmp_path / "kept", "--out", tmp_path / "scan")
+    done = call("scan", inputs / "benign.txt", *given)
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
+@pytest.mark.parametrize("make", [tiny_sd, tiny_sdxl])
+def test_a_scan_without_guidance_scores(make, inputs, tmp_path):
+    """As the shield does for SDXL-Turbo: the empty prompt is asked about beside each; the score is the guided one."""
+    make().save_pretrained(tmp_path / "model")
+    highest = []
+    for guidance in (0, 5):
+        given = ("--model", tmp_path / "model", "--steps", 4, "--guidance", guidance, "--out", tmp_path / f"{guidance}")
+        done = call("scan", inputs / "benign.txt", *given, "--json", DIFFSHIELD_HOME=tmp_path)
+        assert done.exit_code == 0, (done.output, done.exception)
+        scores = json.loads(done.stdout)["summary"]["scores"]["structure_gap"]
+        assert (scores["n"], scores["unscored"]) == (6, 0)
+        highest.append(scores["highest"])
+    assert highest[0] == pytest.approx(highest[1], rel=1e-3) or make is tiny_sdxl  # its empty prompt is zeros
+
+
+def test_lost_pictures_are_told(model, inputs, tmp_path):
+    shared = ("--model", model, "--steps", 2, "--out")
+    done = call("scan", inputs / "works.csv", *shared, tmp_path / "scan", "--pictures", DIFFSHIELD_HOME=tmp_path)
+    assert done.exit_code == 0 and "3 of 5 prompts name a reference picture that isn't there" in done.stderr
+    assert "'2.png'" in done.stderr
+    works = ("--prompts", inputs / "works.csv", "--attack", "noise", "--at", "0", "--seeds", 1)
+    done = call("attack", *works, *shared, tmp_path / "attack")
+    assert done.exit_code == 1 or "3 of 5 prompts name" in done.stdout, (done.output, done.exception)
+
+
+@pytest.mark.parametrize("verb", ["attack", "harden", "locality"])
+def test_searches_without_a_picture_are_refused_before_any_work(verb, model, inputs, tmp_path):
+    given = ("--model", model, "--prompts", inputs / "lost.csv", "--out", tmp_path / "run")
+    said = one_sentence(call(verb, *given))
+    assert f"{verb} needs reference pictures" in said and "'nowhere.png'" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_are_not_searched_in_sdxl_and_nothing_is_drawn_for_it(inputs, tmp_path):
+    tiny_sdxl().save_pretrained(tmp_path / "model")
+    given = ("--model", tmp_path / "model", "--prompts", inputs / "works.csv", "--out", tmp_path / "run")
+    said = one_sentence(call("attack", "--attack", "prompt_search", "--at", "0,1", *given))
+    assert "StableDiffusionXLPipeline has another layout" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_named_column_of_a_text_file_is_refused(model, inputs, tmp_path):
+    given = ("--model", model, "--column", "caption", "--out", tmp_path / "run")
+    assert "has no columns" in one_sentence(call("scan", inputs / "benign.txt", *given))
+
+
+@pytest.mark.parametrize("verb", ["scan", "calibrate"])
+def test_points_outside_of_the_schedule_are_refused(verb, model, inputs, tmp_path):
+    own = ("--trajectory",) if verb == "scan" else ()
+    prompts = (inputs / "benign.txt",) if verb == "scan" else ()
+    given = ("--points", "0,7", "--model", model, "--out", tmp_path / "run")
+    assert "shares from 0 to 1 of the schedule; 0, 7 was given" in one_sentence(call(verb, *prompts, *own, *given))
+
+
+def test_a_trajectory_without_thresholds_names_the_command_that_makes_them(model, inputs, tmp_path):
+    given = ("--model", model, "--steps", 5, "--trajectory", "--points", "0,0.6", "--limit", 1)
+    empty = tmp_path / "own"
+    empty.mkdir()
+    done = call("scan", inputs / "benign.txt", *given, "--thresholds", empty, "--out", tmp_path / "run")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "--points 0,0.6 --steps 5" in done.stdout and f"--out {empty}" in done.stdout
+
+
+def test_a_long_prompt_is_one_short_line_of_the_table(model, tmp_path):
+    file = tmp_path / "long.csv"
+    file.write_text('prompt\n"a cat\nand ' + "a dog " * 10_000 + '"\n')
+    done = call("scan", file, "--model", model, "--steps", 2, "--out", tmp_path / "run", DIFFSHIELD_HOME=tmp_path)
+    assert done.exit_code == 0 and max(map(len, done.stdout.splitlines()[:1])) < WIDTH + 50
+    assert "a cat and a dog" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("words", [("calibrate-copies", "nowhere"), ("calibrate-gallery", ".", "nowhere")])
+def test_a_folder_of_pictures_that_is_missing_is_said_to_be(words, tmp_path):
+    out = () if words[0] == "calibrate-gallery" else ("--out", tmp_path / "copies.json")
+    assert "There is no folder of pictures at nowhere" in one_sentence(call(*words, *out))
+
+
+def test_what_a_report_says_to_do_next_is_whole(tmp_path):
+    """With the works that were judged by, and a mask only where the run has one."""
+    run = ReportedRun("attack", str(tmp_path), "mine", {}, (), None, ("works.csv",))
+    assert run.masked == ()
+    assert run.command("harden", *run.masked, "--out", "out").split() == [
+        *("diffshield", "harden", "--out", "out"),
+        *("--prompts", "works.csv", "--model", "mine"),
+    ]
+    Path(tmp_path / "mask.safetensors").touch()
+    assert run.masked == ("--mask", f"{tmp_path}/mask.safetensors")
+
+
+def test_a_name_that_no_hub_has_is_refused_without_asking_it(monkeypatch, inputs, tmp_path):
+    import diffusers
+
+    asked = []
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda name, **more: asked.append(name))
+    said = one_sentence(call("scan", inputs / "benign.txt", "--model", "tesbed", "--out", tmp_path / "run"))
+    assert "There is no model 'tesbed'" in said and not asked
