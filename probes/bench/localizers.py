@@ -19,8 +19,8 @@ import numpy as np
 from probes.bench.transplant import GROUPS, transplanted
 from probes.inputs.truth import testbed_alignment
 from probes.localizers import Curvature, FFNSubspace, RandomMask, ValueNeurons
-from probes.metrics.second_opinion import opinion, said_by_sscd, sscd_metric
-from probes.metrics.statistics import bootstrap_mean, rate_interval
+from probes.metrics.second_opinion import rated, said_by_sscd, sscd_metric
+from probes.metrics.statistics import bootstrap_mean
 from probes.model.generate import generate
 from probes.model.layers import matching_weights
 from probes.pruners import ScaleWeights, pruned
@@ -100,21 +100,11 @@ class Bench:
         references = [open_image(w.file) for w in panel.works for _ in range(panel.seeds)]
         judged = self.judge.judge(made[: len(items)], references)
         copied = [one.copied for one in judged]
-        copies, by_sscd = (
-            rate_interval(copied, items),
-            opinion(said_by_sscd([one.scores for one in judged]), copied, items),
-        )
         agreement = self.alignment.similarity(made[len(items) :], panel.scenes)
         loss = bootstrap_mean(self._unchanged.setdefault(id(panel), agreement) - agreement, list(panel.scenes))
         scores = [one.scores[self.judge.metrics[0].name] for one in judged]
         return {
-            "copies": {
-                "n": copies.n,
-                "share": copies.value,
-                "low": copies.low,
-                "high": copies.high,
-                "by_sscd": by_sscd,
-            },
+            "copies": rated(copied, said_by_sscd([one.scores for one in judged]), items),
             "distance": float(np.mean([s for s in scores if s is not None])),
             "alignment": float(agreement.mean()),
             "loss": {"value": loss.value, "low": loss.low, "high": loss.high},

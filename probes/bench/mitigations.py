@@ -18,8 +18,8 @@ from PIL import Image
 from probes.bench.sheets import sheet
 from probes.bench.shield import SHOWN, Left, PictureRequest, asked, blank
 from probes.inputs.truth import testbed_alignment
-from probes.metrics.second_opinion import AnyOf, opinion, sscd_metric
-from probes.metrics.statistics import bootstrap_mean, rate_interval
+from probes.metrics.second_opinion import AnyOf, rated, sscd_metric
+from probes.metrics.statistics import bootstrap_mean
 from probes.report.format import earlier, interval, share_by_both
 from probes.runs.cost import counted
 from probes.runs.folder import write_json
@@ -111,11 +111,10 @@ class _Bench:
         shown = [row for row in left if row.picture is not None]
         pictures, items = [row.picture for row in left], [row.request.item for row in left]
         copied = self.every.copied(pictures)
-        rate, by_sscd = rate_interval(copied, items), opinion(self.every.copied_by_sscd(pictures), copied, items)
         scenes = asked(mistaken, self.scenes, self.steps, self.batch_size, lambda made: None)
         drawn = [row for row in scenes if row.picture is not None]
         found: dict[str, Any] = {
-            "copies": {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high, "by_sscd": by_sscd},
+            "copies": rated(copied, self.every.copied_by_sscd(pictures), items),
             "distance": self._distance(shown),
             "blocked": sum(row.status == "blocked" for row in left),
             "scenes_blocked": len(scenes) - len(drawn),

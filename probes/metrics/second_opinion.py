@@ -78,6 +78,12 @@ def opinion(said: Sequence[bool | None], decided: Sequence[bool | None], items: 
     }
 
 
+def rated(copied: Sequence[bool | None], said: Sequence[bool | None], items: Sequence[Hashable]) -> dict[str, Any]:
+    """The rate of copies by the metric that decides, with its interval over items, and SSCD's opinion beside it."""
+    rate, by_sscd = rate_interval(copied, items), opinion(said, copied, items)
+    return {"n": rate.n, "share": rate.value, "low": rate.low, "high": rate.high, "by_sscd": by_sscd}
+
+
 class AnyOf:
     """Whether pictures copy any of these works, by the metric that decides and by SSCD.
 

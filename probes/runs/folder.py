@@ -102,8 +102,7 @@ def made_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Can't write to {folder}: {error.strerror or error}.") from error
-    if not os.access(folder, os.W_OK):
-        raise RunError(f"Can't write to {folder}: {os.strerror(errno.EACCES)}.")
+    check_folder(folder)
 
 
 def check_folder(folder: Path) -> None:

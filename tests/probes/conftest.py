@@ -1,8 +1,16 @@
-"""Fixtures of the probes' tests: a shipped folder of tiny untrained models, and a module that takes it as its own."""
+"""Fixtures of the probes' tests: a checkpoint of one's own, and a shipped folder of tiny models, taken as its own."""
 
 import pytest
 
 from tests.probes.tiny_testbed import tiny_testbed
+from tests.tiny import tiny_sd
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_sd().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

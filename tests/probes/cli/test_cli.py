@@ -50,13 +50,6 @@ def one_sentence(result: Result, status: int = 1) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    tiny_sd().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder, and a user's, whose thresholds `diffshield calibrate` made for the tiny model."""
     folder = tmp_path_factory.mktemp("weights")

@@ -14,13 +14,6 @@ from tests.tiny_families import tiny_picture, tiny_sdxl
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    tiny_sd().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Prompts of which two of five have their picture, and benign ones."""
     folder = tmp_path_factory.mktemp("inputs")

@@ -12,16 +12,8 @@ from probes.inputs.prompts import PromptRecord
 from probes.report.html import write_report
 from probes.runs.folder import Run
 from probes.scan.scan import format_scan, scan
-from tests.tiny import tiny_sd
 
 SHORT = Sampling(2, 5.0, 8)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    tiny_sd().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
