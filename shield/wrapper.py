@@ -34,9 +34,11 @@ from shield.runtime.blind_spots import BlindSpots
 from shield.runtime.call import Plan
 from shield.runtime.command import calibrate_command, calibrate_watch_command
 from shield.runtime.drawing import PipelineCall, draw, hand_out
+from shield.runtime.parts import parts_of
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.requested import bound_arguments, requested_images, says_something
+from shield.runtime.retry import restored_on_error
 from shield.runtime.settings import Models, RecognizedModels, setting_of
 from shield.runtime.stand_in import StandIn
 from shield.thresholds import OWN_CALL, Threshold, asked_to
@@ -211,6 +213,7 @@ class Shield(StandIn):
         started = perf_counter()
         request, named = bound_arguments(self.pipe, args, kwargs)
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
+        blind_spots.parts = partial(parts_of, self.pipe, self._recognized)
         call = PipelineCall(blind_spots.arguments(request, named), request, blind_spots)
         images, models = requested_images(request, self.screen), self._models()
         before = perf_counter() - started
@@ -218,7 +221,8 @@ class Shield(StandIn):
         started = perf_counter()
         plan = self._plan(request, models, thresholds)
         before += perf_counter() - started
-        return hand_out(draw(self.pipe, plan, call, images), plan, blind_spots, before, self.on_verdict)
+        with restored_on_error(self.pipe, request.get("generator")):
+            return hand_out(draw(self.pipe, plan, call, images), plan, blind_spots, before, self.on_verdict)
 
     def _thresholds(self, request: Mapping[str, Any], models: Models) -> list[Threshold]:
         """The thresholds for this call: those given or shipped, and where none of them holds those that were made."""

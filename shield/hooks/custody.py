@@ -25,6 +25,7 @@ from shield.model.autoencoders import forms, latent_channels, unpacked
 from shield.model.families import family_of
 from shield.reasons import Reason, ReasonKind
 
+Value = Tensor | int | float | str
 COND, UNCOND, ASIDE, BESIDE = "cond", "uncond", "aside", "beside"  # whose arguments a call's are
 
 
@@ -44,9 +45,9 @@ class Custody:
         self._noised: list[Tensor] = []
         self._prepared: list[Tensor] = []
         self._kept_part: Tensor | None = None
-        self._first: dict[str, dict[str, Tensor]] = {}
+        self._first: dict[str, dict[str, Value]] = {}
         self._handed: dict[str, Any] = {}
-        self._memory: dict[str, Tensor] | None = None
+        self._memory: dict[str, Value] | None = None
         self._is_decoded = False
         if not _is_own_step(self.scheduler):
             self.notice(Reason("step_replaced", detail=type(self.scheduler).__name__))
@@ -125,7 +126,7 @@ class Custody:
     def _stepping(self, args: tuple, kwargs: dict) -> None:
         if not self._calls:
             self._lose("denoiser_missed", self._last_step())
-        if self._memory is not None and not _all_same(dict(_tensors(vars(self.scheduler))), self._memory):
+        if self._memory is not None and not _all_same(dict(_values(vars(self.scheduler))), self._memory):
             self.notice(Reason("scheduler_memory"))
         self._goes_on(kwargs["sample"] if "sample" in kwargs else args[2])
 
@@ -133,7 +134,7 @@ class Custody:
         self._latents = (output[0] if isinstance(output, tuple) else output.prev_sample).clone()
         self.steps += 1
         self._calls, self._scaled, self._noised = 0, [], []
-        self._memory = {name: tensor.clone() for name, tensor in _tensors(vars(self.scheduler))}
+        self._memory = {name: _copied(value) for name, value in _values(vars(self.scheduler))}
 
     def _was_scaled(self, args: tuple, kwargs: dict, output: Tensor) -> None:
         self._scaled.append(((kwargs["sample"] if "sample" in kwargs else args[0]).clone(), output.clone()))
@@ -202,18 +203,20 @@ class Custody:
         varying = (
             {self.family.sample, self.family.time} if whose != BESIDE else {"sample", "timestep", "conditioning_scale"}
         )
-        now = dict(_tensors({name: value for name, value in named.items() if name not in varying}))
+        now = dict(_values({name: value for name, value in named.items() if name not in varying}))
         sample = named[self.family.sample]
         if not self.family.packed and whose != BESIDE:
             now["masked picture"] = sample[:, latent_channels(self.pipe) :]
-        first = self._first.setdefault(whose, {name: tensor.clone() for name, tensor in now.items()})
-        for name, tensor in now.items():
-            if name not in first or not _same(tensor, self._cond_rows(first[name], tensor)):
+        first = self._first.setdefault(whose, {name: _copied(value) for name, value in now.items()})
+        for name in {**first, **now}:
+            if name not in first or name not in now or not _same(now[name], self._cond_rows(first[name], now[name])):
                 is_text = name in (self.family.embeds, self.family.pooled, self.family.mask)
                 self.notice(Reason("embeddings_exchanged") if is_text else Reason("argument_changed", detail=name))
 
-    def _cond_rows(self, first: Tensor, now: Tensor) -> Tensor:
+    def _cond_rows(self, first: Value, now: Value) -> Value:
         """As many rows as there are now, of those that are left where guidance ends."""
+        if not (isinstance(first, Tensor) and isinstance(now, Tensor)):
+            return first
         return first[self.family.halves(len(first), len(now))[0]] if now.ndim and len(now) < len(first) else first
 
     def _state_now(self) -> tuple:
@@ -252,25 +255,34 @@ def _is_own_step(scheduler: Any) -> bool:
     return own.__module__.split(".")[0] == "diffusers" and (step is None or getattr(step, "__func__", None) is own)
 
 
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in mappings and sequences by the way that leads to them, without those that another model makes."""
-    if isinstance(value, Tensor):
+def _values(value: Any, name: str = "") -> Iterator[tuple[str, Value]]:
+    """The tensors and numbers in mappings and sequences by the way that leads to them, without those that another model
+    makes.
+    """
+    if isinstance(value, Tensor | int | float | str):
         yield name, value
     elif isinstance(value, dict):
         for key, item in value.items():
             if "residual" not in key and "controlnet_" not in key:
-                yield from _tensors(item, f"{name}.{key}" if name else key)
+                yield from _values(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list | tuple):
         for place, item in enumerate(value):
-            yield from _tensors(item, f"{name}.{place}")
+            yield from _values(item, f"{name}.{place}")
 
 
 def _as_is(latents: Tensor) -> Tensor:
     return latents
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _copied(value: Value) -> Value:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _same(one: Value, other: Value) -> bool:
     """To the bit, whatever the device; no number is the same as no number."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        is_number = not isinstance(one, Tensor) and not isinstance(other, Tensor)
+        return is_number and (one == other or (one != one and other != other))
     if one.shape != other.shape:
         return False
     if other.dtype != one.dtype or other.device != one.device:
@@ -278,7 +290,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-def _all_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def _all_same(one: dict[str, Value], other: dict[str, Value]) -> bool:
     return one.keys() == other.keys() and all(_same(tensor, other[name]) for name, tensor in one.items())
 
 

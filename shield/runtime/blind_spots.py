@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shield.errors import ShieldError
+from shield.errors import BadRequestError, ShieldError
 from shield.hooks.intercept import once_more
 from shield.hooks.ways_in import PICTURES, foreign_processors, given, learned_words, starts_low
 from shield.protected.gallery import Gallery
 from shield.protected.pictures import UNREADABLE, open_image
 from shield.protected.turns import nearest_turned
 from shield.reasons import Reason
+from shield.runtime.parts import changed
 
 # As the denoiser is given them (shield/hooks/custody.py).
 OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})
@@ -34,12 +35,15 @@ SIGMAS = 6.0  # beyond which latents are no sample of plain noise
 class BlindSpots:
     """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows.
     `words`: by the prompt's place, what is said about its learned words; `each`: how many images a prompt has.
+    `parts()` reads what the call runs through; `lost`: a callback changed some of it.
     """
 
     blind: list[Reason] = field(default_factory=list)
     copies: list[Reason] = field(default_factory=list)
     words: dict[int, Reason] = field(default_factory=dict)
     each: int = 1
+    parts: Callable[[], dict[str, Any]] = dict
+    lost: bool = False
 
     @classmethod
     def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "BlindSpots":
@@ -77,24 +81,46 @@ class BlindSpots:
 
     def arguments(self, request: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A call's named arguments with its callbacks watched. What they do stays as it is."""
-        changed = dict(kwargs)
+        named = dict(kwargs)
         given, legacy = request.get("callback_on_step_end"), request.get("kwargs", {}).get("callback")
         if given is not None:
-            changed["callback_on_step_end"] = self._watched(given)
+            named["callback_on_step_end"] = self._watched(given)
             if hasattr(given, "tensor_inputs"):
-                changed["callback_on_step_end_tensor_inputs"] = given.tensor_inputs
+                named["callback_on_step_end_tensor_inputs"] = given.tensor_inputs
         if legacy is not None:
-            changed["callback"] = _apart(legacy)
-        return changed
+            named["callback"] = self._in_custody(legacy)
+        return named
 
     def _watched(self, callback: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def call(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             before = {name: _kept(tensor) for name, tensor in tensors.items()}
-            after = _apart(callback)(pipe, step, timestep, tensors)
+            after = self._in_custody(callback)(pipe, step, timestep, tensors)
+            if not isinstance(after, Mapping):
+                raise BadRequestError(
+                    f"callback_on_step_end returns a dictionary of tensors, the one that it was given if nothing is to "
+                    f"change; it returned {'None' if after is None else f'a value of type {type(after).__name__}'}."
+                )
             for name in {**before, **after}:
                 if name not in OBSERVED and _changed(before.get(name), after.get(name)):
                     self.notice(Reason("callback", step=step, detail=name))
             return after
+
+        return call
+
+    def _in_custody(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """A callback whose calls of a pipeline are no steps of the one that it was given to, and whose changes to that
+        one's parts are told. `step` is the first number that it is given.
+        """
+
+        def call(*args: Any) -> Any:
+            before = self.parts()
+            with once_more():
+                answer = callback(*args)
+            step = next((arg for arg in args if isinstance(arg, int)), None)
+            for part in changed(before, self.parts()):
+                self.lost = True
+                self.notice(Reason("callback", step=step, detail=part))
+            return answer
 
         return call
 
@@ -123,16 +149,6 @@ def _told_of_latents(request: Mapping[str, Any], scheduler: Any) -> list[Reason]
     if not isinstance(latents, Tensor) or not is_noise(latents):
         return [Reason("not_noise")]
     return [Reason("latents_show")] if starts_low(request, scheduler) else []
-
-
-def _apart(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback whose calls of a pipeline are no steps of the one that it was given to."""
-
-    def call(*args: Any) -> Any:
-        with once_more():
-            return callback(*args)
-
-    return call
 
 
 def _kept(tensor: Any) -> tuple[Tensor, Tensor] | None:

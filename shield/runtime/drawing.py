@@ -17,7 +17,7 @@ from shield.runtime.blind_spots import BlindSpots
 from shield.runtime.call import Abandoned, ImageState, Plan
 from shield.runtime.controller import StepController
 from shield.runtime.output import blanked, images_of, pil_images, replaced, with_row, with_verdicts
-from shield.runtime.retry import call_alone, joined, kept_noise, left_aside, restored_on_error, retried, worth_retrying
+from shield.runtime.retry import call_alone, joined, kept_noise, left_aside, retried, worth_retrying
 from shield.runtime.verdicts import tell, verdict_of
 from shield.types import Nearest, Verdict
 
@@ -62,20 +62,15 @@ class DrawnCall:
 
 
 def draw(pipe: Any, plan: Plan, call: PipelineCall, images: list[ImageState]) -> DrawnCall:
-    """Draws a call's images, and again those that are flagged, as often as the policy says.
-
-    After an exception scheduler and generators are as they were.
-    """
-    generator = call.request.get("generator")
-    with restored_on_error(pipe, generator):
-        drawing = _Drawing(pipe, plan, call, kept_noise(generator))
-        drawn = drawing.run(call, images)
-        drawing.redraw_late(drawn)
-        for _ in range(plan.policy.retries):
-            wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], plan.policy)]
-            if not wrong:
-                break
-            drawing.redraw(drawn, wrong, call)
+    """Draws a call's images, and again those that are flagged, as often as the policy says."""
+    drawing = _Drawing(pipe, plan, call, kept_noise(call.request.get("generator")))
+    drawn = drawing.run(call, images)
+    drawing.redraw_late(drawn)
+    for _ in range(plan.policy.retries):
+        wrong = [i.row for i in drawn.images if worth_retrying(i, drawn.nearest[i.row], plan.policy)]
+        if not wrong:
+            break
+        drawing.redraw(drawn, wrong, call)
     return drawn
 
 
@@ -107,7 +102,7 @@ class _Drawing:
         started = perf_counter()
         pictures = images_of(output)
         custody.ended(pictures, output_type)
-        controller.ended(custody.lost)
+        controller.ended(custody.lost or call.blind_spots.lost)
         nearest = self._nearest(pictures, output_type, images)
         for image in images:
             found = nearest[image.row]

@@ -110,11 +110,12 @@ def kept_noise(generator: Any) -> Callable[[], None]:
 @contextmanager
 def restored_on_error(pipe: Any, generator: Any) -> Iterator[None]:
     """After an exception the scheduler's state, the caller's generators and torch's own are as before the block."""
-    scheduler, restore = dict(vars(pipe.scheduler)), kept_noise(generator)
+    scheduler, restore = pipe.scheduler, kept_noise(generator)
+    held = dict(vars(scheduler))
     try:
         yield
     except BaseException:
-        vars(pipe.scheduler).clear()
-        vars(pipe.scheduler).update(scheduler)
+        vars(scheduler).clear()
+        vars(scheduler).update(held)
         restore()
         raise

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 
 from shield import Shield
 from shield.detectors import StructureGap
-from shield.errors import MissingSignalError
+from shield.errors import BadRequestError, MissingSignalError
 from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted
 from shield.hooks.recording import recorded
@@ -151,7 +151,101 @@ def other_uncond_embeddings(pipe, tensors):
     return {"prompt_embeds": torch.stack([embeds[1], embeds[0]])}
 
 
+# The same parts, changed in place.
+
+
+def other_weights(pipe, tensors):
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(1.5)
+    return {}
+
+
+def weights_behind_the_version(pipe, tensors):
+    pipe.unet.conv_in.weight.data.mul_(1.5)
+    return {}
+
+
+def other_autoencoder_weights(pipe, tensors):
+    pipe.vae.decoder.conv_out.bias.data.add_(0.5)
+    return {}
+
+
+def other_block(pipe, tensors):
+    pipe.unet.mid_block = tiny_sd(seed=5).unet.mid_block
+    return {}
+
+
+def free_lunch(pipe, tensors):
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    return {}
+
+
+def other_processor(pipe, tensors):
+    pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
+    return {}
+
+
+def hook_on_a_block(pipe, tensors):
+    pipe.unet.mid_block.register_forward_hook(lambda module, args, output: output * 0.5)
+    return {}
+
+
+def forward_of_a_block(pipe, tensors):
+    pipe.unet.mid_block.forward = lambda hidden, *args, **kwargs: hidden
+    return {}
+
+
+def forward_of_a_class(pipe, tensors):
+    pipe.unet.conv_out.__class__ = type("Other", (torch.nn.Conv2d,), {"forward": lambda self, hidden: hidden[:, :4]})
+    return {}
+
+
+def hook_on_the_autoencoder(pipe, tensors):
+    pipe.vae.decoder.register_forward_hook(lambda module, args, output: output * 0.5)
+    return {}
+
+
+def other_number_of_a_module(pipe, tensors):
+    next(module for module in pipe.unet.modules() if hasattr(module, "to_q")).scale *= 4.0
+    return {}
+
+
+def other_postprocessing(pipe, tensors):
+    pipe.image_processor.postprocess = lambda images, **options: np.zeros((1, 16, 16, 3))
+    return {}
+
+
+def other_image_processor(pipe, tensors):
+    pipe.image_processor = diffusers.image_processor.VaeImageProcessor(do_normalize=False)
+    return {}
+
+
+def other_scheduler_config(pipe, tensors):
+    pipe.scheduler.register_to_config(prediction_type="epsilon")
+    return {}
+
+
+def other_attention_scale(pipe, tensors):
+    pipe._cross_attention_kwargs = {"scale": 5.0}
+    return {}
+
+
 EXCHANGES = [
+    (other_weights, "callback"),
+    (weights_behind_the_version, "callback"),
+    (other_autoencoder_weights, "callback"),
+    (other_block, "callback"),
+    (free_lunch, "callback"),
+    (other_processor, "callback"),
+    (hook_on_a_block, "callback"),
+    (forward_of_a_block, "callback"),
+    (forward_of_a_class, "callback"),
+    (hook_on_the_autoencoder, "callback"),
+    (other_number_of_a_module, "callback"),
+    (other_postprocessing, "callback"),
+    (other_image_processor, "callback"),
+    (other_scheduler_config, "scheduler_memory"),
+    (other_attention_scale, "argument_changed"),
     (other_latents, "latents_changed"),
     (written_through_numpy, "latents_changed"),
     (other_denoiser, "denoiser_missed"),
@@ -183,6 +277,34 @@ def test_what_is_exchanged_under_way_is_told(exchange, why):
         assert (verdict.status, verdict.scored) == (status, False)
         assert why in [reason.kind for reason in verdict.reasons], verdict.reasons
         assert "decode" not in vars(pipe.vae) and "prepare_latents" not in vars(pipe)
+
+
+def offload(pipe):
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+@pytest.mark.parametrize("prepare", [lambda pipe: None, offload])
+@pytest.mark.parametrize("way", ["sd", "sdxl", "flux_true"])
+def test_a_callback_that_decodes_a_preview_changes_nothing(way, prepare):
+    pipe, call = made(way)
+    prepare(pipe)
+    seen = []
+
+    def preview(pipe, step, timestep, tensors):
+        with torch.no_grad():
+            seen.append(pipe.vae.decode(torch.zeros(1, pipe.vae.config.latent_channels, 8, 8)).sample)
+        return tensors
+
+    shield = Shield(pipe, Policy(on_unverified="block"), thresholds=limits(pipe, way, 1e9))
+    verdict = shield(**call(callback_on_step_end=preview)).verdicts[0]
+    assert len(seen) == 3 and verdict.reasons == () and verdict.status == "passed"
+
+
+@pytest.mark.parametrize("answer, found", [(None, "None"), ([], "a value of type list"), ("latents", "type str")])
+def test_a_callback_that_returns_no_dictionary(pipe, answer, found):
+    shield = Shield(pipe, thresholds=thresholds(pipe, 1e9))
+    with pytest.raises(BadRequestError, match=f"returns a dictionary of tensors.*{found}"):
+        shield("the cat", **options(1), callback_on_step_end=lambda *args: answer)
 
 
 @pytest.mark.parametrize("given", [["latents"], ["prompt_embeds"]])
@@ -236,10 +358,11 @@ def test_a_callback_by_position_is_watched_too(pipe):
     assert verdict.status == "blocked" and verdict.reasons[0] == Reason("latents_changed", step=2)
 
 
-def test_a_mitigation_that_another_denoiser_undoes_is_none():
+@pytest.mark.parametrize("exchange", [other_denoiser, other_weights, forward_of_a_block])
+def test_a_mitigation_that_another_denoiser_undoes_is_none(exchange):
     pipe = tiny_sd()
     shield = Shield(pipe, Policy(mitigations=(NullPrompt(),)), thresholds=thresholds(tiny_sd(), -1.0))
-    output = shield("the cat", **options(1, callback_on_step_end=at(0, other_denoiser)))
+    output = shield("the cat", **options(1, callback_on_step_end=at(0, exchange)))
     assert output.verdicts[0].status == "blocked" and (output.images == 0.5).all()
 
 
