@@ -51,9 +51,9 @@ def at_real_size(testbed: Any, prompts: Sequence[str]) -> list[Figure]:
     """
     from diffusers import UNet2DConditionModel
 
-    width = testbed.unet.config.cross_attention_dim
+    width, channels = testbed.unet.config.cross_attention_dim, testbed.unet.config.in_channels
     unet = UNet2DConditionModel(
-        in_channels=4, out_channels=4, **{**SD15, "cross_attention_dim": width, "sample_size": 32}
+        in_channels=channels, out_channels=channels, **{**SD15, "cross_attention_dim": width, "sample_size": 32}
     ).eval()
     pipe = type(testbed)(**{**testbed.components, "unet": unet})
     sampling = {"steps": REAL_STEPS, "guidance_scale": 7.5}

@@ -1,16 +1,19 @@
 """`Shield`: a diffusers pipeline that watches itself. Call it like the pipeline; the output has `.verdicts`."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from shield.calibration.on_call import MODES, Effort, OnCall, log
 from shield.calibration.setting_call import service_calls
-from shield.errors import NotCalibratedError, ShieldError, WeightsError
+from shield.errors import BadRequestError, NotCalibratedError, ShieldError, WeightsError
 from shield.hooks.running import alone
 from shield.model.families import Family, family_of
 from shield.model.loading import load
@@ -206,12 +209,17 @@ class Shield(StandIn):
         image can't be judged and the policy says to raise. After an exception hooks, scheduler and generators are as
         they were.
         """
-        with alone(self.pipe):
+        with alone(self.pipe), _without_inference_mode():
             return self._called(args, kwargs)
 
     def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         started = perf_counter()
         request, named = bound_arguments(self.pipe, args, kwargs)
+        if self.gallery and self.pipe.vae is None:
+            raise BadRequestError(
+                f"A gallery compares finished pictures, and this {type(self.pipe).__name__} has no autoencoder (vae) to "
+                "make them; give it one, or take the gallery away."
+            )
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
         blind_spots.parts = partial(parts_of, self.pipe, self._recognized)
         call = PipelineCall(blind_spots.arguments(request, named), request, blind_spots)
@@ -325,3 +333,13 @@ class Shield(StandIn):
                     f"{name} was never calibrated for this checkpoint ({models.denoiser[:12]}); "
                     f"{ways}, or choose a policy with on_unscored='block' or 'pass'."
                 )
+
+
+@contextmanager
+def _without_inference_mode() -> Iterator[None]:
+    """Mitigations differentiate, which tensors of `torch.inference_mode` can't be; without gradients all the same."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -50,9 +50,12 @@ class Preview:
 
 def preview_of(pipe: Any) -> Preview:
     """The map of the pipeline's autoencoder, fitted when first asked for. Raises BadRequestError."""
+    if pipe.vae is None:
+        raise BadRequestError(f"Previews need an autoencoder, and this {type(pipe).__name__} has none (vae).")
     key = model_sha256(pipe.vae)
     if key not in _fitted:
-        _fitted[key] = _fit(pipe)
+        with torch.inference_mode(False):  # tensors of inference mode have no slope
+            _fitted[key] = _fit(pipe)
     return _fitted[key]
 
 

@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shield.model.families import family_of
+
 Form = Callable[[Tensor], Tensor]
 
 
 def latent_channels(pipe: Any) -> int:
-    """C of the latents (B, C, H, W) that a pipeline draws, after unpacking."""
+    """C of the latents (B, C, H, W) that a pipeline draws, after unpacking; without an autoencoder, the denoiser's."""
+    if pipe.vae is None:
+        return int(getattr(pipe, family_of(pipe).denoiser).config.out_channels)
     config = pipe.vae.config
     channels = int(config.get("latent_channels") or config.z_dim)
     return 4 * channels if hasattr(pipe.vae, "bn") else channels
@@ -68,8 +72,10 @@ def forms(vae: Any) -> list[Form]:
 
 
 def pixels_of(pipe: Any, latents: Tensor) -> Tensor:
-    """(B, 3, height, width), about -1 to 1, of (B, C, H, W) latents."""
-    given = forms(pipe.vae)[0](latents).to(pipe._execution_device, pipe.vae.dtype)
+    """(B, 3, height, width), about -1 to 1, of (B, C, H, W) latents, or those that Flux.2 returns, as it decodes them."""
+    is_decodable = hasattr(pipe.vae, "bn") and latents.shape[1] < latent_channels(pipe)
+    given = latents if is_decodable else forms(pipe.vae)[0](latents)
+    given = given.to(pipe._execution_device, pipe.vae.dtype)
     if pipe.vae.config.get("scaling_factor") is None and not hasattr(pipe.vae, "bn"):
         given = given.unsqueeze(2)  # a video's autoencoder, one frame
     pixels = pipe.vae.decode(given, return_dict=False)[0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shield.errors import TraceError
+from shield.errors import MissingSignalError, TraceError
 from shield.model.families import Family, family_of
 
 
@@ -218,10 +218,17 @@ def encoded(pipe: Any, prompts: list[str], tokens: int | None = None, differenti
     """The conditioning of these prompts, one row each, by the pipeline's own encoders.
 
     `tokens` is the length T that the running call uses, where the family leaves it to the caller. `differentiable`
-    keeps the graph.
+    keeps the graph. Raises MissingSignalError for a pipeline without its text encoders.
     """
+    family = family_of(pipe)
+    encoders = [name for name in vars(pipe) if name.startswith("text_encoder")]
+    if encoders and all(getattr(pipe, name) is None for name in encoders):
+        raise MissingSignalError(
+            f"This {type(pipe).__name__} has no text encoder ({', '.join(encoders)}), so what a prompt says can't be "
+            "predicted; load it with its text encoders."
+        )
     with torch.set_grad_enabled(differentiable):
-        return ENCODERS[family_of(pipe).name](pipe, prompts, tokens)
+        return ENCODERS[family.name](pipe, prompts, tokens)
 
 
 def prompt_length(pipe: Any, prompt: str, tokens: int) -> int | None:

@@ -9,6 +9,7 @@ which one it was, and where in the picture the protected one lies. A picture tha
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,17 @@ class Gallery:
         self.correlation, self.pdq_distance, self.tile_distance = correlation, pdq_distance, tile_distance
         self.provenance: Mapping[str, Any] = dict(UNCALIBRATED)
         self._works: list[str] = []
+        self._lock = RLock()  # a look needs works and features of one moment
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `save` writes, because an index can't be copied."""
+        with self._lock:
+            return {"about": self._about(), "arrays": {name: one.arrays() for name, one in self.descriptors.items()}}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self._take(state["about"], list(state["arrays"]))
+        for name, descriptor in self.descriptors.items():
+            descriptor.restore(state["arrays"][name], len(self))
 
     def __len__(self) -> int:
         return len(self._works)
@@ -186,9 +198,10 @@ class Gallery:
         return [(work, {name: found[n] for name, found in described.items()}) for n, (work, _) in enumerate(named)]
 
     def _append(self, rows: Sequence["_Row"]) -> None:
-        for name, descriptor in self.descriptors.items():
-            descriptor.add([features[name] for _, features in rows])
-        self._works += [work for work, _ in rows]
+        with self._lock:
+            for name, descriptor in self.descriptors.items():
+                descriptor.add([features[name] for _, features in rows])
+            self._works += [work for work, _ in rows]
 
     def _keep_part(self, parts: Path, named: Sequence[tuple[str, Path]], rows: Sequence["_Row"]) -> None:
         parts.mkdir(parents=True, exist_ok=True)
@@ -209,13 +222,14 @@ class Gallery:
 
     def remove(self, work: str) -> int:
         """Removes a work's pictures and returns how many there were. Raises GalleryError for an unknown work."""
-        keep = np.array([w != work for w in self._works], dtype=bool)
-        if keep.all():
-            raise GalleryError(f"The gallery holds no work {work!r}.")
-        self._works = [w for w in self._works if w != work]
-        for descriptor in self.descriptors.values():
-            descriptor.keep(keep)
-        return int((~keep).sum())
+        with self._lock:
+            keep = np.array([w != work for w in self._works], dtype=bool)
+            if keep.all():
+                raise GalleryError(f"The gallery holds no work {work!r}.")
+            self._works = [w for w in self._works if w != work]
+            for descriptor in self.descriptors.values():
+                descriptor.keep(keep)
+            return int((~keep).sum())
 
     def nearest(self, image: Any) -> Nearest | None:
         """The most similar protected picture, or None when the gallery is empty.
@@ -226,6 +240,10 @@ class Gallery:
         if not self._works:
             return None
         picture = opened(image)
+        with self._lock:
+            return self._nearest(picture)
+
+    def _nearest(self, picture: Image.Image) -> Nearest | None:
         said: list[Nearest] = []
         candidates: list[int] = []
         for name, descriptor in self.descriptors.items():
@@ -236,7 +254,7 @@ class Gallery:
             if said[-1].copied:
                 return said[-1]
             candidates += found.candidates
-        return max(said, key=_nearness)
+        return max(said, key=_nearness) if said else None
 
     def judged(self, name: str, found: Match) -> Nearest:
         """What a descriptor found, by its limits."""
@@ -250,20 +268,22 @@ class Gallery:
 
     def similar(self, pictures: Sequence[Image.Image]) -> list[tuple[float, str]]:
         """(correlation, work) of the protected picture that each one, or its mirror image, correlates with most."""
-        return [(score, self._works[place]) for score, place in self.pixels.correlated(pictures)]
+        with self._lock:
+            return [(score, self._works[place]) for score, place in self.pixels.correlated(pictures)]
 
     def toward(self, picture: Image.Image) -> tuple[float, str, np.ndarray]:
         """(correlation, work, thumbnail) of the protected picture that this one correlates with most; the thumbnail
         (see `thumbnail`) mirrored where the mirror image does. Raises GalleryError for an empty gallery.
         """
-        if not self._works:
-            raise GalleryError("The gallery holds no picture to compare with; add one.")
         rows = np.stack([thumbnail(view) for view in views(picture)])
-        scores, indexes = self.pixels.flat.search(rows, 1)
-        best = int(scores[:, 0].argmax())
-        index = int(indexes[best, 0])
-        found = self.pixels.thumbnails[index].reshape(THUMBNAIL, THUMBNAIL, 3)
-        return float(scores[best, 0]), self._works[index], (found[:, ::-1] if best else found).ravel().copy()
+        with self._lock:
+            if not self._works:
+                raise GalleryError("The gallery holds no picture to compare with; add one.")
+            scores, indexes = self.pixels.flat.search(rows, 1)
+            best = int(scores[:, 0].argmax())
+            index = int(indexes[best, 0])
+            found = self.pixels.thumbnails[index].reshape(THUMBNAIL, THUMBNAIL, 3)
+            return float(scores[best, 0]), self._works[index], (found[:, ::-1] if best else found).ravel().copy()
 
     def calibrate(self, noncopies: Iterable[tuple[str, Any]], fpr: float, source: str = "") -> None:
         """Sets `correlation` and `tile_distance` so that by either at most `fpr` of pictures like these, (name, path or
@@ -303,18 +323,30 @@ class Gallery:
 
     def save(self, folder: Path) -> None:
         """Writes features and ids, not the pictures, into `folder`."""
-        about = {
+        with self._lock:
+            write_gallery(Path(folder), self.descriptors, self._about())
+
+    def _about(self) -> dict[str, Any]:
+        """All but the features."""
+        limits = {name: list(one.limits[name][:2]) for name, one in self.descriptors.items() if name in one.limits}
+        return {
             "correlation": self.correlation,
             "pdq_distance": self.pdq_distance,
             "tile_distance": self.tile_distance,
             "provenance": self.provenance,
-            "limits": {
-                name: list(one.limits[name][:2]) for name, one in self.descriptors.items() if name in one.limits
-            },
+            "limits": limits,
             "descriptors": list(self.descriptors),
-            "works": self._works,
+            "works": list(self._works),
         }
-        write_gallery(Path(folder), self.descriptors, about)
+
+    def _take(self, about: Mapping[str, Any], descriptors: Sequence[str]) -> None:
+        """Becomes what `_about` told, with these descriptors, without its features."""
+        Gallery.__init__(self, about["correlation"], about["pdq_distance"], about["tile_distance"], descriptors)
+        self._works = list(about["works"])
+        self.provenance = dict(about.get("provenance", UNCALIBRATED))
+        for name, (copy, near) in about["limits"].items():
+            if name in self.descriptors:
+                self.descriptors[name].limits[name] = CopyLimit(float(copy), float(near))
 
     @classmethod
     def load(cls, folder: Path | str) -> "Gallery":
@@ -326,14 +358,9 @@ class Gallery:
         """
         folder = gallery_folder(folder)
         with reading(folder) as about:
-            limits = about["correlation"], about["pdq_distance"], about["tile_distance"]
-            gallery = cls(*limits, _usable(about["descriptors"]))
-            gallery._works = list(about["works"])
-            gallery.provenance = dict(about.get("provenance", UNCALIBRATED))
+            gallery = cls.__new__(cls)
+            gallery._take(about, _usable(about["descriptors"]))
             restore(folder, gallery.descriptors, len(gallery._works))
-            for name, (copy, near) in about["limits"].items():
-                if name in gallery.descriptors:
-                    gallery.descriptors[name].limits[name] = CopyLimit(float(copy), float(near))
             gallery._check()
         return gallery
 

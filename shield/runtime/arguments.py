@@ -138,7 +138,7 @@ def _check_prompt(request: Mapping[str, Any]) -> None:
     if prompt is None:
         if embeds is None:
             raise BadRequestError("A call needs a prompt, or its embeddings as prompt_embeds; neither was given.")
-        _checked("prompt_embeds", embeds, isinstance(embeds, torch.Tensor), "a tensor")
+        _checked("prompt_embeds", embeds, _is_embeddings(embeds), "a tensor, or a list of one for each prompt")
     else:
         _checked("prompt", prompt, _is_text(prompt), "a text or a list of texts")
 
@@ -152,6 +152,12 @@ def _checked(name: str, value: Any, is_right: bool, wanted: str) -> Any:
     if not is_right:
         raise BadRequestError(f"{name} is {wanted}; {_shown(value)} was given.")
     return value
+
+
+def _is_embeddings(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(one, torch.Tensor) for one in value)
+    return isinstance(value, torch.Tensor)
 
 
 def _is_text(value: Any) -> bool:

@@ -163,7 +163,7 @@ class StepController:
         """Does what was decided; the row with its new prediction, or nothing."""
         if image.action == "mitigate":
             return {image.row: self.steering.mitigate(forward, image)}
-        return {image.row: self.steering.empty(forward, image)} if image.action == "block" else {}
+        return {image.row: self.steering.blocked(forward, image)} if image.action == "block" else {}
 
     def _looked(self, forward: Forward, edits: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Compares previews with what is protected. What was open is decided again; what is being mitigated and comes

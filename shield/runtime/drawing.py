@@ -146,7 +146,7 @@ class _Drawing:
         gallery = self.plan.gallery
         if not gallery:
             return [None] * len(pictures)
-        finished = pil_images(self.pipe, pictures, output_type)
+        finished = pil_images(self.pipe, pictures, output_type, self.plan.size)
         return [None if image.action == "aside" else gallery.nearest(finished[image.row]) for image in images]
 
 

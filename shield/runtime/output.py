@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.errors import BadRequestError
 from shield.hooks.preview import as_pictures, decoded
+from shield.model.autoencoders import unpacked
 from shield.types import Verdict
 
 GRAY = 0.5
@@ -60,21 +60,18 @@ def _with_entry(held: Any, row: int, source: Any, place: int, counts: tuple[int,
     return replaced(held, row, source, place)
 
 
-def pil_images(pipe: Any, images: Any, output_type: str) -> list[Image.Image]:
-    """The same pictures as PIL pictures, for looking at. Latents are decoded. Raises BadRequestError."""
+def pil_images(pipe: Any, images: Any, output_type: str, size: tuple[int, int]) -> list[Image.Image]:
+    """The same pictures as PIL pictures, for looking at. Latents, packed ones of pictures of this height and width, are
+    decoded.
+    """
     if output_type == "pil":
         return list(images)
     if output_type == "latent":
-        return _decoded(pipe, images)
+        whole = images if images.ndim == 4 else unpacked(pipe, images, size)
+        return as_pictures(decoded(pipe, whole).permute(0, 2, 3, 1))
     if isinstance(images, torch.Tensor):
         images = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     return as_pictures(torch.from_numpy(images))
-
-
-def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
-    if latents.ndim != 4:
-        raise BadRequestError("Packed latents can't be checked against a gallery; ask for output_type='pil'.")
-    return as_pictures(decoded(pipe, latents).permute(0, 2, 3, 1))
 
 
 def replaced(images: Any, index: int, source: Any, place: int) -> Any:

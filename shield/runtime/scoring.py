@@ -100,16 +100,22 @@ class CallScorer:
         """The step with the empty prompt's prediction as its unconditional one.
 
         A negative prompt would shift the gap (one that repeats the prompt makes it zero), so the empty prompt is
-        predicted beside it.
+        predicted beside it. Where there is no text encoder to read it, nothing is left to compare with.
         """
         if "noise_uncond" not in self.call.policy.needs:
             return forward
         missing = forward.noise_uncond is None
         if not (self.call.has_own_uncond(forward) if not missing else self.call.policy.extra_uncond):
             return forward
-        self.call.count(1)
         rows = range(len(self.call.images))
-        return replace(forward, noise_uncond=forward.rerun(rows, self.call.null.repeated(len(rows))))
+        try:
+            null = self.call.null.repeated(len(rows))
+        except MissingSignalError:
+            if self.call.policy.on_unscored == "raise":
+                raise
+            return replace(forward, noise_uncond=None)
+        self.call.count(1)
+        return replace(forward, noise_uncond=forward.rerun(rows, null))
 
     def refuse_short(self) -> None:
         """A detector that reads more steps than this run has will never score: it couldn't judge, as without signal."""

@@ -36,7 +36,7 @@ def models_of(pipe: Any, watched: bool = False) -> Models:
     """`watched`: with the autoencoder. Raises WeightsError for weights whose values are nowhere."""
     autoencoder, denoiser = model_sha256(pipe.vae) if watched else None, denoiser_of(pipe)
     modules, rows = conditioning_of(pipe)
-    named = model_sha256(denoiser), models_sha256(modules, rows), autoencoder
+    named = model_sha256(denoiser), models_sha256(modules, rows) if modules else None, autoencoder
     return Models(*named, dtype_of(denoiser), caches_of(pipe, denoiser))
 
 
@@ -49,7 +49,9 @@ class RecognizedModels:
     def of(self, pipe: Any, watched: bool = False) -> Models:
         autoencoder = self._autoencoder.name({"": pipe.vae}) if watched else None
         denoiser = denoiser_of(pipe)
-        named = self._denoiser.name({"": denoiser}), self._conditioning.name(*conditioning_of(pipe)), autoencoder
+        modules, rows = conditioning_of(pipe)
+        conditioning = self._conditioning.name(modules, rows) if modules else None
+        named = self._denoiser.name({"": denoiser}), conditioning, autoencoder
         return Models(*named, dtype_of(denoiser), caches_of(pipe, denoiser))
 
 

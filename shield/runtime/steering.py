@@ -39,7 +39,14 @@ class Steering:
         self.call.moves.pop(image.row, None)
         image.mitigation, image.rewritten, image.action = None, None, "block"
         image.reasons += (Reason("exhausted"),)
-        return self.empty(forward, image)
+        return self.blocked(forward, image)
+
+    def blocked(self, forward: Forward, image: ImageState) -> Tensor:
+        """The empty prompt's prediction for an image that is blanked at the end; where that can't be had, its own."""
+        try:
+            return self.empty(forward, image)
+        except MissingSignalError:
+            return forward.noise_cond[[image.row]]
 
     def _proposals(self, forward: Forward, image: ImageState) -> Iterator[str]:
         """Rewritten prompts in which the screen finds nothing, as long as extra calls are left. One call is left for
@@ -72,10 +79,11 @@ class Steering:
 
     def _tried(self, forward: Forward, image: ImageState, mitigation: Mitigation) -> Tensor | None:
         """The prediction this mitigation gives now; None when a detector still flags it or this call can't use it."""
-        if isinstance(mitigation, NullPrompt):
-            return self._unasked_picture(forward, image)
-        context, conditioning = self._context(forward, image), None
+        conditioning = None
         try:
+            if isinstance(mitigation, NullPrompt):
+                return self._unasked_picture(forward, image)
+            context = self._context(forward, image)
             if isinstance(mitigation, PredictionMitigation):
                 prediction, checked = mitigation.predicted(context), mitigation.needs_prompt
             else:
@@ -106,7 +114,9 @@ class Steering:
         return prediction
 
     def empty(self, forward: Forward, image: ImageState) -> Tensor:
-        """The empty prompt from here on. Free when the unconditional half is the empty prompt's."""
+        """The empty prompt from here on. Free when the unconditional half is the empty prompt's. Raises
+        MissingSignalError where there is no text encoder to read it.
+        """
         image.swap = self.call.null
         if forward.noise_uncond is not None and not self.call.has_own_uncond(forward):
             return forward.noise_uncond[[image.row]]

@@ -171,3 +171,34 @@ def test_without_a_generator_torchs_own_state_is_restored():
             calibrate="never",
         )(**call(PROMPTS, generator=None))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_scheduler_that_a_callback_exchanged_keeps_its_own_state():
+    pipe, call = once("sd")
+    before, own = state(pipe), pipe.scheduler
+    other = type(own).from_config(own.config)
+    held = dict(vars(other))
+
+    def exchange(pipe, step, timestep, tensors):
+        pipe.scheduler = other
+        raise Inside
+
+    with pytest.raises(Inside):
+        Shield(pipe, "monitor", thresholds=[], calibrate="never")(**call(callback_on_step_end=exchange))
+    assert vars(other) == held
+    pipe.scheduler = own
+    assert state(pipe) == before
+
+
+def test_a_failing_on_verdict_is_an_error_like_any_other():
+    pipe, call = once("sd")
+    before, generators = state(pipe), noises(3)
+    kept = [g.get_state() for g in generators]
+
+    def fail(verdict):
+        raise Inside
+
+    with pytest.raises(Inside):
+        Shield(pipe, "monitor", thresholds=[], calibrate="never", on_verdict=fail)(**call(generator=generators))
+    assert state(pipe) == before
+    assert all(torch.equal(g.get_state(), k) for g, k in zip(generators, kept, strict=True))

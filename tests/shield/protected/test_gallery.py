@@ -1,11 +1,16 @@
+import copy
 import json
+import pickle
+from threading import Thread
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
+from shield import Shield
 from shield.errors import BadRequestError, GalleryError
 from shield.protected.gallery import Gallery, pdq, thumbnail, worst_tile
+from tests.tiny import tiny_sd
 
 
 def picture(seed, size=128):
@@ -230,3 +235,44 @@ def test_tiles_are_saved_and_removed_with_their_work(gallery, tmp_path):
     loaded = Gallery.load(tmp_path)
     assert loaded.tile_distance == gallery.tile_distance > 0
     assert loaded.remove("pale") == 1 and len(loaded.pixels.colors) == len(loaded) == loaded.pixels.near.ntotal == 20
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda gallery: pickle.loads(pickle.dumps(gallery))])
+def test_a_copy_of_a_gallery_is_one_of_its_own(gallery, copied):
+    other = copied(gallery)
+    assert other.works == gallery.works and other.provenance == gallery.provenance
+    for n in range(3):
+        assert other.nearest(picture(n)) == gallery.nearest(picture(n))
+    other.remove(other.works[0])
+    assert len(other) == len(gallery) - 1
+    other.add([("new", picture(90))])
+    assert other.nearest(picture(90)).work == "new" != gallery.nearest(picture(90)).work
+
+
+def test_a_shield_with_a_gallery_can_be_copied(gallery):
+    shield = Shield(tiny_sd(), "monitor", gallery, thresholds=[], calibrate="never")
+    assert copy.deepcopy(shield).gallery.works == pickle.loads(pickle.dumps(shield)).gallery.works == gallery.works
+
+
+def test_a_gallery_that_changes_while_others_look(gallery):
+    """Works and features belong together at every moment."""
+    wrong, own, changing = [], gallery.works[0], ("comes and goes", picture(91))
+    looked = picture(0)
+    before = gallery.nearest(looked)
+
+    def look():
+        try:
+            for _ in range(15):
+                found = gallery.nearest(looked)
+                assert (found.work, found.score) == (before.work, before.score)
+                gallery.similar([looked])
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        gallery.add([changing])
+        gallery.remove(changing[0])
+    assert wrong == [] and gallery.works[0] == own
