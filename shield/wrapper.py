@@ -217,8 +217,8 @@ class Shield(StandIn):
         request, named = bound_arguments(self.pipe, args, kwargs)
         if self.gallery and self.pipe.vae is None:
             raise BadRequestError(
-                f"A gallery compares finished pictures, and this {type(self.pipe).__name__} has no autoencoder (vae) to "
-                "make them; give it one, or take the gallery away."
+                f"A gallery compares finished pictures, and this {type(self.pipe).__name__} has no autoencoder (vae) "
+                "to make them; give it one, or take the gallery away."
             )
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
         blind_spots.parts = partial(parts_of, self.pipe, self._recognized)

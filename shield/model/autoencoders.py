@@ -72,7 +72,7 @@ def forms(vae: Any) -> list[Form]:
 
 
 def pixels_of(pipe: Any, latents: Tensor) -> Tensor:
-    """(B, 3, height, width), about -1 to 1, of (B, C, H, W) latents, or those that Flux.2 returns, as it decodes them."""
+    """(B, 3, height, width), about -1 to 1, of (B, C, H, W) latents, or of Flux.2's as it returns and decodes them."""
     is_decodable = hasattr(pipe.vae, "bn") and latents.shape[1] < latent_channels(pipe)
     given = latents if is_decodable else forms(pipe.vae)[0](latents)
     given = given.to(pipe._execution_device, pipe.vae.dtype)

@@ -95,7 +95,7 @@ class BlindSpots:
         def call(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             before = {name: _kept(tensor) for name, tensor in tensors.items()}
             after = self._in_custody(callback)(pipe, step, timestep, tensors)
-            if not isinstance(after, Mapping):
+            if not isinstance(after, dict):
                 raise BadRequestError(
                     f"callback_on_step_end returns a dictionary of tensors, the one that it was given if nothing is to "
                     f"change; it returned {'None' if after is None else f'a value of type {type(after).__name__}'}."
