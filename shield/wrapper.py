@@ -37,7 +37,7 @@ from shield.runtime.blind_spots import BlindSpots
 from shield.runtime.call import Plan
 from shield.runtime.command import calibrate_command, calibrate_watch_command
 from shield.runtime.drawing import PipelineCall, draw, hand_out
-from shield.runtime.parts import parts_of
+from shield.runtime.parts import Parts
 from shield.runtime.policy import Policy
 from shield.runtime.preview_checks import PreviewMonitor, picture_size, watch_of
 from shield.runtime.requested import bound_arguments, requested_images, says_something
@@ -221,7 +221,7 @@ class Shield(StandIn):
                 "to make them; give it one, or take the gallery away."
             )
         blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
-        blind_spots.parts = partial(parts_of, self.pipe, self._recognized)
+        blind_spots.parts = partial(Parts, self.pipe, self._recognized)
         call = PipelineCall(blind_spots.arguments(request, named), request, blind_spots)
         images, models = requested_images(request, self.screen), self._models()
         before = perf_counter() - started

@@ -24,7 +24,7 @@ from shield.protected.gallery import Gallery
 from shield.protected.pictures import UNREADABLE, open_image
 from shield.protected.turns import nearest_turned
 from shield.reasons import Reason
-from shield.runtime.parts import changed
+from shield.runtime.parts import Parts
 
 # As the denoiser is given them (shield/hooks/custody.py).
 OBSERVED = frozenset({"latents", "prompt_embeds", "pooled_prompt_embeds", "add_text_embeds"})
@@ -35,15 +35,16 @@ SIGMAS = 6.0  # beyond which latents are no sample of plain noise
 class BlindSpots:
     """What is noticed in one call: `blind` couldn't be judged; `copies` are given pictures that the gallery knows.
     `words`: by the prompt's place, what is said about its learned words; `each`: how many images a prompt has.
-    `parts()` reads what the call runs through; `lost`: a callback changed some of it.
+    `parts()` is what the call runs through; `lost`: a callback changed some of it.
     """
 
     blind: list[Reason] = field(default_factory=list)
     copies: list[Reason] = field(default_factory=list)
     words: dict[int, Reason] = field(default_factory=dict)
     each: int = 1
-    parts: Callable[[], dict[str, Any]] = dict
+    parts: Callable[[], Parts] | None = None
     lost: bool = False
+    _held: Parts | None = None
 
     @classmethod
     def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "BlindSpots":
@@ -113,11 +114,12 @@ class BlindSpots:
         """
 
         def call(*args: Any) -> Any:
-            before = self.parts()
+            if self._held is None and self.parts is not None:
+                self._held = self.parts()
             with once_more():
                 answer = callback(*args)
             step = next((arg for arg in args if isinstance(arg, int)), None)
-            for part in changed(before, self.parts()):
+            for part in () if self._held is None else self._held.changed():
                 self.lost = True
                 self.notice(Reason("callback", step=step, detail=part))
             return answer

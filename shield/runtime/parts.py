@@ -1,13 +1,11 @@
-"""What a pipeline's call runs through, read before and after each callback: a callback may change any of it in place.
+"""What a pipeline's call runs through, compared after each callback: a callback may change any of it in place.
 
 Weights, adapters and FreeU are told by the models' names, which are the same in every precision and wherever a model
 lies. Everything else that decides what a module does (its children, hooks, attention processors, a `forward` of its
 own, its numbers) is told by which objects these are.
 """
 
-from collections.abc import Mapping
-from functools import partial
-from types import MethodType
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -15,57 +13,73 @@ from torch import nn
 from shield.model.families import family_of
 from shield.runtime.settings import RecognizedModels
 
-NAMED = ("_modules", "_parameters", "_buffers")  # told by the models' names
+NAMED = ("_parameters", "_buffers")  # told by the models' names
 PLAIN = (bool, int, float, str, type(None))
 
 
-def parts_of(pipe: Any, recognized: RecognizedModels) -> dict[str, Any]:
-    """Part -> what it is now, comparable with ==. A few milliseconds, more where weights have changed."""
-    family, vae = family_of(pipe), pipe.vae
-    models = recognized.of(pipe, watched=isinstance(vae, nn.Module))
-    names = {family.denoiser: models.denoiser, "vae": models.autoencoder}
-    parts = {
-        role: (names.get(role), _modules_read(module))
-        for role in (family.denoiser, family.companion or "", "vae")
-        if isinstance(module := getattr(pipe, role, None), nn.Module)
-    }
-    processors = {name: value for name, value in vars(pipe).items() if name.endswith("_processor")}
-    return {
-        **parts,
-        "text encoders or ControlNet": models.conditioning,
-        **{name: (_read(value), getattr(type(value), "postprocess", None)) for name, value in processors.items()},
-        "pipeline's own methods": {name: _mark(value) for name, value in vars(pipe).items() if callable(value)},
-    }
+class Parts:
+    """The parts of one pipeline as they are when this is made, and as they were when it was asked last."""
+
+    def __init__(self, pipe: Any, recognized: RecognizedModels) -> None:
+        self.pipe, self._recognized = pipe, recognized
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        family = family_of(self.pipe)
+        held = {role: getattr(self.pipe, role, None) for role in (family.denoiser, family.companion or "", "vae")}
+        self._modules = {role: _Objects(one.modules()) for role, one in held.items() if isinstance(one, nn.Module)}
+        others = {name: value for name, value in vars(self.pipe).items() if name.endswith("_processor")}
+        self._others = {name: _Objects([value]) for name, value in others.items()}
+        self._state = self._now()
+
+    def changed(self) -> list[str]:
+        """The parts that aren't what they were; a few milliseconds, more where weights have changed."""
+        now, before = self._now(), self._state
+        parts = [part for part in now if not _is_same(before[part], now[part])]
+        if parts:
+            self._read_anew()
+        return parts
+
+    def _now(self) -> dict[str, list[Any]]:
+        pipe, denoiser = self.pipe, family_of(self.pipe).denoiser
+        names = self._recognized.names(pipe, watched=isinstance(pipe.vae, nn.Module))
+        own = dict(zip((denoiser, "text encoders or ControlNet", "vae"), names, strict=True))
+        now = {part: [name, getattr(pipe, part, None)] for part, name in own.items()}
+        for part, objects in {**self._modules, **self._others}.items():
+            now[part] = [*now.get(part, ()), getattr(pipe, part), *objects.held()]
+        methods = [value for value in vars(pipe).values() if callable(value) and not isinstance(value, nn.Module)]
+        return {**now, "pipeline's methods": methods}
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The parts that aren't what they were."""
-    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+class _Objects:
+    """What some objects hold, and what their dictionaries (of children and hooks), lists and processors hold."""
+
+    def __init__(self, objects: Iterable[Any]) -> None:
+        self.objects = list(objects)
+        self.classes = {type(one) for one in self.objects}
+        self.vars = [vars(one) for one in self.objects]
+        items = [(name, value) for some in self.vars for name, value in some.items()]
+        self.dicts = [value for name, value in items if isinstance(value, dict) and name not in NAMED]
+        self.lists = [value for _, value in items if isinstance(value, list)]
+        processors = [value for name, value in items if name == "processor" and hasattr(value, "__dict__")]
+        self.dicts += [vars(processor) for processor in processors if not isinstance(processor, nn.Module)]
+
+    def held(self) -> list[Any]:
+        held: list[Any] = [type(one) for one in self.objects]
+        held += [getattr(one, name, None) for one in self.classes for name in ("forward", "postprocess")]
+        for some in self.vars:
+            held += some.values()
+        for some in self.dicts:
+            if some:
+                held += some.values()
+        for several in self.lists:
+            held += several
+        return held
 
 
-def _modules_read(module: nn.Module) -> list[tuple[Any, ...]]:
-    return [(id(part), type(part), type(part).forward, *_read(part)) for part in module.modules()]
-
-
-def _read(owner: Any) -> list[Any]:
-    """What an object holds beside what its model's name tells."""
-    held = [(name, value) for name, value in vars(owner).items() if name not in NAMED]
-    marks = [(name, _mark(value)) for name, value in held if value or isinstance(value, PLAIN)]
-    processor = vars(owner).get("processor")
-    numbers = vars(processor).items() if hasattr(processor, "__dict__") else ()
-    return [*marks, *((name, value) for name, value in numbers if isinstance(value, PLAIN))]
-
-
-def _mark(value: Any) -> Any:
-    """A value, where it is a plain one, or which object it is; of a collection, which objects are in it."""
-    if isinstance(value, PLAIN):
-        return value
-    if isinstance(value, MethodType):
-        return id(value.__self__), id(value.__func__)
-    if isinstance(value, partial):
-        return id(value.func), *map(id, value.args)
-    if isinstance(value, dict):
-        return id(value), *(item if isinstance(item, PLAIN) else id(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return tuple(item if isinstance(item, PLAIN) else id(item) for item in value)
-    return id(value)
+def _is_same(before: list[Any], now: list[Any]) -> bool:
+    """Whether these are the same objects, or equal numbers and texts."""
+    if len(before) != len(now):
+        return False
+    others = (pair for pair in zip(before, now, strict=True) if pair[0] is not pair[1])
+    return all(isinstance(one, PLAIN) and one == other for one, other in others)

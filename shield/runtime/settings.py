@@ -47,12 +47,17 @@ class RecognizedModels:
         self._denoiser, self._conditioning, self._autoencoder = Recognized(), Recognized(), Recognized()
 
     def of(self, pipe: Any, watched: bool = False) -> Models:
-        autoencoder = self._autoencoder.name({"": pipe.vae}) if watched else None
         denoiser = denoiser_of(pipe)
+        return Models(*self.names(pipe, watched), dtype_of(denoiser), caches_of(pipe, denoiser))
+
+    def names(self, pipe: Any, watched: bool) -> tuple[str, str | None, str | None]:
+        """Those of the denoiser, of what its inputs come from, and of the autoencoder where it is watched."""
         modules, rows = conditioning_of(pipe)
-        conditioning = self._conditioning.name(modules, rows) if modules else None
-        named = self._denoiser.name({"": denoiser}), conditioning, autoencoder
-        return Models(*named, dtype_of(denoiser), caches_of(pipe, denoiser))
+        return (
+            self._denoiser.name({"": denoiser_of(pipe)}),
+            self._conditioning.name(modules, rows) if modules else None,
+            self._autoencoder.name({"": pipe.vae}) if watched else None,
+        )
 
 
 def conditioning_of(pipe: Any) -> tuple[dict[str, nn.Module], dict[int, int]]:
