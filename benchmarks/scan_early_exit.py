@@ -73,5 +73,6 @@ def scanned(folder: Path) -> Run:
     file = folder / "captions.jsonl"
     lines = [json.dumps({"prompt": caption}) + "\n" for caption in dict.fromkeys(captions)]
     file.write_text("".join(lines), encoding="utf-8")
-    done = scan(file, folder / "run", sampling=Sampling(batch_size=BATCH), seeds=SEEDS, show_progress=False)
+    sampling = Sampling(manifest.sampling["steps"], manifest.sampling["guidance_scale"], BATCH)
+    done = scan(file, folder / "run", sampling=sampling, seeds=SEEDS, show_progress=False)
     return Run.open(done.folder)
