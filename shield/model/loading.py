@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence, unreachable
+from shield.errors import BadRequestError, CheckpointError, ShieldError, WeightsError, first_sentence, unreachable
 from shield.model.assets import verify, weights_dir
 from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
 from shield.model.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
@@ -95,11 +95,11 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.exists():
         if not (path / INDEX).is_file():
-            raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
+            raise CheckpointError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
         return str(path)
     if not is_hub_id(name):
         known = ", ".join(SHIPPED)
-        raise WeightsError(
+        raise CheckpointError(
             f"There is no model {name!r}; use {known}, an existing folder or file, or a hub id owner/name."
         )
     return name
@@ -141,7 +141,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool, given: Mappi
         pipe = _from_folder(folder, parts, options) if folder.is_dir() else _from_hub(source, options)
     lacks = lacking(pipe)
     if lacks or unknown:
-        raise WeightsError(f"{source} can't be loaded: its files lack weights of {lacks or 'a text encoder'}.")
+        raise CheckpointError(f"{source} can't be loaded: its files lack weights of {lacks or 'a text encoder'}.")
     return pipe
 
 
