@@ -75,8 +75,7 @@ def with_lora(pipe: Any, file: Path) -> Any:
 
     if find_spec("peft") is None:
         raise WeightsError("A LoRA file needs the lora extra: pip install 'diffusion-shield[lora]'.")
-    if not file.is_file() or file.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"A LoRA is a .safetensors file, and there is none at {file}.")
+    check_lora(file)
     try:
         with _no_warnings():  # a LoRA of the denoiser alone is told to have forgotten the text encoder
             pipe.load_lora_weights(str(file))
@@ -91,6 +90,12 @@ def with_lora(pipe: Any, file: Path) -> Any:
             f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_sentence(error)}"
         ) from error
     return pipe
+
+
+def check_lora(file: Path) -> None:
+    """Raises CheckpointError where there is no file that a LoRA could be in."""
+    if not file.is_file() or file.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"A LoRA is a .safetensors file, and there is none at {file}.")
 
 
 @contextmanager
