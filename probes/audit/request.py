@@ -31,6 +31,7 @@ from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
 
 SEARCHING = ("attack", "harden", "locality")
+ELSEWHERE = ("device", "pipe", "say")  # what a run's configuration doesn't hold
 NOTHING_JUDGED = "Pictures are drawn, scored by the detectors and compared with each other, and none counts as a copy."
 
 
@@ -40,8 +41,8 @@ class AuditRequest:
 
     ``prompts`` are works (with reference pictures, to judge copies), ``nonmembers`` matched prompts and pictures that
     were never trained on, ``benign`` ordinary prompts, ``openclip`` the folder of a model that measures alignment.
-    ``pipe`` is the model itself, where it is loaded already; ``model`` is then what it is called. ``say`` is told, before
-    the first picture, what can't be judged.
+    ``pipe`` is the model itself, where it is loaded already; ``model`` is then what it is called. ``say`` is told what
+    can't be judged, before the first picture.
     """
 
     model: str = "testbed"
@@ -153,9 +154,7 @@ def opened(
         )
     twin = Subject(load(request.twin, device=request.device), request.twin) if request.twin else None
     known = GroundTruth(replace(cohorts, limits=(*cohorts.limits, *limits)), judge, twin, alignment)
-    options = {
-        one.name: getattr(request, one.name) for one in fields(request) if one.name not in ("device", "pipe", "say")
-    }
+    options = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in ELSEWHERE}
     if judge is None:
         request.say(" ".join((*limits, NOTHING_JUDGED)))
     config = {**options, "plan": asdict(plan), **more}

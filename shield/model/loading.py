@@ -10,7 +10,7 @@ from typing import Any
 from shield.errors import BadRequestError, CheckpointError, ShieldError, WeightsError, first_sentence, unreachable
 from shield.model.assets import verify, weights_dir
 from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
-from shield.model.single_file import SUFFIXES, check_lora, from_single_file, index_of, lacking, with_lora
+from shield.model.single_file import SUFFIXES, check_lora, check_suffix, from_single_file, index_of, lacking, with_lora
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
 # Arguments of diffusers' from_pretrained that are handed on; those of HUB also where the index is read.
@@ -92,7 +92,9 @@ def check_name(name: str | Path) -> None:
     Nothing is loaded, and the hub isn't asked.
     """
     base, loras = split_name(name)
-    if base not in SHIPPED and not Path(base).expanduser().is_file():
+    if Path(base).expanduser().is_file():
+        check_suffix(Path(base))
+    elif base not in SHIPPED:
         _source(base)
     for lora in loras:
         check_lora(lora)

@@ -19,6 +19,12 @@ from shield.model.folders import checked_index
 SUFFIXES = (".safetensors", ".ckpt")
 
 
+def check_suffix(file: Path) -> None:
+    """Raises CheckpointError for a file of a kind that holds no checkpoint."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(f"A checkpoint in one file is {' or '.join(SUFFIXES)}; {file} is neither.")
+
+
 def index_of(file: Path) -> tuple[str, dict[str, Any]]:
     """Where the configurations of a single file's parts are (a folder or a hub id), and the pipeline's own.
 
@@ -27,8 +33,7 @@ def index_of(file: Path) -> tuple[str, dict[str, Any]]:
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
-    if file.suffix.lower() not in SUFFIXES:
-        raise CheckpointError(f"A checkpoint in one file is {' or '.join(SUFFIXES)}; {file} is neither.")
+    check_suffix(file)
     beside = file.with_suffix("")
     try:
         if (beside / "model_index.json").is_file():
