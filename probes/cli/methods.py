@@ -59,8 +59,7 @@ def _methods(kind: Kind) -> dict[str, dict[str, Any]]:
         Kind.localizers: LOCALIZERS,
     }
     return {
-        name: {"about": _about(name, one), "source": _source(one), "class": _place(one)}
-        for name, one in tables[kind].items()
+        name: {"about": _about(one), "source": _source(one), "class": _place(one)} for name, one in tables[kind].items()
     }
 
 
@@ -72,10 +71,9 @@ def _families() -> dict[str, dict[str, Any]]:
     }
 
 
-def _about(name: str, method: type) -> str:
-    """What a method does: the first sentence of its own module's docstring, else of the class's."""
-    own = method.__module__.rpartition(".")[2] == name
-    text = " ".join((own and _module_doc(method) or method.__doc__ or "").split())
+def _about(method: type) -> str:
+    """The first sentence of a class's docstring."""
+    text = " ".join((method.__doc__ or "").split())
     return text.split(". ")[0].rstrip(".") + "." if text else ""
 
 
