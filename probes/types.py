@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from probes.errors import MaskError
 from probes.runs.progress import ProgressCallback
 from probes.runs.tensors import write_tensors
+from shield.errors import reason_of
 from shield.hooks.intercept import denoiser_of
 from shield.model.fingerprint import model_sha256
 from shield.model_names import introduce, values_of
@@ -136,7 +137,7 @@ class UnitMask:
                 introduce(meta["model_sha256"], values)
             return cls({name: tensor.bool() for name, tensor in tensors.items()}, meta)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise MaskError(f"{path} can't be read as a mask: {error}") from error
+            raise MaskError(f"{path} can't be read as a mask: {reason_of(error)}") from error
 
     def check(self, denoiser: torch.nn.Module) -> None:
         """MaskError unless every module of the mask exists in the denoiser with a weight of that shape."""

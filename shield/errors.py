@@ -1,8 +1,12 @@
 """Every exception of the shield. A message says what is needed, what was found, and what to do.
 
+``bad_input`` of a class says whose fault it is: what was asked for can't be used as it was given (the command line's
+exit status is then 2), or the work failed (1).
+
 ShieldError
 |- UnsupportedPipelineError   the pipeline's family isn't in shield/model/families.py
 |- WeightsError               a shipped file is missing or altered
+|  `- CheckpointError         what was named as a model is none that can be loaded
 |- NotCalibratedError         no threshold fits this model and these settings
 |- MissingExtraError          a package that an extra of the distribution brings isn't installed
 |- MissingSignalError         a detector needs something that the run didn't record
@@ -17,13 +21,23 @@ ShieldError
 class ShieldError(Exception):
     """Anything the shield refuses. Its text is one sentence for the user."""
 
+    bad_input = False
+
 
 class UnsupportedPipelineError(ShieldError):
     """The pipeline isn't one whose guidance layout the shield knows."""
 
+    bad_input = True
+
 
 class WeightsError(ShieldError):
     """A shipped file is missing, altered, or not listed."""
+
+
+class CheckpointError(WeightsError):
+    """A name, folder or file that was given for a model is none that can be loaded."""
+
+    bad_input = True
 
 
 class NotCalibratedError(ShieldError):
@@ -45,6 +59,8 @@ class TraceError(ShieldError):
 class BadRequestError(ShieldError):
     """An argument that the shield or the pipeline can't use."""
 
+    bad_input = True
+
 
 class UnknownAttributeError(ShieldError, AttributeError):
     """An attribute that neither a Shield nor the pipeline it wraps has."""
@@ -53,9 +69,18 @@ class UnknownAttributeError(ShieldError, AttributeError):
 class GalleryError(ShieldError):
     """A protected picture or a saved gallery can't be read."""
 
+    bad_input = True
+
 
 class RegistryError(ShieldError):
     """A registry of protected concepts can't be read or contradicts itself."""
+
+    bad_input = True
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file can't be read, as part of a sentence that names the file: an OSError without its number and path."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.errors import BadRequestError, NotCalibratedError, WeightsError, reason_of
 from shield.model_names import canonical, introduce, is_same, values_of
 
 FORMAT = 2
@@ -279,7 +279,9 @@ def _read(path: Path) -> Threshold:
         low, high = threshold.interval
         return replace(threshold, interval=(float(low), float(high)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise WeightsError(f"{path} isn't a threshold file ({error}); run `diffshield calibrate` again.") from None
+        raise WeightsError(
+            f"{path} isn't a threshold file ({reason_of(error)}); run `diffshield calibrate` again."
+        ) from None
 
 
 def _tupled(value: Any) -> Any:

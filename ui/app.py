@@ -17,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
-from shield.errors import BadRequestError, ShieldError  # noqa: E402
+from shield.errors import BadRequestError, ShieldError, reason_of  # noqa: E402
 from shield.model.loading import SHIPPED  # noqa: E402
 from ui.folders import Folders  # noqa: E402
 from ui.guard import Guard  # noqa: E402
@@ -172,7 +172,7 @@ def launched(
             css_paths=Path(__file__).with_name("page.css"),
         )
     except OSError as error:
-        raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {error}") from None
+        raise BadRequestError(f"The page can't be served on {host}, port {port or 'any'}: {reason_of(error)}") from None
     return blocks
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from shield.errors import GalleryError, RegistryError
+from shield.errors import GalleryError, RegistryError, reason_of
 from shield.protected.concepts import Concept, Concepts
 from ui.protected import MOST_PICTURES, Protected
 from ui.uploads import MOST_UNPACKED
@@ -52,7 +52,7 @@ def merge(store: Protected, archive: Path) -> tuple[int, int]:
             with zipfile.ZipFile(archive) as packed:
                 concepts, works = _unpacked(packed, Path(place))
         except BROKEN as error:
-            said = f"{archive.name} can't be read as a .zip archive ({error}); nothing was added."
+            said = f"{archive.name} can't be read as a .zip archive ({reason_of(error)}); nothing was added."
             raise GalleryError(said) from None
         return store.merge(concepts, works)
 

@@ -14,6 +14,7 @@ from typing import Any
 from probes.errors import RunError
 from probes.runs.folder import Run
 from probes.runs.records import Record
+from shield.errors import reason_of
 
 DEEPEST = 3
 MOST = 500
@@ -109,4 +110,4 @@ def stages_of(run: Run) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read: {error}") from error
+        raise RunError(f"{path} can't be read: {reason_of(error)}") from error

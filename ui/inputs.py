@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 
 from probes.errors import PromptFileError
 from probes.inputs.prompts import FORMATS, each_prompt
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from ui.protected import LARGEST, check_sizes, checked_picture
 from ui.uploads import MOST_IN_ARCHIVE, MOST_UNPACKED, SUFFIXES
 
@@ -123,7 +123,7 @@ def _unpack(archive: Path, into: Path) -> None:
                 with packed.open(one) as source, open(target, "wb") as copy:
                     shutil.copyfileobj(source, copy)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise GalleryError(f"{archive.name} can't be read as a .zip archive ({error}).") from None
+        raise GalleryError(f"{archive.name} can't be read as a .zip archive ({reason_of(error)}).") from None
 
 
 def _wanted(packed: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:

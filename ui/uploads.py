@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from ui.protected import LARGEST
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -58,7 +58,9 @@ def _unpacked(archive: Path, into: Path) -> list[Path]:
                 found.append(target)
             return found
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise GalleryError(f"{archive.name} can't be read as a .zip archive ({error}); nothing was added.") from None
+        raise GalleryError(
+            f"{archive.name} can't be read as a .zip archive ({reason_of(error)}); nothing was added."
+        ) from None
 
 
 def _check(archive: Path, held: Sequence[zipfile.ZipInfo]) -> None:

@@ -15,6 +15,7 @@ from probes.cli.main import app, main
 from probes.cli.options import Concepts, Device, GalleryAt, Model, PolicyName, Thresholds
 from shield.errors import BadRequestError
 from shield.extras import extras_named
+from shield.model.loading import check_name
 
 __all__ = ["app", "main"]
 
@@ -55,6 +56,7 @@ def ui(
     Example: diffshield ui --model testbed
     """
     user = _user(auth)
+    check_name(model)
     if user is None and (share or host not in LOCAL):
         typer.echo(
             "diffshield: everyone who reaches this page can use it; --auth USER:PASSWORD asks who they are.", err=True

@@ -38,8 +38,9 @@ INITS = ("caption", "noise", "other")
 
 @dataclass(frozen=True)
 class AdversarialEmbedding:
-    """The search; see the module's docstring. ``rows`` bounds the denoiser's batch: goals at once times ``batch``.
+    """Searches the prompt embedding that draws a picture, by gradient descent.
 
+    ``rows`` bounds the denoiser's batch: goals at once times ``batch``.
     ``checkpointing`` computes activations twice instead of holding them: less memory, the same result.
     """
 

@@ -92,6 +92,7 @@ def audit(
     if prompts is None and checkpoint.twin is None:
         raise AuditError(f"Nothing is known about what {model} was trained on: give a prompt file with --prompts.")
     targets = read_prompts(prompts, column=column, limit=limit) if prompts else []
+    checkpoint.check_twin(twin)
     twin = twin or checkpoint.twin
     inputs = [describe_input(prompts)] if prompts else []
     checkpoint = checkpoint.loaded(device)

@@ -12,6 +12,7 @@ import torch
 from probes.errors import MaskError, TensorFileError
 from probes.localizers import FFNSubspace
 from probes.runs.tensors import read_tensors, write_tensors
+from shield.errors import reason_of
 
 Norms = dict[str, torch.Tensor]
 
@@ -47,7 +48,7 @@ def load_norms(path: Path) -> tuple[FFNSubspace, Norms, Norms]:
         options = json.loads(header["localizer"])
         localizer = FFNSubspace(**{**options, "base": tuple(options["base"])})
     except (TensorFileError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise MaskError(f"{path} can't be read as norms: {error}") from error
+        raise MaskError(f"{path} can't be read as norms: {reason_of(error)}") from error
     target, base = (
         {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
         for part in ("target", "base")

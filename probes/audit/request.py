@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -31,6 +31,8 @@ from probes.types import Criterion, Subject, UnitMask
 from shield.model_names import is_same
 
 SEARCHING = ("attack", "harden", "locality")
+ELSEWHERE = ("device", "pipe", "say")  # what a run's configuration doesn't hold
+NOTHING_JUDGED = "Pictures are drawn, scored by the detectors and compared with each other, and none counts as a copy."
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class AuditRequest:
 
     ``prompts`` are works (with reference pictures, to judge copies), ``nonmembers`` matched prompts and pictures that
     were never trained on, ``benign`` ordinary prompts, ``openclip`` the folder of a model that measures alignment.
-    ``pipe`` is the model itself, where it is loaded already; ``model`` is then what it is called.
+    ``pipe`` is the model itself, where it is loaded already; ``model`` is then what it is called. ``say`` is told what
+    can't be judged, before the first picture.
     """
 
     model: str = "testbed"
@@ -52,6 +55,7 @@ class AuditRequest:
     openclip: Path | None = None
     device: str = "auto"
     pipe: Any = field(default=None, repr=False, compare=False)
+    say: Callable[[str], None] = field(default=lambda sentence: None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("prompts", "nonmembers", "benign", "openclip"):
@@ -127,6 +131,7 @@ def opened(
     UnsupportedError for a model whose embeddings can't be searched, where a verb does that.
     """
     cohorts = request.cohorts(plan)
+    request.checkpoint.check_twin(request.twin)
     if kind in SEARCHING and all(member.reference is None for member in cohorts.members):
         why = " ".join(lost_pictures(cohorts.members))
         raise AuditError(
@@ -149,7 +154,9 @@ def opened(
         )
     twin = Subject(load(request.twin, device=request.device), request.twin) if request.twin else None
     known = GroundTruth(replace(cohorts, limits=(*cohorts.limits, *limits)), judge, twin, alignment)
-    options = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in ("device", "pipe")}
+    options = {one.name: getattr(request, one.name) for one in fields(request) if one.name not in ELSEWHERE}
+    if judge is None:
+        request.say(" ".join((*limits, NOTHING_JUDGED)))
     config = {**options, "plan": asdict(plan), **more}
     with (
         Run.start(

@@ -25,7 +25,7 @@ from probes.audit.hardening_stages import encoded_pairs
 from probes.audit.session import AuditSession
 from probes.audit.stages import Stage
 from probes.drawing.draw import jobs_for
-from probes.errors import AuditError
+from probes.errors import AuditError, DivergedError
 from probes.hardeners.caption_fine_tuning import stacked
 from probes.hardeners.training import hardened, restored
 from probes.inputs.prompts import PromptRecord, read_prompts
@@ -149,7 +149,7 @@ def train_on(subject: Subject, pairs: Sequence[Pair], how: Resurgence, file: Cal
         picked = [pairs[place] for place in torch.randperm(len(pairs), generator=draw)[: how.batch].tolist()]
         loss = training_loss(subject, *stacked(subject, picked), [draw] * len(picked), 1).mean()
         if not torch.isfinite(loss):
-            raise AuditError(
+            raise DivergedError(
                 f"Training on ordinary captions diverged at update {count + 1}: its loss is {loss.item()}."
             )
         adam.zero_grad(set_to_none=True)

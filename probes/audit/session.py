@@ -166,7 +166,7 @@ class AuditSession:
                 subject.name,
                 [Job(target, seed, None, level) for target in targets for seed in plan.picture_seeds],
                 drawn_without_text(subject, plan.sampling, probe, level),
-                judge=judge_of_parts(probe, level, self.truth.judge, self.cohorts.nonmembers),
+                judge=judge_of_parts(probe, level, self.truth.judge, self.cohorts),
                 batch_size=plan.sampling.batch_size,
                 progress=self.track(f"{stage.replace('_', ' ')}: {level} %"),
             )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL.Image import Image
 
 from probes.attacks import TextFree
 from probes.drawing.draw import Draw, Drawn, Job, Sampling
+from probes.inputs.cohorts import Cohorts
 from probes.inputs.pictures import reference_picture
 from probes.inputs.prompts import PromptRecord
 from probes.metrics import CopyJudge, TiledL2, calibrate
 from probes.types import Criterion, Judgement, Subject
+
+LEAST = 3  # pictures that a criterion is calibrated on
 
 
 def drawn_without_text(subject: Subject, sampling: Sampling, probe: TextFree, level: int) -> Draw:
@@ -60,17 +64,22 @@ class PartJudge:
         )
 
 
-def judge_of_parts(
-    probe: TextFree, level: int, judge: Criterion | None, nonmembers: Sequence[PromptRecord]
-) -> Criterion | None:
-    """The run's own criterion where whole pictures are compared; else one calibrated on that part of the non-members'
-    pictures. None without a criterion, or with fewer than three of them.
+def judge_of_parts(probe: TextFree, level: int, judge: Criterion | None, cohorts: Cohorts) -> Criterion | None:
+    """The run's own criterion where whole pictures are compared; else one calibrated on that part of the pictures that
+    the run's own is calibrated on: the non-members', or the works' themselves without three of those. None without a
+    criterion.
     """
     if judge is None or probe.is_whole:
         return judge
-    files = sorted({target.reference for target in nonmembers if target.reference is not None})
-    parts = [probe.judged(reference_picture(file), level) for file in files]
-    if len(parts) < 3:
+    files, whose = _pictures_of(cohorts.nonmembers), "non-members'"
+    if len(files) < LEAST:
+        files, whose = _pictures_of(cohorts.members), "works'"
+    if len(files) < LEAST:
         return None
-    metric, source = TiledL2(), "leave-one-out neighbors of that part of the non-members' pictures"
+    parts = [probe.judged(reference_picture(file), level) for file in files]
+    metric, source = TiledL2(), f"leave-one-out neighbors of that part of the {whose} pictures"
     return PartJudge(CopyJudge((metric,), {metric.name: calibrate(metric, parts, source=source)}), probe, level)
+
+
+def _pictures_of(targets: Sequence[PromptRecord]) -> list[Path]:
+    return sorted({target.reference for target in targets if target.reference is not None})

@@ -16,6 +16,7 @@ import typer.core
 import typer.main
 
 from probes.model.truncated import counting
+from shield.errors import reason_of
 
 OWN = ("config", "print_config")
 PANELS = {
@@ -117,8 +118,10 @@ def _values(command: Any, file: Path) -> dict[str, Any]:
     """Parameter name -> value: the file's top level, and its table of the verb's name. BadParameter otherwise."""
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise typer.BadParameter(f"There is no file of options (.toml) at {file}.") from None
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{file} can't be read as TOML: {error}.") from None
+        raise typer.BadParameter(f"{file} can't be read as TOML: {reason_of(error)}.") from None
     top = {key: value for key, value in found.items() if not isinstance(value, dict)}
     given = {key.replace("_", "-"): value for key, value in {**top, **found.get(command.name, {})}.items()}
     known = {_key(param).replace("_", "-"): param for param in command.params if param.name not in (*OWN, "help")}

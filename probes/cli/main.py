@@ -1,15 +1,14 @@
 """diffshield: the verbs. Parsing and printing only; what a verb does is in the module of its name.
 
-stdout is the result, stderr the progress. Exit status: 0 done, 1 failed, 2 usage, 3 something was flagged and
---fail-on-flag was given, 130 interrupted. A user's mistake is one sentence on stderr; a traceback is our bug.
+stdout is the result, stderr the progress. Exit status: 0 done, 1 failed, 2 what was given can't be used (see
+failures.py), 3 something was flagged and --fail-on-flag was given, 130 interrupted. A user's mistake is one sentence on
+stderr; a traceback is our bug.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ import typer.core
 from probes.cli.app import App
 from probes.cli.bench import bench_app
 from probes.cli.calibrate import register as register_calibrate
+from probes.cli.failures import failure_of
 from probes.cli.gallery import gallery_app
 from probes.cli.methods import register as register_methods
 from probes.cli.models import models_app
@@ -49,23 +49,7 @@ from probes.cli.scan import register as register_scan
 from probes.cli.testbed import testbed_app
 from probes.cli.traps import traps_app
 from probes.cli.weights import register as register_weights
-from shield.errors import ShieldError, first_sentence
 from shield.extras import extras_named
-
-FAILED, INTERRUPTED = 1, 130
-# What a full or protected disk says; any other OSError is a bug of ours.
-_DISK = (
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EFBIG,
-    errno.ENAMETOOLONG,
-)
 
 
 class Verbs(typer.core.TyperGroup):
@@ -75,18 +59,11 @@ class Verbs(typer.core.TyperGroup):
         try:
             with extras_named():
                 return super().invoke(ctx)
-        except ShieldError as error:
-            return _fail(str(error))
-        except KeyboardInterrupt as stop:
-            return _fail(str(stop) or "Interrupted.", INTERRUPTED)
-        except OSError as error:
-            if error.errno not in _DISK:
+        except (Exception, KeyboardInterrupt) as error:
+            if (told := failure_of(error)) is None:
                 raise
-            return _fail(f"{error.filename or 'The disk'}: {error.strerror}.")
-        except ValueError as error:
-            if not _is_refusal(error):
-                raise
-            return _fail(f"The pipeline refuses what it was asked for: {first_sentence(error)}")
+            typer.echo(f"diffshield: {told[0]}", err=True)
+            raise typer.Exit(told[1]) from error
 
 
 app = App(
@@ -218,18 +195,6 @@ def _generated(found: Mapping[str, Any]) -> str:
         scores = ", ".join(f"{name} {value:.3g}" for name, value in copy["scores"].items() if value is not None)
         lines.append(f"{label}: {words} {copy['work']} ({scores})")
     return "\n".join([*lines, list(found["pictures"].values())[-1]])
-
-
-def _is_refusal(error: ValueError) -> bool:
-    """Whether a pipeline or scheduler of diffusers said no to a call's arguments: a size, a number of steps."""
-    places = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
-    last = set(places[-1]) if places else set()
-    return "diffusers" in last and not last.isdisjoint(("pipelines", "schedulers"))
-
-
-def _fail(sentence: str, status: int = FAILED) -> Any:
-    typer.echo(f"diffshield: {sentence}", err=True)
-    raise typer.Exit(status)
 
 
 SPINS = "10000"

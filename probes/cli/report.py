@@ -61,25 +61,27 @@ def report(
 def compare(
     before: Annotated[Path, typer.Argument(help="The run folder of the earlier state.")],
     after: Annotated[Path, typer.Argument(help="The run folder of the later state.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; by default beside the later run, compare-BEFORE-AFTER.html.")
+    ] = None,
     gate: Gate = None,
     junit: Junit = None,
     as_json: Json = False,
 ) -> None:
     """Compare two runs, such as before and after a release: differences with intervals, and a page of both.
 
-    Example: diffshield compare runs/v1 runs/v2 --out compare.html --gate "copies<=0.05"
+    Example: diffshield compare runs/v1 runs/v2 --gate "copies<=0.05"
     """
     from probes.report.compare import compare as compare_runs
-    from probes.report.compare import format_comparison, write_comparison
+    from probes.report.compare import format_comparison, page_of, write_comparison
 
     parse_gates(gate, junit)
     one, other, found = compare_runs(before, after)
-    path = write_comparison(one, other, found, out)
+    path = write_comparison(one, other, found, out or page_of(before, after))
     checked = gates_of(gate, junit, other.figures, other.records, other.name)
     words = [one.said for one in checked]
     result = {"page": str(path), **found, "gates": words}
-    printed(result, as_json, "\n".join([*format_comparison(found), *words, str(path)]))
+    printed(result, as_json, "\n".join([*format_comparison(found), *words, "", f"Page: {path}"]))
     exit_if_missed(checked)
 
 

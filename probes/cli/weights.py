@@ -155,7 +155,9 @@ def prune(
     from probes.verbs.prune import PRUNE, format_pruning
     from probes.verbs.prune import prune as compare
 
-    request = AuditRequest(model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device)
+    request = AuditRequest(
+        model, prompts, benign=benign, column=column, limit=limit, openclip=openclip, device=device, say=_say
+    )
     plan = replace(PRUNE, sampling=_sampling(model, steps, guidance), picture_seeds=tuple(range(9000, 9000 + seeds)))
     then = _then(model, then_train, then_updates, then_attack)
     done = compare(mask, out, request, plan=plan, ks=numbers(sweep, float), then=then, save=save, resume=resume)
@@ -211,7 +213,7 @@ def attack(
     from probes.verbs.attack import ATTACK, format_attack
     from probes.verbs.attack import attack as bring_back
 
-    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, twin=twin, device=device, say=_say)
     plan = replace(
         ATTACK,
         sampling=_sampling(model, steps, guidance),
@@ -263,7 +265,7 @@ def locality(
     from probes.verbs.locality import LOCALITY, format_locality
     from probes.verbs.locality import locality as analyze
 
-    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device)
+    request = AuditRequest(model, prompts, nonmembers, column=column, limit=limit, device=device, say=_say)
     plan = replace(
         LOCALITY,
         sampling=_sampling(model, steps, guidance),
@@ -325,7 +327,7 @@ def harden(
     from probes.verbs.harden import HARDEN, format_hardening, hardening, usual_lr
     from probes.verbs.harden import harden as remove
 
-    request = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device)
+    request = AuditRequest(model, prompts, nonmembers, benign, column, limit, twin, openclip, device, say=_say)
     if lr is None:
         lr = usual_lr(Checkpoint.of(model))
     plan = replace(
@@ -340,6 +342,10 @@ def harden(
     then = _then(model, then_train, then_updates, then_attack)
     done = remove(out, request, mask=mask, steps=numbers(at, int), plan=plan, then=then, save=save, resume=resume)
     _reported(done, as_json, format_hardening(done.summary))
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 def _reported(done: Any, as_json: bool, lines: list[str]) -> None:

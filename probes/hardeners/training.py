@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from probes.errors import AuditError, MemoryFullError
+from probes.errors import AuditError, DivergedError, MemoryFullError
 from probes.hardeners.adapters import Adapters
 from probes.runs.progress import ProgressCallback
 from probes.runs.tensors import read_tensors, write_tensors
@@ -163,7 +163,7 @@ class _Training:
             draw = torch.Generator().manual_seed(self._number(f"update {update}"))
             loss = self.hardener.loss(self.subject, self.teacher, lesson, self.keep, draw)
             if not torch.isfinite(loss):
-                raise AuditError(
+                raise DivergedError(
                     f"The training diverged in round {self.round + 1}: its loss is {loss.item()}. Choose "
                     f"a learning rate below {self.schedule.lr:g} (--lr) and another --out."
                 )

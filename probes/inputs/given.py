@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from probes.errors import RunError
+from probes.errors import RunChoiceError
 from probes.inputs.pictures import reference_picture
 from probes.paths import as_path
 from shield.errors import BadRequestError
@@ -33,7 +33,7 @@ def run_folder(out: Path | str | None, resume: bool) -> Path:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return folder
     if (Path(out) / "run.json").exists() and not resume:
-        raise RunError(f"There is a run in {out} already. Give resume=True to go on with it, or another out.")
+        raise RunChoiceError(f"There is a run in {out} already. Give resume=True to go on with it, or another out.")
     return Path(out)
 
 
@@ -49,7 +49,7 @@ def prompt_file(prompts: Prompts | None, folder: Path, name: str) -> Path | None
         rows.append({"prompt": prompt, "picture": _saved(picture, folder / name / f"{number:06d}.png")})
     file, text = folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
     if file.exists() and file.read_text(encoding="utf-8") != text:
-        raise RunError(f"{folder} was begun with other prompts; give those it began with, or another out.")
+        raise RunChoiceError(f"{folder} was begun with other prompts; give those it began with, or another out.")
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from probes.errors import PromptFileError
+from shield.errors import reason_of
 from shield.protected.pictures import UNREADABLE, open_image
 
 
@@ -17,4 +18,4 @@ def reference_picture(path: Path) -> Image.Image:
     try:
         return open_image(path)
     except UNREADABLE as error:
-        raise PromptFileError(f"The reference picture {path} can't be read: {error}.") from error
+        raise PromptFileError(f"The reference picture {path} can't be read: {reason_of(error)}.") from error

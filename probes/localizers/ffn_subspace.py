@@ -36,7 +36,7 @@ from shield.model.families import Family, family_of
 
 @dataclass(frozen=True)
 class FFNSubspace:
-    """Locates a subspace of feed-forward weights; see the module's docstring.
+    """Locates the feed-forward weights that memorized prompts drive harder than a base prompt does.
 
     ``normalize_tokens`` divides every token's activations by their l2 norm first, as the authors' code does (the score
     then ignores how strong an activation is); False is plain Wanda. ``conditional_only`` leaves the unconditional half

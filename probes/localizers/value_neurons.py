@@ -62,7 +62,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class ValueNeurons:
-    """Locates output neurons of value layers; see the module's docstring.
+    """Locates the neurons of value layers without which a memorized prompt no longer decides the first prediction.
 
     ``negatives`` are prompts known not to be memorized, at least two, of the same kind as the memorized ones.
     ``seeds`` noises make a score. ``spread`` standard deviations above the negatives' mean is the score to get below.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from probes.metrics.copies import rgb
-from shield.errors import WeightsError
+from shield.errors import CheckpointError
 
 
 class Alignment:
@@ -27,7 +27,7 @@ class Alignment:
         self.device = device
         self.batch = batch
         if not (self.folder / "open_clip_config.json").is_file():
-            raise WeightsError(f"{self.folder} is not an OpenCLIP folder: it has no open_clip_config.json.")
+            raise CheckpointError(f"{self.folder} is not an OpenCLIP folder: it has no open_clip_config.json.")
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from probes.metrics.copies import Features, Metric
 from probes.metrics.statistics import wilson
-from shield.errors import NotCalibratedError
+from shield.errors import NotCalibratedError, reason_of
 
 if TYPE_CHECKING:
     from probes.types import Judgement
@@ -142,7 +142,7 @@ def load_calibrations(path: Path) -> dict[str, Calibration]:
             f"There are no copy thresholds at {path}. Run `diffshield calibrate-copies PICTURES --out {path}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NotCalibratedError(f"{path} holds no copy thresholds: {error}") from error
+        raise NotCalibratedError(f"{path} holds no copy thresholds: {reason_of(error)}") from error
 
 
 @dataclass(frozen=True)

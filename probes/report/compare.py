@@ -121,6 +121,11 @@ def _limits(side: Side) -> dict[str, Any]:
     return {name: (one.get("threshold"), one.get("preprocessing")) for name, one in metrics.items()}
 
 
+def page_of(before: Path, after: Path) -> Path:
+    """Where the page goes unless something else is asked for: beside the later run, named after both."""
+    return after.parent / f"compare-{before.resolve().name}-{after.resolve().name}.html"
+
+
 def write_comparison(one: Side, other: Side, found: Mapping[str, Any], path: Path) -> Path:
     """Write the page of a comparison. RunError if it can't be written."""
     names = [one.run.about["model"].get("name") or one.name, other.run.about["model"].get("name") or other.name]

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from probes.errors import RunError
+from probes.errors import RunChoiceError, RunError
 from probes.metrics.statistics import bootstrap_mean
 from probes.report import locality_plots, mask_plots, plots
 from probes.report.findings import findings, headline
@@ -117,12 +117,12 @@ def read_run(folder: Path | str) -> tuple[Run, list[Record], StoredSummary]:
     """A run, its records, checked, and its figures. RunError if it holds nothing to report."""
     run = Run.open(folder)
     if run.about.get("kind") == "traps":
-        raise RunError(
+        raise RunChoiceError(
             f"{run.folder} is a test of traps, which has no pictures to report: its figures are in summary.json."
         )
     records = [_checked(run.folder, record) for record in run.records()]
     if not records and not (run.folder / "summary.json").exists():
-        raise RunError(f"{run.folder} holds no records yet, so there is nothing to report.")
+        raise RunChoiceError(f"{run.folder} holds no records yet, so there is nothing to report.")
     return run, records, stored_summary(run, records)
 
 
@@ -160,7 +160,7 @@ def sentences_of(folder: Path | str) -> list[str]:
     """The headline, the sentences and the next command of a report that was written. RunError if there is none."""
     report = read_json(Path(folder) / "report.json")
     if report is None:
-        raise RunError(f"{folder} has no report yet. Make one with: diffshield report {folder}")
+        raise RunChoiceError(f"{folder} has no report yet. Make one with: diffshield report {folder}")
     head = report["headline"]
     return [f"{head['title']}.", *report["sentences"], *([f"Next: {head['next']}"] if head["next"] else [])]
 

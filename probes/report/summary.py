@@ -22,6 +22,7 @@ from probes.report.figures import (
 )
 from probes.runs.folder import Run
 from probes.runs.records import Record
+from shield.errors import reason_of
 
 FORMAT = 1
 
@@ -258,4 +259,4 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} can't be read: {error}") from error
+        raise RunError(f"{path} can't be read: {reason_of(error)}") from error

@@ -21,9 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict, Unpack, cast
 
-from probes.errors import RunError
+from probes.errors import RunChoiceError, RunError
 from probes.runs.provenance import git_commit, versions
 from probes.runs.records import Record, finite, no_number, open_records, read_records, write_line
+from shield.errors import reason_of
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "partial", "failed", "interrupted")
@@ -109,9 +110,11 @@ def check_folder(folder: Path) -> None:
     """RunError where a folder can't be made or written to; makes nothing yet."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise RunError(f"Can't write to {folder}: {os.strerror(errno.ENOTDIR if there != folder else errno.EEXIST)}.")
+        raise RunChoiceError(
+            f"Can't write to {folder}: {os.strerror(errno.ENOTDIR if there != folder else errno.EEXIST)}."
+        )
     if not os.access(there, os.W_OK):
-        raise RunError(f"Can't write to {folder}: {os.strerror(errno.EACCES)}.")
+        raise RunChoiceError(f"Can't write to {folder}: {os.strerror(errno.EACCES)}.")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -169,7 +172,9 @@ class Run:
         """
         folder = Path(folder)
         if (folder / "run.json").exists():
-            raise RunError(f"There is a run in {folder} already. Add --resume to continue it, or choose another --out.")
+            raise RunChoiceError(
+                f"There is a run in {folder} already. Add --resume to continue it, or choose another --out."
+            )
         now = _now()
         about: RunAbout = {
             "schema": SCHEMA,
@@ -200,13 +205,13 @@ class Run:
         try:
             about = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number, parse_float=finite)
         except FileNotFoundError:
-            raise RunError(f"{folder} is not a run folder: it has no run.json.") from None
+            raise RunChoiceError(f"{folder} is not a run folder: it has no run.json.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} can't be read: {error}") from error
+            raise RunError(f"{path} can't be read: {reason_of(error)}") from error
         if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
-            raise RunError(f"{path} is not a run's description: it has no schema number.")
+            raise RunChoiceError(f"{path} is not a run's description: it has no schema number.")
         if about["schema"] > SCHEMA:
-            raise RunError(
+            raise RunChoiceError(
                 f"{folder} was written by a newer version (schema {about['schema']}; this one reads up to "
                 f"{SCHEMA}). Update diffusion-shield."
             )
@@ -230,15 +235,15 @@ class Run:
         run = cls.open(folder)
         difference = _difference(run.config, _round_trip(config))
         if difference:
-            raise RunError(
+            raise RunChoiceError(
                 f"{run.folder} was begun with another configuration ({difference}). "
                 "Resume with the options it began with, or choose another --out."
             )
         then, now = [[given["sha256"] for given in given_inputs] for given_inputs in (run.about["inputs"], inputs)]
         if then != now:
-            raise RunError(f"The inputs of {run.folder} have changed since it began. Choose another --out.")
+            raise RunChoiceError(f"The inputs of {run.folder} have changed since it began. Choose another --out.")
         if not is_of_model(run, model or {}):
-            raise RunError(
+            raise RunChoiceError(
                 f"{run.folder} was begun with other weights than {(model or {}).get('name')} has now. "
                 "Resume with the model it began with, or choose another --out."
             )

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from probes.errors import RunError
+from probes.errors import RunChoiceError
 
 _DISTRIBUTIONS = (
     "diffusion-shield",
@@ -40,7 +40,7 @@ def sha256_of(path: Path) -> str:
 def describe_input(path: Path) -> dict[str, str]:
     """What run.json keeps of an input file or folder: where it was, and its sha256. RunError if it isn't there."""
     if not path.exists():
-        raise RunError(f"There is no file or folder {path}.")
+        raise RunChoiceError(f"There is no file or folder {path}.")
     return {"path": str(path), "sha256": sha256_of(path)}
 
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from probes.errors import TensorFileError
+from shield.errors import reason_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -29,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
     except (SafetensorError, OSError) as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise TensorFileError(f"Can't write {path}: {error}. What was written before is kept.") from error
+        raise TensorFileError(f"Can't write {path}: {reason_of(error)}. What was written before is kept.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
@@ -39,4 +40,4 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
             header = file.metadata() or {}
         return header, load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise TensorFileError(f"{path} can't be read: {error}. Delete it to have it made again.") from error
+        raise TensorFileError(f"{path} can't be read: {reason_of(error)}. Delete it to have it made again.") from error

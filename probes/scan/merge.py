@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from probes.errors import RunChoiceError
 from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest
 from probes.paths import takes_paths
-from probes.runs.folder import Run, RunError
+from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.runs.table import write_results
 from probes.scan.scan import Scanned, summarized
@@ -19,7 +20,7 @@ from probes.testbed.checkpoint import Checkpoint
 def merge(folders: Sequence[Path], out: Path) -> Scanned:
     """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
     if (out / "run.json").exists():
-        raise RunError(f"There is a run in {out} already. Choose another --out; shards are merged in one go.")
+        raise RunChoiceError(f"There is a run in {out} already. Choose another --out; shards are merged in one go.")
     runs = opened(folders)
     first = runs[0]
     manifest = None if first.about["inputs"] else Checkpoint.of(first.config["model"]).truth

@@ -12,7 +12,8 @@ from probes.model.loading import load
 from probes.testbed.manifest import Manifest, load_manifest
 from probes.types import Subject
 from shield.errors import WeightsError
-from shield.model.loading import SHIPPED, is_hub_id, split_name
+from shield.model.families import FAMILIES
+from shield.model.loading import SHIPPED, check_name, is_hub_id, split_name
 
 TWINS = {"testbed": "testbed-clean"}
 USUAL = {"num_inference_steps": 25, "guidance_scale": 5.0}  # of a model that can't be found, which loading it says
@@ -42,6 +43,26 @@ class Checkpoint:
             raise AuditError(f"Nothing is known about what {self.name} was trained on: give a prompt file.")
         return self.truth
 
+    def check_twin(self, twin: str | None) -> None:
+        """Refuse a twin that is no model or is of another family, by what both configurations say; loads no weights.
+
+        Raises:
+            CheckpointError: There is no such model.
+            AuditError: Another family's model can't show what this one would draw without the works.
+        """
+        if twin is None or twin == self.twin:
+            return
+        check_name(twin)
+        kind, other = self._class(), _pipeline_class(twin)
+        if kind is not None and other is not None and _family(kind) != _family(other):
+            raise AuditError(
+                f"A twin is the same kind of model, trained without the works; {self.name} is a {kind.__name__} and "
+                f"the twin {twin} a {other.__name__}. Name another --twin, or leave it out."
+            )
+
+    def _class(self) -> Any:
+        return _pipeline_class(self.name) if self.pipe is None else type(self.pipe)
+
     def loaded(self, device: str = "auto", dtype: str | None = None) -> Checkpoint:
         """The same with its pipeline. Raises what loading raises."""
         return self if self.pipe is not None else replace(self, pipe=load(self.name, device=device, dtype=dtype))
@@ -68,11 +89,16 @@ class Checkpoint:
         if self.truth is not None:
             own = self.truth.sampling
             return {"num_inference_steps": own["steps"], "guidance_scale": own["guidance_scale"]}
-        kind = _pipeline_class(self.name) if self.pipe is None else type(self.pipe)
+        kind = self._class()
         if kind is None:
             return USUAL
         parameters = inspect.signature(kind.__call__).parameters
         return {name: parameters[name].default for name in USUAL}
+
+
+def _family(kind: type) -> str:
+    """The family of a pipeline's class; of one that isn't known, the class itself."""
+    return next((family.name for family in FAMILIES if kind.__name__ in family.pipelines), kind.__name__)
 
 
 def _pipeline_class(model: str) -> Any:

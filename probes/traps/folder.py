@@ -10,6 +10,7 @@ from typing import Any
 from probes.errors import TrapError
 from probes.paths import takes_paths
 from probes.runs.provenance import sha256_of
+from shield.errors import reason_of
 
 FORMAT = 1
 MANIFEST, USED, HELD_BACK = "manifest.json", "used", "held_back"
@@ -55,7 +56,7 @@ def read_traps(folder: Path) -> Traps:
             f"{folder} is no folder of traps: it has no {MANIFEST}. Make one with: diffshield traps make."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise TrapError(f"{path} can't be read: {error}.") from error
+        raise TrapError(f"{path} can't be read: {reason_of(error)}.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("traps"), list):
         raise TrapError(f"{path} isn't a manifest of traps in format {FORMAT}.")
     return _complete(Traps(tuple(_checked(folder, entry) for entry in data["traps"]), sha256_of(path)), path)
@@ -99,7 +100,7 @@ def _checked(folder: Path, entry: Any) -> Trap:
     try:
         found = sha256_of(file) if file.is_file() else None
     except (OSError, ValueError) as error:
-        raise TrapError(f"The picture of {entry['id']} can't be read: {error}.") from error
+        raise TrapError(f"The picture of {entry['id']} can't be read: {reason_of(error)}.") from error
     if found != entry["sha256"]:
         what = "is not there" if found is None else "is not the one that was made"
         raise TrapError(f"{entry['file']} in {folder} {what}; the test needs the traps as they were made.")

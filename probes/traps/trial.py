@@ -35,6 +35,7 @@ from probes.testbed.checkpoint import Checkpoint
 from probes.traps.folder import Trap, Traps, read_traps, shipped_traps
 from probes.traps.ranks import rank_p, single_p
 from probes.types import Goal, Subject
+from shield.errors import reason_of
 from shield.protected.pictures import UNREADABLE, open_image
 
 STATISTICS = ("loss", "attacked")
@@ -206,4 +207,4 @@ def _picture(trap: Trap) -> Image.Image:
     try:
         return open_image(trap.file)
     except UNREADABLE as error:
-        raise TrapError(f"{trap.file} can't be read as a picture: {error}.") from error
+        raise TrapError(f"{trap.file} can't be read as a picture: {reason_of(error)}.") from error

@@ -129,14 +129,14 @@ def attack_plan(
         raise BadRequestError(f"A search starts from {', '.join(INITS)}, not {init!r}.")
     if (init == "other") != (init_prompt is not None):
         raise BadRequestError('The start "other", and only that one, needs the other prompt.')
-    if not steps or min(steps) < 0 or max(steps) == 0 or batch < 1:
+    chosen = plan.attack if plan.attack.name == method else ATTACKS[method]()
+    if isinstance(chosen, TextFree):
+        _refuse_levels(chosen, steps, init)
+    elif not steps or min(steps) < 0 or max(steps) == 0 or batch < 1:
         raise BadRequestError(
             f"An attack needs step counts of 0 or more, one of them above 0, and 1 or more draws a "
             f"step; {', '.join(map(str, steps)) or 'no steps'} and {batch} were given."
         )
-    chosen = plan.attack if plan.attack.name == method else ATTACKS[method]()
-    if isinstance(chosen, TextFree):
-        _refuse_levels(chosen, steps, init)
     search: AnyAttack = replace(chosen, steps=max(steps), batch=batch)
     return replace(plan, attack=search, snapshots=tuple(sorted(set(steps))), init=init, init_prompt=init_prompt)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from probes.metrics import Calibration, Metric, Pdq, TiledL2, calibrate, save_calibrations
 from probes.paths import takes_paths
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from shield.protected.pictures import UNREADABLE, open_image, picture_files
 
 
@@ -35,4 +35,4 @@ def read_picture(path: Path) -> Image.Image:
     try:
         return open_image(path)
     except UNREADABLE as error:
-        raise GalleryError(f"{path} can't be read as a picture: {error}.") from error
+        raise GalleryError(f"{path} can't be read as a picture: {reason_of(error)}.") from error

@@ -136,7 +136,7 @@ def _by_picture(records: Sequence[Record], stage: str, name: str) -> dict[tuple[
 
 
 def format_pruning(summary: Summary) -> list[str]:
-    """What the report's sentences don't say: drift, and the points of a sweep."""
+    """What the report's sentences don't say: drift, the points of a sweep, and what couldn't be judged."""
     lines = []
     for row in summary["drift"]:
         yardstick = "" if row["seeds"] is None else f"; between two seeds {row['seeds']:.3f}"
@@ -150,4 +150,4 @@ def format_pruning(summary: Summary) -> list[str]:
         lines.append(
             f"k {point['k']:g} ({point['density']:.2%} of the weights): {rate} copies, random weights {other}{loss}"
         )
-    return [*lines, *format_resurgence(summary["resurgence"])]
+    return [*lines, *format_resurgence(summary["resurgence"]), *summary["limits"]]

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from shield.errors import BadRequestError, WeightsError
+from shield.errors import BadRequestError, WeightsError, reason_of
 from shield.home import ENVIRONMENT, home
 from shield.thresholds import Threshold, load_thresholds, save_threshold
 
@@ -184,7 +184,7 @@ def _listed(folder: Path) -> list[Path]:
 
 def _say_unkept(folder: Path, error: OSError) -> None:
     warnings.warn(
-        f"Thresholds can't be kept in {folder} ({error}), so they hold for this process only; set {ENVIRONMENT} to a "
-        "folder that can be written to.",
+        f"Thresholds can't be kept in {folder} ({reason_of(error)}), so they hold for this process only; set "
+        f"{ENVIRONMENT} to a folder that can be written to.",
         stacklevel=4,
     )

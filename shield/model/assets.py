@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shield.errors import WeightsError
+from shield.errors import WeightsError, reason_of
 from shield.home import home
 from shield.thresholds import Threshold, load_thresholds
 
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing, so the shipped files can't be checked; restore it.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path} can't be read ({error}); restore it.") from None
+        raise WeightsError(f"{path} can't be read ({reason_of(error)}); restore it.") from None
 
 
 def verify(folder: Path, below: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import UnsupportedPipelineError, WeightsError, first_sentence
+from shield.errors import CheckpointError, UnsupportedPipelineError, first_sentence
 
 INDEX = "model_index.json"
 WEIGHTS = (".safetensors", ".bin")
@@ -31,7 +31,7 @@ def checked_index(source: str, index: Any) -> dict[str, Any]:
     import diffusers
 
     if not isinstance(index, dict) or not index.get("_class_name"):
-        raise WeightsError(f"{source} can't be loaded: its {INDEX} names no pipeline class (_class_name).")
+        raise CheckpointError(f"{source} can't be loaded: its {INDEX} names no pipeline class (_class_name).")
     name = index["_class_name"]
     kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
@@ -42,7 +42,7 @@ def checked_index(source: str, index: Any) -> dict[str, Any]:
     pipeline: Any = kind
     for part in pipeline._get_signature_keys(pipeline)[0]:
         if part in index and not _is_pair(index[part]):
-            raise WeightsError(
+            raise CheckpointError(
                 f"{source} can't be loaded: its {INDEX} needs [library, class] for {part}, and has {index[part]!r}."
             )
     return index
@@ -60,7 +60,7 @@ def variant_of(folder: Path, parts: list[str]) -> str | None:
     shared = frozenset.intersection(*lacking.values())
     if not shared:
         named = "; ".join(f"{part} as {', '.join(sorted(found))}" for part, found in lacking.items())
-        raise WeightsError(f"{folder} can't be loaded: its parts are there in different variants alone ({named}).")
+        raise CheckpointError(f"{folder} can't be loaded: its parts are there in different variants alone ({named}).")
     return PREFERRED if PREFERRED in shared else min(shared)
 
 

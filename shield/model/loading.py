@@ -1,15 +1,16 @@
 """`load`: a diffusers pipeline from the shipped testbed, a folder, a hub id or a single file, on the best device."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, ShieldError, WeightsError, first_sentence, unreachable
+from shield.errors import BadRequestError, CheckpointError, ShieldError, WeightsError, first_sentence, unreachable
 from shield.model.assets import verify, weights_dir
 from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
-from shield.model.single_file import SUFFIXES, from_single_file, index_of, lacking, with_lora
+from shield.model.single_file import SUFFIXES, check_lora, check_suffix, from_single_file, index_of, lacking, with_lora
 
 SHIPPED = {"testbed": "testbed/memorized", "testbed-clean": "testbed/clean"}
 # Arguments of diffusers' from_pretrained that are handed on; those of HUB also where the index is read.
@@ -82,8 +83,21 @@ def split_name(name: str | Path) -> tuple[str, list[Path]]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name that no folder or file has can be one of the hub's, owner/name."""
-    is_path = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in SUFFIXES
-    return name.count("/") == 1 and not is_path
+    return Path(name).suffix.lower() not in SUFFIXES and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
+def check_name(name: str | Path) -> None:
+    """Raises CheckpointError for a name that no shipped model, folder, file or model of the hub can have.
+
+    Nothing is loaded, and the hub isn't asked.
+    """
+    base, loras = split_name(name)
+    if Path(base).expanduser().is_file():
+        check_suffix(Path(base))
+    elif base not in SHIPPED:
+        _source(base)
+    for lora in loras:
+        check_lora(lora)
 
 
 def _source(name: str) -> str:
@@ -95,11 +109,11 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.exists():
         if not (path / INDEX).is_file():
-            raise WeightsError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
+            raise CheckpointError(f"{path} isn't a diffusers pipeline: it holds no {INDEX}.")
         return str(path)
     if not is_hub_id(name):
         known = ", ".join(SHIPPED)
-        raise WeightsError(
+        raise CheckpointError(
             f"There is no model {name!r}; use {known}, an existing folder or file, or a hub id owner/name."
         )
     return name
@@ -141,7 +155,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool, given: Mappi
         pipe = _from_folder(folder, parts, options) if folder.is_dir() else _from_hub(source, options)
     lacks = lacking(pipe)
     if lacks or unknown:
-        raise WeightsError(f"{source} can't be loaded: its files lack weights of {lacks or 'a text encoder'}.")
+        raise CheckpointError(f"{source} can't be loaded: its files lack weights of {lacks or 'a text encoder'}.")
     return pipe
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shield.errors import WeightsError, first_line
+from shield.errors import CheckpointError, WeightsError, first_line
 from shield.extras import extras_named
 from shield.model.assets import weights_dir
 from shield.model.fingerprint import full_sha256
@@ -75,5 +75,5 @@ def _loaded(source: str, device: str) -> tuple[Any, Any, Any]:
 def _folder(source: str) -> Path:
     folder = weights_dir() / "testbed" / "openclip" if source == "testbed" else Path(source).expanduser()
     if not (folder / CONFIG).is_file():
-        raise WeightsError(f"{folder} isn't an OpenCLIP folder: it holds no {CONFIG}.")
+        raise CheckpointError(f"{folder} isn't an OpenCLIP folder: it holds no {CONFIG}.")
     return folder

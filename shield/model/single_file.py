@@ -13,10 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import WeightsError, first_sentence
+from shield.errors import CheckpointError, WeightsError, first_sentence
 from shield.model.folders import checked_index
 
 SUFFIXES = (".safetensors", ".ckpt")
+
+
+def check_suffix(file: Path) -> None:
+    """Raises CheckpointError for a file of a kind that holds no checkpoint."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(f"A checkpoint in one file is {' or '.join(SUFFIXES)}; {file} is neither.")
 
 
 def index_of(file: Path) -> tuple[str, dict[str, Any]]:
@@ -27,8 +33,7 @@ def index_of(file: Path) -> tuple[str, dict[str, Any]]:
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
-    if file.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"A checkpoint in one file is {' or '.join(SUFFIXES)}; {file} is neither.")
+    check_suffix(file)
     beside = file.with_suffix("")
     try:
         if (beside / "model_index.json").is_file():
@@ -36,7 +41,7 @@ def index_of(file: Path) -> tuple[str, dict[str, Any]]:
         else:
             source = fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{file} can't be read as a checkpoint: {first_sentence(error)}") from error
+        raise CheckpointError(f"{file} can't be read as a checkpoint: {first_sentence(error)}") from error
     try:
         found = DiffusionPipeline.load_config(source)
     except (OSError, ValueError) as error:
@@ -56,16 +61,16 @@ def from_single_file(file: Path, source: str, index: dict[str, Any], dtype: Any)
     name = index["_class_name"]
     kind: Any = getattr(diffusers, name, None)
     if not hasattr(kind, "from_single_file"):
-        raise WeightsError(f"{file} can't be loaded: a {name} isn't read from a single file.")
+        raise CheckpointError(f"{file} can't be loaded: a {name} isn't read from a single file.")
     bare = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
     try:
         pipe = kind.from_single_file(str(file), config=source, dtype=dtype, **bare)
     except NotImplementedError as error:  # torch can't move what the file gave no values to
-        raise WeightsError(f"{file} lacks weights of a {name}.") from error
+        raise CheckpointError(f"{file} lacks weights of a {name}.") from error
     except Exception as error:  # the conversion fails in many ways on weights of another kind
-        raise WeightsError(f"{file} can't be loaded as a {name}: {first_sentence(error)}") from error
+        raise CheckpointError(f"{file} can't be loaded as a {name}: {first_sentence(error)}") from error
     if lacking(pipe):
-        raise WeightsError(f"{file} lacks weights of a {name}.")
+        raise CheckpointError(f"{file} lacks weights of a {name}.")
     return pipe
 
 
@@ -75,22 +80,27 @@ def with_lora(pipe: Any, file: Path) -> Any:
 
     if find_spec("peft") is None:
         raise WeightsError("A LoRA file needs the lora extra: pip install 'diffusion-shield[lora]'.")
-    if not file.is_file() or file.suffix.lower() != ".safetensors":
-        raise WeightsError(f"A LoRA is a .safetensors file, and there is none at {file}.")
+    check_lora(file)
     try:
         with _no_warnings():  # a LoRA of the denoiser alone is told to have forgotten the text encoder
             pipe.load_lora_weights(str(file))
         if not pipe.get_list_adapters():
-            raise WeightsError(f"{file} holds no LoRA of a {type(pipe).__name__}.")
+            raise CheckpointError(f"{file} holds no LoRA of a {type(pipe).__name__}.")
         pipe.fuse_lora(safe_fusing=True)
         pipe.unload_lora_weights()
     except WeightsError:
         raise
     except Exception as error:  # as above
-        raise WeightsError(
+        raise CheckpointError(
             f"{file} can't be loaded as a LoRA of a {type(pipe).__name__}: {first_sentence(error)}"
         ) from error
     return pipe
+
+
+def check_lora(file: Path) -> None:
+    """Raises CheckpointError where there is no file that a LoRA could be in."""
+    if not file.is_file() or file.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"A LoRA is a .safetensors file, and there is none at {file}.")
 
 
 @contextmanager

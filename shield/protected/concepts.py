@@ -33,7 +33,7 @@ from typing import Any
 
 from rapidfuzz.distance import OSA
 
-from shield.errors import RegistryError
+from shield.errors import RegistryError, reason_of
 from shield.protected.descriptions import STOP, Descriptions, content
 from shield.protected.folding import READINGS, UNSPACED, Folded, Reading, folded, letters, without_markup
 from shield.protected.lookalikes import plain
@@ -287,8 +287,10 @@ def _longest(mentions: list[Mention]) -> list[Mention]:
 def _read(path: Path) -> list[Concept]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RegistryError(f"There is no registry of concepts (.toml) at {path}.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RegistryError(f"{path} isn't a registry of concepts ({error}).") from None
+        raise RegistryError(f"{path} isn't a registry of concepts ({reason_of(error)}).") from None
     lists = [data.get("concepts", []), data.get("concept", [])]
     entries = [entry for found in lists if isinstance(found, list) for entry in found]
     if not entries:

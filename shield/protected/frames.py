@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from shield.protected.descriptors.pixels import SAME, thumbnail
 from shield.protected.pictures import UNREADABLE, open_frames, open_image
 
@@ -42,4 +42,4 @@ def frames(work: str, source: Any) -> list[Image.Image]:
 
 def _unreadable(source: Any, error: Exception) -> GalleryError:
     named = f"An {type(source).__name__}" if hasattr(source, "__array__") else source
-    return GalleryError(f"{named} can't be read as a picture ({error}); replace or remove it.")
+    return GalleryError(f"{named} can't be read as a picture ({reason_of(error)}); replace or remove it.")

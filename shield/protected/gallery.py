@@ -149,6 +149,8 @@ class Gallery:
             GalleryError: The folder holds no picture, or some that can't be protected.
         """
         root, paths = Path(folder), picture_files(folder)
+        if not root.is_dir():
+            raise GalleryError(f"There is no folder of pictures at {folder}.")
         if not paths:
             raise GalleryError(f"{folder} holds no pictures (.png, .jpg, .webp and what else Pillow reads).")
         gallery, refused = cls(correlation), list[GalleryError]()

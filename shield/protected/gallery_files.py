@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from shield.protected.descriptors import Descriptor
 
 FORMAT = 3
@@ -56,7 +56,7 @@ def reading(folder: Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"its format isn't {FORMAT}")
         yield about
     except _DAMAGED as error:
-        raise GalleryError(f"{folder} isn't a saved gallery ({error}); save it again.") from None
+        raise GalleryError(f"{folder} isn't a saved gallery ({reason_of(error)}); save it again.") from None
 
 
 def restore(folder: Path, descriptors: Mapping[str, Descriptor], count: int) -> None:

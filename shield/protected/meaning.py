@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from shield.benign.prompts import benign_prompts
-from shield.errors import BadRequestError, NotCalibratedError, WeightsError
+from shield.errors import BadRequestError, NotCalibratedError, WeightsError, reason_of
 from shield.model.assets import own_thresholds_folder, thresholds_folders
 from shield.model.openclip import OpenClip
 from shield.model.text_encoders import MINILM, PipelineTextEncoder, SentenceEncoder, TextEncoder
@@ -269,7 +269,7 @@ def found_limit(space: Space, folder: Path | str | None = None) -> MeaningLimit:
             f"{' or '.join(map(str, places))}; run `{_command(space)}`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path} can't be read ({error}); run `{COMMAND}` again.") from None
+        raise WeightsError(f"{path} can't be read ({reason_of(error)}); run `{COMMAND}` again.") from None
 
 
 def fingerprint(openclip: str, concepts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 from shield.protected.pixels import as_rgb, from_array
 
 # Pillow's decoders let more through than OSError.
@@ -102,7 +102,7 @@ def picture_files(folder: Path | str) -> list[Path]:
     try:
         files = sorted(_files(Path(folder), set()))
     except OSError as error:
-        raise GalleryError(f"The folder {folder} can't be read as a whole: {error}.") from None
+        raise GalleryError(f"The folder {folder} can't be read as a whole: {reason_of(error)}.") from None
     pictures, others = [], []
     for path in files:
         is_picture, is_hidden = path.suffix.lower() in known, _is_hidden(path.relative_to(folder))

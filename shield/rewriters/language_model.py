@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shield.errors import WeightsError, first_line
+from shield.errors import CheckpointError, WeightsError, first_line
 from shield.model.loading import quiet
 from shield.rewriters.token_attribution import FILLING
 from shield.types import Mention, WordWeight
@@ -56,7 +56,7 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         if not Path(self.path).exists():
-            raise WeightsError(f"language_model needs a local folder or .gguf file; there is no {self.path!r}.")
+            raise CheckpointError(f"language_model needs a local folder or .gguf file; there is no {self.path!r}.")
 
     def propose(self, prompt: str, concepts: Sequence[Mention], weights: Sequence[WordWeight] = ()) -> Iterable[str]:
         """Answers that can pass for a description of the same scene. Raises WeightsError for an unusable model."""
@@ -128,5 +128,5 @@ def _loaded(path: str, device: str) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise WeightsError(f"{path} can't be loaded as a language model: {first_line(error)}") from error
     if tokenizer.chat_template is None:
-        raise WeightsError(f"{path} has no chat template; language_model needs an instruction-tuned model.")
+        raise CheckpointError(f"{path} has no chat template; language_model needs an instruction-tuned model.")
     return tokenizer, model.to(device).eval()

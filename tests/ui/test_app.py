@@ -193,7 +193,7 @@ def test_the_verb_explains_itself_without_gradio_or_torch() -> None:
     wrong = subprocess.run(
         [sys.executable, "-m", "ui", "--model", "/nowhere", "--auth", "x"], capture_output=True, text=True
     )
-    assert wrong.returncode == 1 and wrong.stdout == "" and wrong.stderr.count("\n") == 1
+    assert wrong.returncode == 2 and wrong.stdout == "" and wrong.stderr.count("\n") == 1
 
 
 def test_the_documented_call_works(place, capsys: pytest.CaptureFixture) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from probes.drawing.draw import Job
-from probes.errors import EngineError
+from probes.errors import EngineChoiceError
 from probes.inputs.prompts import PromptRecord
 from probes.scan.scorer import PromptScorer, ScoredChunk, ScoringConfig, Started, Turn, Weighed
 
@@ -19,7 +19,7 @@ class InProcess:
 
     def __init__(self, config: ScoringConfig, workers: int | None = None, address: str = "local") -> None:
         if workers not in (None, 1):
-            raise EngineError(f"The engine local has one worker, not {workers}; use --engine ray, or --shard.")
+            raise EngineChoiceError(f"The engine local has one worker, not {workers}; use --engine ray, or --shard.")
         self._config = config
 
     def __enter__(self) -> InProcess:

@@ -18,6 +18,8 @@ STEMS = (*THINGS.values(), *FIGURES)
 class SourcesError(ShieldError):
     """The pictures a world is composed of are missing or broken."""
 
+    bad_input = True
+
 
 class Sprites:
     """By file stem or by a thing's name; `folder` is the package's assets folder, or the testbed's copy of a part."""

@@ -29,6 +29,8 @@ Loss = Callable[[int], dict[str, torch.Tensor]]
 class ResumeError(ShieldError):
     """A checkpoint can't be continued with these settings."""
 
+    bad_input = True
+
 
 @dataclass(frozen=True)
 class Schedule:

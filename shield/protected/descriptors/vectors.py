@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shield.errors import GalleryError
+from shield.errors import GalleryError, reason_of
 
 EXACT = 100_000
 GROWTH = 10
@@ -116,7 +116,7 @@ class Vectors:
             if (made._index.ntotal, made._index.d) != (len(made._ids), width):
                 raise ValueError(f"it holds {made._index.ntotal} rows of {made._index.d} numbers")
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise GalleryError(f"{file} isn't a saved index ({error}); save the gallery again.") from None
+            raise GalleryError(f"{file} isn't a saved index ({reason_of(error)}); save the gallery again.") from None
         if made._made_for:
             made._index.nprobe = PROBES
         return made

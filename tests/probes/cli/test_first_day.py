@@ -4,13 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from probes.cli.failures import failure_of
+from probes.localizers import RandomMask
 from probes.report.reported_run import ReportedRun
+from probes.runs.folder import Run, record_id
 from probes.scan.figures import WIDTH
+from probes.types import Subject
 from shield.thresholds import load_thresholds
 from tests.probes.cli.test_cli import call, one_sentence
 from tests.tiny import tiny_sd
 from tests.tiny_families import tiny_picture, tiny_sdxl
+from tests.tiny_kolors import tiny_kolors
+from tests.tiny_transformers import tiny_zimage
+from ui.verb import app as page
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def test_numbers_that_no_verb_can_use_are_bad_usage(words, model, tmp_path):
 def test_what_a_pipeline_refuses_is_a_sentence(words, said, model, inputs, tmp_path):
     words = [inputs / word if word == "benign.txt" else word for word in words]
     done = call(*words, "--model", model, "--out", tmp_path / "run", DIFFSHIELD_HOME=tmp_path)
-    assert done.exit_code == 1 and "Traceback" not in done.stderr, (done.output, done.exception)
+    assert done.exit_code == 2 and "Traceback" not in done.stderr, (done.output, done.exception)
     assert done.stderr.splitlines()[-1].startswith("diffshield: The pipeline refuses") and said in done.stderr
 
 
@@ -107,7 +115,7 @@ def test_lost_pictures_are_told(model, inputs, tmp_path):
     assert "'2.png'" in done.stderr
     works = ("--prompts", inputs / "works.csv", "--attack", "noise", "--at", "0", "--seeds", 1)
     done = call("attack", *works, *shared, tmp_path / "attack")
-    assert done.exit_code == 1 or "3 of 5 prompts name" in done.stdout, (done.output, done.exception)
+    assert done.exit_code == 0 and "3 of 5 prompts name" in done.stdout, (done.output, done.exception)
 
 
 @pytest.mark.parametrize("verb", ["attack", "harden", "locality"])
@@ -181,3 +189,123 @@ def test_a_name_that_no_hub_has_is_refused_without_asking_it(monkeypatch, inputs
     monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda name, **more: asked.append(name))
     said = one_sentence(call("scan", inputs / "benign.txt", "--model", "tesbed", "--out", tmp_path / "run"))
     assert "There is no model 'tesbed'" in said and not asked
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("--concepts", ("scan", "benign.txt")),
+        ("--registry", ("calibrate-concepts",)),
+        ("--pictures", ("gallery", "build")),
+        ("--image", ("gallery", "check")),
+        ("--config", ("scan", "benign.txt")),
+    ],
+)
+def test_a_missing_file_is_a_sentence_without_its_error_number(option, words, model, inputs, tmp_path):
+    gone, given = tmp_path / "nowhere.toml", [inputs / word if word == "benign.txt" else word for word in words]
+    more = {"--pictures": (gone,), "--image": (gone, "--gallery", inputs)}.get(option, (option, gone))
+    model_of = ("--model", model) if words[0] == "scan" else ()
+    out = () if words[0] == "gallery" else ("--out", tmp_path / "run")
+    done = call(*given, *more, *model_of, *out)
+    assert done.exit_code == 2 and "Errno" not in done.stderr and "no such file" not in done.stdout.lower()
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "There is no" in said or "No such file or directory" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [tiny_zimage, tiny_kolors])
+def test_a_pipeline_that_breaks_off_by_itself_is_a_sentence(make, tmp_path):
+    """The benign prompts of a calibration are longer than these checkpoints' tables of positions."""
+    make().save_pretrained(tmp_path / "model")
+    given = ("--model", tmp_path / "model", "--steps", 2, "--out", tmp_path / "run")
+    done = call("generate", "a cat", *given, DIFFSHIELD_HOME=tmp_path)
+    assert done.exit_code == 1 and "Traceback" not in done.stderr, (done.output, done.exception)
+    assert done.stderr.splitlines()[-1].startswith("diffshield: The pipeline breaks off by itself in ")
+
+
+def test_an_error_of_our_own_inside_a_pipeline_stays_a_traceback():
+    with pytest.raises(TypeError) as caught:
+        tiny_sd()("a cat", num_inference_steps=1, callback_on_step_end=lambda *given: record_id({1: {2}}, *given[:2]))
+    assert failure_of(caught.value) is None
+
+
+@pytest.mark.parametrize("name", ["NOPE", "nope/", "/nowhere/model"])
+def test_a_page_for_a_model_that_there_is_not_never_starts(name, tmp_path):
+    done = CliRunner().invoke(page, ["ui", "--model", name, "--runs", str(tmp_path / "runs")])
+    assert f"There is no model {name!r}" in one_sentence(done) and not (tmp_path / "runs").exists()
+
+
+def test_a_page_for_a_file_that_holds_no_checkpoint_never_starts(inputs, tmp_path):
+    done = CliRunner().invoke(page, ["ui", "--model", str(inputs / "0.png"), "--runs", str(tmp_path / "runs")])
+    assert ".safetensors or .ckpt" in one_sentence(done) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["attack", "harden", "audit"])
+def test_a_twin_of_another_family_is_refused_before_any_work(verb, model, inputs, tmp_path):
+    tiny_sdxl().save_pretrained(tmp_path / "twin")
+    given = (
+        "--model",
+        model,
+        "--prompts",
+        inputs / "works.csv",
+        "--twin",
+        tmp_path / "twin",
+        "--out",
+        tmp_path / "run",
+    )
+    said = one_sentence(call(verb, *given))
+    assert "is a StableDiffusionPipeline and the twin" in said and "StableDiffusionXLPipeline" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_masked_part_is_judged_by_the_works_where_there_are_no_nonmembers(model, inputs, tmp_path):
+    tiny_picture(2).save(inputs / "2.png")
+    tiny_picture(3).save(inputs / "3.png")
+    works = inputs / "four.csv"
+    works.write_text("prompt,picture\n" + "".join(f"a cat {number},{number}.png\n" for number in range(4)))
+    given = ("--model", model, "--prompts", works, "--steps", 2, "--seeds", 1, "--at", 20, "--out", tmp_path / "run")
+    done = call("attack", "--attack", "inpainting", *given)
+    assert done.exit_code == 0 and "of 4 copies" in done.stdout, (done.output, done.exception)
+    assert "could not be judged" not in done.stdout and "calibrated on the reference pictures" in done.stdout
+
+
+def test_pruning_without_references_says_first_that_no_copies_are_counted(model, inputs, tmp_path):
+    RandomMask(density=0.1).locate(Subject(tiny_sd(), "tiny")).mask.save(tmp_path / "mask.safetensors")
+    given = (
+        "--model",
+        model,
+        "--prompts",
+        inputs / "benign.txt",
+        "--steps",
+        2,
+        "--seeds",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
+    done = call("prune", tmp_path / "mask.safetensors", *given)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stderr.startswith("Copies can't be judged: at least three prompts need a reference picture")
+    assert "Copies can't be judged" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["attacks", "localizers"])
+def test_listed_methods_name_their_paper(kind):
+    done = call("list", kind)
+    assert "docstring" not in done.stdout and "arXiv" in done.stdout
+    listed = json.loads(call("list", kind, "--json").stdout)[kind]
+    assert all(about["source"] for about in listed.values())
+
+
+def test_a_comparison_goes_beside_the_later_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("v1", "v2"):
+        with Run.create(tmp_path / "runs" / name, {}, kind="audit") as run:
+            run.append(
+                {"id": "a", "stage": "before", "item": "prompt-1", "kind": "prompt", "prompt": "a cat", "seed": 0}
+                | {"picture": None, "scores": {}, "copied": None, "unjudged": "there is no reference picture"}
+            )
+            run.finish()
+    done = call("compare", "runs/v1", "runs/v2")
+    assert done.exit_code == 0 and done.stdout.splitlines()[-1] == "Page: runs/compare-v1-v2.html"
+    assert (tmp_path / "runs/compare-v1-v2.html").is_file() and [p.name for p in tmp_path.iterdir()] == ["runs"]

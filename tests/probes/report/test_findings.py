@@ -125,7 +125,7 @@ def test_gates_look_at_the_upper_bound(folder: Path, tmp_path: Path) -> None:
     assert [case.get("name") for case in suite if case.find("failure") is not None] == ["copies<=0.1"]
     assert call("report", folder, "--gate", "shielded<0.57").exit_code == 0
     assert call("report", folder, "--junit", tmp_path / "j.xml").exit_code == 2
-    assert call("report", folder, "--gate", "nonsense").exit_code == 1
+    assert call("report", folder, "--gate", "nonsense").exit_code == 2
 
 
 def test_two_runs_are_compared(folder: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_two_runs_are_compared(folder: Path, tmp_path: Path) -> None:
     assert same["severity"] == "unknown" and same["differing"] == []
     assert call("compare", folder, after, "--out", page, "--gate", "copies<=0.4").exit_code == 0
     assert call("compare", after, folder, "--out", page, "--gate", "copies<=0.4").exit_code == 3
-    assert call("compare", folder, tmp_path, "--out", page).exit_code == 1
+    assert call("compare", folder, tmp_path, "--out", page).exit_code == 2
 
 
 def test_the_model_card_is_one_that_the_hub_reads(folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_verb_prints_and_resumes(file, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.stdout.strip().endswith("results.parquet") and "3 denoiser evaluations" in done.stdout
     records = (tmp_path / "run/records.jsonl").read_bytes()
-    assert CliRunner().invoke(app, arguments).exit_code == 1
+    assert CliRunner().invoke(app, arguments).exit_code == 2
     again = CliRunner().invoke(app, [*arguments, "--resume", "--json"])
     assert json.loads(again.stdout)["summary"]["scores"]["noise_gap"]["n"] == 2
     assert (tmp_path / "run/records.jsonl").read_bytes() == records

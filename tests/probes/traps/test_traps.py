@@ -198,7 +198,7 @@ def test_bad_folders_are_one_sentence(folder, spoil, says, tmp_path):
         read_traps(folder)
     assert "\n" not in str(caught.value)
     done = CliRunner().invoke(app, ["traps", "test", "testbed", "--traps", str(folder), "--out", str(tmp_path / "run")])
-    assert done.exit_code == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

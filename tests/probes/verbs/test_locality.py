@@ -166,7 +166,7 @@ def test_nothing_that_came_back_is_said(tmp_path, monkeypatch):
     done = locality(tmp_path / "run", AuditRequest(device="cpu"), works=1, starts=2, plan=PLAN, show_progress=False)
     assert TOO_FEW in done.summary["limits"] and "embeddings" not in done.summary["locality"]
     wrong = CliRunner().invoke(app, ["locality", "--out", str(tmp_path / "other"), "--masks", "nothing"])
-    assert wrong.exit_code == 1 and "not of nothing" in wrong.stderr and not (tmp_path / "other").exists()
+    assert wrong.exit_code == 2 and "not of nothing" in wrong.stderr and not (tmp_path / "other").exists()
 
 
 def test_requests_that_cant_be(tmp_path):

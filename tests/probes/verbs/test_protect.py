@@ -73,7 +73,7 @@ def test_a_gallery_of_pictures_is_kept_in_the_users_folder_and_found_by_name(wor
 
 def test_calibrate_gallery_says_what_is_missing(works):
     few = run("calibrate-gallery", works / "works", works / "others", "--out", works / "g")
-    assert few.exit_code == 1 and "at least 99 negatives" in few.stderr and not (works / "g").exists()
+    assert few.exit_code == 2 and "at least 99 negatives" in few.stderr and not (works / "g").exists()
     assert gallery_at(works / "works").works == ("works-0", "works-1", "works-2")
 
 
@@ -110,7 +110,7 @@ def test_calibrate_watch_on_the_works_and_the_benign_prompts_of_a_testbed(tmp_pa
     assert sorted(t.options["share"] for t in made) == [0.0, 0.5] and {t.model for t in made} == {"testbed"}
     assert {t.provenance["works"] for t in made} == {12} and len(json.loads(found.stdout)) == 2
     few = run("calibrate-watch", "--points", 0, "--steps", 3, "--out", tmp_path / "none")
-    assert few.exit_code == 1 and "at least 99 negatives" in few.stderr and not (tmp_path / "none").exists()
+    assert few.exit_code == 2 and "at least 99 negatives" in few.stderr and not (tmp_path / "none").exists()
     assert "--gallery FOLDER" in run("calibrate-watch", "--model", tmp_path).stderr
     assert run("calibrate-watch", "--points", "a").exit_code == 2
 

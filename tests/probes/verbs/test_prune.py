@@ -199,4 +199,4 @@ def test_the_verb_names_its_report(tmp_path, located):
     assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
     assert CliRunner().invoke(app, [*arguments, "--sweep", "much"]).exit_code == 2
     wrong = CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "other"), "--sweep", "2"])
-    assert wrong.exit_code == 1 and "shares k" in wrong.stderr and not (tmp_path / "other").exists()
+    assert wrong.exit_code == 2 and "shares k" in wrong.stderr and not (tmp_path / "other").exists()

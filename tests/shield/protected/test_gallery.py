@@ -100,8 +100,11 @@ def test_from_folder_and_a_broken_picture(tmp_path):
     (tmp_path / "w1.png").write_bytes((tmp_path / "w1.png").read_bytes()[:200])
     with pytest.raises(GalleryError, match=r"w1\.png can't be read as a picture"):
         Gallery.from_folder(tmp_path)
-    with pytest.raises(GalleryError, match="holds no pictures"):
+    with pytest.raises(GalleryError, match="no folder of pictures at .*none"):
         Gallery.from_folder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GalleryError, match="holds no pictures"):
+        Gallery.from_folder(tmp_path / "empty")
 
 
 def test_a_refused_picture_adds_nothing(gallery, tmp_path):
