@@ -36,7 +36,7 @@ from rapidfuzz.distance import OSA
 
 from shield.errors import RegistryError, reason_of
 from shield.protected.descriptions import STOP, Descriptions, content
-from shield.protected.folding import READINGS, SYLLABIC, UNSPACED, Folded, Reading, folded, letters, without_markup
+from shield.protected.folding import AND, READINGS, SYLLABIC, UNSPACED, Folded, Reading, folded, letters, without_markup
 from shield.protected.lookalikes import plain
 from shield.protected.text import Text
 from shield.protected.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
@@ -50,6 +50,7 @@ GLUED = 8  # a name this long is found within a longer word too
 BESIDE = 3.5  # Zipf frequency from which a word beside others of a name isn't a slip of the pen
 LISTS = ("aliases", "descriptions", "allow", "indirect", "cues")
 _CLAUSE = re.compile(r"[,;:.!?…]\s|\s[,;:.!?…]|[\n、。，；：！？]|\s[–—-]\s")
+_AMPERSAND = re.compile(rf"\s*[{''.join(sorted(AND))}]\s*")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Concepts:
         self._cues = {c.name: {word for cue in c.cues for word in content(cue)} for c in self.concepts if c.cues}
         for concept in self.concepts:
             for place, spelling in enumerate((concept.name, *concept.aliases)):
-                self._enter(spelling, concept, "name" if place == 0 else "alias")
+                for form in dict.fromkeys((spelling, _AMPERSAND.sub(" and ", spelling))):
+                    self._enter(form, concept, "name" if place == 0 else "alias")
             self._allowed |= {letters(text) for text in concept.allow}
         self._automata = {reading: ahocorasick.Automaton() for reading in READINGS}
         for reading, keys in self._keys.items():
@@ -212,7 +214,8 @@ def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> M
 
 
 def _words(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-    return tuple(letters(text[start:end]) for start, end in spans)
+    words = [text[start:end] for start, end in spans]
+    return tuple("and" if word in AND else letters(word) for word in words)
 
 
 def _is_plural(fold: Folded, start: int, end: int) -> bool:

@@ -1,10 +1,10 @@
 """One spelling for many disguises of a word, with the way back to the original text.
 
-A text is read in three ways. As it is written: without compatibility forms, accents and case. By its looks: letters of
-other alphabets as the ones they look like (shield/protected/lookalikes.py), so that "bоltо" (Cyrillic) reads "bolto".
-And with digits and signs for letters, so that "B0|TO" reads like "bolto"; what can't be told apart there (i, l, 1 and
-|, or rn and m, as in TR39) is written alike on both sides. What is left are letters and digits without spaces, each
-with the place that it came from.
+A text is read in three ways. As it is written: without compatibility forms, accents and case, with "and" for "&". By
+its looks: letters of other alphabets as the ones they look like (shield/protected/lookalikes.py), so that "bоltо"
+(Cyrillic) reads "bolto". And with digits and signs for letters, so that "B0|TO" reads like "bolto"; what can't be told
+apart there (i, l, 1 and |, or rn and m, as in TR39) is written alike on both sides. What is left are letters, their
+vowel signs and digits without spaces, each with the place that it came from.
 """
 
 import re
@@ -29,7 +29,7 @@ UNSPACED = re.compile(
 )
 # Vowels and final consonants of Korean, and vowels that Thai and Lao write behind a consonant: within a syllable.
 _BEHIND = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3]")
-_NUMBER = re.compile(r"[\d²³¹⁰-⁹₀-₉\u2160-\u217f]+")
+_NUMBER = re.compile(r"[\d²³¹⁰-⁹₀-₉Ⅰ-ⅿ①-⒛⓪-⓿❶-➓]+")
 _MARKUP = re.compile(r":(?:\d+(?:\.\d+)?|\.\d+)(?=\s*\))|%[0-9a-fA-F]{2}")
 
 
@@ -141,7 +141,7 @@ def _gaps(text: str, kept: list[str], places: list[int]) -> tuple[list[bool], li
 
 
 def _number_edges(text: str) -> set[int]:
-    """Where a number begins right behind a word, and where a word begins right behind a number: "bolto2", not "b0lto"."""
+    """Where a number begins right behind a word, and a word right behind a number: in "bolto2", not in "b0lto"."""
     edges: set[int] = set()
     for found in _NUMBER.finditer(text):
         start, end = found.span()

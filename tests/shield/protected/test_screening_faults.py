@@ -50,7 +50,7 @@ def test_time_grows_with_a_prompts_length_and_not_with_its_square(shipped, kind)
     """Sixteen times the length took 256 times as long, minutes for 100,000 characters."""
 
     def seconds(length):
-        prompt = (LONG[kind] * length)[:length]
+        prompt = (LONG[kind] * (length // len(LONG[kind]) + 1))[:length]
         started = time.process_time()
         shipped.found(prompt)
         return time.process_time() - started
@@ -140,6 +140,8 @@ def test_a_symbol_beside_a_name_hides_it_not(sign):
         "Grumble & Fizz",
         "grumble&fizz",
         "GRUMBLE ＆ FIZZ at night",
+        "Fizz & Grumble",
+        "grumbel & fizz",
         "m and q's",
         "m&q's",
         "bolto2",
