@@ -24,6 +24,7 @@ written without capitals it counts only in a prompt with one of these words.
 
 import re
 import tomllib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,8 +36,9 @@ from rapidfuzz.distance import OSA
 
 from shield.errors import RegistryError, reason_of
 from shield.protected.descriptions import STOP, Descriptions, content
-from shield.protected.folding import READINGS, UNSPACED, Folded, Reading, folded, letters, without_markup
+from shield.protected.folding import AND, READINGS, SYLLABIC, UNSPACED, Folded, Reading, folded, letters, without_markup
 from shield.protected.lookalikes import plain
+from shield.protected.text import Text
 from shield.protected.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 from shield.types import Mention
 
@@ -48,7 +50,7 @@ GLUED = 8  # a name this long is found within a longer word too
 BESIDE = 3.5  # Zipf frequency from which a word beside others of a name isn't a slip of the pen
 LISTS = ("aliases", "descriptions", "allow", "indirect", "cues")
 _CLAUSE = re.compile(r"[,;:.!?…]\s|\s[,;:.!?…]|[\n、。，；：！？]|\s[–—-]\s")
-_SENTENCE = re.compile(r"(?:^|[.!?:\n])[\W_]*$")
+_AMPERSAND = re.compile(rf"\s*[{''.join(sorted(AND))}]\s*")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Concepts:
         self._cues = {c.name: {word for cue in c.cues for word in content(cue)} for c in self.concepts if c.cues}
         for concept in self.concepts:
             for place, spelling in enumerate((concept.name, *concept.aliases)):
-                self._enter(spelling, concept, "name" if place == 0 else "alias")
+                for form in dict.fromkeys((spelling, _AMPERSAND.sub(" and ", spelling))):
+                    self._enter(form, concept, "name" if place == 0 else "alias")
             self._allowed |= {letters(text) for text in concept.allow}
         self._automata = {reading: ahocorasick.Automaton() for reading in READINGS}
         for reading, keys in self._keys.items():
@@ -108,7 +111,7 @@ class Concepts:
             if key.concept is not concept:
                 raise RegistryError(f"{spelling!r} stands for both {key.concept.name!r} and {concept.name!r}.")
             key.spellings.setdefault(spelling.casefold(), how)
-            key.breaks.update(place for place, starts in enumerate(fold.starts) if starts)
+            key.breaks.update(place for place, starts in enumerate(fold.parted) if starts)
         words = _words(spelling, tokens(spelling))
         if len("".join(words)) >= LONG:
             for form in {words, ("".join(words),), _words(spelling, parts(spelling.lower()))}:
@@ -124,31 +127,38 @@ class Concepts:
         """Every protected concept in `prompt`, the longest mention of each place, in order of place."""
         bare = without_markup(prompt)
         texts = [prompt, bare] if bare != prompt else [prompt]
-        mentions = [mention for text in texts for mention in self._mentioned(text) if self._is_meant(text, mention)]
+        mentions: list[Mention] = []
+        for text in map(Text, texts):
+            mentions += [mention for mention in dict.fromkeys(self._mentioned(text)) if self._is_meant(text, mention)]
         return [replace(mention, text=prompt[mention.start : mention.end]) for mention in _longest(mentions)]
 
-    def _mentioned(self, prompt: str) -> Iterator[Mention]:
+    def _mentioned(self, text: Text) -> Iterator[Mention]:
         if not self.concepts:
             return
-        for reading in READINGS[prompt.isascii() :]:  # as it is written differs from its looks in other alphabets only
-            yield from self._named(prompt, folded(prompt, reading), self._automata[reading])
+        prompt = text.text
+        # As it is written differs from its looks in other alphabets and where a sign stands for "and".
+        for reading in READINGS[prompt.isascii() and "&" not in prompt :]:
+            yield from self._named(text, text.fold(reading), self._automata[reading])
         spans = [list(tokens(prompt)), list(parts(prompt))]
         for words in spans if spans[0] != spans[1] else spans[:1]:
             yield from self._misspelled(prompt, words)
-            yield from self._reordered(prompt, words)
-        for (start, end), concept in self._described.found(prompt):
+            yield from self._reordered(text, words)
+        for (start, end), concept in self._described.found(prompt, text.content):
             yield _mention(prompt, concept, start, end, "described")
 
-    def _named(self, prompt: str, fold: Folded, automaton: Any) -> Iterator[Mention]:
+    def _named(self, text: Text, fold: Folded, automaton: Any) -> Iterator[Mention]:
+        prompt = text.text
         for last, (size, key) in automaton.iter(fold.text):
             start, end = last + 1 - size, last + 1
             glued = key.length >= GLUED and fold.is_within_word(start, end)
             if not glued and not fold.is_whole(start, end) and not _is_plural(fold, start, end):
                 continue
             first, after = fold.places[start], fold.places[end - 1] + 1
+            if key.length <= SHORT and _is_amid_syllables(prompt, first, after):
+                continue
             how = key.spellings.get(prompt[first:after].casefold())
             spelled = fold.is_spelled(start, end)
-            if not how and not spelled and _is_chance(prompt, fold, start, end, key):
+            if not how and not spelled and _is_chance(text, fold, start, end, key):
                 continue
             if how or key.length > SHORT or fold.is_one_word(start, end) or spelled:
                 yield _mention(prompt, key.concept, first, after, how or "disguised")
@@ -165,39 +175,26 @@ class Concepts:
                         if near and _is_slip(prompt, run, name, places):
                             yield _mention(prompt, concept, places[0][0], places[-1][1], "misspelled")
 
-    def _reordered(self, prompt: str, spans: list[tuple[int, int]]) -> Iterator[Mention]:
+    def _reordered(self, text: Text, spans: list[tuple[int, int]]) -> Iterator[Mention]:
         """Names of two to four words in another order, and nothing between them but, with capitals, a comma."""
+        prompt = text.text
         words = _words(prompt, spans)
         for count in range(2, 5):
             for first in range(len(words) - count + 1):
                 concept = self._orders.get(tuple(sorted(words[first : first + count])))
                 start, end = spans[first][0], spans[first + count - 1][1] if concept else 0
-                if concept and (not _CLAUSE.search(prompt[start:end]) or _is_capitalized(prompt, start, end)):
+                if concept and (not _CLAUSE.search(prompt[start:end]) or _is_capitalized(text, start, end)):
                     yield _mention(prompt, concept, start, end, "reordered")
 
-    def _is_meant(self, prompt: str, mention: Mention) -> bool:
+    def _is_meant(self, text: Text, mention: Mention) -> bool:
         """Whether nothing about the prompt says that this means something else: allowed phrases, and cues."""
-        if self._is_allowed(prompt, mention):
+        if self._allowed and self._allowed & text.phrases(mention.start, mention.end, WIDEST):
             return False
         cues = self._cues.get(mention.concept)
-        said = prompt[mention.start : mention.end]
+        said = text.text[mention.start : mention.end]
         if not cues or mention.how == "described" or not (said.isascii() and _is_prose(said)):
             return True
-        return bool(cues & content(prompt).keys()) or _is_capitalized(prompt, mention.start, mention.end)
-
-    def _is_allowed(self, prompt: str, mention: Mention) -> bool:
-        """Whether the words of the mention are part of a phrase that the registry allows."""
-        if not self._allowed:
-            return False
-        spans = list(parts(prompt))
-        first = [i for i, (start, end) in enumerate(spans) if start < mention.end and end > mention.start]
-        if not first:
-            return False
-        for start in range(max(0, first[0] - WIDEST), first[0] + 1):
-            for end in range(first[-1] + 1, min(len(spans), first[-1] + 1 + WIDEST) + 1):
-                if letters(prompt[spans[start][0] : spans[end - 1][1]]) in self._allowed:
-                    return True
-        return False
+        return bool(cues & text.content.keys()) or _is_capitalized(text, mention.start, mention.end)
 
 
 @cache
@@ -217,7 +214,8 @@ def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> M
 
 
 def _words(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-    return tuple(letters(text[start:end]) for start, end in spans)
+    words = [text[start:end] for start, end in spans]
+    return tuple("and" if word in AND else letters(word) for word in words)
 
 
 def _is_plural(fold: Folded, start: int, end: int) -> bool:
@@ -225,21 +223,26 @@ def _is_plural(fold: Folded, start: int, end: int) -> bool:
     return fold.starts[start] and fold.text[end : end + 1] == "s" and fold.ends[end] and not fold.starts[end]
 
 
-def _is_chance(prompt: str, fold: Folded, start: int, end: int, key: _Key) -> bool:
+def _is_amid_syllables(prompt: str, start: int, end: int) -> bool:
+    """Whether letters of an unspaced script of syllables stand right beside start..end, as in a longer word."""
+    return any(SYLLABIC.match(prompt[place : place + 1]) for place in (start - 1, end) if place >= 0)
+
+
+def _is_chance(text: Text, fold: Folded, start: int, end: int, key: _Key) -> bool:
     """Whether ordinary words read like a name only because they stand together: across the end of a clause, or parted
     where the name isn't and with a word among them that stands beside everything ("more than OS maps").
     """
-    breaks = [i for i in range(1, end - start) if fold.starts[start + i]]
-    places = fold.places
+    breaks = [i for i in range(1, end - start) if fold.parted[start + i]]
+    prompt, places = text.text, fold.places
     first, after = places[start], places[end - 1] + 1
     if not breaks or UNSPACED.search(prompt[first:after]):
         return False
     pieces = _words(prompt[first:after], parts(prompt[first:after]))
     cut = [i for i in breaks if _CLAUSE.search(prompt[places[start + i - 1] + 1 : places[start + i]])]
     if cut:
-        if re.match(r"[-/_]\w", prompt[after:]) or re.search(r"\w[-/_]$", prompt[:first]):
+        if re.match(r"[-/_]\w", prompt[after : after + 2]) or re.match(r"\w[-/_]$", prompt[max(0, first - 2) : first]):
             return True
-        named = set(cut) <= key.breaks and _is_capitalized(prompt, first, after)
+        named = set(cut) <= key.breaks and _is_capitalized(text, first, after)
         return not named and all(is_ordinary(piece) for piece in pieces)
     between = [prompt[places[start + i - 1] : places[start + i]] for i in set(breaks) - key.breaks]
     apart = any(c.isspace() for text in between for c in text)
@@ -260,18 +263,17 @@ def _is_prose(text: str, above: float = ORDINARY) -> bool:
     return all(is_ordinary(word, above) for word in _words(text, parts(text)))
 
 
-def _is_capitalized(prompt: str, start: int, end: int) -> bool:
+def _is_capitalized(text: Text, start: int, end: int) -> bool:
     """Whether the words at start..end are written like a name: with capitals that other words of the prompt don't have
     and that aren't the beginning of a sentence alone.
     """
+    prompt = text.text
     spans = [(start + s, start + e) for s, e in parts(prompt[start:end])]
     told = [(s, prompt[s:e]) for s, e in spans if prompt[s:e].lower() not in STOP]
     if not told or not all(word[0].isupper() for _, word in told):
         return False
-    others = [w for w in (prompt[:start] + " " + prompt[end:]).split() if len(w) > 3 and w.isalpha()]
-    if others and not any(word.islower() for word in others):
-        return False
-    return len(told) > 1 or not others or not _SENTENCE.search(prompt[: told[0][0]])
+    others = text.has_others_in_small_letters(start, end)
+    return others is not False and (len(told) > 1 or others is None or not text.begins_sentence(told[0][0]))
 
 
 def _longest(mentions: list[Mention]) -> list[Mention]:
@@ -279,9 +281,10 @@ def _longest(mentions: list[Mention]) -> list[Mention]:
     order = ("name", "alias", "disguised", "misspelled", "reordered", "described")
     kept: list[Mention] = []
     for mention in sorted(mentions, key=lambda m: (m.start - m.end, order.index(m.how))):
-        if all(mention.end <= k.start or k.end <= mention.start for k in kept):
-            kept.append(mention)
-    return sorted(kept, key=lambda m: m.start)
+        place = bisect_left(kept, mention.start, key=lambda m: m.start)
+        if all(mention.end <= k.start or k.end <= mention.start for k in kept[max(0, place - 1) : place + 1]):
+            kept.insert(place, mention)
+    return kept
 
 
 def _read(path: Path) -> list[Concept]:

@@ -35,15 +35,16 @@ class Descriptions(Generic[Owner]):
             if words:
                 self._entries.append((words, owner))
 
-    def found(self, text: str) -> Iterator[tuple[Span, Owner]]:
-        """((start, end), owner) of each description in `text`."""
-        places = content(text)
+    def found(self, text: str, places: Mapping[str, Span]) -> Iterator[tuple[Span, Owner]]:
+        """((start, end), owner) of each description in `text`, whose content words stand at `places`."""
+        forms: dict[str, tuple[str, str]] = {}
         shared = Counter(entry for word in places for entry in self._with.get(word, ()))
         for entry, count in shared.items():
             words, owner = self._entries[entry]
             spans = [places[word] for word in words if word in places]
             if count == len(words) - 1 and len(words) >= SLIP:
-                spans += _slipped(text, places, words)[:1]
+                forms = forms or {word: (word, letters(text[start:end])) for word, (start, end) in places.items()}
+                spans += [places[word] for word in _slipped(forms, words)][:1]
             if len(spans) == len(words):
                 yield (min(start for start, _ in spans), max(end for _, end in spans)), owner
 
@@ -58,17 +59,19 @@ def content(text: str) -> dict[str, Span]:
     return places
 
 
-def _slipped(text: str, places: Mapping[str, Span], words: Mapping[str, str]) -> list[Span]:
-    """Where the one of a description's `words` (by their stems) that isn't among `places` may stand misspelled."""
-    (missing,) = words.keys() - places.keys()
-    found = {word: (word, letters(text[start:end])) for word, (start, end) in places.items() if word not in words}
+def _slipped(forms: Mapping[str, tuple[str, str]], words: Mapping[str, str]) -> list[str]:
+    """Which words of a text, as stems, may be the one of a description's `words` that it lacks, misspelled. `forms`:
+    each stem and the word as it is written.
+    """
+    (missing,) = words.keys() - forms.keys()
     meant = (missing, words[missing])
-    return [places[word] for word, forms in found.items() if _is_slip(forms, meant, len(words))]
+    return [word for word, own in forms.items() if word not in words and _is_slip(own, meant, len(words))]
 
 
 def _is_slip(forms: tuple[str, str], meant: tuple[str, str], count: int) -> bool:
     """Whether a word is another with a slip, as stems or as they are written; in a description of `count` words."""
-    near = [(a, b) for a, b in zip(forms, meant, strict=True) if OSA.distance(a, b, score_cutoff=1) == 1]
+    pairs = [(a, b) for a, b in zip(forms, meant, strict=True) if abs(len(a) - len(b)) <= 1]
+    near = [(a, b) for a, b in pairs if OSA.distance(a, b, score_cutoff=1) == 1]
     if any(len(b) >= 5 for _, b in near) and not is_ordinary(forms[1]):
         return True
     shorter = any(len(a) == len(b) - 1 >= 2 for a, b in near)

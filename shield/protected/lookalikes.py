@@ -15,6 +15,17 @@ _NAMED = re.compile(
     r"(?:.*\bLATIN|REGIONAL INDICATOR SYMBOL)\b.*\bLETTER "
     r"(?:(?:SMALL CAPITAL|DOTLESS|SCRIPT|OPEN|INSULAR|BLACKLETTER) )?([A-Z])(?: WITH .*)?"
 )
+# Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt: fillers, joiners, selectors, tags.
+_IGNORED = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+BLANKS = frozenset("\u115f\u1160\u200b\u3164\uffa0")  # ignorable ones that stand for a space, too: they may part words
+_STRETCHES = frozenset("\u0640\u07fa\u0883\u0884\u0885\u180a")  # tatweel and its like draw a word wider
+# Letters of one sound that Arabic, Persian and Urdu keyboards write differently, as Lucene's normalizers for Arabic and
+# Persian fold them.
+_ARABIC = str.maketrans("\u06cc\u0649\u06d2\u06a9\u06aa\u06c1\u06be\u06d5\u0629\u0671", "يييككهههها")
+_SCRIPT = re.compile(r"(?:(?:COMBINING|HALFWIDTH|FULLWIDTH) )?(\w+)")
 # Neither in TR39's classes nor named after the letter.
 _UNLISTED = {"ŋ": "n", "Ŋ": "n", "ω": "w", "ɯ": "w"}
 
@@ -27,20 +38,50 @@ def look(character: str) -> str:
     if character.isascii():
         return plain(character)
     made, category = plain(character), unicodedata.category(character)
-    if category[0] in "MCZ" or category == "Sk":
+    if made and all(map(is_sign, made)):
+        return made
+    if category[0] in "MCZ" or category == "Sk" or is_invisible(character):
         return ""
     if made and made.isascii():
         return made
     if listed := _listed(character):
         return listed
-    parts = [c for c in unicodedata.normalize("NFKD", character) if c.isalnum()]
-    return "".join(_letter(part) or plain(part) for part in parts)
+    if category == "So" and not made:
+        return _named(character)
+    parts = [c for c in unicodedata.normalize("NFKD", character) if c.isalnum() or is_sign(c)]
+    return "".join(part if is_sign(part) else _letter(part) or plain(part) for part in parts)
 
 
 def plain(text: str) -> str:
-    """`text` in small letters, without accents, signs and compatibility forms."""
+    """`text` in small letters, without accents, punctuation and compatibility forms. Vowel signs stay: they are letters
+    to those who read them.
+    """
     small = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return "".join(c for c in small if c.isalnum())
+    return "".join(c for c in small if (c.isalnum() and not is_invisible(c)) or is_sign(c)).translate(_ARABIC)
+
+
+@cache
+def is_sign(character: str) -> bool:
+    """Whether it is a mark that makes another word, by its combining class: a vowel sign, virama or tone of the Indic
+    scripts (0, 9 and 84 to 132) or a voicing mark of kana (8). Accents, points and nuktas aren't.
+    """
+    if unicodedata.category(character) not in ("Mn", "Mc") or is_invisible(character):
+        return False
+    order = unicodedata.combining(character)
+    return order in (0, 8, 9) or 84 <= order <= 132
+
+
+@cache
+def is_invisible(character: str) -> bool:
+    """Whether it shows nothing of its own within a word: Unicode's ignorable characters, and what stretches a word."""
+    return character in _STRETCHES or bool(_IGNORED.match(character))
+
+
+@cache
+def script(character: str) -> str:
+    """The script that its Unicode name begins with; both kana are one."""
+    found = _SCRIPT.match(unicodedata.name(character, ""))
+    return found[1].replace("HIRAGANA", "KATAKANA") if found else ""
 
 
 def _letter(character: str) -> str:

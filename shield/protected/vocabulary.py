@@ -8,19 +8,23 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from math import log10
+from unicodedata import category
+
+from shield.protected.lookalikes import BLANKS, is_invisible
 
 ORDINARY = 2.7  # Zipf frequency of a word that people mean as it stands
 PAIR = 4.0
 FUNCTION = 6.0  # of words that stand beside all others: than, one, like
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _AROUND = ".,;:!?\"'()[]{}«»“”‘’`*"
+WORDS = re.compile(r"\S+")
 # A run of letters, or a capital and small letters within one: camelCase. Digits are words of their own.
 _PART = re.compile(r"[^\W\d_]+?(?=(?<=[^\W\d_A-Z])[A-Z])|[^\W\d_]+(?:['’][^\W\d_]+)?|\d+")
 
 
 def tokens(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of characters without spaces, without punctuation around it."""
-    for found in re.finditer(r"\S+", text):
+    for found in WORDS.finditer(text):
         core = found.group().strip(_AROUND)
         if core:
             start = text.index(core, found.start())
@@ -29,7 +33,7 @@ def tokens(text: str) -> Iterator[tuple[int, int]]:
 
 def parts(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of each word in `text`, which hyphens, slashes, underscores, dots, digits and capitals part too."""
-    return (found.span() for found in _PART.finditer(text))
+    return (found.span() for found in _PART.finditer(text if text.isascii() else _joined(text)))
 
 
 def zipf(word: str) -> float:
@@ -47,16 +51,30 @@ def is_ordinary(word: str, above: float = ORDINARY) -> bool:
     return zipf(word) >= (max(above, PAIR) if len(word) == 2 else above)
 
 
-@cache
 def stem(word: str) -> str:
     """A folded English noun without its plural or possessive ending; digits in words."""
-    if word.isdecimal() and int(word) < len(NUMBERS):
-        return NUMBERS[int(word)]
+    if word.isdecimal() and len(word.lstrip("0")) < 3 and int(word[-3:]) < len(NUMBERS):
+        return NUMBERS[int(word[-3:])]
     if len(word) > 4 and word.endswith("ies"):
         return f"{word[:-3]}y"
     if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes")):
         return word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] not in "sui" else word
+
+
+def _joined(text: str) -> str:
+    """`text`, as long as before, with a letter for each mark and invisible character behind one: they part no word. The
+    blank ones do.
+    """
+    made: list[str] = []
+    for character in text:
+        if character in BLANKS:
+            made.append(" ")
+        elif made and made[-1].isalpha() and (is_invisible(character) or category(character)[0] == "M"):
+            made.append("x")
+        else:
+            made.append(character)
+    return "".join(made)
 
 
 @cache
