@@ -218,15 +218,16 @@ class CopyJudge:
         self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]
     ) -> dict[str, NDArray[np.float64]]:
         """Metric name -> (B, R): 1 where picture b copies reference r, 0 where not, nan where a metric can't say."""
-        found = {}
-        for metric in self.metrics:
-            ours, theirs = metric.features(pictures), metric.features(references)
-            columns = [metric.compare(ours, np.broadcast_to(one, ours.shape)) for one in theirs]
-            verdict = self.calibrations[metric.name].copied
-            found[metric.name] = np.array(
-                [[_as_number(verdict(float(s))) for s in row] for row in np.stack(columns, axis=1)]
-            )
-        return found
+        return {
+            metric.name: self.copies_of(metric, metric.features(pictures), metric.features(references))
+            for metric in self.metrics
+        }
+
+    def copies_of(self, metric: Metric, pictures: Features, references: Features) -> NDArray[np.float64]:
+        """Likewise by one metric, of features that are known."""
+        columns = [metric.compare(pictures, np.broadcast_to(one, pictures.shape)) for one in references]
+        verdict = self.calibrations[metric.name].copied
+        return np.array([[_as_number(verdict(float(s))) for s in row] for row in np.stack(columns, axis=1)])
 
     def copied(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[list[int]]:
         """For each picture the places of the references that it copies, by the metric that decides."""

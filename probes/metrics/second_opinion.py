@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from probes.metrics.copies import Features, Metric
@@ -111,13 +112,10 @@ class AnyOf:
 
     def _said(self, metric: Metric, works: Features, pictures: Sequence[Image | None]) -> list[bool | None]:
         shown = [picture for picture in pictures if picture is not None]
-        verdict, rows = self.judge.calibrations[metric.name].copied, iter(metric.features(shown) if shown else ())
-        found: list[bool | None] = []
-        for picture in pictures:
-            if picture is None:
-                found.append(False)
-                continue
-            scores = metric.compare(np.broadcast_to(next(rows), works.shape), works)
-            verdicts = [verdict(float(score)) for score in scores]
-            found.append(True if True in verdicts else None if None in verdicts else False)
-        return found
+        rows = iter(self.judge.copies_of(metric, metric.features(shown), works) if shown else ())
+        return [False if picture is None else _any(next(rows)) for picture in pictures]
+
+
+def _any(row: NDArray[np.float64]) -> bool | None:
+    """Of 1 (a copy), 0 and nan (can't say), for each work."""
+    return True if (row == 1).any() else None if np.isnan(row).any() else False
