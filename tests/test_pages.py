@@ -99,6 +99,15 @@ def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_p
     assert "first version" in texts[0] and "first version" not in texts[1] and "0 times in 8 pictures" in texts[1]
 
 
+def test_headings_and_plots_lead_to_what_was_measured_last(tmp_path: Path) -> None:
+    (tmp_path / "docs/bench").mkdir(parents=True)
+    (tmp_path / "docs/bench/traps.json").write_text("{}", encoding="utf-8")
+    text = "## Traps: [docs/bench/first/traps.json](bench/first/traps.json)\n![Plot](bench/first/traps.png)\nbench/first/traps.json"
+    head, plot, prose = filled(text, tmp_path).split("\n")
+    assert head == "## Traps: [docs/bench/traps.json](bench/traps.json)"
+    assert plot == "![Plot](bench/first/traps.png)" and prose == "bench/first/traps.json"
+
+
 def test_the_table_of_models_says_what_tests_run() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Models")[1].split("\n## ")[0]
     rows = {

@@ -38,6 +38,7 @@ WHERE = {"": "", "docs/bench/first": "(Of the testbed's first version:)"}
 them on this one; and what is said of it.
 """
 _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+_FIRST = re.compile(r"bench/first/([\w.-]+)")
 
 
 BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -88,8 +89,16 @@ QUESTIONS = {"questions": questions.table, "then-and-now": questions.compared}
 
 
 def filled(text: str, root: Path) -> str:
-    """The text with every place filled in from the result files under ``root``. KeyError for an unknown place."""
-    return _PLACE.sub(lambda match: f"{match[1]}{_written(match[2], root)}{match[4]}", text)
+    """The text with every place filled in from the result files under ``root``, and headings and plots of the first
+    version that lead to what was measured since. KeyError for an unknown place.
+    """
+    made = _PLACE.sub(lambda match: f"{match[1]}{_written(match[2], root)}{match[4]}", text)
+    return "\n".join(_current(line, root) if line.startswith(("#", "![")) else line for line in made.split("\n"))
+
+
+def _current(line: str, root: Path) -> str:
+    """A line whose links to the first version's files lead to this one's, where they are there."""
+    return _FIRST.sub(lambda link: f"bench/{link[1]}" if (root / "docs/bench" / link[1]).exists() else link[0], line)
 
 
 def _written(name: str, root: Path) -> str:
