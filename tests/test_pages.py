@@ -102,8 +102,8 @@ def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_p
 def test_headings_and_plots_lead_to_what_was_measured_last(tmp_path: Path) -> None:
     (tmp_path / "docs/bench").mkdir(parents=True)
     (tmp_path / "docs/bench/traps.json").write_text("{}", encoding="utf-8")
-    text = "## Traps: [docs/bench/first/traps.json](bench/first/traps.json)\n![Plot](bench/first/traps.png)\nbench/first/traps.json"
-    head, plot, prose = filled(text, tmp_path).split("\n")
+    lines = ["## Traps: [docs/bench/first/traps.json](bench/first/traps.json)", "![Plot](bench/first/traps.png)"]
+    head, plot, prose = filled("\n".join([*lines, "bench/first/traps.json"]), tmp_path).split("\n")
     assert head == "## Traps: [docs/bench/traps.json](bench/traps.json)"
     assert plot == "![Plot](bench/first/traps.png)" and prose == "bench/first/traps.json"
 
