@@ -19,6 +19,7 @@ from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
 from probes.scan.early_exit import Boundary, calibrated
 from probes.scan.scan import scan
+from probes.scan.stream import STAGE
 from probes.testbed.manifest import load_manifest
 
 SEEDS, ERRORS, BATCH, PILOT, REPEATS = range(500, 508), (0.01, 0.05), 16, 300, 100
@@ -32,7 +33,7 @@ def measure() -> list[Figure]:
         run = Run.open(DONE) if DONE else scanned(Path(place))
         groups = itertools.groupby(run.records(), key=lambda record: record["item"])
         scores = [[record["scores"]["structure_gap"] for record in records] for _, records in groups]
-        (threshold,) = (entry["detail"]["threshold"] for entry in Stages(run.folder).entries)
+        threshold = Stages(run.folder).detail(STAGE)["threshold"]
     found = []
     for error in ERRORS:
         tried = [one_pilot(scores, threshold, error, random.Random(seed)) for seed in range(REPEATS)]
