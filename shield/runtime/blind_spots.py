@@ -44,7 +44,7 @@ class BlindSpots:
     each: int = 1
     parts: Callable[[], Parts] | None = None
     lost: bool = False
-    _held: Parts | None = None
+    _now: Parts | None = None
 
     @classmethod
     def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "BlindSpots":
@@ -114,17 +114,21 @@ class BlindSpots:
         """
 
         def call(*args: Any) -> Any:
-            if self._held is None and self.parts is not None:
-                self._held = self.parts()
+            if self._now is None and self.parts is not None:
+                self._now = self.parts()
             with once_more():
                 answer = callback(*args)
             step = next((arg for arg in args if isinstance(arg, int)), None)
-            for part in () if self._held is None else self._held.changed():
+            for part in () if self._now is None else self._now.changed():
                 self.lost = True
                 self.notice(Reason("callback", step=step, detail=part))
             return answer
 
         return call
+
+    def begin(self) -> None:
+        """The pipeline is called, for the first time or once more: what it did after its last step doesn't count."""
+        self._now = None
 
     def notice(self, what: Reason) -> None:
         """Tells something about every image, once at however many steps it happens."""

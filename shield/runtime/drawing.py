@@ -87,6 +87,7 @@ class _Drawing:
         controller = StepController(self.pipe, self.plan, images, lambda: scale)
         guidance = scale if family.layout == "separate" else None
         layers = self.plan.policy.signals.layers
+        call.blind_spots.begin()
         custody, output_type = Custody(self.pipe, call.blind_spots.notice), call.request.get("output_type") or "pil"
         with (
             movable(self.pipe.scheduler, controller.moves),

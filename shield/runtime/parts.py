@@ -14,6 +14,7 @@ from shield.model.families import family_of
 from shield.runtime.settings import RecognizedModels
 
 NAMED = ("_parameters", "_buffers")  # told by the models' names
+SCRATCH = ("_feat_map", "_conv_idx", "_conv_num")  # what a video's autoencoder keeps of a decoding
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -58,7 +59,7 @@ class _Objects:
         self.objects = list(objects)
         self.classes = {type(one) for one in self.objects}
         self.vars = [vars(one) for one in self.objects]
-        items = [(name, value) for some in self.vars for name, value in some.items()]
+        items = [item for some in self.vars for item in some.items() if not item[0].endswith(SCRATCH)]
         self.dicts = [value for name, value in items if isinstance(value, dict) and name not in NAMED]
         self.lists = [value for _, value in items if isinstance(value, list)]
         processors = [value for name, value in items if name == "processor" and hasattr(value, "__dict__")]
@@ -68,7 +69,8 @@ class _Objects:
         held: list[Any] = [type(one) for one in self.objects]
         held += [getattr(one, name, None) for one in self.classes for name in ("forward", "postprocess")]
         for some in self.vars:
-            held += some.values()
+            is_scratched = any(map(some.__contains__, SCRATCH))
+            held += [v for name, v in some.items() if not name.endswith(SCRATCH)] if is_scratched else some.values()
         for some in self.dicts:
             if some:
                 held += some.values()

@@ -17,7 +17,9 @@ from shield.hooks.custody import Custody
 from shield.hooks.intercept import intercepted
 from shield.hooks.recording import recorded
 from shield.mitigations import InitialNoise, NullPrompt
+from shield.model.autoencoders import latent_channels
 from shield.protected.concepts import Concept, Concepts
+from shield.protected.gallery import Gallery
 from shield.reasons import Reason
 from shield.runtime.policy import Policy, preset
 from tests.shield.calls import noises, options, thresholds
@@ -284,7 +286,7 @@ def offload(pipe):
 
 
 @pytest.mark.parametrize("prepare", [lambda pipe: None, offload])
-@pytest.mark.parametrize("way", ["sd", "sdxl", "flux_true"])
+@pytest.mark.parametrize("way", ["sd", "sdxl", "flux_true", "qwenimage_true", "sana"])
 def test_a_callback_that_decodes_a_preview_changes_nothing(way, prepare):
     pipe, call = made(way)
     prepare(pipe)
@@ -292,12 +294,30 @@ def test_a_callback_that_decodes_a_preview_changes_nothing(way, prepare):
 
     def preview(pipe, step, timestep, tensors):
         with torch.no_grad():
-            seen.append(pipe.vae.decode(torch.zeros(1, pipe.vae.config.latent_channels, 8, 8)).sample)
+            size = (1, latent_channels(pipe), *((1,) if "qwen" in way else ()), 8, 8)
+            seen.append(pipe.vae.decode(torch.zeros(size)).sample)
         return tensors
 
     shield = Shield(pipe, Policy(on_unverified="block"), thresholds=limits(pipe, way, 1e9))
     verdict = shield(**call(callback_on_step_end=preview)).verdicts[0]
     assert len(seen) == 3 and verdict.reasons == () and verdict.status == "passed"
+
+
+def test_a_callback_in_a_call_that_is_drawn_again_changes_nothing():
+    """Between two attempts an offloaded pipeline puts its own hooks on anew."""
+    pipe, call = made("sd")
+    offload(pipe)
+    seen = []
+
+    def look(pipe, step, timestep, tensors):
+        seen.append(step)
+        return tensors
+
+    gallery = Gallery()
+    gallery.add([(f"work-{row}", image) for row, image in enumerate(pipe(**call(output_type="pil")).images)])
+    policy = Policy(detectors=(), mitigations=(NullPrompt(),), on_unverified="block")
+    verdicts = Shield(pipe, policy, gallery, thresholds=[])(**call(callback_on_step_end=look)).verdicts
+    assert len(seen) > 3 and not [r for v in verdicts for r in v.reasons if r.kind == "callback"]
 
 
 @pytest.mark.parametrize("answer, found", [(None, "None"), ([], "a value of type list"), ("latents", "type str")])
