@@ -37,7 +37,7 @@ from rapidfuzz.distance import OSA
 from shield.errors import RegistryError, reason_of
 from shield.protected.descriptions import STOP, Descriptions, content
 from shield.protected.folding import AND, READINGS, SYLLABIC, UNSPACED, Folded, Reading, folded, letters, without_markup
-from shield.protected.lookalikes import plain
+from shield.protected.lookalikes import is_sign, plain
 from shield.protected.text import Text
 from shield.protected.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 from shield.types import Mention
@@ -50,7 +50,8 @@ GLUED = 8  # a name this long is found within a longer word too
 BESIDE = 3.5  # Zipf frequency from which a word beside others of a name isn't a slip of the pen
 LISTS = ("aliases", "descriptions", "allow", "indirect", "cues")
 _CLAUSE = re.compile(r"[,;:.!?…]\s|\s[,;:.!?…]|[\n、。，；：！？]|\s[–—-]\s")
-_AMPERSAND = re.compile(rf"\s*[{''.join(sorted(AND))}]\s*")
+# "and" within a name, as it is written: Tom & Jerry, Guns N' Roses.
+_AND = re.compile(rf"\s*[{''.join(sorted(AND))}]\s*|\s+(?:and|['’]?n['’]?)\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,14 @@ class Concepts:
         self._orders: dict[tuple[str, ...], Concept] = {}
         self._allowed: set[str] = set()
         self._cues = {c.name: {word for cue in c.cues for word in content(cue)} for c in self.concepts if c.cues}
-        for concept in self.concepts:
-            for place, spelling in enumerate((concept.name, *concept.aliases)):
-                for form in dict.fromkeys((spelling, _AMPERSAND.sub(" and ", spelling))):
-                    self._enter(form, concept, "name" if place == 0 else "alias")
-            self._allowed |= {letters(text) for text in concept.allow}
+        named = [(spelling, c) for c in self.concepts for spelling in (c.name, *c.aliases)]
+        for spelling, concept in named:
+            self._enter(spelling, concept)
+        for spelling, concept in named:
+            for form in {_AND.sub(" and ", spelling), _AND.sub(" n ", spelling)} - {spelling}:
+                if not self._is_anothers(form, concept):
+                    self._enter(form, concept)
+        self._allowed |= {letters(text) for concept in self.concepts for text in concept.allow}
         self._automata = {reading: ahocorasick.Automaton() for reading in READINGS}
         for reading, keys in self._keys.items():
             for text, key in keys.items():
@@ -101,8 +105,13 @@ class Concepts:
             self._automata[reading].make_automaton()
         self._described = Descriptions((text, c) for c in self.concepts for text in c.descriptions)
 
-    def _enter(self, spelling: str, concept: Concept, how: str) -> None:
-        length = len(plain(spelling))
+    def _is_anothers(self, form: str, concept: Concept) -> bool:
+        """Whether a form of this concept's name is what another one's is called."""
+        held = (self._keys[reading].get(folded(form, reading).text) for reading in READINGS)
+        return any(key is not None and key.concept is not concept for key in held)
+
+    def _enter(self, spelling: str, concept: Concept) -> None:
+        length, how = len(plain(spelling)), "name" if spelling == concept.name else "alias"
         for reading in READINGS:
             fold = folded(spelling, reading)
             if not fold.text:
@@ -137,7 +146,7 @@ class Concepts:
             return
         prompt = text.text
         # As it is written differs from its looks in other alphabets and where a sign stands for "and".
-        for reading in READINGS[prompt.isascii() and "&" not in prompt :]:
+        for reading in READINGS[prompt.isascii() and AND.isdisjoint(prompt) :]:
             yield from self._named(text, text.fold(reading), self._automata[reading])
         spans = [list(tokens(prompt)), list(parts(prompt))]
         for words in spans if spans[0] != spans[1] else spans[:1]:
@@ -155,6 +164,8 @@ class Concepts:
                 continue
             first, after = fold.places[start], fold.places[end - 1] + 1
             if key.length <= SHORT and _is_amid_syllables(prompt, first, after):
+                continue
+            if key.length < SHORT and not fold.is_parted(start, end):
                 continue
             how = key.spellings.get(prompt[first:after].casefold())
             spelled = fold.is_spelled(start, end)
@@ -205,8 +216,16 @@ def shipped_concepts() -> Concepts:
 
 def _near(word: str, name: str) -> bool:
     """At most one edit (insertion, deletion, substitution, swap of neighbors) in five letters, two in nine."""
-    limit = 2 if len(name) >= 9 else 1 if len(name) >= 5 else 0
+    if not name.isascii() and word != name and _without_signs(word) == _without_signs(name):
+        return False  # another vowel is another word
+    size = len(_without_signs(name))
+    limit = 2 if size >= 9 else 1 if size >= 5 else 0
     return abs(len(word) - len(name)) <= limit and OSA.distance(word, name, score_cutoff=limit) <= limit
+
+
+@cache
+def _without_signs(word: str) -> str:
+    return word if word.isascii() else "".join(c for c in word if not is_sign(c))
 
 
 def _mention(prompt: str, concept: Concept, start: int, end: int, how: str) -> Mention:

@@ -20,7 +20,7 @@ Reading = Literal["written", "looks", "signs"]
 READINGS: tuple[Reading, ...] = ("written", "looks", "signs")
 LETTERS_FOR = dict(zip("01345789@$!€+|¡", "oleastbgasletll", strict=True))
 ALIKE = {"i": "l", "m": "rn"}
-AND = frozenset("&＆﹠")
+AND = frozenset("&＆﹠+＋")
 # Thai, Lao, Burmese, Khmer: syllables of letters and signs, written without spaces.
 SYLLABIC = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f]")
 # Chinese, Japanese and Korean: written without spaces, or with endings that no space parts from the word.
@@ -49,6 +49,10 @@ class Folded:
     def is_whole(self, start: int, end: int) -> bool:
         """Whether characters start..end begin and end with words of the original."""
         return self.starts[start] and self.ends[end - 1]
+
+    def is_parted(self, start: int, end: int) -> bool:
+        """Whether words of the original have to begin at start and end at end."""
+        return self.parted[start] and (end == len(self.text) or self.parted[end])
 
     def is_spelled(self, start: int, end: int) -> bool:
         """Whether each of them is a word of its own: "l u z o"."""

@@ -20,6 +20,7 @@ _IGNORED = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+JOINER = "\u2060"
 BLANKS = frozenset("\u115f\u1160\u200b\u3164\uffa0")  # ignorable ones that stand for a space, too: they may part words
 _STRETCHES = frozenset("\u0640\u07fa\u0883\u0884\u0885\u180a")  # tatweel and its like draw a word wider
 # Letters of one sound that Arabic, Persian and Urdu keyboards write differently, as Lucene's normalizers for Arabic and
@@ -44,6 +45,8 @@ def look(character: str) -> str:
         return ""
     if made and made.isascii():
         return made
+    if "\u02b0" <= character <= "\u02ff":  # modifier letters: apostrophes, stresses, tones
+        return ""
     if listed := _listed(character):
         return listed
     if category == "So" and not made:

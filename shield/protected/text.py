@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from shield.protected.descriptions import Span, content
 from shield.protected.folding import Folded, Reading, folded
+from shield.protected.lookalikes import JOINER, is_invisible
 from shield.protected.vocabulary import WORDS, parts
 
 _ENDS = ".!?:\n"  # of sentences
@@ -29,8 +30,11 @@ class Text:
 
     @cached_property
     def content(self) -> dict[str, Span]:
-        """The places of its content words, by their stems."""
-        return content(self.text)
+        """The places of its content words, by their stems; what no one sees may part words or stand within them."""
+        if self.text.isascii():
+            return content(self.text)
+        parted, whole = ("".join(sign if is_invisible(c) else c for c in self.text) for sign in (" ", JOINER))
+        return {**content(parted), **content(whole)}
 
     def phrases(self, start: int, end: int, widest: int) -> set[str]:
         """The letters of the words at start..end, with up to `widest` words more on each side."""

@@ -227,3 +227,41 @@ def test_a_folded_text_stays_as_it_is(text):
 
 def test_a_sign_of_another_script_is_a_decoration():
     assert [m.text for m in SCREEN.found("a bo\u093flt\u0e34o")] == ["bo\u093flt\u0e34o"]
+
+
+@pytest.mark.parametrize("sign", ["\u02c9", "\u02c8", "\u02bc"], ids=ascii)
+def test_modifier_letters_hide_no_name(sign):
+    assert [m.concept for m in Concepts([Concept("Bolto")]).found(f"a picture of Bol{sign}to here")] == ["Bolto"]
+
+
+@pytest.mark.parametrize("sign", ["\u200b", "\u2060", "\u3164", "\u034f", "\ufe0f"], ids=ascii)
+def test_what_no_one_sees_hides_no_description(sign):
+    screen = Concepts([Concept("Zed", descriptions=("orange monster with two legs and a hat",))])
+    prompt = "the orange monster with two legs and a hat"
+    assert screen.found(prompt.replace("mons", f"mons{sign}")) and screen.found(prompt.replace(" ", sign))
+
+
+AND_FORMS = {
+    "Tom and Jerry": ("Tom + Jerry", "TOM+JERRY", "Tom n Jerry", "Tom 'n' Jerry", "Tom & Jerry"),
+    "Salt & Pepper Twins": ("Salt n Pepper Twins", "salt and pepper twins"),
+    "Guns N' Roses": ("Guns and Roses", "Guns & Roses", "guns n roses"),
+}
+
+
+@pytest.mark.parametrize("name, said", [(name, said) for name, some in AND_FORMS.items() for said in some])
+def test_and_has_many_forms(name, said):
+    assert [m.concept for m in Concepts([Concept(name)]).found(f"a poster of {said} at night")] == [name]
+
+
+def test_a_form_of_one_name_takes_none_from_another():
+    names = ("Rick and Morty", "Rick & Morty Fans", "Rick n Morty")
+    screen = Concepts(list(map(Concept, names)))
+    assert [[m.concept for m in screen.found(f"a drawing of {name}")] for name in names] == [[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    "name, other", [("Mac", "mac10"), ("Mac", "9mac"), ("バットマン", "ハットマン"), ("バットマン", "パットマン")]
+)
+def test_a_neighbor_of_a_name_is_none(name, other):
+    screen = Concepts([Concept(name)])
+    assert screen.found(f"a picture of {name}") and not screen.found(f"a picture of {other}")
