@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from probes.bench import plots
 from probes.bench.pages import BLOCKS, PAGES, fill, filled
 from probes.bench.questions import SOURCES, compared, table
 from probes.model.denoising import CALLS
@@ -101,11 +102,19 @@ def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_p
 
 def test_headings_and_plots_lead_to_what_was_measured_last(tmp_path: Path) -> None:
     (tmp_path / "docs/bench").mkdir(parents=True)
-    (tmp_path / "docs/bench/traps.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "docs/bench/traps.json").write_text('{"rows": []}', encoding="utf-8")
     lines = ["## Traps: [docs/bench/first/traps.json](bench/first/traps.json)", "![Plot](bench/first/traps.png)"]
     head, plot, prose = filled("\n".join([*lines, "bench/first/traps.json"]), tmp_path).split("\n")
     assert head == "## Traps: [docs/bench/traps.json](bench/traps.json)"
     assert plot == "![Plot](bench/first/traps.png)" and prose == "bench/first/traps.json"
+
+
+def test_half_of_a_result_stands_nowhere(tmp_path: Path) -> None:
+    for folder, text in (("docs/bench", '{"unfinished": true, "sweep": []}'), ("docs/bench/first", '{"sweep": []}')):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "localizers.json").write_text(text, encoding="utf-8")
+    heading = "## [docs/bench/first/localizers.json](bench/first/localizers.json)"
+    assert filled(heading, tmp_path) == heading and plots.draw(tmp_path / "docs/bench") == []
 
 
 def test_the_table_of_models_says_what_tests_run() -> None:

@@ -9,7 +9,7 @@ strongest mask, and as many random weights. Independently of any localizer, part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,9 @@ class Bench:
     def random(self, mask: UnitMask) -> UnitMask:
         return RandomMask(like=mask).locate(self.subject, seed=7).mask
 
-    def sweep(self, measured: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    def sweep(self, measured: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
         """Every variant on dev works that it wasn't located with; those ``measured`` before aren't drawn again."""
         known = {_key(row): row for row in measured}
-        rows = []
         for name, localizer in self.variants():
             about = options(localizer)
             for what in (name, "random") if name == "published" else (name,):
@@ -144,8 +143,7 @@ class Bench:
                 if row is None:
                     mask = self.mask(localizer)
                     row = self.point(self.dev, what, self.random(mask) if what == "random" else mask, **about)
-                rows.append(row)
-        return rows
+                yield row
 
     def chosen(self, rows: Sequence[dict[str, Any]], loss: float) -> tuple[str, FFNSubspace]:
         """The variant with the fewest copies, then the smallest loss, of those that lose at most this on dev."""
@@ -157,11 +155,15 @@ class Bench:
             if name == best["name"] and options(localizer) == {key: best[key] for key in options(localizer)}
         )
 
-    def judged(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def judged(
+        self, rows: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]] = ()
+    ) -> Iterator[dict[str, Any]]:
         """Held out: unchanged; the chosen masks, the published and the strongest one, value neurons, flat directions of
-        ordinary prompts; each beside random; and the stronger chosen one's weights shrunk instead of deleted.
+        ordinary prompts; each beside random; and the stronger chosen one's weights shrunk instead of deleted. Of what
+        was ``measured`` before, only the unchanged model is drawn again, to have what others lose against.
         """
-        found = [{"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}]
+        known = {row["name"]: row for row in measured}
+        yield {"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}
         named = dict(self.variants())
         best = {
             f"chosen for a loss up to {loss:g}: {name}, k={localizer.k:g}": localizer
@@ -180,13 +182,12 @@ class Bench:
         flat = Curvature(k=masks[name].density(), steps=usual.steps, guidance_scale=usual.guidance_scale)
         masks["curvature"] = flat.locate(self.subject, self.benign, seed=7).mask
         for what, mask in masks.items():
-            found.append(self.point(self.heldout, what, mask))
-            found.append(self.point(self.heldout, f"{what}, random", self.random(mask)))
-        found += [
-            self.point(self.heldout, f"{name}, times {factor:g}", masks[name], ScaleWeights(factor))
-            for factor in FACTORS
-        ]
-        return found
+            yield known.get(what) or self.point(self.heldout, what, mask)
+            other = f"{what}, random"
+            yield known.get(other) or self.point(self.heldout, other, self.random(mask))
+        for factor in FACTORS:
+            what = f"{name}, times {factor:g}"
+            yield known.get(what) or self.point(self.heldout, what, masks[name], ScaleWeights(factor))
 
     def variants(self) -> list[tuple[str, FFNSubspace]]:
         """All that is swept, named; the same name for all k."""
@@ -224,21 +225,23 @@ class Bench:
             for k in ks
         ]
 
-    def transplants(self) -> list[dict[str, Any]]:
-        """For each part: the model with the twin's, and the twin with the model's."""
-        rows = []
+    def transplants(self, measured: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
+        """For each part: the model with the twin's, and the twin with the model's; not again what was ``measured``."""
+        known = {row["part"]: row for row in measured}
         ours, theirs = self.subject.denoiser, self.twin.denoiser
         for part, pattern in GROUPS.items():
+            if part in known:
+                yield known[part]
+                continue
             with transplanted(ours, theirs, pattern) as share:
                 without = self.figures(self.dev)
             with transplanted(theirs, ours, pattern):
                 alone = self.figures(self.dev, self.twin)
-            rows.append({"part": part, "share_of_parameters": share, "without": without, "alone": alone})
             self.progress(
                 f"{part} ({share:.0%} of the parameters): copies {without['copies']['share']:.0%} without "
                 f"it, {alone['copies']['share']:.0%} with nothing else"
             )
-        return rows
+            yield {"part": part, "share_of_parameters": share, "without": without, "alone": alone}
 
 
 def options(localizer: FFNSubspace) -> dict[str, Any]:
@@ -253,7 +256,9 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def bench_localizers(
     out: Path, *, batch_size: int = 32, device: str = "auto", progress: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Writes localizers.json; returns the figures. A sweep that the file holds is gone on with."""
+    """Writes localizers.json after each row; returns the figures. Rows that the file holds are kept, and until the last
+    one is there it says that it is unfinished.
+    """
     out.mkdir(parents=True, exist_ok=True)
     bench, file = Bench(device, batch_size, progress), out / "localizers.json"
     setting = {
@@ -262,15 +267,20 @@ def bench_localizers(
         "located_with": len(bench.located),
         "model_sha256": bench.subject.sha256(),
     }
-    known = earlier(file, setting).get("sweep", ())
-    result: dict[str, Any] = {**setting, "unpruned": bench.figures(bench.dev)}
-    for name, make in (
-        ("sweep", lambda: bench.sweep(known)),
-        ("heldout", lambda: bench.judged(result["sweep"])),
+    known = earlier(file, setting)
+    result: dict[str, Any] = {**known, **setting, "unfinished": True, "unpruned": bench.figures(bench.dev)}
+    for name, measure in (
+        ("sweep", bench.sweep),
+        ("heldout", lambda measured: bench.judged(result["sweep"], measured)),
         ("transplants", bench.transplants),
     ):
-        result[name] = make()
-        write_json(file, result)
+        measured, rows = known.get(name, []), list[dict[str, Any]]()
+        for row in measure(measured):
+            rows.append(row)
+            write_json(file, {**result, name: [*rows, *measured[len(rows) :]]})
+        result[name] = rows
+    del result["unfinished"]
+    write_json(file, result)
     return result
 
 

@@ -98,7 +98,13 @@ def filled(text: str, root: Path) -> str:
 
 def _current(line: str, root: Path) -> str:
     """A line whose links to the first version's files lead to this one's, where they are there."""
-    return _FIRST.sub(lambda link: f"bench/{link[1]}" if (root / "docs/bench" / link[1]).exists() else link[0], line)
+
+    def led(link: re.Match[str]) -> str:
+        path = root / "docs/bench" / link[1]
+        is_there = path.exists() if path.suffix != ".json" else _read(root, f"docs/bench/{path.name}", "") is not None
+        return f"bench/{path.name}" if is_there else link[0]
+
+    return _FIRST.sub(led, line)
 
 
 def _written(name: str, root: Path) -> str:
@@ -117,9 +123,10 @@ def _written(name: str, root: Path) -> str:
 
 
 def _read(root: Path, file: str, folder: str) -> Any:
-    """A result of this testbed (folder "") or of its first version; None where there is none."""
+    """A result of this testbed (folder "") or of its first version; None where there is none, or half of one."""
     path = root / (Path(folder) / Path(file).name if folder else file)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return None if not found or found.get("unfinished") else found
 
 
 def fill(root: Path) -> list[Path]:

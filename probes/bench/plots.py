@@ -27,7 +27,8 @@ def draw(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     made = []
     for name in names or PLOTS:
         file = folder / f"{name}.json"
-        figure = PLOTS[name](json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        figure = PLOTS[name](found) if found and not found.get("unfinished") else None
         if figure is not None:
             made.append(file.with_suffix(".png"))
             figure.savefig(made[-1], dpi=130)
