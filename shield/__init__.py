@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from shield.errors import (
         BadRequestError,
+        CheckpointError,
         GalleryError,
         MissingExtraError,
         MissingSignalError,
@@ -107,6 +108,7 @@ _NAMES = {
     ),
     "shield.errors": (
         "BadRequestError",
+        "CheckpointError",
         "GalleryError",
         "MissingExtraError",
         "MissingSignalError",
@@ -138,6 +140,7 @@ __all__ = [
     "AttractRepel",
     "BadRequestError",
     "BrightEnding",
+    "CheckpointError",
     "ClauseDrop",
     "Concept",
     "ConceptProjection",
