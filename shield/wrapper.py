@@ -220,8 +220,7 @@ class Shield(StandIn):
                 f"A gallery compares finished pictures, and this {type(self.pipe).__name__} has no autoencoder (vae) "
                 "to make them; give it one, or take the gallery away."
             )
-        blind_spots = BlindSpots.of(request, self.gallery, self.pipe)
-        blind_spots.parts = partial(Parts, self.pipe, self._recognized)
+        blind_spots = BlindSpots.of(request, self.gallery, self.pipe, partial(Parts, self.pipe, self._recognized))
         call = PipelineCall(blind_spots.arguments(request, named), request, blind_spots)
         images, models = requested_images(request, self.screen), self._models()
         before = perf_counter() - started

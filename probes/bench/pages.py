@@ -6,7 +6,6 @@ every page again and compares.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from probes.bench import (
     text_free,
     traps,
 )
+from probes.report.format import finished
 
 PAGES = ("README.md", "docs/results.md", "docs/traps.md", "docs/scale.md")
 BENCHMARKS = "docs/bench/benchmarks.json"
@@ -101,7 +101,7 @@ def _current(line: str, root: Path) -> str:
 
     def led(link: re.Match[str]) -> str:
         path = root / "docs/bench" / link[1]
-        is_there = path.exists() if path.suffix != ".json" else _read(root, f"docs/bench/{path.name}", "") is not None
+        is_there = bool(finished(path)) if path.suffix == ".json" else path.exists()
         return f"bench/{path.name}" if is_there else link[0]
 
     return _FIRST.sub(led, line)
@@ -125,8 +125,7 @@ def _written(name: str, root: Path) -> str:
 def _read(root: Path, file: str, folder: str) -> Any:
     """A result of this testbed (folder "") or of its first version; None where there is none, or half of one."""
     path = root / (Path(folder) / Path(file).name if folder else file)
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return None if not found or found.get("unfinished") else found
+    return finished(path) or None
 
 
 def fill(root: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -14,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probes.bench.detectors import ranked
-from probes.report.format import Figures
+from probes.report.format import Figures, finished
 from probes.report.plots import points
 
 MANY = "C0o- C1o- C2o- C4o- C5o- C6o- C8o- C9o- C0s- C1s- C2s- C4s- C5s- C6s- C8s- C9s- C0^- C1^- C2^-".split()
@@ -27,8 +26,8 @@ def draw(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     made = []
     for name in names or PLOTS:
         file = folder / f"{name}.json"
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        figure = PLOTS[name](found) if found and not found.get("unfinished") else None
+        found = finished(file)
+        figure = PLOTS[name](found) if found else None
         if figure is not None:
             made.append(file.with_suffix(".png"))
             figure.savefig(made[-1], dpi=130)

@@ -8,7 +8,6 @@ can only be injected.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from probes.attacks.weight_revival import WeightRevival, revived
 from probes.bench.localizers import LOSSES, Bench
 from probes.pruners import ResampleWeights, ZeroWeights, pruned
 from probes.pruners.pruned import weight_of
-from probes.report.format import earlier, interval, share, share_by_both
+from probes.report.format import earlier, interval, share, share_by_both, stored
 from probes.runs.folder import write_json
 from probes.types import Pruner, Subject, UnitMask
 from shield.errors import BadRequestError
@@ -101,11 +100,12 @@ class _Drawing:
 
 
 def _sweep(file: Path, bench: Bench) -> list[dict[str, Any]]:
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if found.get("model_sha256") != bench.subject.sha256():
+    found = stored(file)
+    is_half = "unfinished" in found and "heldout" not in found  # which would choose among fewer variants
+    if is_half or found.get("model_sha256") != bench.subject.sha256():
         raise BadRequestError(
-            f"The choice of a mask is read from {file}, which is missing or of other weights; make it with: "
-            f"diffshield bench localizers --out {file.parent}"
+            f"The choice of a mask is read from {file}, which is missing, half of a sweep or of other weights; make it "
+            f"with: diffshield bench localizers --out {file.parent}"
         )
     return found["sweep"]
 

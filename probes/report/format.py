@@ -10,9 +10,20 @@ from typing import Any
 Figures = Mapping[str, Any]
 
 
+def stored(file: Path) -> dict[str, Any]:
+    """What a result file holds, also half of a result; nothing where there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def finished(file: Path) -> dict[str, Any]:
+    """A whole result; nothing where there is none, or half of one."""
+    found = stored(file)
+    return {} if found.get("unfinished") else found
+
+
 def earlier(file: Path, setting: Figures) -> dict[str, Any]:
     """The result file, if there is one and it was measured in this setting; else nothing."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = stored(file)
     return found if all(found.get(key) == value for key, value in setting.items()) else {}
 
 

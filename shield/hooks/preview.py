@@ -124,5 +124,4 @@ def clean_latents(pipe: Any, forward: Forward, prediction: Tensor, size: tuple[i
     and width. Raises TraceError where it doesn't stand for one.
     """
     levels = (forward.prediction, "x0", forward.signal, forward.noise)
-    clean = converted(prediction.float(), *levels, forward.latents.float())
-    return clean if clean.ndim == 4 else unpacked(pipe, clean, size)
+    return unpacked(pipe, converted(prediction.float(), *levels, forward.latents.float()), size)

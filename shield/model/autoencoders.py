@@ -21,7 +21,9 @@ def latent_channels(pipe: Any) -> int:
 
 
 def unpacked(pipe: Any, latents: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, H, W) of packed latents (B, tokens, channels). `size`: the picture's height and width."""
+    """(B, C, H, W) of packed latents (B, tokens, channels); whole ones stay. `size`: the picture's height and width."""
+    if latents.ndim == 4:
+        return latents
     if hasattr(pipe.vae, "bn"):  # Flux.2 packs places, without their neighbors
         height, width = (int(side) // (2 * pipe.vae_scale_factor) for side in size)
         return latents.transpose(1, 2).unflatten(2, (height, width))

@@ -31,7 +31,7 @@ class Text:
     @cached_property
     def content(self) -> dict[str, Span]:
         """The places of its content words, by their stems; what no one sees may part words or stand within them."""
-        if self.text.isascii():
+        if not any(map(is_invisible, self.text)):
             return content(self.text)
         parted, whole = ("".join(sign if is_invisible(c) else c for c in self.text) for sign in (" ", JOINER))
         return {**content(parted), **content(whole)}

@@ -47,9 +47,11 @@ class BlindSpots:
     _now: Parts | None = None
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any) -> "BlindSpots":
+    def of(
+        cls, request: Mapping[str, Any], gallery: Gallery | None, pipe: Any, parts: Callable[[], Parts] | None = None
+    ) -> "BlindSpots":
         """What the arguments of a call already tell."""
-        noticed = cls(given(request, bool(gallery)), each=request.get("num_images_per_prompt") or 1)
+        noticed = cls(given(request, bool(gallery)), each=request.get("num_images_per_prompt") or 1, parts=parts)
         noticed.blind += foreign_processors(pipe)
         noticed.words = learned_words(pipe, request)
         if (request.get("denoising_end") or 1.0) < 1.0:

@@ -67,8 +67,7 @@ def pil_images(pipe: Any, images: Any, output_type: str, size: tuple[int, int]) 
     if output_type == "pil":
         return list(images)
     if output_type == "latent":
-        whole = images if images.ndim == 4 else unpacked(pipe, images, size)
-        return as_pictures(decoded(pipe, whole).permute(0, 2, 3, 1))
+        return as_pictures(decoded(pipe, unpacked(pipe, images, size)).permute(0, 2, 3, 1))
     if isinstance(images, torch.Tensor):
         images = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     return as_pictures(torch.from_numpy(images))

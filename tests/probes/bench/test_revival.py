@@ -91,6 +91,13 @@ def test_other_weights_start_over_or_are_refused(swept):
         bench_revival(swept, device="cpu", progress=str)
 
 
+def test_half_of_a_sweep_chooses_nothing(swept):
+    found = json.loads((swept / "localizers.json").read_text(encoding="utf-8"))
+    (swept / "localizers.json").write_text(json.dumps({**found, "unfinished": True}), encoding="utf-8")
+    with pytest.raises(BadRequestError, match="half of a sweep.*bench localizers"):
+        bench_revival(swept, device="cpu", progress=str)
+
+
 def test_every_variant_is_a_row_of_the_sweep_that_ships():
     """Else the choice of a mask wouldn't be found in it, and a sweep would be drawn anew."""
     found = json.loads((ROOT / "docs" / "bench" / "first" / "localizers.json").read_text(encoding="utf-8"))["sweep"]
