@@ -94,18 +94,29 @@ def first_sentence(error: Exception) -> str:
     return lines[0].split(". ")[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
 
 
+UNKNOWN_TO_HUB = ("RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError")
 NO_NETWORK = ("ConnectError", "ConnectionError", "ConnectTimeout", "ProxyError", "ReadTimeout", "TransportError")
 
 
 def unreachable(error: BaseException) -> str | None:
-    """What a failed connection says, where an exception was caused by one; None for any other.
+    """What a failed connection says, where an exception was caused by one; None for any other."""
+    cause = _caused_by(error, NO_NETWORK)
+    return None if cause is None else first_line(cause)
+
+
+def is_unknown_to_hub(error: BaseException) -> bool:
+    """Whether an exception was caused by a repository, a revision or a file that the hub doesn't have."""
+    return _caused_by(error, UNKNOWN_TO_HUB) is not None
+
+
+def _caused_by(error: BaseException, kinds: tuple[str, ...]) -> BaseException | None:
+    """The exception of one of these classes among an exception's causes.
 
     Libraries wrap the exceptions of several HTTP clients, none of which needs to be installed: so kinds go by name.
     """
     cause: BaseException | None = error
     while cause is not None:
-        kinds = {kind.__name__ for kind in type(cause).__mro__}
-        if kinds.intersection(NO_NETWORK):
-            return first_line(cause)
+        if {kind.__name__ for kind in type(cause).__mro__}.intersection(kinds):
+            return cause
         cause = cause.__cause__ or cause.__context__
     return None

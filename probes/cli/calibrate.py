@@ -22,6 +22,7 @@ from probes.cli.options import (
     listed,
     numbers,
     printed,
+    size_of,
 )
 
 Fpr = Annotated[float, typer.Option(help="Share of such prompts or pictures that may be flagged.")]
@@ -90,7 +91,7 @@ def calibrate(
     from probes.verbs.calibrate import CalibratedCalls, calibrate_detectors
     from shield.model.assets import own_thresholds_folder
 
-    settings = CalibratedCalls(tuple(_size(one) for one in listed(sizes)), tuple(numbers(strength, float)), image)
+    settings = CalibratedCalls(tuple(size_of(one) for one in listed(sizes)), tuple(numbers(strength, float)), image)
     with bar("calibrate") as progress:
         made = calibrate_detectors(
             model,
@@ -119,13 +120,6 @@ def calibrate(
     ]
     lines += [] if out is None else [f"Every verb that flags finds them with --thresholds {out}"]
     printed({str(path): asdict(threshold) for path, threshold in made.items()}, as_json, "\n".join(lines))
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise typer.BadParameter(f"Sizes are heights and widths in pixels, as 1024x1024,832x1216; not {text!r}.")
-    return int(height), int(width)
 
 
 def calibrate_copies(

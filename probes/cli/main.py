@@ -42,6 +42,7 @@ from probes.cli.options import (
     Twin,
     exit_if,
     printed,
+    size_of,
 )
 from probes.cli.report import Gate, Junit, exit_if_missed, gates_of, parse_gates
 from probes.cli.report import register as register_report
@@ -104,6 +105,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,
+    size: Annotated[
+        str | None, typer.Option(help="Height and width in pixels, as 832x1216; by default the model's own.")
+    ] = None,
     policy: PolicyName = "balanced",
     concepts: Concepts = None,
     gallery: GalleryAt = None,
@@ -119,9 +123,9 @@ def generate(
     from probes.verbs.generate import GenerationRequest, shown
 
     protecting = (tuple(concepts or ()), gallery, thresholds)
-    found = shown(
-        GenerationRequest(prompt, model, seed, steps, guidance, policy, device, *protecting), out, compare=compare
-    )
+    sides = None if size is None else size_of(size)
+    request = GenerationRequest(prompt, model, seed, steps, guidance, policy, device, *protecting, sides)
+    found = shown(request, out, compare=compare)
     printed(found, as_json, _generated(found))
     exit_if(found["flagged"], fail_on_flag)
 

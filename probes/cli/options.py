@@ -67,6 +67,14 @@ def listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """A height and a width in pixels, as 832x1216. Raises typer.BadParameter."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise typer.BadParameter(f"Sizes are heights and widths in pixels, as 1024x1024,832x1216; not {text!r}.")
+    return int(height), int(width)
+
+
 def numbers(text: str, kind: type) -> list[Any]:
     """The numbers of a comma-separated option. BadParameter for anything else, and for nan and infinity."""
     try:

@@ -52,12 +52,13 @@ def generate(
     *,
     steps: int,
     guidance_scale: float,
+    size: tuple[int, int] | None = None,
     batch_size: int = 16,
     progress: ProgressCallback | None = None,
 ) -> list[Image]:
     """One picture for each (prompt, seed). ``prompts`` may also be embeddings (B, T, D).
 
-    Negative prompt: the empty one. Raises ValueError if there aren't as many seeds as prompts.
+    Negative prompt: the empty one. ``size``: height and width in pixels, the model's own by default. Raises ValueError if there aren't as many seeds as prompts.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"Each picture needs a prompt and a seed; there are {len(prompts)} and {len(seeds)}.")
@@ -68,11 +69,17 @@ def generate(
             generator=generators([seeds[n] for n in numbers]),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
+            **size_arguments(size),
         )
         return list(output.images)
 
     with quiet(pipe), torch.no_grad():
         return in_batches(work, range(len(seeds)), batch_size, progress)
+
+
+def size_arguments(size: tuple[int, int] | None) -> dict[str, int]:
+    """A picture's height and width as arguments of a pipeline's call; none where the model's own are meant."""
+    return {} if size is None else {"height": size[0], "width": size[1]}
 
 
 def _condition(pipe: Any, prompts: Sequence[str] | torch.Tensor, numbers: Sequence[int]) -> dict[str, Any]:

@@ -7,23 +7,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from probes.inputs.pictures import reference_picture
 from probes.metrics import ReferenceIndex
-from probes.model.generate import generate
+from probes.model.generate import generate, size_arguments
 from probes.paths import takes_paths
 from probes.runs.folder import check_folder, record_id
 from probes.testbed.checkpoint import Checkpoint
 from shield.wrapper import Shield
 
-PROTECTING = ("concepts", "gallery", "thresholds")
+ABSENT = ("concepts", "gallery", "thresholds", "size")  # named by an id only where they are given
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One picture to make. ``policy`` is a preset of shield/runtime/policy.py; no ``steps`` or scale: the model's
-    own. ``concepts``, ``gallery`` and ``thresholds`` as for Shield, concepts also as registries' files.
+    """One picture to make. ``policy`` is a preset of shield/runtime/policy.py; no ``steps``, scale or ``size`` (height
+    and width in pixels): the model's own. ``concepts``, ``gallery`` and ``thresholds`` as for Shield, concepts also as
+    registries' files.
     """
 
     prompt: str
@@ -36,12 +37,13 @@ class GenerationRequest:
     concepts: Sequence[str] = ()
     gallery: str | None = None
     thresholds: str | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def id(self) -> str:
         """Stands for the request in file names; a prompt may hold anything."""
         config = {key: value for key, value in asdict(self).items() if key not in ("prompt", "seed", "device")}
-        config = {key: value for key, value in config.items() if value or key not in PROTECTING}
+        config = {key: value for key, value in config.items() if value or key not in ABSENT}
         return record_id(config, self.prompt, self.seed)
 
 
@@ -76,7 +78,9 @@ def shown(request: GenerationRequest, out: Path, *, compare: bool = False) -> di
 
 def _bare(checkpoint: Checkpoint, request: GenerationRequest) -> Image.Image:
     steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
-    return generate(checkpoint.pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale)[0]
+    return generate(
+        checkpoint.pipe, [request.prompt], [request.seed], steps=steps, guidance_scale=scale, size=request.size
+    )[0]
 
 
 def _shielded(checkpoint: Checkpoint, request: GenerationRequest) -> tuple[dict[str, Image.Image], dict[str, Any]]:
@@ -85,7 +89,8 @@ def _shielded(checkpoint: Checkpoint, request: GenerationRequest) -> tuple[dict[
     noise = torch.Generator("cpu").manual_seed(request.seed)
     steps, scale = checkpoint.sampling(request.steps, request.guidance_scale)
     safe = Shield(checkpoint.pipe, request.policy, request.gallery, list(request.concepts) or None, request.thresholds)
-    output = safe(request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise])
+    sides = size_arguments(request.size)
+    output = safe(request.prompt, num_inference_steps=steps, guidance_scale=scale, generator=[noise], **sides)
     return {"shielded": output.images[0]}, output.verdicts[0].to_dict()
 
 
@@ -122,7 +127,7 @@ def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.
     for place, (label, picture) in enumerate(pictures.items()):
         left = gap + place * (side + gap)
         draw.text((left, 4), label, fill="black", font=font)
-        strip.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (left, band))
+        strip.paste(ImageOps.pad(picture.convert("RGB"), (side, side), color="white"), (left, band))
     return strip
 
 

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shield.errors import BadRequestError, CheckpointError, ShieldError, WeightsError, first_sentence, unreachable
+from shield.errors import (
+    BadRequestError,
+    CheckpointError,
+    ShieldError,
+    WeightsError,
+    first_sentence,
+    is_unknown_to_hub,
+    unreachable,
+)
 from shield.model.assets import verify, weights_dir
 from shield.model.folders import INDEX, PREFERRED, cause_in, checked_index, made_up, parts_of, variant_of
 from shield.model.single_file import SUFFIXES, check_lora, check_suffix, from_single_file, index_of, lacking, with_lora
@@ -134,7 +142,7 @@ def _from_pretrained(source: str, dtype: Any, safety_checker: bool, given: Mappi
     try:
         found = DiffusionPipeline.load_config(source, **{name: given[name] for name in HUB if name in given})
     except Exception as error:
-        raise WeightsError(f"{source} can't be loaded: {_told(error)}") from error
+        raise _refused(source, error) from error
     index = checked_index(source, found)
     unknown_option = next((name for name in given if name not in LOADER and name not in index), None)
     if unknown_option is not None:
@@ -180,11 +188,17 @@ def _from_hub(name: str, options: dict[str, Any]) -> Any:
         return DiffusionPipeline.from_pretrained(name, **options)
     except Exception as error:
         if "variant" in options:
-            raise WeightsError(f"{name} can't be loaded: {_told(error)}") from error
+            raise _refused(name, error) from error
         try:
             return DiffusionPipeline.from_pretrained(name, variant=PREFERRED, **options)
         except Exception:
-            raise WeightsError(f"{name} can't be loaded: {_told(error)}") from error
+            raise _refused(name, error) from error
+
+
+def _refused(name: str, error: Exception) -> WeightsError:
+    """A CheckpointError where the hub has no such repository, revision or file, a WeightsError for any other cause."""
+    kind = CheckpointError if is_unknown_to_hub(error) else WeightsError
+    return kind(f"{name} can't be loaded: {_told(error)}")
 
 
 def _is_spare(folder: Path, parts: list[str]) -> bool:

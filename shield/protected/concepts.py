@@ -37,7 +37,7 @@ from rapidfuzz.distance import OSA
 from shield.errors import RegistryError, reason_of
 from shield.protected.descriptions import STOP, Descriptions, content
 from shield.protected.folding import AND, READINGS, SYLLABIC, UNSPACED, Folded, Reading, folded, letters, without_markup
-from shield.protected.lookalikes import is_sign, plain
+from shield.protected.lookalikes import JOINER, is_sign, plain
 from shield.protected.text import Text
 from shield.protected.vocabulary import FUNCTION, ORDINARY, is_ordinary, parts, tokens, zipf
 from shield.types import Mention
@@ -139,7 +139,7 @@ class Concepts:
         mentions: list[Mention] = []
         for text in map(Text, texts):
             mentions += [mention for mention in dict.fromkeys(self._mentioned(text)) if self._is_meant(text, mention)]
-        return [replace(mention, text=prompt[mention.start : mention.end]) for mention in _longest(mentions)]
+        return [_in_full(mention, prompt, bare) for mention in _longest(mentions)]
 
     def _mentioned(self, text: Text) -> Iterator[Mention]:
         if not self.concepts:
@@ -293,6 +293,14 @@ def _is_capitalized(text: Text, start: int, end: int) -> bool:
         return False
     others = text.has_others_in_small_letters(start, end)
     return others is not False and (len(told) > 1 or others is None or not text.begins_sentence(told[0][0]))
+
+
+def _in_full(mention: Mention, prompt: str, bare: str) -> Mention:
+    """The mention with the rest of an escape that it ends with, as it stands in the prompt."""
+    end = mention.end
+    while bare[end : end + 1] == JOINER:
+        end += 1
+    return replace(mention, end=end, text=prompt[mention.start : end])
 
 
 def _longest(mentions: list[Mention]) -> list[Mention]:

@@ -7,14 +7,16 @@ apart there (i, l, 1 and |, or rn and m, as in TR39) is written alike on both si
 vowel signs and digits without spaces, each with the place that it came from.
 """
 
+import html
 import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Literal
+from urllib.parse import unquote
 
-from shield.protected.lookalikes import BLANKS, is_invisible, is_sign, look, plain, script
+from shield.protected.lookalikes import BLANKS, JOINER, is_invisible, is_sign, look, plain, script
 
 Reading = Literal["written", "looks", "signs"]
 READINGS: tuple[Reading, ...] = ("written", "looks", "signs")
@@ -30,7 +32,13 @@ UNSPACED = re.compile(
 # Vowels and final consonants of Korean, and vowels that Thai and Lao write behind a consonant: within a syllable.
 _BEHIND = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3]")
 _NUMBER = re.compile(r"[\d²³¹⁰-⁹₀-₉Ⅰ-ⅿ①-⒛⓪-⓿❶-➓]+")
-_MARKUP = re.compile(r":(?:\d+(?:\.\d+)?|\.\d+)(?=\s*\))|%[0-9a-fA-F]{2}")
+_WEIGHT = re.compile(r":(?:\d+(?:\.\d+)?|\.\d+)(?=\s*\))")
+_BYTE = "%(?:25)*"  # of an address; 25 is a percent sign that was escaped itself
+_ESCAPES = re.compile(
+    rf"{_BYTE}[c-fC-F][0-9a-fA-F](?:{_BYTE}[89abAB][0-9a-fA-F]){{1,3}}|{_BYTE}[0-9a-fA-F]{{2}}|"
+    r"&(?:amp;)*(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+)
+NO_CHARACTER = "\ufffd"  # for bytes that are none
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,20 @@ def letters(text: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """`text`, as long as before, with spaces for the weights of "(name:1.3)" and for the escapes of addresses (%20)."""
-    return _MARKUP.sub(lambda found: " " * len(found.group()), text)
+    """`text`, as long as before, with spaces for the weights of "(name:1.3)", and with what the escapes of addresses
+    (%20) and pages (&amp;) stand for, also escaped twice: OpenCLIP's and PixArt's own cleaning reads them.
+    """
+    return _ESCAPES.sub(_unescaped, _WEIGHT.sub(lambda found: " " * len(found.group()), text))
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """The characters that an escape stands for, filled up to its length by what no one sees."""
+    escape = meant = found.group()
+    while (read := html.unescape(unquote(meant))) != meant:
+        meant = read
+    if meant == escape:
+        return escape
+    return "".join(c if c.isprintable() and c != NO_CHARACTER else " " for c in meant).ljust(len(escape), JOINER)
 
 
 def _read(text: str, reading: Reading) -> tuple[list[str], list[int]]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from probes.cli.failures import failure_of
@@ -12,6 +13,8 @@ from probes.report.reported_run import ReportedRun
 from probes.runs.folder import Run, record_id
 from probes.scan.figures import WIDTH
 from probes.types import Subject
+from shield.errors import CheckpointError, WeightsError
+from shield.model.loading import load
 from shield.thresholds import load_thresholds
 from tests.probes.cli.test_cli import call, one_sentence
 from tests.tiny import tiny_sd
@@ -309,3 +312,38 @@ def test_a_comparison_goes_beside_the_later_run(tmp_path, monkeypatch):
     done = call("compare", "runs/v1", "runs/v2")
     assert done.exit_code == 0 and done.stdout.splitlines()[-1] == "Page: runs/compare-v1-v2.html"
     assert (tmp_path / "runs/compare-v1-v2.html").is_file() and [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_size_is_drawn_as_it_is_asked_for(model, tmp_path):
+    words = ("generate", "a cat", "--policy", "names", "--steps", 2, "--compare", "--size", "64x96")
+    done = call(*words, "--model", model, "--out", tmp_path, "--json")
+    assert done.exit_code == 0, done.stderr
+    drawn = json.loads(done.stdout)["pictures"]
+    assert {Image.open(drawn[label]).size for label in ("bare", "shielded")} == {(96, 64)}  # PIL: the width first
+    refused = call("generate", "a cat", "--size", "64", "--model", model, "--out", tmp_path)
+    assert refused.exit_code == 2 and "heights and widths" in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError"])
+def test_what_the_hub_lacks_is_bad_input(kind, monkeypatch):
+    """As diffusers says it, whose error hides huggingface_hub's in its context."""
+    import diffusers
+    from huggingface_hub import errors
+
+    assert issubclass(getattr(errors, kind), OSError)  # so it is called, whatever a constructor of theirs takes
+    missing = type(kind, (OSError,), {})("404")
+
+    def absent(*given, **options):
+        try:
+            raise missing
+        except OSError:
+            raise OSError("nobody/nothing is not a valid model identifier.")  # noqa: B904
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", absent)
+    with pytest.raises(CheckpointError, match="nobody/nothing can't be loaded") as refused:
+        load("nobody/nothing")
+    assert failure_of(refused.value)[1] == 2
+    missing = errors.LocalEntryNotFoundError("The hub can't be reached.")
+    with pytest.raises(WeightsError) as failed:
+        load("nobody/nothing")
+    assert failure_of(failed.value)[1] == 1

@@ -65,6 +65,35 @@ def test_weights_are_markup(text, left):
     assert without_markup(text) == left
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "b%6Flto",
+        "%62%6f%6c%74%6f",
+        "b%256Flto",
+        "b%25256Flto",
+        "b&#111;lto",
+        "b&#x6F;lto",
+        "b&amp;#111;lto",
+        "&#98;&#111;&#108;&#116;&#111;",
+        "b&omicron;lto",
+        "b%D0%BElto",
+        "(b%6Flto:1.2)",
+    ],
+)
+def test_escapes_hide_no_name(name):
+    """PixArt's and OpenCLIP's own cleaning reads them before the text encoder does."""
+    prompt = f"a picture of {name} at 100% of 50%25 size"
+    assert [(m.concept, m.text) for m in SCREEN.found(prompt)] == [("Bolto", name.strip("()").removesuffix(":1.2"))]
+
+
+def test_an_ampersand_may_be_escaped():
+    screen = Concepts([Concept("Tom & Jerry")])
+    for between in ("&amp;", "%26", "&#38;"):
+        assert screen.found(f"tom {between} jerry, a drawing"), between
+    assert not screen.found("tom &amp; bob, AT&T; jer%20")
+
+
 SCREEN = Concepts(
     [
         Concept("Bolto"),
