@@ -58,7 +58,8 @@ def generate(
 ) -> list[Image]:
     """One picture for each (prompt, seed). ``prompts`` may also be embeddings (B, T, D).
 
-    Negative prompt: the empty one. ``size``: height and width in pixels, the model's own by default. Raises ValueError if there aren't as many seeds as prompts.
+    Negative prompt: the empty one. ``size``: height and width in pixels, the model's own by default. Raises ValueError
+    if there aren't as many seeds as prompts.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"Each picture needs a prompt and a seed; there are {len(prompts)} and {len(seeds)}.")
