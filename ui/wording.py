@@ -9,6 +9,7 @@ from shield.types import Verdict
 
 # What a detector's score says, as the end of "NAME says ...".
 MEANS = {
+    "kept_structure": "how much of the first step's guess at the picture is still there later",
     "structure_gap": "how strongly the prompt, rather than chance, decides where things are",
     "noise_gap": "how strongly the prompt, rather than chance, decides what is drawn",
 }

@@ -72,6 +72,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         for name in (
             "copy_scores",
             "gallery_queries",
+            "shield_paths",
             "attack_batching",
             "localization_cost",
             "scan_early_exit",

@@ -1,7 +1,7 @@
 """Copies that leave when memorized captions are reworded, by where the detectors look, and benign captions flagged.
 
 Every rewording is scored as far as the last point of the schedule, which takes a few steps. Drawn to the end are those
-that the first step or both points let through, and of the others a random share, which count for as many as they
+that the first step or both looks let through, and of the others a random share, which count for as many as they
 stand for: so copies that leave `structure_gap` are counted, and copies that the bare model makes are estimated. Scores
 and pictures are kept by part, so that a measurement goes on where it ended.
 
@@ -45,7 +45,7 @@ from shield.thresholds import found
 from shield.wrapper import Shield
 
 FIRST_SEED, PART = 9100, 32
-WAYS = ("structure_gap, first step", "noise_gap, first step", "structure_gap, both points")
+WAYS = ("structure_gap, first step", "noise_gap, first step", "structure_gap, then kept_structure")
 SURE = (WAYS[0], WAYS[2])  # whatever one of these lets through is drawn
 Row = dict[str, Any]
 """A prompt with its scores by look, `flagged` by way, `weight` (0: not drawn), `copied`, `copied_by_sscd` and `seen` by
@@ -345,10 +345,11 @@ def table(result: Figures) -> str:
                 f"| {left['count']:.0f}, of {left['from_works']} works | {_said(left)}{said} "
                 f"| {caught['count']:.0f}, {_said(caught)} | {benign['count']} of {benign['of']}, {_said(benign)} |"
             )
-    heldout = result["splits"].get("heldout", {"kinds": {}})
-    lines += ["", f"| held out | rewordings | {' | '.join(f'{way}: flagged, copies left' for way in SURE)} |"]
-    lines.append("|---" * (2 + len(SURE)) + "|")
-    for kind, row in heldout["kinds"].items():
-        cells = [f"{row['flagged'][way]}, {row['left'][way]}" for way in SURE]
+    kinds = result["splits"].get("heldout", {"kinds": {}})["kinds"]
+    ways = next((list(row["flagged"]) for row in kinds.values()), list(SURE))
+    lines += ["", f"| held out | rewordings | {' | '.join(f'{way}: flagged, copies left' for way in ways)} |"]
+    lines.append("|---" * (2 + len(ways)) + "|")
+    for kind, row in kinds.items():
+        cells = [f"{row['flagged'][way]}, {row['left'][way]}" for way in ways]
         lines.append(f"| {kind} | {row['rewordings']} | {' | '.join(cells)} |")
     return "\n".join(lines)

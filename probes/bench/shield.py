@@ -39,6 +39,7 @@ GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 BARE_SEEDS = 2
 SHOWN = 12  # rows of a contact sheet
 PARTS = ("works", "characters", "scenes")
+WAYS = ("bare", "shield", "shield and gallery", "shield and concepts")
 ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "descriptions in another order")
 
 
@@ -112,6 +113,7 @@ def bench_shield(
     *,
     pictures: Path,
     parts: Sequence[str] = PARTS,
+    ways: Sequence[str] = WAYS,
     seeds: int = 4,
     batch_size: int = 32,
     device: str = "auto",
@@ -119,9 +121,9 @@ def bench_shield(
 ) -> dict[str, Any]:
     """Writes shield.json, shield-works.png and shield-characters.png; returns the figures.
 
-    Of the PARTS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting are kept.
-    What is drawn stays in the folder ``pictures``, from which the next call goes on, until a shipped weight or
-    threshold changes.
+    Of the PARTS and WAYS that aren't drawn anew, the figures of an earlier shield.json of the same model and setting
+    are kept; a sheet needs all ways. What is drawn stays in the folder ``pictures``, from which the next call goes on,
+    until a shipped weight or threshold changes.
     """
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
@@ -140,13 +142,18 @@ def bench_shield(
         "guidance": list(GUIDANCE),
     }
     result = {**earlier(out / "shield.json", result), **result}
+
+    def asked_of(makes: dict[str, Any]) -> dict[str, Any]:
+        return {way: make for way, make in makes.items() if way in ways}
+
+    with_concepts = {"bare": pipe, "shield and concepts": protected}
     draw: dict[str, Callable[[], Any]] = {
-        "works": lambda: bench.works(shields),
-        "characters": lambda: bench.characters({"bare": pipe, "shield and concepts": protected}),
-        "scenes": lambda: bench.scenes({"bare": pipe, "shield": shields["shield"], "shield and concepts": protected}),
+        "works": lambda: bench.works(asked_of(shields)),
+        "characters": lambda: bench.characters(asked_of(with_concepts)),
+        "scenes": lambda: bench.scenes(asked_of({**with_concepts, "shield": shields["shield"]})),
     }
     for part in parts:
-        result[part] = draw[part]()
+        result[part] = {**result.get(part, {}), **draw[part]()}
     write_json(out / "shield.json", result)
     return result
 
@@ -204,7 +211,8 @@ class _Bench:
         result = {
             name: {group: _copies(rows, works_of) for group, rows in _by_group(some)} for name, some in left.items()
         }
-        self._works_sheet(left)
+        if len(left) == 3:
+            self._works_sheet(left)
         return result
 
     def characters(self, makes: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +246,8 @@ class _Bench:
                 found = iter(recognized([r.picture for r in shown if r.picture], [r.request.item for r in shown]))
                 outcomes = [next(found) if row.picture is not None else False for row in rows]
                 result[name][group] = {**_rate(outcomes, [r.request.item for r in rows]), **_statuses(rows)}
-        self._characters_sheet(left)
+        if len(left) == 2:
+            self._characters_sheet(left)
         return result
 
     def scenes(self, makes: dict[str, Any]) -> dict[str, Any]:

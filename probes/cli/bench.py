@@ -57,6 +57,9 @@ def shield(
     parts: Annotated[
         str, typer.Option(help="Comma-separated, of works, characters and scenes; the others' figures are kept.")
     ] = "works,characters,scenes",
+    ways: Annotated[
+        str, typer.Option(help="Comma-separated: what is asked (bare, shield, ...); the others' figures are kept.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Noises for each work and guidance scale.")] = 4,
     runs: Annotated[Path, typer.Option(help="Folder for what was drawn.")] = Path("runs/bench-shield"),
     batch_size: PromptsAtOnce = 32,
@@ -68,10 +71,10 @@ def shield(
 
     Example: diffshield bench shield --parts works --seeds 2
     """
-    from probes.bench.shield import PARTS, bench_shield, table
+    from probes.bench.shield import PARTS, WAYS, bench_shield, table
     from probes.runs.progress import bars
 
-    drawn = chosen(parts, PARTS, "part")
+    drawn, asked = chosen(parts, PARTS, "part"), chosen(ways, WAYS, "way")
     with bars() as track:
         named = cache(track)
 
@@ -79,7 +82,14 @@ def shield(
             named(what)(done, total)
 
         found = bench_shield(
-            out, pictures=runs, parts=drawn, seeds=seeds, batch_size=batch_size, device=device, progress=progress
+            out,
+            pictures=runs,
+            parts=drawn,
+            ways=asked,
+            seeds=seeds,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
         )
     _drawn(out, "shield", found, as_json, table(found))
 

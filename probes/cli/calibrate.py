@@ -70,7 +70,7 @@ def calibrate(
     ] = None,
     points: Annotated[
         str | None,
-        typer.Option(help="Shares of the schedule to score at, such as 0,0.18, with one false-alarm rate for all."),
+        typer.Option(help="Shares of the schedule to score at, such as 0,0.4, with one false-alarm rate for all."),
     ] = None,
     steps: OwnSteps = None,
     guidance: OwnGuidance = None,

@@ -25,7 +25,14 @@ from shield.calibration.budget import prompts_needed, rate_interval, smallest_ra
 from shield.calibration.detectors import denoiser_input, versions
 from shield.calibration.score_log import ScoreLog
 from shield.calibration.setting_call import NOISE, guidance_of, rows_of, with_pictures
-from shield.calibration.trajectories import draws_needed, joint_thresholds, scores_in, settings_of, smallest_joint_rate
+from shield.calibration.trajectories import (
+    asked_detectors,
+    draws_needed,
+    joint_thresholds,
+    scores_in,
+    settings_of,
+    smallest_joint_rate,
+)
 from shield.calibration.untouched import untouched
 from shield.errors import BadRequestError
 from shield.hooks.calls import hooked, named_arguments
@@ -35,7 +42,7 @@ from shield.hooks.shared_uncond import SharedUncond
 from shield.model.families import family_of
 from shield.model.memory import free_memory, out_of_memory
 from shield.runtime.settings import Models, models_of, running_setting
-from shield.runtime.trajectory import DetectorAt
+from shield.runtime.trajectory import DetectorAt, points_read
 from shield.thresholds import Setting, Threshold, calibrated
 from shield.types import Detector, Trace
 
@@ -132,7 +139,7 @@ def self_calibrate(
     about |= {"asked_sha256": digest_of(chosen)}
     made: dict[Any, Threshold] = {}
     if looks:
-        joint = max(fpr, smallest_joint_rate(len(found.used), len({one.name for one in looks})))
+        joint = max(fpr, smallest_joint_rate(len(found.used), len(asked_detectors(looks))))
         thresholds = joint_thresholds(looks, found.scores, found.settings, joint, model, about)
         made = dict(zip(looks, thresholds, strict=True))
     about |= {"rate_interval": list(rate_interval(len(found.used), rate))}
@@ -156,7 +163,7 @@ def _provenance(found: CalibrationScores, source: str, fpr: float) -> dict[str, 
 
 
 def _usual_count(fpr: float, looks: Sequence[DetectorAt] = ()) -> int:
-    needed = draws_needed(fpr, len({one.name for one in looks})) if looks else prompts_needed(fpr)
+    needed = draws_needed(fpr, len(asked_detectors(looks))) if looks else prompts_needed(fpr)
     return min(2 * needed + 1, len(benign_prompts("calibration")))
 
 
@@ -251,9 +258,8 @@ class _Work:
                 if detector not in self.found.settings:
                     self.found.settings[detector] = self._setting(trace)
         if self.looks:
-            trace = self._trace(
-                [one.detector for one in self.looks], False, prompts, seed, [o.point for o in self.looks]
-            )
+            detectors = [one.detector for one in self.looks]
+            trace = self._trace(detectors, False, prompts, seed, points_read(self.looks))
             found |= scores_in(self.pipe, self.looks, trace)
             if self.looks[0] not in self.found.settings:
                 scale = guidance_of(self.pipe, self.call)
@@ -280,6 +286,8 @@ class _Work:
 
     def _alone(self) -> dict[str, Any]:
         """The call with guidance off, so that the denoiser is given conditional rows alone."""
+        if self.family.guided == "never":
+            return dict(self.call)  # its scale is an input of the denoiser
         if self.family.layout == "separate":
             return {**self.call, self.family.guidance: 1.0}
         scale_enters = getattr(denoiser_of(self.pipe).config, "time_cond_proj_dim", None) is not None

@@ -7,7 +7,8 @@ others' largest standardized scores give the one quantile from which all thresho
 benign draw is exchangeable with theirs, whatever the looks' distributions and however they depend on each other, so
 the rate holds as for a single threshold (split conformal prediction, shield/thresholds.py).
 
-Several detectors split the budget: the first has half of it at least, the others share the other half.
+Several detectors split the budget: the first has half of it at least, the others share the other half. What looks in a
+detector's place at later points shares its part.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,9 @@ from shield.calibration.detectors import NegativeSampling, denoiser_input, trace
 from shield.errors import BadRequestError
 from shield.hooks.steps import steps_of
 from shield.runtime.settings import models_of, running_setting
-from shield.runtime.trajectory import DetectorAt
+from shield.runtime.trajectory import DetectorAt, points_read
 from shield.thresholds import Setting, Threshold, options_of, quantile
-from shield.types import Trace
+from shield.types import Detector, Trace
 
 FIT = 4  # one draw of so many gives the scales
 TINY = 1e-12
@@ -49,9 +50,7 @@ def joint_thresholds(
     Raises:
         BadRequestError: No looks, scores that are no numbers, or too few draws for the rate.
     """
-    groups = [
-        [one for one in asked if one.detector == detector] for detector in dict.fromkeys(a.detector for a in asked)
-    ]
+    groups = [[one for one in asked if one.asked_for == detector] for detector in asked_detectors(asked)]
     if not groups:
         raise BadRequestError("There is nothing to calibrate: none of these detectors can look at later steps.")
     made: dict[DetectorAt, Threshold] = {}
@@ -68,6 +67,11 @@ def joint_thresholds(
             where = (one.name, options_of(one), model, settings[one])
             made[one] = Threshold(*where, value, fpr, left.shape[1], interval, about)
     return [made[one] for one in asked]
+
+
+def asked_detectors(asked: Sequence[DetectorAt]) -> list[Detector]:
+    """The policy's detectors that these looks are of, which split the budget."""
+    return list(dict.fromkeys(one.asked_for for one in asked))
 
 
 def budget_shares(detectors: int) -> list[float]:
@@ -115,7 +119,8 @@ def settings_of(
 def scores_in(pipe: Any, asked: Sequence[DetectorAt], trace: Trace) -> dict[DetectorAt, list[float]]:
     """Each look's scores, right after a call that recorded the looks' steps. Raises MissingSignalError."""
     by_index = {step.index: step for step in trace.steps}
-    return {one: one.score(by_index[one.step(steps_of(pipe))]).tolist() for one in asked}
+    steps = steps_of(pipe)
+    return {one: one.score(by_index[one.step(steps)], by_index.get(0)).tolist() for one in asked}
 
 
 def calibrate_trajectory(
@@ -146,7 +151,7 @@ def calibrate_trajectory(
         BadRequestError: As `joint_thresholds`, before anything is drawn where there are too few prompts.
     """
     work = [(prompt, seed) for seed in seeds for prompt in prompts]
-    needed = draws_needed(fpr, len({one.name for one in asked}))
+    needed = draws_needed(fpr, len(asked_detectors(asked)))
     if len(work) < needed:
         raise BadRequestError(
             f"A false-positive rate of {fpr:g} for all points together needs at least {needed} draws; "
@@ -172,4 +177,4 @@ def drawn_as_far(
 ) -> Trace:
     """The steps that these looks read, of one call for pairs of prompt and seed, which ends after the last of them."""
     needs = frozenset().union(*(one.detector.needs for one in asked))
-    return traced(pipe, work, needs, sampling, points=[one.point for one in asked])
+    return traced(pipe, work, needs, sampling, points=points_read(asked))

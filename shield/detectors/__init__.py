@@ -3,6 +3,7 @@
 from shield.detectors.anisotropy import Anisotropy
 from shield.detectors.attention_entropy import AttentionEntropy
 from shield.detectors.bright_ending import BrightEnding
+from shield.detectors.kept_structure import KeptStructure
 from shield.detectors.noise_gap import NoiseGap
 from shield.detectors.sharpness import Sharpness
 from shield.detectors.ssim_gap import SsimGap
@@ -15,6 +16,7 @@ SHIPPED: dict[str, type[Detector]] = {
     "anisotropy": Anisotropy,
     "attention_entropy": AttentionEntropy,
     "bright_ending": BrightEnding,
+    "kept_structure": KeptStructure,
     "noise_gap": NoiseGap,
     "sharpness": Sharpness,
     "ssim_gap": SsimGap,
@@ -29,6 +31,7 @@ __all__ = [
     "Anisotropy",
     "AttentionEntropy",
     "BrightEnding",
+    "KeptStructure",
     "NoiseGap",
     "Sharpness",
     "SsimGap",

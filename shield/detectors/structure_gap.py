@@ -12,7 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shield.types import Trace
+from shield.detectors.kept_structure import KeptStructure
+from shield.detectors.structure import structure
+from shield.types import Detector, Trace
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,10 @@ class StructureGap:
 
     name: ClassVar[str] = "structure_gap"
     needs: ClassVar[frozenset[str]] = frozenset({"noise_cond", "noise_uncond"})
+    later: ClassVar[Detector] = KeptStructure()  # what looks at later points of a schedule in its place
 
     def score(self, trace: Trace) -> Tensor:
         """(B,) float32. Raises MissingSignalError when guidance is off or fewer steps were recorded."""
-        sizes = [self._structure(step.gap(self.quantity)) for step in trace.first(self.first_k)]
-        return torch.stack(sizes).mean(0)
-
-    def _structure(self, gap: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, C, L) -> (B,)."""
-        if gap.ndim != 4:
-            centered = gap.flatten(2) - gap.flatten(2).mean(dim=2, keepdim=True)
-            return centered.pow(2).mean(dim=(1, 2)).sqrt()
-        height, width = gap.shape[2:]
-        rows, columns = torch.fft.fftfreq(height) * height, torch.fft.fftfreq(width) * width
-        kept = torch.hypot(rows[:, None], columns[None]) >= self.cycles
-        power = torch.fft.fft2(gap, norm="ortho").abs().pow(2)  # of the same sum as the squared gap
-        return (power * kept).mean(dim=(1, 2, 3)).sqrt()
+        gaps = [structure(step.gap(self.quantity), self.cycles) for step in trace.first(self.first_k)]
+        numbers = trace.steps[0].gap(self.quantity)[0].numel()
+        return torch.stack([(gap.flatten(1).pow(2).sum(1) / numbers).sqrt() for gap in gaps]).mean(0)

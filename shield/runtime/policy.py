@@ -42,13 +42,13 @@ class Policy:
     retry costs a second call of the whole batch.
 
     `points`: at which shares of the schedule the detectors that read one step score, with one false-alarm budget for
-    all of them (shield/runtime/trajectory.py). An image that only a later point flags is drawn again alone, mitigated
-    from its first step: a call of its own for each mitigation that is tried, and none with `retries=0`, where it is
-    blocked. By default the usual points where thresholds for all of them are at hand, as they are for the shipped
-    testbed, else the first step. Points that are given are calibrated on the first call like everything else, which
-    takes drawing the benign prompts as far as the last point: for (0, 0.18) of 25 steps 10 evaluations a prompt with
-    guidance, where the first step takes one. Points that fall on one step, as these two do of 4 or 5 steps, are one
-    look with the whole budget; of given ones the log "shield" says so.
+    all of them (shield/runtime/trajectory.py); at later ones kept_structure in structure_gap's place. An image that
+    only a later point flags is drawn again alone, mitigated from its first step: a call of its own for each mitigation
+    that is tried, and none with `retries=0`, where it is blocked. By default the usual points where thresholds for all
+    of them are at hand, as they are for the shipped testbed, else the first step. Points that are given are calibrated
+    on the first call like everything else, which takes drawing the benign prompts as far as the last point: for
+    (0, 0.4) of 25 steps 22 evaluations a prompt with guidance, where the first step takes one. Points that fall on one
+    step, as these two do of two steps, are one look with the whole budget; of given ones the log "shield" says so.
 
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
     `concepts` of its own.
@@ -84,7 +84,7 @@ class Policy:
                     f"{option} are shares from 0 to 1 of the schedule; {getattr(self, option)} was given."
                 )
         if self.points == ():
-            raise BadRequestError("points names one share of the schedule at least, as in (0, 0.18); () was given.")
+            raise BadRequestError("points names one share of the schedule at least, as in (0, 0.4); () was given.")
 
     @property
     def horizon(self) -> int:
@@ -93,7 +93,7 @@ class Policy:
 
     @property
     def followed(self) -> tuple[DetectorAt, ...]:
-        """The detectors that read one step, at each of the points."""
+        """The looks of the detectors that can look again, at each of the points."""
         return detectors_at(self.detectors, USUAL_POINTS if self.points is None else self.points)
 
     @property
@@ -111,7 +111,8 @@ class Policy:
     @property
     def needs(self) -> frozenset[str]:
         """Which signals are recorded."""
-        return frozenset().union(*(detector.needs for detector in self.detectors))
+        looking = (*self.detectors, *(one.detector for one in self.followed))
+        return frozenset().union(*(detector.needs for detector in looking))
 
 
 def preset(name: str) -> Policy:

@@ -80,7 +80,7 @@ class CallScorer:
         due = self.call.points.get(forward.index, ())
         for at, threshold in due:
             try:
-                values = at.score(step).tolist()
+                values = at.score(step, next(iter(self.call.trace.steps), None)).tolist()
             except MissingSignalError:
                 if self.call.policy.on_unscored == "raise":
                     raise

@@ -1,9 +1,10 @@
 """Detectors that look again at later steps of the schedule, with one false-alarm budget for all looks.
 
 A caption that is worded a little differently pulls less at the first step, where a guess at the whole picture is all
-there is, and the memory shows once the picture has taken shape. Both halves of guidance are predicted at every step
-anyway, so that a second look costs no denoiser call. Each look has a threshold of its own, and all of them were made
-together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded. Points of a short
+there is, and the memory shows once the picture has taken shape: then it can be told whether that guess was the picture
+(`kept_structure`, which looks in structure_gap's place at later points). Both halves of guidance are predicted at every
+step anyway, so that a second look costs no denoiser call. Each look has a threshold of its own, and all of them were
+made together (shield/calibration/trajectories.py): an image is flagged where any of them is exceeded. Points of a short
 schedule that fall on one step are one look: its scores are equal, so the largest of them is the one, and the budget is
 whole.
 """
@@ -22,16 +23,19 @@ from shield.thresholds import OWN_CALL, Setting, Threshold, found, options_of
 from shield.types import Detector, Step, Trace
 
 # Where every policy looks when thresholds for it are at hand; chosen on the testbed's dev split.
-USUAL_POINTS = (0.0, 0.18)
+USUAL_POINTS = (0.0, 0.4)
 
 
 @dataclass(frozen=True)
 class DetectorAt:
-    """A first-step detector asked at share `point` of the schedule, as one of the looks of `budget`."""
+    """A detector asked at share `point` of the schedule, as one of the looks of `budget`. `asked_for` is the policy's
+    detector whose look it is, which has one share of the budget for all of its looks.
+    """
 
     detector: Detector
     point: float
     budget: str
+    asked_for: Detector
 
     @property
     def name(self) -> str:
@@ -44,13 +48,20 @@ class DetectorAt:
         """What a threshold holds for. Those of one budget were made together."""
         return {**options_of(self.detector), "point": self.point, "budget": self.budget}
 
+    @property
+    def compares_first(self) -> bool:
+        """Whether it compares its step with the first."""
+        return _compares_first(self.detector)
+
     def step(self, steps: int) -> int:
         """The step that it reads of a call with so many, counted from 0."""
         return step_at(self.point, steps)
 
-    def score(self, step: Step) -> Tensor:
-        """(B,) float32. Raises MissingSignalError."""
-        return self.detector.score(Trace([step]))
+    def score(self, step: Step, first: Step | None = None) -> Tensor:
+        """(B,) float32, of its step and the first one. Raises MissingSignalError."""
+        if not self.compares_first:
+            return self.detector.score(Trace([step]))
+        return replace(self.detector, first_k=2).score(Trace([step] if first is None else [first, step]))  # type: ignore
 
 
 Due = Mapping[int, Sequence[tuple[DetectorAt, Threshold | None]]]
@@ -58,12 +69,19 @@ Due = Mapping[int, Sequence[tuple[DetectorAt, Threshold | None]]]
 
 
 def can_look_again(detector: Detector) -> bool:
-    """Whether a detector reads one step, and of it what every step shows."""
-    return detector.first_k == 1 and detector.needs <= set(TENSORS)
+    """Whether a detector reads one step, or compares it with the first, and of it what every step shows."""
+    return (detector.first_k == 1 or _compares_first(detector)) and detector.needs <= set(TENSORS)
+
+
+def _compares_first(detector: Detector) -> bool:
+    return getattr(detector, "compares_first", False)
 
 
 def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tuple[DetectorAt, ...]:
     """Every detector that can look again, at each of these points; they share one budget.
+
+    What a detector names as its `later` looks in its place at every point but the first step; one that compares with
+    the first step doesn't look there.
 
     Raises BadRequestError for points that aren't shares of the schedule.
     """
@@ -72,14 +90,28 @@ def detectors_at(detectors: Sequence[Detector], points: Sequence[float]) -> tupl
         raise BadRequestError(f"points are shares from 0 to 1 of the schedule; {told} was given.")
     chosen, shares = [one for one in detectors if can_look_again(one)], sorted(set(points))
     budget = f"{', '.join(one.name for one in chosen)} at {', '.join(f'{share:g}' for share in shares)}"
-    return tuple(DetectorAt(one, share, budget) for one in chosen for share in shares)
+    looks = [
+        DetectorAt(getattr(one, "later", one) if share else one, share, budget, one)
+        for one in chosen
+        for share in shares
+    ]
+    return tuple(look for look in looks if look.point or not look.compares_first)
+
+
+def points_read(asked: Sequence[DetectorAt]) -> list[float]:
+    """The points of these looks, and the first step where one of them compares with it."""
+    first = [0.0] if any(one.compares_first for one in asked) else []
+    return [*first, *(one.point for one in asked)]
 
 
 def looks_apart(asked: Sequence[DetectorAt], steps: int) -> list[DetectorAt]:
-    """The looks of a call of so many steps: of those of one detector at one step the first."""
+    """The looks of a call of so many steps: of those of one detector at one step the first, and at the first step none
+    that compares with it.
+    """
     first: dict[tuple[Detector, int], DetectorAt] = {}
     for one in asked:
-        first.setdefault((one.detector, one.step(steps)), one)
+        if one.step(steps) or not one.compares_first:
+            first.setdefault((one.detector, one.step(steps)), one)
     return list(first.values())
 
 

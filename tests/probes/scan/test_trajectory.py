@@ -37,10 +37,10 @@ def pipe(tmp_path, monkeypatch):
 def test_every_look_is_a_score_and_any_of_them_flags(pipe, tmp_path):
     done = scanned(tmp_path / "bare", pipe, tmp_path / "prompts.txt")
     records = list(Run.open(tmp_path / "bare").records())
-    names = ["structure_gap", "structure_gap at 0.5", "noise_gap", "noise_gap at 0.5"]
+    names = ["structure_gap", "kept_structure at 0.5", "noise_gap", "noise_gap at 0.5"]
     assert [list(r["scores"]) for r in records] == [names] * 4
     assert {r["flagged"] for r in records} == {None} and done.summary["cost"][0]["evaluations"] == 4 * 2 * 2
-    late = sorted(r["scores"]["structure_gap at 0.5"] for r in records)
+    late = sorted(r["scores"]["kept_structure at 0.5"] for r in records)
     asked = detectors_at((StructureGap(),), POINTS)
     made = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", calibration.NegativeSampling(3, 5.0, 25))
     for threshold in made:
@@ -48,7 +48,7 @@ def test_every_look_is_a_score_and_any_of_them_flags(pipe, tmp_path):
         save_threshold(replace(threshold, value=value), home() / "thresholds")
     scanned(tmp_path / "judged", pipe, tmp_path / "prompts.txt")
     judged = list(Run.open(tmp_path / "judged").records())
-    assert [r["flagged"] for r in judged] == [r["scores"]["structure_gap at 0.5"] == late[-1] for r in judged]
+    assert [r["flagged"] for r in judged] == [r["scores"]["kept_structure at 0.5"] == late[-1] for r in judged]
     flags = [look["flagged"] for r in judged if r["flagged"] for look in r["trajectory"]]
     assert flags == [False, True, None, None]
     assert [look["step"] for look in judged[0]["trajectory"]] == [0, 1, 0, 1]

@@ -9,14 +9,22 @@ from diffusers import EulerDiscreteScheduler
 
 from shield import Shield
 from shield.calibration.detectors import NegativeSampling
-from shield.calibration.trajectories import calibrate_trajectory
-from shield.detectors import NoiseGap, Stability, StructureGap
+from shield.calibration.trajectories import asked_detectors, calibrate_trajectory
+from shield.detectors import KeptStructure, NoiseGap, Stability, StructureGap
 from shield.errors import BadRequestError, NotCalibratedError
 from shield.mitigations import EmbeddingMix, NullPrompt
 from shield.model.prediction import prediction_type
 from shield.runtime.policy import Policy, preset
 from shield.runtime.settings import models_of
-from shield.runtime.trajectory import USUAL_POINTS, DetectorAt, can_look_again, detectors_at, told_joined
+from shield.runtime.trajectory import (
+    USUAL_POINTS,
+    DetectorAt,
+    can_look_again,
+    detectors_at,
+    looks_apart,
+    points_read,
+    told_joined,
+)
 from shield.thresholds import load_thresholds, save_threshold
 from tests.shield.calls import NEGATIVES, PROMPTS, STEPS, counted, noises, options, state, thresholds
 
@@ -53,7 +61,7 @@ def test_nothing_flagged_is_bit_equal_without_an_extra_call_and_scored_at_each_p
     result, rows = counted(any_pipe, lambda: shield(PROMPTS, **options(4)))
     assert rows == bare_rows and np.array_equal(result.images, bare.images)
     for verdict in result.verdicts:
-        assert [(s.detector, s.step) for s in verdict.scores] == [("structure_gap", 0), ("structure_gap", 1)]
+        assert [(s.detector, s.step) for s in verdict.scores] == [("structure_gap", 0), ("kept_structure", 1)]
         assert (verdict.status, verdict.scored, verdict.extra_calls) == ("passed", True, 0)
 
 
@@ -70,7 +78,7 @@ def test_an_image_flagged_late_is_drawn_again_alone_and_the_others_stay_bit_equa
     assert (verdict.index, verdict.status, verdict.mitigation) == (row, "mitigated", "null_prompt")
     assert [v.extra_calls for v in result.verdicts] == [STEPS if i == row else 0 for i in range(4)]
     reason = verdict.reasons[0]
-    assert (reason.kind, reason.detector, reason.step) == ("above_threshold", "structure_gap", 1)
+    assert (reason.kind, reason.detector, reason.step) == ("above_threshold", "kept_structure", 1)
     assert str(reason).endswith("at step 2") and verdict.flagged
     assert {k: v for k, v in state(any_pipe).items() if k != "scheduler"} == {
         k: v for k, v in before.items() if k != "scheduler"
@@ -149,24 +157,24 @@ def test_without_points_the_usual_ones_count_where_thresholds_for_all_are_at_han
         call = options(1, **{"num_inference_steps": 6, **more})
         return [score.step for score in Shield(pipe, thresholds=held)(PROMPTS[0], **call).verdicts[0].scores]
 
-    assert steps(plain) == [0] and steps([*plain, *made]) == [0, 1]
+    assert steps(plain) == [0] and steps([*plain, *made]) == [0, 2]
     assert steps([*plain, made[0]]) == [0]
     assert steps([*plain, *made], guidance_scale=2.0) == steps([*plain, *made], num_inference_steps=12) == [0]
 
 
 def test_points_on_one_step_are_one_look_with_the_whole_budget(pipe, caplog):
-    """Of 4 steps 0 and 0.18 are both the first: the threshold is that of one point alone."""
+    """Of 2 steps 0 and 0.4 are both the first: the threshold is that of one point alone."""
     asked = detectors_at((StructureGap(),), USUAL_POINTS)
-    sampling = NegativeSampling(4, 5.0, 25)
+    sampling = NegativeSampling(2, 5.0, 25)
     both = calibrate_trajectory(pipe, asked, NEGATIVES, [0], 0.1, "tiny", sampling)
     alone = calibrate_trajectory(pipe, detectors_at((StructureGap(),), (0.0,)), NEGATIVES, [0], 0.1, "tiny", sampling)
-    assert {(t.value, t.fpr, t.setting) for t in both} == {(t.value, t.fpr, t.setting) for t in alone}
-    call = options(1, num_inference_steps=4)
+    assert [(t.value, t.fpr, t.setting) for t in both[:1]] == [(t.value, t.fpr, t.setting) for t in alone]
+    call = options(1, num_inference_steps=2)
     with caplog.at_level("INFO", "shield"):
         usual = Shield(pipe, thresholds=[*thresholds(pipe, HIGH), *both])(PROMPTS[0], **call).verdicts[0]
         assert not any("one look" in record.message for record in caplog.records)
         given = Shield(pipe, replace(NULL, points=USUAL_POINTS), thresholds=both)(PROMPTS[0], **call).verdicts[0]
-    assert "Of 4 steps the points 0 and 0.18 fall on step 1, which is one look." in caplog.messages
+    assert "Of 2 steps the points 0 and 0.4 fall on step 1, which is one look." in caplog.messages
     for verdict in (usual, given):
         assert [(score.step, score.threshold) for score in verdict.scores] == [(0, both[0].value)]
     assert told_joined((0.0, 0.18, 0.5), 4) == told_joined((0.18, 0.0), 4)
@@ -214,11 +222,20 @@ def test_which_detectors_can_look_again():
     asked = detectors_at((StructureGap(), Stability(), NoiseGap()), (0.5, 0.0, 0.5))
     assert [(one.name, one.point) for one in asked] == [
         ("structure_gap", 0.0),
-        ("structure_gap", 0.5),
+        ("kept_structure", 0.5),
         ("noise_gap", 0.0),
         ("noise_gap", 0.5),
     ]
-    assert {one.step(25) for one in asked} == {0, 12} and DetectorAt(NoiseGap(), 1.0, "").step(25) == 24
+    assert asked_detectors(asked) == [StructureGap(), NoiseGap()]  # each with half of the budget
+    assert {one.step(25) for one in asked} == {0, 12}
+    assert DetectorAt(NoiseGap(), 1.0, "", NoiseGap()).step(25) == 24
+
+
+def test_what_compares_with_the_first_step_never_looks_there():
+    assert can_look_again(KeptStructure())
+    (look,) = detectors_at((KeptStructure(),), (0.0, 0.4))
+    assert (look.point, points_read([look])) == (0.4, [0.0, 0.4]) and looks_apart([look], 2) == []
+    assert [one.name for one in looks_apart(detectors_at((StructureGap(),), USUAL_POINTS), 2)] == ["structure_gap"]
 
 
 @pytest.mark.parametrize("points", [(), (1.5,), (-0.1, 0.0)])
