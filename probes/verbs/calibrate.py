@@ -174,11 +174,11 @@ def calibrate_detectors(
 def _scores_needed(asked: Sequence[Any], fpr: float) -> int:
     """How many scores of benign prompts the rate takes; of looks that share it, more."""
     from shield.calibration.budget import prompts_needed
-    from shield.calibration.trajectories import draws_needed
+    from shield.calibration.trajectories import asked_detectors, draws_needed
     from shield.runtime.trajectory import DetectorAt
 
-    looks = {one.name for one in asked if isinstance(one, DetectorAt)}
-    return draws_needed(fpr, len(looks)) if looks else prompts_needed(fpr)
+    looks = [one for one in asked if isinstance(one, DetectorAt)]
+    return draws_needed(fpr, len(asked_detectors(looks))) if looks else prompts_needed(fpr)
 
 
 def _foretold(benign: Benign, settings: int, fpr: float, needed: int) -> str:
