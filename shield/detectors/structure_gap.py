@@ -12,8 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shield.detectors.kept_structure import KeptStructure
-from shield.detectors.structure import structure
+from shield.detectors.kept_structure import KeptStructure, structure
 from shield.types import Detector, Trace
 
 
