@@ -1,5 +1,7 @@
 import math
 
+from dataclasses import replace
+
 import pytest
 
 from shield.detectors import NoiseGap, StructureGap
@@ -60,5 +62,7 @@ def test_unknown_options_are_refused(option):
 
 def test_what_is_recorded_follows_from_the_detectors():
     policy = Policy(detectors=(NoiseGap(first_k=3), StructureGap()))
-    assert policy.horizon == 3 and policy.needs == {"noise_cond", "noise_uncond"}
+    later = {"latents"}  # of kept_structure, which looks at later points in structure_gap's place
+    assert policy.horizon == 3 and policy.needs == {"noise_cond", "noise_uncond"} | later
+    assert replace(policy, points=(0.0,)).needs == {"noise_cond", "noise_uncond"}
     assert Policy(detectors=()).horizon == 0
