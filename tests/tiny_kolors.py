@@ -31,7 +31,7 @@ def _tokenizer_file() -> str:
 
 
 @seeded
-def tiny_kolors(base: type = KolorsPipeline) -> KolorsPipeline:
+def tiny_kolors(base: type = KolorsPipeline, positions: int = 256) -> KolorsPipeline:
     config = ChatGLMConfig(
         num_layers=2,
         padded_vocab_size=64,
@@ -39,7 +39,7 @@ def tiny_kolors(base: type = KolorsPipeline) -> KolorsPipeline:
         ffn_hidden_size=32,
         kv_channels=8,
         num_attention_heads=2,
-        seq_length=256,
+        seq_length=positions,
         original_rope=True,
         add_bias_linear=True,
         rmsnorm=True,
