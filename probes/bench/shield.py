@@ -38,8 +38,9 @@ FIRST_SEED = 8000
 GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 BARE_SEEDS = 2
 SHOWN = 12  # rows of a contact sheet
-PARTS = ("works", "characters", "scenes")
 WAYS = ("bare", "shield", "shield and gallery", "shield and concepts")
+PARTS = {"works": WAYS[:3], "characters": (WAYS[0], WAYS[3]), "scenes": (WAYS[0], WAYS[1], WAYS[3])}
+"""What is measured, and by which ways."""
 ASKED = ("names and aliases", "descriptions in full", "descriptions in short", "descriptions in another order")
 
 
@@ -112,7 +113,7 @@ def bench_shield(
     out: Path,
     *,
     pictures: Path,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = tuple(PARTS),
     ways: Sequence[str] = WAYS,
     seeds: int = 4,
     batch_size: int = 32,
@@ -128,30 +129,26 @@ def bench_shield(
     out.mkdir(parents=True, exist_ok=True)
     manifest, pipe = load_manifest(), load("testbed", device=device)
     bench = _Bench(out, pictures, manifest, pipe, seeds, batch_size, progress)
-    shields = {"bare": pipe, "shield": Shield(pipe, calibrate="never")}
-    if "shield and gallery" in ways and "works" in parts:  # its gallery is calibrated, which takes minutes
-        shields["shield and gallery"] = Shield(pipe, gallery=works_gallery(), calibrate="never")
-    protected = Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"), calibrate="never")
+    plain = Shield(pipe, calibrate="never")
+    make: dict[str, Callable[[], Any]] = {
+        "bare": lambda: pipe,
+        "shield": lambda: plain,
+        "shield and gallery": lambda: Shield(pipe, gallery=works_gallery(), calibrate="never"),  # takes minutes
+        "shield and concepts": lambda: Shield(pipe, concepts=Meaning(testbed_concepts(), "testbed"), calibrate="never"),
+    }
+    made = {way: make[way]() for way in WAYS if way in ways and any(way in PARTS[part] for part in parts)}
     result: dict[str, Any] = {
         "format": 1,
-        "model_sha256": shields["shield"].model_sha256,
+        "model_sha256": plain.model_sha256,
         "seeds": seeds,
         "steps": manifest.sampling["steps"],
         "guidance": list(GUIDANCE),
     }
     result = {**earlier(out / "shield.json", result), **result}
-
-    def asked_of(makes: dict[str, Any]) -> dict[str, Any]:
-        return {way: make for way, make in makes.items() if way in ways}
-
-    with_concepts = {"bare": pipe, "shield and concepts": protected}
-    draw: dict[str, Callable[[], Any]] = {
-        "works": lambda: bench.works(asked_of(shields)),
-        "characters": lambda: bench.characters(asked_of(with_concepts)),
-        "scenes": lambda: bench.scenes(asked_of({**with_concepts, "shield": shields["shield"]})),
-    }
+    draw = {"works": bench.works, "characters": bench.characters, "scenes": bench.scenes}
     for part in parts:
-        result[part] = {**result.get(part, {}), **draw[part]()}
+        drawn = draw[part]({way: made[way] for way in PARTS[part] if way in made})
+        result[part] = {**result.get(part, {}), **drawn}
     write_json(out / "shield.json", result)
     return result
 
@@ -209,7 +206,7 @@ class _Bench:
         result = {
             name: {group: _copies(rows, works_of) for group, rows in _by_group(some)} for name, some in left.items()
         }
-        if len(left) == 3:
+        if set(left) == set(PARTS["works"]):
             self._works_sheet(left)
         return result
 
@@ -244,7 +241,7 @@ class _Bench:
                 found = iter(recognized([r.picture for r in shown if r.picture], [r.request.item for r in shown]))
                 outcomes = [next(found) if row.picture is not None else False for row in rows]
                 result[name][group] = {**_rate(outcomes, [r.request.item for r in rows]), **_statuses(rows)}
-        if len(left) == 2:
+        if set(left) == set(PARTS["characters"]):
             self._characters_sheet(left)
         return result
 
@@ -305,7 +302,11 @@ def _copies(rows: Sequence[Left], works: AnyOf) -> dict[str, Any]:
     pictures, items = [row.picture for row in rows], [row.request.item for row in rows]
     copied = works.copied(pictures)
     said = opinion(works.copied_by_sscd(pictures), copied, items)
-    return {**_rate(copied, items), "by_sscd": said, **_statuses(rows)}
+    scales = [row.request.guidance_scale for row in rows]
+    by_guidance = {
+        f"{scale:g}": sum(c for c, own in zip(copied, scales, strict=True) if own == scale) for scale in GUIDANCE
+    }
+    return {**_rate(copied, items), "by_guidance": by_guidance, "by_sscd": said, **_statuses(rows)}
 
 
 def _statuses(rows: Sequence[Left]) -> dict[str, int]:

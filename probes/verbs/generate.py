@@ -127,7 +127,7 @@ def side_by_side(pictures: Mapping[str, Image.Image], side: int = 256) -> Image.
     for place, (label, picture) in enumerate(pictures.items()):
         left = gap + place * (side + gap)
         draw.text((left, 4), label, fill="black", font=font)
-        strip.paste(ImageOps.pad(picture.convert("RGB"), (side, side), color="white"), (left, band))
+        strip.paste(ImageOps.pad(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS, "white"), (left, band))
     return strip
 
 

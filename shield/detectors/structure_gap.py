@@ -35,6 +35,6 @@ class StructureGap:
 
     def score(self, trace: Trace) -> Tensor:
         """(B,) float32. Raises MissingSignalError when guidance is off or fewer steps were recorded."""
-        gaps = [structure(step.gap(self.quantity), self.cycles) for step in trace.first(self.first_k)]
-        numbers = trace.steps[0].gap(self.quantity)[0].numel()
-        return torch.stack([(gap.flatten(1).pow(2).sum(1) / numbers).sqrt() for gap in gaps]).mean(0)
+        gaps = [step.gap(self.quantity) for step in trace.first(self.first_k)]
+        powers = [structure(gap, self.cycles).flatten(1).pow(2).sum(1) / gap[0].numel() for gap in gaps]
+        return torch.stack(powers).sqrt().mean(0)
