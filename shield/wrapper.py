@@ -15,6 +15,7 @@ from shield.calibration.on_call import MODES, Effort, OnCall, log
 from shield.calibration.setting_call import service_calls
 from shield.errors import BadRequestError, NotCalibratedError, ShieldError, WeightsError
 from shield.hooks.running import alone
+from shield.hooks.ways_in import gives_picture
 from shield.model.families import Family, family_of
 from shield.model.loading import load
 from shield.model.prediction import refuse_unreadable, unreadable
@@ -270,6 +271,7 @@ class Shield(StandIn):
             watch=self._watch(),
             size=picture_size(self.pipe, request.get("height"), request.get("width")),
             gallery=self.gallery,
+            from_picture=gives_picture(request),
             unreadable=self._unreadable(),
             calibrate=partial(self._calibrate_command, request),
             calibrate_watch=partial(calibrate_watch_command, self.pipe, self.policy.watch_steps, request),

@@ -37,6 +37,11 @@ def given(request: Mapping[str, Any], has_gallery: bool) -> list[Reason]:
     return told + [Reason("numbers", detail=name) for name in others]
 
 
+def gives_picture(request: Mapping[str, Any]) -> bool:
+    """Whether a picture came in that the finished one is to be like."""
+    return any(value is not None for name, value in request.items() if name in PICTURES or "ip_adapter" in name)
+
+
 def starts_low(request: Mapping[str, Any], scheduler: Any) -> bool:
     """Whether the call starts under less than all the noise there is, where latents that are given show through."""
     if request.get("denoising_start") or float(request.get("strength") or 1.0) < 1.0:

@@ -64,8 +64,8 @@ class ImageState:
 @dataclass(frozen=True)
 class Plan:
     """What a call will be like, known before it starts. `own_uncond`: its unconditional half isn't the empty
-    prompt's. `size`: its pictures' height and width. `unreadable`: why no step of it can be judged, if none can.
-    `calibrate`, `calibrate_watch`: make the commands for the thresholds that it may lack.
+    prompt's. `size`: its pictures' height and width. `from_picture`: one was given. `unreadable`: why no step of it can
+    be judged, if none can. `calibrate`, `calibrate_watch`: make the commands for the thresholds that it may lack.
     """
 
     family: Family
@@ -78,6 +78,7 @@ class Plan:
     watch: PreviewMonitor | None = None
     size: tuple[int, int] = (0, 0)
     gallery: Gallery | None = None
+    from_picture: bool = False
     unreadable: str | None = None
     calibrate: Callable[[], str] = lambda: "calibrate"
     calibrate_watch: Callable[[], str] = lambda: "calibrate-watch"

@@ -4,7 +4,8 @@ One StepController serves one call. It is the `on_forward` and `on_inputs` of in
 image, and touches only the rows of flagged images, so that the others come out bit-equal.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -19,10 +20,11 @@ from shield.runtime.call import Abandoned, CallState, ImageState, Plan
 from shield.runtime.looks import Previews
 from shield.runtime.policy import decided
 from shield.runtime.preview_checks import Check
+from shield.runtime.remains import Remains
 from shield.runtime.scoring import CallScorer
 from shield.runtime.steering import Steering
 from shield.thresholds import Setting
-from shield.types import Step
+from shield.types import Score
 
 
 class StepController:
@@ -31,7 +33,7 @@ class StepController:
     def __init__(self, pipe: Any, plan: Plan, images: list[ImageState], guidance_scale: Callable[[], float]) -> None:
         self.call = CallState(pipe, plan, images, guidance_scale)
         self.scorer, self.previews = CallScorer(self.call), Previews(self.call)
-        self.steering = Steering(self.call, self.scorer, self.previews)
+        self.steering, self.remains = Steering(self.call, self.scorer, self.previews), Remains(self.call)
         self.seconds, self.calls = 0.0, 0
         self._has_decided = False
 
@@ -79,10 +81,17 @@ class StepController:
         self.call.due = [] if watch is None else watch.due(forward.index)
         if forward.index == 0:
             self.call.points = self.scorer.plan_points(forward)
-        edits = self._observed(forward) if self._is_scored(forward.index) else {}
+        edits = self.steering.apart(forward, ()) if forward.keeps and forward.index else {}
+        forward = replace(forward, noise_cond=_edited(forward.noise_cond, edits))
+        edits |= self._observed(forward) if self._is_scored(forward.index) else {}
+        if self.remains.is_due(forward.index):
+            edits |= self._acted_late(self.remains.scores(forward), forward)
         edits |= dict(self.steering.predictions(forward, edits))
         edits |= self._looked(forward, edits) if self.call.due else {}
-        edits |= self.steering.apart(forward, edits) if forward.keeps else {}
+        if forward.index == 0:
+            edits |= self.steering.apart(forward, edits) if forward.keeps else {}
+            self.remains.keep(forward)
+            self.scorer.exchange_first(edits)
         self.seconds += perf_counter() - started
         return _edited(forward.noise_cond, edits) if edits else None
 
@@ -115,16 +124,15 @@ class StepController:
             step = record(scored, self.call.policy.signals, self.call.family.packed)
             if forward.index < self.call.policy.horizon:
                 self.scorer.score_first(step, forward)
-            edits = self._flagged_late(step, forward)
+            edits = self._acted_late(self.scorer.score_points(step, forward), forward)
         return edits | self._acted(forward)
 
-    def _flagged_late(self, step: Step, forward: Forward) -> dict[int, Tensor]:
+    def _acted_late(self, looked: Sequence[tuple[ImageState, Sequence[Score]]], forward: Forward) -> dict[int, Tensor]:
         """What a later step flags is to be drawn again, or is blocked from here on. `_acted` decides open images.
 
         Raises Abandoned where all images are to be drawn again.
         """
         policy, edits = self.call.policy, dict[int, Tensor]()
-        looked = self.scorer.score_points(step, forward)
         for image, scores in looked:
             decision = decided(scores, (), policy)
             image.scored &= decision.scored

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shield.hooks.ways_in import PICTURES
+from shield.hooks.ways_in import gives_picture
 from shield.runtime.call import ImageState
 from shield.runtime.policy import Policy
 from shield.types import Nearest
@@ -74,8 +74,9 @@ def call_alone(
         What differs from the call's own arguments; None where a picture was given, or the pipeline takes no latents.
     """
     takes = inspect.signature(type(pipe).__call__).parameters
-    pictures = any(value is not None for name, value in request.items() if name in PICTURES or "ip_adapter" in name)
-    if start is None or len(start) != images or pictures or not {"latents", "num_images_per_prompt"} <= set(takes):
+    if start is None or len(start) != images or gives_picture(request):
+        return None
+    if not {"latents", "num_images_per_prompt"} <= set(takes):
         return None
     copies = request.get("num_images_per_prompt") or 1
     rows, prompt = images // copies, row // copies

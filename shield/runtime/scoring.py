@@ -1,7 +1,7 @@
 """Detectors at work in one call: which score which step, what they say about each image, and which mitigations hold."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -73,6 +73,24 @@ class CallScorer:
         for detector in self.call.policy.detectors:
             if detector.first_k == forward.index + 1 and not (self.call.points and can_look_again(detector)):
                 self._score(detector, forward)
+
+    def exchange_first(self, predictions: Mapping[int, Tensor]) -> None:
+        """Puts what images' other conditioning predicts at the first step, (1, ...) by row, in the place of what was
+        asked for, so that later steps are compared with the picture that is being drawn.
+        """
+        swapped = [image.row for image in self.call.images if image.swap is not None and image.row in predictions]
+        first = next(iter(self.call.trace.steps), None)
+        if not swapped or first is None or first.noise_cond is None:
+            return
+        cond = first.noise_cond.clone()
+        for row in swapped:
+            cond[row] = self._archived(predictions[row])[0]
+        self.call.trace.steps[0] = replace(first, noise_cond=cond)
+
+    def _archived(self, prediction: Tensor) -> Tensor:
+        """A prediction as traces hold it."""
+        archived = prediction.detach().to("cpu", torch.float32)
+        return archived.movedim(-1, 1) if self.call.family.packed else archived
 
     def score_points(self, step: Step, forward: Forward) -> list[tuple[ImageState, Sequence[Score]]]:
         """Scores by the policy's points; returns the images that a later step looked at, with what it said."""
@@ -176,9 +194,7 @@ class CallScorer:
         if not self.call.trace.steps or self.call.trace.steps[-1].index != forward.index:
             return True
         trace = self.call.trace.rows([image.row])
-        archived = prediction.detach().to("cpu", torch.float32)
-        archived = archived.movedim(-1, 1) if self.call.family.packed else archived
-        trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived)
+        trace.steps[-1] = replace(trace.steps[-1], noise_cond=self._archived(prediction))
         before = {score.detector: score for score in image.scores}
         for detector in self.call.policy.detectors:
             is_left_out = self.call.points and can_look_again(detector) and not self.call.points.get(forward.index)
