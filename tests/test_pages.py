@@ -88,7 +88,7 @@ def test_then_and_now_stand_in_one_row() -> None:
 
 def test_a_block_is_of_this_testbed_else_of_the_first_version_else_missing(tmp_path: Path) -> None:
     file, place = BLOCKS["spill"][0], "<!-- spill --><!-- end -->"
-    assert filled(place, tmp_path) == f"<!-- spill -->*Not measured: no {file}.*<!-- end -->"
+    assert filled(place, tmp_path) == f"<!-- spill -->*Not measured: nothing in {file}.*<!-- end -->"
     rate = {"copied": 0.0, "share": 0.25, "n": 8}
     side = {kind: {metric: rate for metric in ("tiled_l2", "pdq")} for kind in ("own", "any_work")}
     result = json.dumps({"nonmembers": {"memorized": side, "clean": side}})

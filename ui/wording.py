@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shield.reasons import Reason
+from shield.runtime.remains import NAME as KEPT_MEMORY
 from shield.types import Verdict
 
 # What a detector's score says, as the end of "NAME says ...".
 MEANS = {
     "kept_structure": "how much of the first step's guess at the picture is still there later",
+    KEPT_MEMORY: "how much of what the flagged prompt would have drawn is still in the mitigated picture",
     "structure_gap": "how strongly the prompt, rather than chance, decides where things are",
     "noise_gap": "how strongly the prompt, rather than chance, decides what is drawn",
 }
@@ -61,6 +63,8 @@ def _plain(reason: Reason, drawn_again: bool) -> str:
     numbers = f"(score {reason.value:.3g}, threshold {reason.threshold:.3g})"
     if reason.work is not None:
         return f"on the way it came to look like {reason.work} {numbers}"
+    if reason.detector == KEPT_MEMORY:
+        return f"drawn from another prompt it became that picture all the same {numbers}"
     return f"the prompt calls up one certain picture, as memorized ones do {numbers}"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from probes.metrics.second_opinion import sscd_in
 from probes.report.format import Figures, interval, share
@@ -148,13 +147,13 @@ def speeds(figures: Figures) -> str:
     return _table(head, lines)
 
 
-def benchmark(name: str) -> Any:
-    """docs/bench/benchmarks.json: one benchmark's figures as a list, and what they were measured on."""
+def benchmark(name: str) -> Callable[[Figures], str | None]:
+    """docs/bench/benchmarks.json: one benchmark's figures as a list, and what they were measured on; None without."""
 
-    def listed(figures: Figures) -> str:
+    def listed(figures: Figures) -> str | None:
         found = figures.get(name)
         if found is None:
-            return f"*Not measured: {name}.*"
+            return None
         machine = found["machine"]
         where = machine["gpu"] or f"{machine['cores']} CPU cores, {machine['threads']} threads"
         rows = [(row["name"], f"{_spread(row)} {row['unit']}") for row in found["figures"]]
@@ -163,10 +162,10 @@ def benchmark(name: str) -> Any:
     return listed
 
 
-def plan(figures: Figures) -> str:
-    """docs/bench/benchmarks.json: what 1e8 prompts cost, as far as it follows from what was measured."""
+def plan(figures: Figures) -> str | None:
+    """docs/bench/benchmarks.json: what 1e8 prompts cost, as far as it follows from what was measured; None without."""
     if not {"scan_throughput", "scan_memory"} <= set(figures):
-        return "*Not measured: scan_throughput, scan_memory.*"
+        return None
     value = _values(figures, "scan_throughput", "scan_memory")
     calls, published = (value[f"{name}: denoiser evaluations a prompt"] for name in ("scan", "Wen, 50 steps"))
     written, table = value["records.jsonl: a record"], value["results.parquet: a record"]
@@ -199,10 +198,10 @@ def plan(figures: Figures) -> str:
     )
 
 
-def overhead(figures: Figures) -> str:
-    """docs/bench/benchmarks.json: what the shield adds, in a sentence."""
+def overhead(figures: Figures) -> str | None:
+    """docs/bench/benchmarks.json: what the shield adds, in a sentence; None without."""
     if "shield_overhead" not in figures:
-        return "*Not measured: shield_overhead.*"
+        return None
     rows = _values(figures, "shield_overhead")
     said = [
         f"{kind} prompts take {rows[f'{kind}: wall time, shielded / bare']:.3f}x the bare pipeline's time at 50 "

@@ -41,7 +41,7 @@ _PLACE = re.compile(r"(<!-- ([a-z-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 _FIRST = re.compile(r"bench/first/([\w.-]+)")
 
 
-BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+BLOCKS: Mapping[str, tuple[str, Callable[[Any], str | None]]] = {
     "works": ("docs/testbed/verify.json", claims.works),
     "spill": ("docs/testbed/verify.json", claims.spill),
     "best-detector": ("docs/bench/detectors.json", claims.best_detector),
@@ -83,7 +83,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         )
     },
 }
-"""Name of a place -> the result file it is filled from, and how."""
+"""Name of a place -> the result file it is filled from, and how; None says that the file lacks this part."""
 
 QUESTIONS = {"questions": questions.table, "then-and-now": questions.compared}
 """Places that are filled in from all of `questions.SOURCES`, of this testbed and of its first version."""
@@ -115,14 +115,12 @@ def _written(name: str, root: Path) -> str:
         return f"\n\n{QUESTIONS[name](*found)}\n\n"
     file, write = BLOCKS[name]
     for folder, mark in WHERE.items():
-        if result := _read(root, file, folder):
-            made = write(result)
-            if made.startswith("*Not measured"):  # a part of the file that this testbed's lacks
-                continue
+        result = _read(root, file, folder)
+        if result and (made := write(result)) is not None:
             if not made.startswith("|"):
                 return f"{mark} {made}" if mark else made
             return f"\n\n{mark}\n\n{made}\n\n" if mark else f"\n\n{made}\n\n"
-    return f"*Not measured: no {file}.*"
+    return f"*Not measured: nothing in {file}.*"
 
 
 def _read(root: Path, file: str, folder: str) -> Any:

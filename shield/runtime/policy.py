@@ -50,6 +50,10 @@ class Policy:
     (0, 0.4) of 25 steps 22 evaluations a prompt with guidance, where the first step takes one. Points that fall on one
     step, as these two do of two steps, are one look with the whole budget; of given ones the log "shield" says so.
 
+    Whatever the points, an image that a detector flagged, and that is drawn from another prompt, is compared at share
+    0.4 of the schedule with what the flagged prompt predicted first (shield/runtime/remains.py): where the memory is
+    still there, it is drawn again like one that is flagged late.
+
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
     `concepts` of its own.
     """

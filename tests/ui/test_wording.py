@@ -7,7 +7,7 @@ from shield.reasons import Reason
 from shield.runtime.policy import decided, preset
 from shield.runtime.preview_checks import GalleryPreview
 from shield.types import Mention, Score, Verdict
-from ui.wording import MEANS, sentence
+from ui.wording import KEPT_MEMORY, MEANS, sentence
 
 BOLTO = Reason("concept", work="Bolto", detail="leetspeak")
 COPY = Reason("copy", "pdq", 1.0, work="x")
@@ -69,5 +69,18 @@ def test_what_a_policy_says_comes_out_without_its_names() -> None:
     )
 
 
+def test_a_memory_that_stayed_is_told_apart_from_what_called_it_up() -> None:
+    scores = [Score(KEPT_MEMORY, 2.5, 1.5, 10)]
+    reasons = (
+        Reason("above_threshold", "structure_gap", 0.9, 0.75, 0),
+        *decided(scores, (), preset("balanced")).reasons,
+    )
+    assert sentence(verdict("mitigated", reasons=reasons)) == (
+        "Flagged and steered elsewhere: the prompt calls up one certain picture, as memorized ones do (score 0.9, "
+        "threshold 0.75); drawn from another prompt it became that picture all the same (score 2.5, threshold 1.5)."
+    )
+
+
 def test_what_the_balanced_policy_watches_is_explained() -> None:
+    assert KEPT_MEMORY in MEANS
     assert {detector.name for detector in preset("balanced").detectors} <= set(MEANS)
