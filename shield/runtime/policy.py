@@ -51,7 +51,7 @@ class Policy:
     step, as these two do of two steps, are one look with the whole budget; of given ones the log "shield" says so.
 
     Whatever the points, an image that a detector flagged, and that is drawn from another prompt, is compared at share
-    0.4 of the schedule with what the flagged prompt predicted first (shield/runtime/remains.py): where the memory is
+    0.4 of the schedule with what the flagged prompt predicted first (shield/runtime/remains.py). Where the memory is
     still there, it is drawn again like one that is flagged late.
 
     `registry`: prompts are screened for the names that ship (shield/protected/registry.toml) where a Shield is given no
