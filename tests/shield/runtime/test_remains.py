@@ -151,8 +151,11 @@ def test_one_step_has_nothing_later(pipe, flagged_once):
 
 def test_where_a_picture_was_given_its_structure_is_wanted(flagged_once, monkeypatch):
     monkeypatch.setattr(remains, "LIMIT", -1.0)
+    monkeypatch.setattr(remains, "POINT", 0.5)  # the second of the two steps that this strength leaves
     pipe = tiny_variant(StableDiffusionImg2ImgPipeline, "text")
-    given = {"image": tiny_picture(), "strength": 1.0}
-    made = thresholds(pipe, 1e-9, more={"image": [tiny_picture()], "strength": 1.0})
-    verdict = Shield(pipe, BOTH, thresholds=made)(PROMPT, **given, **options(1)).verdicts[0]
+    given = {"image": tiny_picture(), "strength": 0.8}
+    shield = Shield(pipe, BOTH, thresholds=thresholds(pipe, 1e-9, more=given))
+    verdict = shield(PROMPT, **given, **options(1)).verdicts[0]
     assert verdict.mitigation == "embedding_mix" and told(verdict) == []
+    monkeypatch.setattr("shield.wrapper.gives_picture", lambda request: False)
+    assert told(shield(PROMPT, **given, **options(1)).verdicts[0]) == [(1, True)]
