@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from probes.scan.scan import scan
 from shield.errors import MissingExtraError, WeightsError
 from shield.extras import EXTRA_OF, extras_named
 from shield.model.openclip import OpenClip
@@ -204,6 +205,13 @@ def test_a_missing_extra_is_one_sentence_with_its_command() -> None:
     assert codes == ["1", "1", "1"]
     said = done.stderr.splitlines()
     assert [re.search(r"\[(\w+)\]'\.$", line)[1] for line in said] == ["probes", "ui", "serve"], said  # type: ignore[index]
+
+
+def test_a_scan_without_pyarrow_ends_before_it_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'diffusion-shield\[probes\]'"):
+        scan(None, tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_meaning_without_open_clip_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from probes.errors import ProbeError
 from probes.runs.folder import Run
 from probes.runs.records import Record
 from shield.errors import BadRequestError
+from shield.extras import extras_named
 from shield.protected.pictures import open_image
 
 TEXT = ("id", "stage", "item", "kind", "memorization", "split", "model", "prompt", "picture", "unjudged")
@@ -24,6 +25,12 @@ OURS = {*TEXT, *WHOLE, *TRUTH, *EARLY, "attack_steps"}
 # Of a column whose values are all of one kind; of several kinds, text.
 KINDS = ((bool, "bool_"), (int, "int64"), (float, "float64"))
 _ROWS = 10_000
+
+
+def refuse_without_pyarrow() -> None:
+    """Raises MissingExtraError where results.parquet couldn't be written, before there is anything to write."""
+    with extras_named():
+        import pyarrow  # noqa: F401
 
 
 def write_results(run: Run) -> Path:

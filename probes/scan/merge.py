@@ -10,7 +10,7 @@ from probes.inputs.cohorts import Cohorts, Sizes, cohorts_of_manifest
 from probes.paths import takes_paths
 from probes.runs.folder import Run
 from probes.runs.stage_log import Stages
-from probes.runs.table import write_results
+from probes.runs.table import refuse_without_pyarrow, write_results
 from probes.scan.scan import Scanned, summarized
 from probes.scan.shards import merge_stages, merged_records, opened
 from probes.testbed.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from probes.testbed.checkpoint import Checkpoint
 @takes_paths
 def merge(folders: Sequence[Path], out: Path) -> Scanned:
     """Merge all shards of a scan into ``out``. ShardError if they don't belong together, RunError for damaged ones."""
+    refuse_without_pyarrow()
     if (out / "run.json").exists():
         raise RunChoiceError(f"There is a run in {out} already. Choose another --out; shards are merged in one go.")
     runs = opened(folders)

@@ -26,7 +26,7 @@ from probes.runs.folder import ModelAbout, Run, is_of_model, write_json
 from probes.runs.progress import bars
 from probes.runs.provenance import describe_input
 from probes.runs.stage_log import Stages
-from probes.runs.table import write_results
+from probes.runs.table import refuse_without_pyarrow, write_results
 from probes.scan.early_exit import Boundary, drawn_at_random
 from probes.scan.engines import ENGINES, Engine
 from probes.scan.figures import early_exit_figures, figures, format_scan, report_fields
@@ -151,9 +151,10 @@ def scan(
     ``pipe`` is the model, where it is loaded already; ``model`` is then what it is called.
 
     Raises AuditError (no prompts for a model nothing is known about), BadRequestError (unknown detector, more steps
-    than the schedule has, a gallery without pictures), EarlyExitError, EngineError, GalleryError, PromptFileError,
-    RegistryError, RunError, WeightsError.
+    than the schedule has, a gallery without pictures), EarlyExitError, EngineError, GalleryError, MissingExtraError (no
+    pyarrow for the table), PromptFileError, RegistryError, RunError, WeightsError.
     """
+    refuse_without_pyarrow()
     sampling, checkpoint = sampling or Sampling(), Checkpoint.of(model, pipe)
     _check(detectors, steps, sampling)
     if points and (steps > 1 or early_exit):

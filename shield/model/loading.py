@@ -229,10 +229,14 @@ def _resolved_dtype(dtype: Any, index: dict[str, Any]) -> Any:
     return found
 
 
+# What transformers says of sharding where nothing is sharded, and of torchvision, which nothing here needs.
+_IDLE_WARNINGS = ("transformers.distributed.tensor_parallel", "transformers.utils.import_utils")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the loading bars of diffusers and transformers, and what the latter says of sharding where nothing is
-    sharded; both are left as they were.
+    """Silences the loading bars of diffusers and transformers, and warnings about what isn't used; both libraries are
+    left as they were.
     """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -240,12 +244,13 @@ def quiet() -> Iterator[None]:
     bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in bars:
         log.disable_progress_bar()
-    sharding = logging.getLogger("transformers.distributed.tensor_parallel")
-    level = sharding.level
-    sharding.setLevel(logging.ERROR)
+    levels = {log: log.level for log in map(logging.getLogger, _IDLE_WARNINGS)}
+    for log in levels:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        sharding.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
         for log in bars:
             log.enable_progress_bar()

@@ -1,6 +1,7 @@
 """Folders as people have them: variants, pickles, broken and missing files. What can't be loaded is one sentence."""
 
 import json
+import logging
 import os
 import shutil
 
@@ -13,6 +14,7 @@ from shield.errors import BadRequestError, ShieldError, UnsupportedPipelineError
 from shield.model.assets import verify, write_manifest
 from shield.model.fingerprint import model_sha256
 from shield.model.folders import variant_of
+from shield.model.loading import quiet
 from tests.tiny import tiny_sd
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
@@ -175,3 +177,12 @@ def test_a_shields_options_and_a_loaders_are_told_apart(saved):
     assert (safe.unet.dtype, safe.policy.detectors, safe.fpr) == (torch.float16, (), 0.1)
     with pytest.raises(BadRequestError, match="no option 'polisy'"):
         shield.Shield.from_pretrained(saved, "cpu", polisy="names")
+
+
+def test_loading_says_nothing_of_what_is_not_used():
+    """transformers warns that torchvision is missing for image processors that the pipeline hasn't got."""
+    told = logging.getLogger("transformers.utils.import_utils")
+    before = told.level
+    with quiet():
+        assert not told.isEnabledFor(logging.WARNING)
+    assert told.level == before
