@@ -19,6 +19,7 @@ _MEMORY = {
 }
 _HARDENED = "From the hardened model the same attack at {} got the work back"
 _NOTHING = "so at this budget the attack shows no memory beyond what the control gives as well"
+_UNDECIDED = f"{_NOTHING}, and so few works don't rule it out"
 
 # Stage, group, and how the sentence about their rate begins.
 _SAYINGS = (
@@ -90,7 +91,7 @@ def attack_words(figures: StoredSummary, stage: str) -> list[str]:
             said.append(
                 f"Compared with the same attack on {CONTROLS.get(gap['control'], gap['control'])}, that is "
                 f"{100 * gap['gap']:+.0f} percentage points ({interval}), "
-                f"{_MEMORY[stage] if gap['low'] > 0 else _NOTHING}."
+                f"{_MEMORY[stage] if gap['low'] > 0 else _UNDECIDED if gap['gap'] > 0 else _NOTHING}."
             )
     return said
 

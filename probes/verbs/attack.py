@@ -152,7 +152,10 @@ def verdicts(rows: Sequence[GapRow], wording: Wording = EMBEDDING) -> list[str]:
         if not judged:
             said.append(f"{start}nothing could be judged.")
         elif not above:
-            said.append(f"{start}the attack never brings back more, so it shows no memory.")
+            more = any(row["gap"] > 0 for row in judged)
+            far = "brings back more, but not for certain" if more else "never brings back more"
+            ruled = ", and so few works don't rule it out" if more else ""
+            said.append(f"{start}the attack {far}, so it shows no memory{ruled}.")
         else:
             meet = f"; no gap is shown at {_listed(level)}" if level else ""
             said.append(f"{start}the attack brings back more at {wording.far(*above)}{meet}.")

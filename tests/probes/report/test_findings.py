@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,10 +11,12 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner, Result
 
+from probes.report.findings import attack
 from probes.report.fold import flow
 from probes.report.gates import check_gates
 from probes.report.grades import Grading
 from probes.report.html import read_run, sentences_of, write_report
+from probes.report.sentences import attack_words
 from probes.report.summary import summary_of
 from probes.runs.folder import Run, record_id, write_json
 from shield.errors import BadRequestError
@@ -220,3 +223,35 @@ def test_a_located_mask_has_a_headline(tmp_path: Path) -> None:
         write_json(tmp_path / "mask" / "summary.json", summary)
         head = report_of(tmp_path / "mask")["headline"]
         assert head["severity"] == severity and "10 of 100 weights" in head["detail"]
+
+
+@pytest.mark.parametrize(
+    "copied, gap, low, severity, says",
+    [
+        (2, 1.0, 0.12, "high", "the memory is still there"),
+        (2, 1.0, -0.12, "unknown", "too few to tell from its controls"),
+        (2, 0.0, -0.5, "good", "no more than it does of its controls"),
+        (0, 0.0, -0.79, "good", "no more than it does of its controls"),
+    ],
+)
+def test_an_attack_that_so_few_works_cannot_tell_from_chance_is_unclear(
+    copied: int, gap: float, low: float, severity: str, says: str
+) -> None:
+    """Two works of two came back: an interval that reaches zero is no proof that nothing is there."""
+    rate = {"n": 2, "works": 1, "copied": copied, "rate": copied / 2, "low": 0.0, "high": 1.0}
+    figures = {
+        "pruned": True,
+        "attack": "adversarial_embedding",
+        "curve": [{"stage": "attacked", "attack_steps": 25, **rate}],
+        "gaps": [
+            {"stage": "attacked", "attack_steps": 25, "control": "twin_attacked", "gap": gap, "low": low, "high": 1.0}
+        ],
+    }
+    run = SimpleNamespace(
+        figures=figures, masked=(), command=lambda *words: " ".join(words), pictures=lambda stage: [], model="mine"
+    )
+    found = attack(run)
+    assert found.severity == severity and says in found.title
+    assert (found.next is None) == (severity == "good")
+    said = attack_words(figures, "attacked")[1]
+    assert ("don't rule it out" in said) == (severity == "unknown")
