@@ -11,6 +11,7 @@ from PIL.Image import Image
 from probes.drawing.draw import Draw, jobs_for, record_stage
 from probes.inputs.prompts import PromptRecord
 from probes.metrics.agreement import agreement
+from probes.model.truncated import uncounted
 from probes.runs.folder import Run
 from probes.runs.progress import ProgressCallback
 from shield.benign.prompts import benign_prompts
@@ -34,7 +35,8 @@ def record_benign(
 ) -> None:
     """Stage "benign": pictures of benign prompts that ship, of the half that calibrates nothing."""
     targets = [PromptRecord(f"benign-{place:03d}", text, "benign") for place, text in enumerate(_benign(count))]
-    record_stage(run, STAGE, model, jobs_for(targets, seeds[:SEEDS]), draw, batch_size=batch, progress=progress)
+    with uncounted():
+        record_stage(run, STAGE, model, jobs_for(targets, seeds[:SEEDS]), draw, batch_size=batch, progress=progress)
 
 
 def _benign(count: int) -> list[str]:

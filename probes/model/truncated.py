@@ -18,11 +18,12 @@ class Truncations(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.texts: set[str] = set()
+        self.is_paused = False
         self.handlers: list[logging.Handler] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
         said = record.getMessage()
-        if said.startswith(CUT):
+        if said.startswith(CUT) and not self.is_paused:
             self.texts.update(_cut_off(said))
         return not said.startswith((CUT, LONG))
 
@@ -51,6 +52,20 @@ def counting() -> Iterator[Truncations]:
         _counting.reset(token)
         for handler in counter.handlers:
             handler.removeFilter(counter)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Counts nothing inside the block, whose prompts ship and can't be shortened by the user."""
+    counter = _counting.get()
+    if counter is None:
+        yield
+        return
+    counter.is_paused = True
+    try:
+        yield
+    finally:
+        counter.is_paused = False
 
 
 def watch() -> None:

@@ -1,5 +1,6 @@
 """What every verb has: an example and groups in its help, --config, what Ctrl-C and a long prompt say."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from probes.cli import main
 from probes.cli.app import App
+from probes.model.truncated import CUT, counting, uncounted, watch
 from probes.runs.progress import bars, lines
 from shield.errors import unreachable
 from tests.tiny import tiny_sd
@@ -104,6 +106,18 @@ def test_cut_prompts_are_counted_not_printed(tmp_path: Path) -> None:
     assert done.stderr.count("1 prompt is longer than the text encoder reads") == 1
     assert "truncated" not in done.stderr
     assert "longer" not in call("generate", "the cat", *base).stderr
+
+
+def test_prompts_that_ship_are_not_counted_as_too_long(capsys) -> None:
+    log = logging.getLogger("diffusers")
+    with counting() as counter:
+        watch()
+        with uncounted():
+            log.warning(f"{CUT}: ['of ours']")
+        assert counter.sentence() is None
+        log.warning(f"{CUT}: ['of theirs']")
+        assert counter.sentence() == "1 prompt is longer than the text encoder reads: its end was left out."
+    assert capsys.readouterr().err == ""
 
 
 def test_a_log_file_gets_lines(capsys) -> None:
