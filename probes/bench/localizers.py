@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ class Bench:
     ) -> Iterator[dict[str, Any]]:
         """Held out: unchanged; the chosen masks, the published and the strongest one, value neurons, flat directions of
         ordinary prompts; each beside random; and the stronger chosen one's weights shrunk instead of deleted. Of what
-        was ``measured`` before, only the unchanged model is drawn again, to have what others lose against.
+        was ``measured`` before, nothing is located, and only the unchanged model is drawn again, to have what others
+        lose against.
         """
         known = {row["name"]: row for row in measured}
         yield {"name": "unpruned", "density": 0.0, **self.figures(self.heldout)}
@@ -171,23 +173,31 @@ class Bench:
             for name, localizer in (self.chosen(rows, loss),)
         }
         usual = replace(named["published"], k=FFNSubspace.k)
-        masks = {
-            **{name: self.mask(localizer) for name, localizer in best.items()},
-            "published": self.mask(usual),
-            "strongest": self.mask(replace(usual, k=KS[-1])),
-        }
-        neurons = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
-        masks["value_neurons"] = neurons.mask
         name = list(best)[-1]
-        flat = Curvature(k=masks[name].density(), steps=usual.steps, guidance_scale=usual.guidance_scale)
-        masks["curvature"] = flat.locate(self.subject, self.benign, seed=7).mask
+
+        def neurons() -> UnitMask:
+            located = ValueNeurons(negatives=self.negatives).locate(self.subject, self.located[:NEMO_PROMPTS], seed=7)
+            return located.mask
+
+        def flat() -> UnitMask:
+            share = masks[name]().density()
+            curvature = Curvature(k=share, steps=usual.steps, guidance_scale=usual.guidance_scale)
+            return curvature.locate(self.subject, self.benign, seed=7).mask
+
+        masks: dict[str, Callable[[], UnitMask]] = {
+            **{what: cache(partial(self.mask, localizer)) for what, localizer in best.items()},
+            "published": cache(partial(self.mask, usual)),
+            "strongest": cache(partial(self.mask, replace(usual, k=KS[-1]))),
+            "value_neurons": cache(neurons),
+            "curvature": cache(flat),
+        }
         for what, mask in masks.items():
-            yield known.get(what) or self.point(self.heldout, what, mask)
+            yield known.get(what) or self.point(self.heldout, what, mask())
             other = f"{what}, random"
-            yield known.get(other) or self.point(self.heldout, other, self.random(mask))
+            yield known.get(other) or self.point(self.heldout, other, self.random(mask()))
         for factor in FACTORS:
             what = f"{name}, times {factor:g}"
-            yield known.get(what) or self.point(self.heldout, what, masks[name], ScaleWeights(factor))
+            yield known.get(what) or self.point(self.heldout, what, masks[name](), ScaleWeights(factor))
 
     def variants(self) -> list[tuple[str, FFNSubspace]]:
         """All that is swept, named; the same name for all k."""

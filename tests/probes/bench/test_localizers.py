@@ -1,6 +1,7 @@
 """The bench of localizers goes on where it was cut off."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +60,39 @@ def test_rows_that_were_measured_are_kept_and_the_file_says_when_it_is_whole(mon
         before = rows
     _Counted.left = 1
     assert "unfinished" not in localizers.bench_localizers(tmp_path) | json.loads(file.read_text(encoding="utf-8"))
+
+
+class _Known(localizers.Bench):
+    """A bench that can only draw the unchanged model."""
+
+    def __init__(self):
+        self.manifest = SimpleNamespace(sampling={"steps": 25, "guidance_scale": 2.0})
+        self.negatives, self.benign, self.heldout = ("a",), ("b",), None
+        self.located = []
+
+    def figures(self, panel, subject=None):
+        return {"copies": "unchanged"}
+
+    def mask(self, localizer):
+        self.located.append(localizer)
+        return SimpleNamespace(density=lambda: 0.1)
+
+    def random(self, mask):
+        return mask
+
+    def point(self, panel, name, mask, pruner=None, **about):
+        return {"name": name, "drawn": True}
+
+
+def test_nothing_is_located_for_held_out_rows_that_are_known():
+    usual = dict(_Known().variants())["published"]
+    row = {"name": "published", **localizers.options(usual), "copies": {"share": 0.0}, "loss": {"value": 0.01}}
+    chosen = [f"chosen for a loss up to {loss:g}: published, k={usual.k:g}" for loss in localizers.LOSSES]
+    names = [*chosen, "published", "strongest", "value_neurons", "curvature"]
+    known = [{"name": n} for name in names for n in (name, f"{name}, random")]
+    known += [{"name": f"{chosen[-1]}, times {factor:g}"} for factor in localizers.FACTORS]
+    bench = _Known()
+    first, *rows = bench.judged([row], known)
+    assert first["name"] == "unpruned" and rows == known and bench.located == []
+    *_, last = bench.judged([row], known[:-1])
+    assert last == {"name": known[-1]["name"], "drawn": True} and len(bench.located) == 1
