@@ -25,7 +25,7 @@ KEPT = KeptStructure(first_k=2)
 
 
 class Remains:
-    """Of one call's images what their prompts predicted that a detector flagged at the first step."""
+    """What the flagged prompts of one call predicted first, by image."""
 
     def __init__(self, call: CallState) -> None:
         self.call = call
