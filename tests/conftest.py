@@ -1,5 +1,6 @@
 """Fixtures for every test: one thread, no network, a tiny real pipeline."""
 
+import math
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for s
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from shield.runtime import remains  # noqa: E402
 from tests.tiny import tiny_sd  # noqa: E402
 
 torch.set_num_threads(1)
@@ -32,6 +34,12 @@ def pipe():
 def any_pipe(request):
     """A tiny Stable Diffusion of each prediction type."""
     return tiny_sd(request.param)
+
+
+@pytest.fixture
+def no_memory_stays(monkeypatch):
+    """Untrained models draw nearly the same picture for every prompt, which looks like a memory that stayed."""
+    monkeypatch.setattr(remains, "LIMIT", math.inf)
 
 
 def pytest_collection_modifyitems(items):

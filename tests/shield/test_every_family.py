@@ -214,6 +214,7 @@ def test_a_flagged_row_gets_the_picture_of_no_prompt_and_the_others_stay_bit_equ
     assert not np.allclose(bare[row], result.images[row], atol=2e-3)
 
 
+@pytest.mark.usefixtures("no_memory_stays")
 @every
 def test_the_swap_gives_the_rewritten_prompts_picture(way):
     """The seam between the flagged step, which is predicted anew, and the later ones, whose inputs are swapped."""

@@ -86,6 +86,7 @@ def test_a_cache_does_something_and_nothing_flagged_is_bit_equal(way, name):
     assert len(calls) == (2 * STEPS if way == "flux_true" else STEPS + 1)
 
 
+@pytest.mark.usefixtures("no_memory_stays")
 @cached
 def test_a_row_flagged_at_the_first_step_is_as_if_it_had_had_the_other_prompt(way, name):
     pipe, call = fresh(way, name)

@@ -136,6 +136,7 @@ def test_a_gap_that_is_no_number_names_no_word(pipe):
     assert at_first_step(pipe, {"prompt": "the cat", **options(1)}, look)
 
 
+@pytest.mark.usefixtures("no_memory_stays")
 def test_behind_the_shield_weights_show_in_the_verdict_and_cost_is_counted(pipe):
     flagged = "the cat, a picture by anna"
     policy = Policy(rewriters=(TokenAttribution(), ClauseDrop()), mitigations=(EmbeddingMix(),), extra_calls=8)
