@@ -191,10 +191,15 @@ class Bench:
             "value_neurons": cache(neurons),
             "curvature": cache(flat),
         }
+        first = {localizer: what for what, localizer in reversed(best.items())}
         for what, mask in masks.items():
-            yield known.get(what) or self.point(self.heldout, what, mask())
-            other = f"{what}, random"
-            yield known.get(other) or self.point(self.heldout, other, self.random(mask()))
+            same = first.get(best[what], what) if what in best else what  # both losses may allow the same mask
+            for ending in ("", ", random"):
+                drawn = known.get(what + ending) or known.get(same + ending)
+                if drawn is None:
+                    drawn = self.point(self.heldout, what + ending, self.random(mask()) if ending else mask())
+                known[what + ending] = {**drawn, "name": what + ending}
+                yield known[what + ending]
         for factor in FACTORS:
             what = f"{name}, times {factor:g}"
             yield known.get(what) or self.point(self.heldout, what, masks[name](), ScaleWeights(factor))

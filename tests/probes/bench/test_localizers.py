@@ -94,5 +94,6 @@ def test_nothing_is_located_for_held_out_rows_that_are_known():
     bench = _Known()
     first, *rows = bench.judged([row], known)
     assert first["name"] == "unpruned" and rows == known and bench.located == []
+    assert list(bench.judged([row], [*known[:2], *known[4:]]))[1:] == known and bench.located == []  # the same mask
     *_, last = bench.judged([row], known[:-1])
     assert last == {"name": known[-1]["name"], "drawn": True} and len(bench.located) == 1
