@@ -79,6 +79,7 @@ def test_in_a_batch_of_eight_one_flagged_prompt_changes_nothing_for_the_seven_ot
     assert [v.index for v in result.verdicts] == list(range(8))
 
 
+@pytest.mark.usefixtures("no_memory_stays")
 def test_a_rewrite_counts_only_when_the_detectors_pass_it(pipe):
     """With a threshold between the original's and a shorter prompt's score, the shorter one's picture comes out."""
     made = thresholds(pipe, BETWEEN)
@@ -173,6 +174,7 @@ def test_guidance_off_costs_an_extra_call_and_is_closed_where_none_is_allowed(pi
     assert judged.verdicts[0].scores[0].value == pytest.approx(guided, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_memory_stays")
 def test_guidance_off_and_flagged(pipe):
     shield = Shield(pipe, "strict", thresholds=thresholds(pipe, BETWEEN))
     result = shield([FLAGGED, *PROMPTS[1:]], **options(4, guidance_scale=1.0))
