@@ -139,3 +139,19 @@ def test_the_readmes_costs_are_those_of_the_first_call() -> None:
         rows = re.findall(r"^\| guidance o.*$", text, re.MULTILINE)
         costs[page] = [re.findall(r"([\d.]+) %", row) for row in rows]
     assert costs["README.md"] == costs["docs/first-call.md"] and len(costs["README.md"]) == 2
+
+
+def test_single_rows_are_taken_of_a_result_that_is_not_whole(tmp_path: Path) -> None:
+    place = "<!-- pruning-claim --><!-- end --><!-- localizers --><!-- end -->"
+    rate = {"share": 0.25, "low": 0.0, "high": 0.5, "n": 8}
+    row = {"density": 0.125, "copies": rate, "loss": {"value": 0.01, "low": 0.0, "high": 0.02}, "distance": 0.1}
+    name = "chosen for a loss up to 0.05: some, k=0.1"
+    rows = [{"name": "unpruned", **row}, {"name": name, **row}, {"name": f"{name}, random", **row}]
+    file = tmp_path / "docs/bench/localizers.json"
+    file.parent.mkdir(parents=True)
+    for count, is_said in ((2, False), (3, True)):
+        held = {"unfinished": True, "losses": [0.02, 0.05], "heldout": rows[:count]}
+        file.write_text(json.dumps(held), encoding="utf-8")
+        claim, table = filled(place, tmp_path).split("<!-- end -->")[:2]
+        assert ("Pruning 12% of the searched layers' weights (some, k=0.1)" in claim) == is_said
+        assert "Not measured" in table and ("Not measured" in claim) != is_said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from probes.bench.localizers import strongest_choice
 from probes.metrics.second_opinion import sscd_in
 from probes.report.format import Figures, interval, share
 
@@ -99,15 +100,14 @@ def shield_claim(figures: Figures) -> str:
     )
 
 
-def pruning_claim(figures: Figures) -> str:
-    """docs/bench/localizers.json: the strongest choice on held-out works beside random weights."""
-    rows = {row["name"]: row for row in figures["heldout"]}
-    bound = figures["losses"][-1]
-    name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
-    found, random = rows[name], rows[f"{name}, random"]
+def pruning_claim(figures: Figures) -> str | None:
+    """docs/bench/localizers.json: the strongest choice on held-out works beside random weights; None without."""
+    if (chosen := strongest_choice(figures)) is None:
+        return None
+    variant, found, random = chosen
     return (
-        f"Pruning {found['density']:.0%} of the second feed-forward layers' weights, located with dev works only, "
-        f"leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
+        f"Pruning {found['density']:.0%} of the searched layers' weights ({variant}), located with dev "
+        f"works only, leaves {share(found['copies'])} of held-out works' pictures copies; as many random weights leave "
         f"{share(random['copies'])}. Scenes' agreement with their captions falls by {interval(found['loss'])}."
     )
 

@@ -9,7 +9,7 @@ strongest mask, and as many random weights. Independently of any localizer, part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -297,6 +297,17 @@ def bench_localizers(
     del result["unfinished"]
     write_json(file, result)
     return result
+
+
+def strongest_choice(result: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """Held out: the variant that was chosen for the largest loss, its row, and that of as many random weights; None
+    while one of them is missing. Rows are final as soon as they are there.
+    """
+    start, rows = f"chosen for a loss up to {result['losses'][-1]:g}: ", {row["name"]: row for row in result["heldout"]}
+    for name, row in rows.items():
+        if name.startswith(start) and (random := rows.get(f"{name}, random")):
+            return name.removeprefix(start), row, random
+    return None
 
 
 def line(row: dict[str, Any]) -> str:

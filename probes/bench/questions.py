@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from probes.bench.attacks import AGAIN
+from probes.bench.localizers import strongest_choice
 from probes.report.format import Figures, interval, share
 
 SOURCES = {
@@ -16,6 +17,8 @@ SOURCES = {
     "benchmarks": "docs/bench/benchmarks.json",
 }
 """Name of a result -> its file."""
+BY_ROW = frozenset({"localizers"})
+"""Results of which single rows are taken, also while others are missing."""
 
 HEAD = ("question", "bare", "with it", "control")
 Row = tuple[str, ...]
@@ -96,16 +99,17 @@ def _memorized_prompts(detectors: Figures) -> Row:
     )
 
 
-def _pruning(localizers: Figures) -> Row:
-    rows = {row["name"]: row for row in localizers["heldout"]}
-    bound = localizers["losses"][-1]
-    name = next(one for one in rows if one.startswith(f"chosen for a loss up to {bound:g}") and "random" not in one)
-    found = rows[name]
+def _pruning(localizers: Figures) -> Row | None:
+    chosen = strongest_choice(localizers)
+    if chosen is None:
+        return None
+    _, found, random = chosen
+    unpruned = next(row for row in localizers["heldout"] if row["name"] == "unpruned")
     return (
-        f"Does pruning {found['density']:.0%} of the located weights forget works that located nothing?",
-        f"{share(rows['unpruned']['copies'])} copies",
+        f"Does pruning {found['density']:.0%} of the searched weights forget works that located nothing?",
+        f"{share(unpruned['copies'])} copies",
         f"{share(found['copies'])}; scenes' agreement falls by {interval(found['loss'])}",
-        f"as many random weights: {share(rows[f'{name}, random']['copies'])}",
+        f"as many random weights: {share(random['copies'])}",
     )
 
 
