@@ -191,15 +191,15 @@ class Bench:
             "value_neurons": cache(neurons),
             "curvature": cache(flat),
         }
-        first = {localizer: what for what, localizer in reversed(best.items())}
+        drawn: dict[Any, dict[str, Any]] = {}
         for what, mask in masks.items():
-            same = first.get(best[what], what) if what in best else what  # both losses may allow the same mask
             for ending in ("", ", random"):
-                drawn = known.get(what + ending) or known.get(same + ending)
-                if drawn is None:
-                    drawn = self.point(self.heldout, what + ending, self.random(mask()) if ending else mask())
-                known[what + ending] = {**drawn, "name": what + ending}
-                yield known[what + ending]
+                same = (best.get(what, what), ending)  # both losses may allow the same mask
+                if same not in drawn:
+                    drawn[same] = known.get(what + ending) or self.point(
+                        self.heldout, what + ending, self.random(mask()) if ending else mask()
+                    )
+                yield {**drawn[same], "name": what + ending}
         for factor in FACTORS:
             what = f"{name}, times {factor:g}"
             yield known.get(what) or self.point(self.heldout, what, masks[name](), ScaleWeights(factor))

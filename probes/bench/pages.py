@@ -55,7 +55,10 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str | None]]] = {
     "attack-claim": ("docs/bench/attacks.json", claims.attack_claim),
     "attack": ("docs/bench/attacks.json", attacks.attack_table),
     "hardening": ("docs/bench/attacks.json", attacks.hardening_table),
-    "localizers": ("docs/bench/localizers.json", localizers.table),
+    "localizers": (
+        "docs/bench/localizers.json",
+        lambda found: None if "unfinished" in found else localizers.table(found),
+    ),
     "resurgence": ("docs/bench/resurgence.json", resurgence.table),
     "text-free": ("docs/bench/text_free.json", text_free.table),
     "revival": ("docs/bench/revival.json", revival.table),
@@ -85,9 +88,6 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Any], str | None]]] = {
 }
 """Name of a place -> the result file it is filled from, and how; None says that the file lacks this part."""
 
-BY_ROW = frozenset({"pruning-claim"})
-"""Places that take single rows of a result, also while others are missing."""
-
 QUESTIONS = {"questions": questions.table, "then-and-now": questions.compared}
 """Places that are filled in from all of `questions.SOURCES`, of this testbed and of its first version."""
 
@@ -114,14 +114,11 @@ def _current(line: str, root: Path) -> str:
 def _written(name: str, root: Path) -> str:
     """What stands in a place; a table between empty lines."""
     if name in QUESTIONS:
-        found = [
-            {key: _read(root, file, folder, key in questions.BY_ROW) for key, file in questions.SOURCES.items()}
-            for folder in WHERE
-        ]
+        found = [{key: _read(root, file, folder) for key, file in questions.SOURCES.items()} for folder in WHERE]
         return f"\n\n{QUESTIONS[name](*found)}\n\n"
     file, write = BLOCKS[name]
     for folder, mark in WHERE.items():
-        result = _read(root, file, folder, name in BY_ROW)
+        result = _read(root, file, folder)
         if result and (made := write(result)) is not None:
             if not made.startswith("|"):
                 return f"{mark} {made}" if mark else made
@@ -129,12 +126,10 @@ def _written(name: str, root: Path) -> str:
     return f"*Not measured: nothing in {file}.*"
 
 
-def _read(root: Path, file: str, folder: str, by_row: bool = False) -> Any:
-    """A result of this testbed (folder "") or of its first version; None where there is none, or half of one unless
-    single rows are taken of it.
-    """
+def _read(root: Path, file: str, folder: str) -> Any:
+    """A result of this testbed (folder "") or of its first version, also half of one; None where there is none."""
     path = root / (Path(folder) / Path(file).name if folder else file)
-    return (stored(path) if by_row else finished(path)) or None
+    return stored(path) or None
 
 
 def fill(root: Path) -> list[Path]:

@@ -17,8 +17,6 @@ SOURCES = {
     "benchmarks": "docs/bench/benchmarks.json",
 }
 """Name of a result -> its file."""
-BY_ROW = frozenset({"localizers"})
-"""Results of which single rows are taken, also while others are missing."""
 
 HEAD = ("question", "bare", "with it", "control")
 Row = tuple[str, ...]

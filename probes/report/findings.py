@@ -144,7 +144,7 @@ def _attacked(run: ReportedRun, stage: str, key: str, after: str, then: str) -> 
     if all(gap["low"] > 0 for gap in gaps):
         title = f"An attack{behind} brings works back, and not unseen pictures: the memory is still there"
         return Finding(key, "high", title, detail, row, then, pictures)
-    if row["rate"] > 0 and any(gap["gap"] > 0 for gap in gaps):
+    if any(gap["gap"] > 0 for gap in gaps):
         title = f"An attack{behind} brings works back, too few to tell from its controls"
         return Finding(key, "unknown", title, detail, row, then, pictures)
     title = f"An attack{behind} brings back no more than it does of its controls"

@@ -45,16 +45,15 @@ def record(forward: Forward, signals: Signals, channels_last: bool) -> Step:
 def _step(forward: Forward, tensors: frozenset[str], channels_last: bool) -> Step:
     """The step without its attention and without what else it could be asked about."""
     levels = (forward.index, forward.timestep, forward.signal, forward.noise, forward.prediction)
-    latents, cond, uncond = (
-        _archived(getattr(forward, name), channels_last) if name in tensors else None for name in TENSORS
-    )
+    held = (getattr(forward, name) if name in tensors else None for name in TENSORS)
+    latents, cond, uncond = (None if tensor is None else archived(tensor, channels_last) for tensor in held)
     return Step(*levels, latents, cond, uncond)
 
 
-def _archived(tensor: Tensor | None, channels_last: bool) -> Tensor | None:
-    """A float32 copy on the CPU, (B, C, ...). A copy: pipelines and schedulers may write in place."""
-    if tensor is None:
-        return None
+def archived(tensor: Tensor, channels_last: bool) -> Tensor:
+    """A prediction or latents as traces hold them: a float32 copy on the CPU, (B, C, ...). A copy, since pipelines and
+    schedulers may write in place.
+    """
     copied = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
     return copied.movedim(-1, 1).contiguous() if channels_last else copied
 

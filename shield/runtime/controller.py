@@ -82,7 +82,8 @@ class StepController:
         if forward.index == 0:
             self.call.points = self.scorer.plan_points(forward)
         edits = self.steering.apart(forward, ()) if forward.keeps and forward.index else {}
-        forward = replace(forward, noise_cond=_edited(forward.noise_cond, edits))
+        if edits:
+            forward = replace(forward, noise_cond=_edited(forward.noise_cond, edits))
         edits |= self._observed(forward) if self._is_scored(forward.index) else {}
         if self.remains.is_due(forward.index):
             edits |= self._acted_late(self.remains.scores(forward), forward)

@@ -15,11 +15,12 @@ from shield.hooks.recording import record
 from shield.hooks.steps import step_at, steps_of
 from shield.mitigations import NullPrompt
 from shield.runtime.call import CallState, ImageState
+from shield.runtime.trajectory import USUAL_POINTS
 from shield.signals import Signals
 from shield.types import Score, Step, Trace
 
 NAME = "kept_memory"
-POINT = 0.4  # of the schedule, as the detectors' usual later point
+POINT = USUAL_POINTS[-1]
 LIMIT = 1.5  # -log(1 - cosine): what the testbed's dev split shows is in docs/bench/kept-memory.json
 KEPT = KeptStructure(first_k=2)
 

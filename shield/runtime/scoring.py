@@ -4,11 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from shield.errors import MissingSignalError, NotCalibratedError
 from shield.hooks.forward import Forward
+from shield.hooks.recording import archived
 from shield.hooks.steps import steps_of
 from shield.runtime.call import CallState, ImageState
 from shield.runtime.trajectory import Due, can_look_again, due_detectors, levels_ahead, threshold_at, told_joined
@@ -84,13 +84,8 @@ class CallScorer:
             return
         cond = first.noise_cond.clone()
         for row in swapped:
-            cond[row] = self._archived(predictions[row])[0]
+            cond[row] = archived(predictions[row], self.call.family.packed)[0]
         self.call.trace.steps[0] = replace(first, noise_cond=cond)
-
-    def _archived(self, prediction: Tensor) -> Tensor:
-        """A prediction as traces hold it."""
-        archived = prediction.detach().to("cpu", torch.float32)
-        return archived.movedim(-1, 1) if self.call.family.packed else archived
 
     def score_points(self, step: Step, forward: Forward) -> list[tuple[ImageState, Sequence[Score]]]:
         """Scores by the policy's points; returns the images that a later step looked at, with what it said."""
@@ -194,7 +189,7 @@ class CallScorer:
         if not self.call.trace.steps or self.call.trace.steps[-1].index != forward.index:
             return True
         trace = self.call.trace.rows([image.row])
-        trace.steps[-1] = replace(trace.steps[-1], noise_cond=self._archived(prediction))
+        trace.steps[-1] = replace(trace.steps[-1], noise_cond=archived(prediction, self.call.family.packed))
         before = {score.detector: score for score in image.scores}
         for detector in self.call.policy.detectors:
             is_left_out = self.call.points and can_look_again(detector) and not self.call.points.get(forward.index)
